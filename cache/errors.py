@@ -1,0 +1,50 @@
+"""Every error that a user can cause, each with a sentence that says what to do.
+
+The form of a message: what, with its value; what was expected; what to do. Ids and paths stand in
+quotes, numbers carry units. Each type also inherits the builtin that fits (never `KeyError`, whose
+text prints in quotes), so that a caller may catch either.
+"""
+
+
+class AvFusionError(Exception):
+    """Base of all errors of this project; the command line prints its text and exits with 1."""
+
+
+class SettingError(AvFusionError, ValueError):
+    """A parameter has a value outside its declared set or range."""
+
+
+class UnknownNameError(AvFusionError, LookupError):
+    """A backbone, fusion model, corpus, trial or modality of this name does not exist."""
+
+
+class ShapeError(AvFusionError, ValueError):
+    """Arrays do not fit each other or their declared shape."""
+
+
+class MissingFileError(AvFusionError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
+class MediaError(AvFusionError, OSError):
+    """A media file is empty, truncated, of no known format, or lacks the stream that was asked for."""
+
+
+class CorpusError(AvFusionError, ValueError):
+    """The corpus contradicts itself: counts, names, labels or partitions. Holds all faults at once."""
+
+
+class WeightsError(AvFusionError, ValueError):
+    """Weights are missing, do not fit the network, or do not have the promised sha256."""
+
+
+class StoreError(AvFusionError, RuntimeError):
+    """A feature store is unfinished, damaged, or of another version."""
+
+
+class FingerprintError(StoreError):
+    """Features were made with other settings, weights or sources than those asked for."""
+
+
+class TrialsFailedError(AvFusionError, RuntimeError):
+    """Some trials failed; every other trial was finished and kept."""

@@ -1,0 +1,87 @@
+"""Names: lazy tables of implementations, and trial ids as file names.
+
+A table maps a public name to `"package.module:Attribute"`. Listing a table imports nothing, so that
+`--help` and planning never pay for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from cache.errors import UnknownNameError
+
+_LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and suffixes need the rest
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not among the known ones, with the nearest guess.
+
+    Args:
+        kind: what the name stands for, in words ("backbone").
+        name: what was asked for.
+        known: every name that exists.
+
+    Raises:
+        UnknownNameError: if `name` is not in `known`.
+    """
+    ordered = sorted(known)
+    if name in ordered:
+        return
+    near = difflib.get_close_matches(name, ordered, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    raise UnknownNameError(f"Unknown {kind} '{name}'; expected one of {', '.join(ordered)}.{guess}")
+
+
+def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
+    """Import and return what `table` holds under `name`.
+
+    Raises:
+        UnknownNameError: if the table has no such name.
+    """
+    require_known(kind, name, table)
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def summary(target: str) -> str:
+    """First docstring line of a table entry's module, read without importing it."""
+    module = target.split(":")[0]
+    package, _, leaf = module.rpartition(".")
+    folder = importlib.util.find_spec(package)
+    assert folder is not None
+    assert folder.submodule_search_locations
+    source = Path(next(iter(folder.submodule_search_locations))) / f"{leaf}.py"
+    doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    return doc.split("\n", 1)[0]
+
+
+def encode_trial_id(trial_id: str) -> str:
+    """File name of a trial: percent-encoded, so that no id leaves its folder or hides.
+
+    >>> encode_trial_id("video 59/left"), encode_trial_id("..")
+    ('video%2059%2Fleft', '%2E%2E')
+
+    Raises:
+        UnknownNameError: if the id is empty or its file name would exceed 240 bytes.
+    """
+    encoded = quote(trial_id, safe="")
+    if encoded.startswith("."):
+        encoded = encoded.replace(".", "%2E")
+    if not encoded or len(encoded) > _LONGEST_FILE_NAME:
+        raise UnknownNameError(
+            f"Trial id '{trial_id[:60]}' makes a file name of {len(encoded)} bytes; expected 1 to "
+            f"{_LONGEST_FILE_NAME}. Rename the trial."
+        )
+    return encoded
+
+
+def decode_trial_id(file_name: str) -> str:
+    """Inverse of `encode_trial_id`."""
+    return unquote(file_name)

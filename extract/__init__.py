@@ -1,0 +1,1 @@
+"""Stage one: media → crops → embeddings. Imports `cache`, torch and media libraries."""

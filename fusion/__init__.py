@@ -1,0 +1,1 @@
+"""Stage two: cached embeddings → windows → predictions. Imports `cache` and torch, never `extract`."""
