@@ -1,0 +1,90 @@
+"""Audio, 128-d: the 1-D CNN over 0.5 s of raw sound around each frame.
+
+End2You's zhao19 network as used by [Karas2022, Section 3.2], 87,360 parameters, with the mean over time as its last
+step. Its authors' weights, trained on RECOLA, are offered on a university's page only; train it here end to end, or
+give a state dict by path. Public code checked: End2You (BSD-3); nothing was copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from extract.backbone import Backbone, WaveInput
+from extract.weights import Weights, WeightsCard, load_into
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the window.
+
+    Attributes:
+        window_s: length of the window centred on the frame, seconds; 0.5 in the paper (0.66 in its code).
+    """
+
+    window_s: float = 0.5
+
+
+RATE_HZ = 16_000
+CHANNELS = (1, 64, 64, 128, 128)
+
+CARDS: dict[str, WeightsCard] = {}
+
+
+def _layers() -> nn.Sequential:
+    """Four times convolution, batch norm, ELU, max-pooling by 4: (B, 1, 8000) → (B, 128, 31)."""
+    blocks: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(CHANNELS):
+        convolution = nn.Conv1d(fan_in, fan_out, kernel_size=3, padding=1)
+        nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)
+        blocks += [convolution, nn.BatchNorm1d(fan_out), nn.ELU(), nn.MaxPool1d(4)]
+    return nn.Sequential(*blocks)
+
+
+class Conv1d(Backbone):
+    """Raw sound (B, S) → (B, 128)."""
+
+    name = "conv1d"
+    modality = "audio"
+    source = "audio"
+    algorithm = 1
+    Config = Config
+    cards = CARDS
+    dim = CHANNELS[-1]
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        super().__init__(weights)
+        self.input = WaveInput(RATE_HZ, config.window_s)
+        self.layers = _layers()
+
+    @classmethod
+    def build(cls, config: Config, weights: Weights) -> Self:
+        """The network with these weights.
+
+        Raises:
+            WeightsError: if they do not fit.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights.seed or 0)
+            network = cls(config, weights)
+        if weights.tensors is not None:
+            tensors = {name.removeprefix("layers."): tensor for name, tensor in weights.tensors.items()}
+            load_into(network.layers, tensors, weights, "the 1-D CNN 'conv1d'")
+        return network
+
+    def settings(self) -> dict[str, Any]:
+        """Rate, window and timing rule."""
+        return {
+            "rate_hz": self.input.rate_hz,
+            "window_s": self.input.window_s,
+            "timing": "window centred on the frame, silence outside",
+        }
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(B, S) → (B, 128)."""
+        return self.layers(batch.unsqueeze(1)).mean(dim=2)

@@ -1,0 +1,171 @@
+"""Weights of backbones: where they come from, and proof that they are the right ones.
+
+The only place that reaches the network. A weights argument is a registered name, a path, or `random`
+(seeded and recorded as such: untrained networks, for trials of the pipeline only).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cache.errors import MissingFileError, UnknownNameError, WeightsError
+from cache.names import require_known
+
+RANDOM_SEED = 2022
+
+
+@dataclass(frozen=True)
+class WeightsCard:
+    """Origin of one published set of weights.
+
+    Attributes:
+        name: what a user types.
+        variant: of the backbone that they fit.
+        origin: address of the file, or of the page that hands it out.
+        sha256: of the file, "" where the publisher gives none and nobody could compute it.
+        licence: as stated by the publisher.
+        paper: key in `docs/refs.bib`.
+        direct: whether `origin` is the file itself, so that it can be downloaded.
+    """
+
+    name: str
+    variant: str
+    origin: str
+    sha256: str
+    licence: str
+    paper: str
+    direct: bool = True
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights as loaded.
+
+    Attributes:
+        tensors: parameter name → tensor; None for an untrained network.
+        sha256: of the file's bytes, or "random:<seed>".
+        card: the card whose sha256 this is, None for a file that nobody registered.
+        name: what the user asked for, for messages.
+    """
+
+    tensors: dict[str, Tensor] | None
+    sha256: str
+    card: WeightsCard | None
+    name: str
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of an untrained network, None for trained weights."""
+        return None if self.tensors is not None else int(self.sha256.removeprefix("random:"))
+
+
+def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
+    """Resolve a weights argument.
+
+    Args:
+        wanted: a name from `cards`, a path to a state dict (`.pt`, `.pth`, `.tar`, `.safetensors`), "random" or
+            "random:<seed>".
+        cards: the backbone's registered weights by name.
+
+    Raises:
+        MissingFileError: if a path does not exist.
+        UnknownNameError: if it is neither a name nor looks like a path.
+        WeightsError: if the file holds no tensors, has another sha256 than promised, or cannot be downloaded.
+    """
+    if wanted == "random" or wanted.startswith("random:"):
+        seed = wanted.partition(":")[2] or str(RANDOM_SEED)
+        if not seed.isdecimal():
+            raise WeightsError(f"Weights '{wanted}' name no seed; expected 'random' or 'random:<number>'.")
+        return Weights(None, f"random:{int(seed)}", None, wanted)
+    path = Path(wanted).expanduser()
+    if wanted in cards:
+        path = _fetch(cards[wanted])
+    elif not path.is_file():
+        if path.suffix or os.sep in wanted:
+            raise MissingFileError(
+                f"Weights '{wanted}' do not exist. Give a path, 'random', or one of {_names(cards)}."
+            )
+        require_known("weights", wanted, [*cards, "random"])
+        raise UnknownNameError(wanted)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    card = next((card for card in cards.values() if card.sha256 == digest), cards.get(wanted))
+    return Weights(_read_tensors(path), digest, card, wanted)
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], weights: Weights, what: str) -> None:
+    """Load tensors into a network, all of them and nothing else.
+
+    Raises:
+        WeightsError: if names or shapes differ; lists the first of each kind.
+    """
+    wanted = module.state_dict()
+    missing = sorted(set(wanted) - set(tensors))
+    surplus = sorted(set(tensors) - set(wanted))
+    misfits = [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
+    if missing or surplus or misfits:
+        faults = [
+            f"{len(names)} {kind} (first: '{names[0]}')"
+            for kind, names in (("missing", missing), ("unexpected", surplus), ("of another shape", misfits))
+            if names
+        ]
+        raise WeightsError(
+            f"Weights '{weights.name}' do not fit {what}: tensors {', '.join(faults)}. Give weights of this network."
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def weights_folder() -> Path:
+    """Where downloads are kept: `$AVFUSION_WEIGHTS`, else `~/.cache/avfusion/weights`."""
+    return Path(os.environ.get("AVFUSION_WEIGHTS", "~/.cache/avfusion/weights")).expanduser()
+
+
+def _fetch(card: WeightsCard) -> Path:
+    path = weights_folder() / f"{card.name}{Path(card.origin).suffix or '.pt'}"
+    by_hand = f"Fetch '{card.origin}' yourself, put it at '{path}' (or give its path as the weights) and run again."
+    if not path.is_file():
+        if not card.direct:
+            raise WeightsError(f"Weights '{card.name}' are handed out by a page, not a file. {by_hand}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(card.origin, str(path), hash_prefix=card.sha256 or None, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(f"Weights '{card.name}' could not be downloaded ({error}). {by_hand}") from error
+    if card.sha256 and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != card.sha256:
+        raise WeightsError(
+            f"Weights '{path}' have sha256 '{found[:12]}…', expected '{card.sha256[:12]}…'. Delete the file and run again."
+        )
+    return path
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise WeightsError(
+            f"Weights '{path}' cannot be read as a state dict ({reason}). Give a file of tensors saved by torch or safetensors."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(
+            f"Weights '{path}' hold no state dict of tensors. Save 'model.state_dict()' and give that file."
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _names(cards: Mapping[str, WeightsCard]) -> str:
+    return ", ".join(sorted(cards)) or "none registered"
