@@ -1,0 +1,225 @@
+"""The extraction engine: reads ahead in threads, computes in batches, writes behind.
+
+Batches never cross a trial's border. A convolution's last bits may depend on which rows share its batch; with batches
+that depend on the trial alone, a run that was killed and taken up again gives the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.errors import AvFusionError, StoreError
+from cache.manifest import Manifest, Trial
+from cache.store import CommitRecord, FeatureStore
+from extract.backbone import Backbone
+from extract.executors import TorchExecutor, choose_device
+from extract.sources import Source, open_source
+
+Progress = Callable[[str, int], None]
+"""Called with a trial's id and how many of its frames were just finished."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run; nothing here changes what is computed beyond the last bits.
+
+    Attributes:
+        batch_size: frames per step.
+        threads: that decode ahead.
+        device: auto, cpu, cuda or cuda:N.
+        redo: compute again what is finished.
+    """
+
+    batch_size: int = 32
+    threads: int = 2
+    device: str = "auto"
+    redo: bool = False
+
+
+@dataclass
+class Outcome:
+    """What became of the trials of a run: computed now, kept from before, or failed with a reason."""
+
+    computed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    frames: int = 0
+    seconds: float = 0.0
+
+    def save_failures(self, path: Path) -> None:
+        """Write the failed trials with their reasons, or remove the file where there are none."""
+        if self.failures:
+            path.write_text(
+                json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+            )
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Run:
+    """A trial on its way through the engine."""
+
+    trial: Trial
+    source: Source
+    digest: str
+    valid: NDArray[np.bool_]
+    embeddings: NDArray[np.float32]
+    started: float
+
+
+def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
+    """Whether a finished trial was made from this source on this clock."""
+    return record is not None and (record.source, record.num_frames, record.rate, record.start_s) == (
+        source,
+        clock.num_frames,
+        clock.rate,
+        clock.start_s,
+    )
+
+
+def extract_features(
+    backbone: Backbone,
+    store: FeatureStore,
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    crops: Path | None,
+    options: EngineOptions,
+    progress: Progress = lambda trial_id, frames: None,
+) -> Outcome:
+    """Compute what is missing of some trials' embeddings and commit trial by trial.
+
+    Args:
+        backbone: what computes.
+        store: opened with `FeatureStore.create` and the backbone's spec.
+        manifest: of the corpus.
+        trials: to have finished at the end.
+        crops: folder of our crop zips, None where the corpus brings its own.
+        options: how to run.
+        progress: called as frames are finished; a kept trial counts with all its frames.
+
+    Returns:
+        Which trials were computed, kept or failed. A fault of one trial's media never stops the others.
+
+    Raises:
+        SettingError: if the device does not exist.
+        StoreError: if the store cannot be written (disk full, read-only); finished trials are kept.
+    """
+    outcome, start = Outcome(), time.perf_counter()
+    executor = TorchExecutor(backbone, choose_device(options.device))
+    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress)
+    with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
+        written: deque[Future[None]] = deque()
+        try:
+            for run, frames, inputs in engine.stream(trials, readers):
+                if frames is None:
+                    written.append(writer.submit(engine.write, run))
+                elif run.trial.id not in outcome.failures:
+                    engine.compute(run, frames, inputs, executor)
+                while written and (written[0].done() or len(written) > 2):
+                    written.popleft().result()
+            for future in written:
+                future.result()
+        except BaseException:
+            readers.shutdown(wait=False, cancel_futures=True)
+            raise
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+_Item = tuple[_Run, NDArray[np.int64] | None, "Future[NDArray[Any]] | None"]
+
+
+@dataclass
+class _Engine:
+    backbone: Backbone
+    store: FeatureStore
+    manifest: Manifest
+    crops: Path | None
+    options: EngineOptions
+    outcome: Outcome
+    progress: Progress
+
+    def stream(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
+        """Batches of all trials in order, each trial closed by an item without frames; reads run ahead of the caller."""
+        ahead: deque[_Item] = deque()
+        for item in self._items(trials, readers):
+            ahead.append(item)
+            if len(ahead) > 2 * self.options.threads:
+                yield ahead.popleft()
+        yield from ahead
+
+    def compute(
+        self, run: _Run, frames: NDArray[np.int64], inputs: Future[NDArray[Any]] | None, executor: TorchExecutor
+    ) -> None:
+        """Embed one batch; a fault of its media fails the trial."""
+        assert inputs is not None
+        try:
+            run.embeddings[frames] = executor(inputs.result())
+        except AvFusionError as error:
+            self.outcome.failures[run.trial.id] = str(error)
+            return
+        self.outcome.frames += len(frames)
+        self.progress(run.trial.id, len(frames))
+
+    def write(self, run: _Run) -> None:
+        """Commit a trial unless it failed on the way."""
+        if run.trial.id in self.outcome.failures:
+            return
+        try:
+            self.store.write(
+                run.trial.id, run.embeddings, run.valid, source=run.digest, clock=run.trial.clock,
+                seconds=time.perf_counter() - run.started, versions={"torch": version("torch")},
+            )  # fmt: skip
+        except OSError as error:
+            raise StoreError(
+                f"Trial '{run.trial.id}' could not be written to '{self.store.path}' ({error}). Finished trials are kept; "
+                "free space or mend the permissions and run again."
+            ) from error
+        except AvFusionError as error:
+            self.outcome.failures[run.trial.id] = str(error)
+            return
+        self.outcome.computed.append(run.trial.id)
+        self.progress(run.trial.id, int((~run.valid).sum()))
+
+    def _items(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
+        opened = deque(readers.submit(self._open, trial) for trial in trials[:1])
+        for trial, follower in zip(trials, [*trials[1:], None], strict=True):
+            if follower is not None:
+                opened.append(readers.submit(self._open, follower))
+            try:
+                run = opened.popleft().result()
+            except AvFusionError as error:
+                self.outcome.failures[trial.id] = str(error)
+                continue
+            if run is None:
+                self.outcome.kept.append(trial.id)
+                self.progress(trial.id, trial.clock.num_frames)
+                continue
+            seen = np.flatnonzero(run.valid)
+            for start in range(0, len(seen), self.options.batch_size):
+                frames = seen[start : start + self.options.batch_size]
+                yield run, frames, readers.submit(run.source.read, frames)
+            yield run, None, None
+
+    def _open(self, trial: Trial) -> _Run | None:
+        """Open a trial, or None where it is finished already."""
+        started = time.perf_counter()
+        source = open_source(self.backbone, self.manifest, trial, self.crops)
+        digest = source.digest()
+        if not self.options.redo and is_current(self.store.find_record(trial.id), digest, trial.clock):
+            return None
+        embeddings = np.zeros((trial.clock.num_frames, self.backbone.dim), np.float32)
+        return _Run(trial, source, digest, source.load(), embeddings, started)

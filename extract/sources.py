@@ -1,0 +1,98 @@
+"""What a backbone reads of a trial: its crops or its sound, one input per frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import MissingFileError
+from cache.manifest import Manifest, Trial
+from cache.names import encode_trial_id
+from extract.audio import AudioWindows, load_audio
+from extract.backbone import Backbone, ImageInput, WaveInput
+from extract.crops import CropReader
+from extract.video import sha256_file
+
+
+class Source(Protocol):
+    """Inputs of one trial's frames. `digest` is cheap to ask for; `load` does the work that reading needs once."""
+
+    def digest(self) -> str:
+        """Digest of the bytes that the backbone reads."""
+
+    def load(self) -> NDArray[np.bool_]:
+        """Get ready to read; (T,) true where a frame has input."""
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[Any]:
+        """Inputs (N, …) of these frames; called from several threads."""
+
+
+class CropSource:
+    """Face crops of a trial, resized to the backbone's input."""
+
+    def __init__(self, path: Path, trial: Trial, image: ImageInput) -> None:
+        self._reader = CropReader(path, trial.clock)
+        self._size = image.size
+
+    def digest(self) -> str:
+        """Digest of the crops by frame number."""
+        return self._reader.digest()
+
+    def load(self) -> NDArray[np.bool_]:
+        """(T,) true where a crop exists."""
+        return self._reader.valid
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, size, size, 3) uint8 RGB."""
+        return self._reader.read(frames, size=self._size)
+
+
+class AudioSource:
+    """Windows of a trial's sound, one centred on each frame."""
+
+    def __init__(self, path: Path, trial: Trial, wave: WaveInput) -> None:
+        self._path, self._trial, self._wave = path, trial, wave
+
+    def digest(self) -> str:
+        """Digest of the media file."""
+        return sha256_file(self._path)
+
+    def load(self) -> NDArray[np.bool_]:
+        """Decode the sound; (T,) true where it covers the frame."""
+        samples = load_audio(self._path, self._wave.rate_hz)
+        self._windows = AudioWindows(samples, self._trial.clock, self._wave.window_s, self._wave.rate_hz)
+        return self._windows.valid
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, S) float32 in [-1, 1]."""
+        return self._windows.read(frames)
+
+
+def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
+    """Where the crops of a trial are: the corpus's own, else our zip.
+
+    Raises:
+        MissingFileError: if there are none.
+    """
+    if "crops" in trial.media:
+        return manifest.path(trial, "crops")
+    path = None if crops is None else crops / f"{encode_trial_id(trial.id)}.zip"
+    if path is None or not path.is_file():
+        raise MissingFileError(
+            f"Trial '{trial.id}' has no face crops{f' at {path}' if path else ''}. Run 'avfusion crops' first."
+        )
+    return path
+
+
+def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Path | None) -> Source:
+    """The source that a backbone reads.
+
+    Raises:
+        MissingFileError: if the medium is absent.
+    """
+    if isinstance(backbone.input, ImageInput):
+        return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
+    return AudioSource(manifest.path(trial, "audio"), trial, backbone.input)
