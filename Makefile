@@ -1,0 +1,40 @@
+# Everything that a person types. `make demo` and `make test` work first, on a fresh clone with Python 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help setup demo test check bench docs clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: $(INSTALLED) ## a virtual environment in .venv with everything, pinned by constraints.txt
+
+$(INSTALLED): setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; found $$($(PYTHON) --version). Run 'make PYTHON=/path/to/python3.11'."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figures, report
+	$(BIN)/dvc repro
+	$(BIN)/dvc metrics show
+	@echo "The report: results/report.md"
+
+test: check ## what CI runs
+
+check: setup ## lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: setup ## write the generated pages anew: docs/params.md and docs/cli.md
+	$(BIN)/python -m pipelines docs
+
+clean: ## remove what can be made again: work/, results/, caches (features/ stays)
+	rm -rf work results .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `avfusion`."""
+
+from pipelines.cli import main
+
+main()

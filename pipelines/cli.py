@@ -1,0 +1,134 @@
+"""The commands. Nothing heavy is imported before a command runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.console import guarded, show
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="avfusion")
+def avfusion() -> None:
+    """Valence and arousal from video: extract features once, then train fusion models on them.
+
+    Run it in the project's folder; settings come from params.yaml.
+    """
+
+
+@avfusion.group()
+def corpus() -> None:
+    """Read or generate the recordings."""
+
+
+@corpus.command("build")
+@_JSON
+@guarded
+def corpus_build(as_json: bool) -> None:
+    """Read the corpus of params.yaml and write its manifest (the demo corpus is generated first)."""
+    from pipelines import paths
+    from pipelines.build_corpus import build_corpus
+    from pipelines.params import read_params
+
+    manifest = build_corpus(read_params(paths.PARAMS).corpus, paths.CORPUS)
+    partitions = sorted({trial.partition for trial in manifest.trials})
+    members = {name: [trial for trial in manifest.trials if trial.partition == name] for name in partitions}
+    show(
+        [
+            {
+                "partition": name or "none",
+                "trials": len(trials),
+                "subjects": len({trial.subject for trial in trials}),
+                "frames": sum(trial.clock.num_frames for trial in trials),
+            }
+            for name, trials in members.items()
+        ],
+        as_json,
+    )
+
+
+@avfusion.command("crops")
+@_DEVICE
+@_JSON
+@guarded
+def crops(device: str, as_json: bool) -> None:
+    """Find, follow and align the face of every trial."""
+    from cache.manifest import Manifest
+    from pipelines import paths
+    from pipelines.extract_features import raise_failures
+    from pipelines.params import read_params
+    from pipelines.write_crops import crop_config, make_crops, save_crops_receipt
+
+    manifest = Manifest.load(paths.CORPUS)
+    config = crop_config(read_params(paths.PARAMS).crops)
+    outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device)
+    raise_failures("crops", outcome, paths.CROPS / "failures.json")
+    save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
+    show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
+
+
+@avfusion.command("extract")
+@click.option(
+    "--backbone", "names", multiple=True, required=True, help="Name of a backbone; may be given several times."
+)
+@click.option("--weights", help="For loose media: a registered name, a path, or 'random'.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for crops and features."
+)
+@click.option("--rate", default="25", show_default=True, help="Frames per second for sound files without a picture.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
+@click.option("--redo", is_flag=True, help="Compute again what is finished.")
+@_DEVICE
+@_JSON
+@click.argument("media", nargs=-1, type=click.Path(path_type=Path))
+@guarded
+def extract_features(
+    names: tuple[str, ...], weights: str | None, out: Path | None, rate: str, media: tuple[Path, ...],
+    batch_size: int, threads: int, redo: bool, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Run backbones and store their embeddings.
+
+    Without MEDIA: over the project's corpus, with the settings of params.yaml. With MEDIA: over these files, into --out.
+    """
+    if media and not (weights and out):
+        raise click.UsageError("With media files, give --weights and --out too.")
+    if not media and (weights or out):
+        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
+    from extract.engine import EngineOptions
+    from pipelines import extract_features as stage
+    from pipelines import paths
+    from pipelines.params import read_params
+
+    options = EngineOptions(batch_size, threads, device, redo)
+    if media:
+        done = stage.extract_loose(names, media, str(weights), Path(str(out)), rate, options)
+    else:
+        done = stage.extract_project(names, read_params(paths.PARAMS), options)
+    show([extraction.row() for extraction in done], as_json)
+
+
+@avfusion.command("list")
+@click.argument("what", type=click.Choice(["backbones", "models", "corpora"]))
+@_JSON
+@guarded
+def list_names(what: str, as_json: bool) -> None:
+    """Names of backbones, fusion models or corpora, with what they are."""
+    from cache.names import summary
+    from extract.backbones import BACKBONES
+    from extract.corpora import CORPORA
+    from fusion.models import MODELS
+
+    table = {"backbones": BACKBONES, "models": MODELS, "corpora": CORPORA}[what]
+    show([{"name": name, "what": summary(target)} for name, target in table.items()], as_json)
+
+
+def main() -> Any:
+    """Entry point of `python -m pipelines`."""
+    return avfusion(prog_name="avfusion")

@@ -1,0 +1,75 @@
+"""What a person sees: progress on stderr, results on stdout, one sentence per error, exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from cache.errors import AvFusionError
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an `AvFusionError` into its sentence on stderr and exit code 1; `--debug` shows the traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        warnings.showwarning = _show_warning
+        try:
+            return command(*args, **kwargs)
+        except AvFusionError as error:
+            if debug:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:
+            sys.exit(1)
+
+    return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr; yields `advance(steps, note)`. Silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+        yield lambda steps, note="": bar.update(task, advance=steps, note=note)
+
+
+def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as an aligned table, or as JSON where a program reads them."""
+    if as_json:
+        click.echo(json.dumps(list(rows), ensure_ascii=False, indent=1))
+        return
+    if not rows:
+        return
+    header = list(rows[0])
+    lines = [header, *([str(row[key]) for key in header] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

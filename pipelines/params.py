@@ -1,0 +1,188 @@
+"""The settings of `params.yaml`, typed and checked; unknown keys and wrong types are refused with their full name.
+
+Every stage is given only the section that it reads, so that DVC re-runs no stage for a setting it does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+import yaml
+
+from cache.errors import MissingFileError, SettingError
+from cache.names import require_known
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CorpusParams:
+    """Which recordings.
+
+    Attributes:
+        name: of a corpus: see `avfusion list corpora`.
+        root: folder of the corpus; "" for a corpus that is generated in place.
+        settings: of the corpus's own `Config`.
+    """
+
+    name: str = "demo"
+    root: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BackboneParams:
+    """One backbone of stage one.
+
+    Attributes:
+        weights: a registered name, a path, or "random" (seeded, untrained).
+        dtype: of the stored embeddings, float16 or float32.
+        settings: of the backbone's own `Config`.
+    """
+
+    weights: str
+    dtype: str = "float16"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SystemParams:
+    """One fusion system: a model over some modalities.
+
+    Attributes:
+        model: name of a fusion model: see `avfusion list models`.
+        modalities: modality → backbone whose embeddings it reads.
+        settings: of the model's own `Config`.
+    """
+
+    model: str
+    modalities: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FusionParams:
+    """Stage two.
+
+    Attributes:
+        seeds: one training run each; figures are their mean and spread.
+        systems: name → system; the first one is the main system of the report.
+        train: settings of the training loop.
+    """
+
+    seeds: list[int]
+    systems: dict[str, SystemParams]
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """What is evaluated.
+
+    Attributes:
+        partition: train, validation or test.
+    """
+
+    partition: str = "test"
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of `params.yaml`.
+
+    Attributes:
+        corpus: which recordings.
+        crops: detection, tracking and alignment of faces.
+        extract: backbone → its settings.
+        fusion: the systems and their training.
+        evaluate: what is evaluated.
+    """
+
+    corpus: CorpusParams
+    crops: dict[str, Any]
+    extract: dict[str, BackboneParams]
+    fusion: FusionParams
+    evaluate: EvaluateParams = field(default_factory=EvaluateParams)
+
+    def backbone(self, name: str) -> BackboneParams:
+        """Settings of one backbone.
+
+        Raises:
+            UnknownNameError: if `params.yaml` has no section for it.
+        """
+        require_known("backbone in section 'extract' of params.yaml", name, self.extract)
+        return self.extract[name]
+
+
+def read_params(path: Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        MissingFileError: if it does not exist.
+        SettingError: if it is no YAML, has an unknown key or a value of the wrong type.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"No '{path}' here. Run in the project's folder, or name your media: 'extract-features --help'."
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingError(f"'{path}' is no YAML: {' '.join(str(error).split())}. Mend the line.") from error
+    return from_mapping(Params, document, str(path))
+
+
+def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
+    """Build a settings dataclass from plain values.
+
+    Args:
+        kind: a dataclass; nested ones are built from nested mappings.
+        mapping: key → value.
+        where: file or section, for messages.
+
+    Raises:
+        SettingError: if a key is unknown or missing, or a value has the wrong type.
+    """
+    if not isinstance(mapping, dict):
+        raise SettingError(f"'{where}' holds {type(mapping).__name__}, expected keys and values.")
+    try:
+        return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))  # type: ignore[type-var]
+    except dacite.UnexpectedDataError as error:
+        allowed = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        unknown = ", ".join(f"'{key}'" for key in sorted(error.keys))
+        raise SettingError(
+            f"Unknown setting {unknown} in '{where}'; expected some of {allowed}, or of their sections."
+        ) from error
+    except (dacite.DaciteError, ValueError, TypeError) as error:
+        raise SettingError(f"Setting in '{where}' is wrong: {error}. See docs/params.md.") from error
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Meaning of each field, from the `Attributes:` section of a dataclass's docstring."""
+    docs: dict[str, str] = {}
+    current = ""
+    for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
+        name, colon, text = line.strip().partition(":")
+        if colon and name in {field.name for field in fields(kind)} and line.startswith(" " * 8) and line[8:9] != " ":
+            current = name
+            docs[current] = text.strip()
+        elif current and line.strip():
+            docs[current] += " " + line.strip()
+    return docs
+
+
+def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of each setting of a dataclass, nested ones in place."""
+    result: list[tuple[str, str, str]] = []
+    docs = attribute_docs(kind)
+    for item in fields(kind):
+        default = item.default_factory() if callable(item.default_factory) else item.default  # type: ignore[misc]
+        if is_dataclass(default) and not isinstance(default, type):
+            result += rows(type(default), f"{prefix}{item.name}.")
+        else:
+            shown = "required" if not isinstance(default, (str, int, float, bool, dict, list, tuple)) else repr(default)
+            result.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
+    return result
