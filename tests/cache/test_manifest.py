@@ -1,0 +1,90 @@
+"""Manifests, clocks and names."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.clock import FrameClock, check_length
+from cache.errors import CorpusError, MissingFileError, ShapeError, UnknownNameError
+from cache.manifest import Manifest, Trial
+from cache.names import load_named, require_known
+
+
+def make_trial(name: str, num_frames: int = 5, labels: np.ndarray | None = None, partition: str = "train") -> Trial:
+    clock = FrameClock(Fraction(30000, 1001), num_frames, 0.5)
+    return Trial(name, f"subject of {name}", partition, clock, {"video": f"batch1/{name}.mp4"}, labels, "left")
+
+
+def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
+    labels = np.array([[0.1, -0.2], [np.nan, np.nan], [1, -1], [0, 0], [0.5, 0.5]], np.float32)
+    manifest = Manifest(tmp_path / "media", (make_trial("b", labels=labels), make_trial("a", 3)))
+    manifest.save(tmp_path)
+    again = Manifest.load(tmp_path)
+    assert [trial.id for trial in again.trials] == ["a", "b"]
+    assert again.trials == manifest.trials
+    assert again.trials[0].labels is None
+    np.testing.assert_array_equal(again.trials[1].labels, labels)
+    assert again.path(again.trial("b"), "video") == (tmp_path / "media/batch1/b.mp4").resolve()
+
+
+def test_the_files_are_a_function_of_the_content(tmp_path: Path) -> None:
+    trials = (make_trial("b"), make_trial("a"))
+    for name, order in (("x", trials), ("y", trials[::-1])):
+        Manifest(tmp_path / name / "media", order).save(tmp_path / name)
+    for file in ("manifest.json", "labels.npy"):
+        assert (tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes()
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    wrong = make_trial("c", 5, np.zeros((4, 2), np.float32))
+    with pytest.raises(CorpusError) as caught:
+        Manifest(tmp_path, (make_trial("a"), make_trial("a"), make_trial("b", partition="dev"), wrong))
+    for text in ("'a' occurs 2 times", "partition 'dev'", "'c' has labels of shape (4, 2), expected (5, 2)"):
+        assert text in str(caught.value)
+
+
+def test_missing_things_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="dvc repro corpus"):
+        Manifest.load(tmp_path)
+    manifest = Manifest(tmp_path, (make_trial("video59"),))
+    with pytest.raises(MissingFileError, match="has no words, only video"):
+        manifest.path(manifest.trials[0], "words")
+    with pytest.raises(UnknownNameError, match="Did you mean 'video59'"):
+        manifest.trial("video9")
+
+
+def test_the_clock_does_not_drift() -> None:
+    clock = FrameClock(Fraction(30000, 1001), 108_000)
+    assert clock.time_s(107_892) == 107_892 * 1001 / 30000
+    np.testing.assert_allclose(clock.times_s()[-1], clock.time_s(107_999), rtol=0, atol=1e-9)
+    assert clock.centre_s(0) == pytest.approx(1001 / 60000)
+
+
+@pytest.mark.parametrize(("rate", "num_frames"), [(0, 5), (-25, 5), (25, 0)])
+def test_impossible_clocks_are_refused(rate: int, num_frames: int) -> None:
+    with pytest.raises(ShapeError, match="at least 1 frame"):
+        FrameClock(Fraction(rate), num_frames)
+
+
+@pytest.mark.parametrize("found", [98, 99, 100, 101, 102])
+def test_two_frames_of_difference_are_allowed(found: int) -> None:
+    check_length("P23", "video frames", found, 100, "labels/P23.txt")
+
+
+def test_three_are_not() -> None:
+    with pytest.raises(ShapeError) as caught:
+        check_length("P23", "video frames", 7188, 7194, "labels/P23.txt")
+    assert str(caught.value) == (
+        "Trial 'P23' has 7194 labels but 7188 video frames; a difference of 2 is allowed. Check 'labels/P23.txt'."
+    )
+
+
+def test_unknown_names_get_the_nearest_guess() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_named("backbone", {"facenet": "a:b", "bert": "c:d"}, "facenett")
+    assert str(caught.value) == "Unknown backbone 'facenett'; expected one of bert, facenet. Did you mean 'facenet'?"
+    require_known("backbone", "bert", ["bert"])
