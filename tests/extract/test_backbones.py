@@ -1,0 +1,186 @@
+"""Contract of every backbone in the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import MissingFileError, SettingError, ShapeError, UnknownNameError, WeightsError
+from extract.backbone import Backbone, ImageInput, load_backbone
+from extract.backbones import BACKBONES
+from extract.executors import TorchExecutor, choose_device
+from extract.weights import load_weights
+
+FOAMLIU = Path(__file__).parents[3] / "shared/weights/mobilefacenet_foamliu.pt"
+PARAMETERS = {"conv1d": 87_360, "mobilefacenet": 937_344}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return load_backbone(request.param, "random")
+
+
+def inputs(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    if isinstance(backbone.input, ImageInput):
+        size = backbone.input.size
+        return torch.from_numpy(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    return torch.from_numpy(rng.uniform(-1, 1, (count, backbone.input.num_samples)).astype(np.float32))
+
+
+def test_parameters_are_as_documented(backbone: Backbone) -> None:
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == PARAMETERS[backbone.name]
+
+
+def test_embeddings_have_their_shape_and_differ(backbone: Backbone) -> None:
+    embeddings = backbone.embed(inputs(backbone, 3))
+    assert embeddings.shape == (3, backbone.dim)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.isfinite().all()
+    assert not torch.allclose(embeddings[0], embeddings[1])
+    assert embeddings.half().isfinite().all()
+    assert embeddings.abs().mean() > 1e-3
+
+
+def test_the_same_input_gives_the_same_embedding(backbone: Backbone) -> None:
+    batch = inputs(backbone, 4)
+    assert torch.equal(backbone.embed(batch), backbone.embed(batch))
+    again = load_backbone(backbone.name, "random")
+    assert torch.equal(backbone.embed(batch), again.embed(batch))
+    other = load_backbone(backbone.name, "random:7")
+    assert not torch.allclose(backbone.embed(batch), other.embed(batch))
+    assert backbone.spec().fingerprint == again.spec().fingerprint != other.spec().fingerprint
+
+
+def test_a_row_does_not_depend_on_its_batch(backbone: Backbone) -> None:
+    batch = inputs(backbone, 5)
+    torch.testing.assert_close(backbone.embed(batch)[3:4], backbone.embed(batch[3:4]), rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_trainable(backbone: Backbone) -> None:
+    assert not backbone.training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_inputs_outside_the_declared_range_are_refused(backbone: Backbone) -> None:
+    batch = inputs(backbone, 2)
+    for wrong in (batch[:, :-1], batch.double(), batch.float() * 300):
+        with pytest.raises(ShapeError, match="expected"):
+            backbone.embed(wrong)
+
+
+def test_folding_changes_nothing_but_the_last_bits(backbone: Backbone) -> None:
+    for module in backbone.modules():
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            generator = torch.Generator().manual_seed(module.num_features)
+            module.running_mean.normal_(std=0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    batch = inputs(backbone, 3)
+    expected = backbone.embed(batch)
+    executor = TorchExecutor(backbone, choose_device("cpu"))
+    torch.testing.assert_close(
+        torch.from_numpy(executor(batch.numpy())), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
+    left = [m for m in executor._network.modules() if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert not left or backbone.name not in ("conv1d", "mobilefacenet")
+
+
+def test_the_recipe_is_plain_data(backbone: Backbone) -> None:
+    spec = backbone.spec()
+    assert spec.dim == backbone.dim
+    assert spec.weights_sha256.startswith("random:")
+    assert type(backbone).__doc__
+
+
+def test_unknown_settings_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(UnknownNameError, match=f"Unknown setting of backbone '{backbone.name}' 'sise'"):
+        load_backbone(backbone.name, "random", {"sise": 3})
+
+
+def test_weights_that_do_not_fit_are_refused(backbone: Backbone, tmp_path: Path) -> None:
+    torch.save({"conv_6_sep.conv.weight": torch.zeros(3), "odd": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="missing .* unexpected|of no "):
+        load_backbone(backbone.name, str(tmp_path / "w.pt"))
+
+
+def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
+    part = backbone.body if hasattr(backbone, "body") else backbone.layers
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in part.state_dict().items()}}, tmp_path / "w.pt"
+    )
+    again = load_backbone(backbone.name, str(tmp_path / "w.pt"))
+    batch = inputs(backbone, 2)
+    assert torch.equal(again.embed(batch), backbone.embed(batch))
+    assert len(again.spec().weights_sha256) == 64
+
+
+def test_foamliu_weights_choose_their_variant() -> None:
+    if not FOAMLIU.is_file():
+        pytest.skip("no weights here")
+    backbone = load_backbone("mobilefacenet", str(FOAMLIU))
+    assert sum(p.numel() for p in backbone.parameters()) == 934_016
+    assert backbone.settings()["variant"] == "foamliu"
+    assert backbone.weights.card is not None
+    assert backbone.weights.card.licence == "Apache-2.0"
+    with pytest.raises(SettingError, match="are of variant 'foamliu', not 'prelu'"):
+        load_backbone("mobilefacenet", str(FOAMLIU), {"variant": "prelu"})
+
+
+def test_a_landmark_checkpoint_loads_without_its_head(tmp_path: Path) -> None:
+    body = load_backbone("mobilefacenet", "random").body
+    tensors = {(f"output_layer.{k}" if k.startswith("conv_6_dw") else k): v for k, v in body.state_dict().items()}
+    tensors |= {"output_layer.linear.weight": torch.zeros(136, 512), "output_layer.bn.weight": torch.ones(136)}
+    torch.save(tensors, tmp_path / "landmarks.pth.tar")
+    assert load_backbone("mobilefacenet", str(tmp_path / "landmarks.pth.tar")).settings()["variant"] == "prelu"
+
+
+def test_bgr_weights_see_the_channels_reversed() -> None:
+    rgb, bgr = load_backbone("mobilefacenet", "random"), load_backbone("mobilefacenet", "random", {"colour": "bgr"})
+    batch = inputs(rgb, 2)
+    torch.testing.assert_close(bgr.embed(batch), rgb.embed(batch.flip(3)))
+    assert bgr.spec().fingerprint != rgb.spec().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "text"),
+    [
+        ("facenett", UnknownNameError, "Unknown weights 'facenett'; expected one of foamliu, random"),
+        ("none/here.pt", MissingFileError, "do not exist. Give a path"),
+        ("random:x", WeightsError, "name no seed"),
+    ],
+)
+def test_weights_arguments(wanted: str, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        load_backbone("mobilefacenet", wanted)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 truncated"])
+def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+        load_weights(str(tmp_path / "w.pt"), {})
+
+
+def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVFUSION_WEIGHTS", str(tmp_path))
+
+    def fail(url: str, destination: str, **_: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\). Fetch 'https://"):
+        load_backbone("mobilefacenet", "foamliu")
+    (tmp_path / "foamliu.pt").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match="have sha256 .* expected '90a00ba1d8b0…'"):
+        load_backbone("mobilefacenet", "foamliu")
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(SettingError, match="Unknown device 'gpu'"):
+        choose_device("gpu")
+    with pytest.raises(SettingError, match="does not exist"):
+        choose_device("cuda:99")

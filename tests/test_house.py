@@ -1,0 +1,117 @@
+"""The rules of the house that a machine can hold: who imports whom, what stays light, what a table lists."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.names import summary
+from extract.backbones import BACKBONES
+from extract.corpora import CORPORA
+from fusion.models import MODELS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cache", "extract", "fusion", "pipelines")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+ALLOWED = {
+    "cache": {"cache"},
+    "extract": {"cache", "extract"},
+    "fusion": {"cache", "fusion"},
+    "pipelines": set(PACKAGES),
+}
+ONLY_IN = {
+    "zarr": {"cache"},
+    "h5py": {"cache"},
+    "click": {"pipelines"},
+    "yaml": {"pipelines"},
+    "rich": {"pipelines"},
+    "av": {"extract"},
+    "torch": {"extract", "fusion", "pipelines"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_downwards(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    names = imported(path)
+    assert names & set(PACKAGES) <= ALLOWED[package]
+    for library, homes in ONLY_IN.items():
+        assert library not in names or package in homes, f"{library} belongs to {homes}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_stay_small_and_documented(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "no module docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            length = (node.end_lineno or 0) - node.lineno - (docstring.count("\n") + 1 if docstring else 0)
+            assert length <= 60, f"{node.name} has {length} lines"
+    assert path.stem not in {"utils", "extract", "cache", "fusion", "pipelines", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["extract", "--help"],
+        ["train", "--help"],
+        ["list", "backbones"],
+        ["list", "models"],
+        ["list", "corpora"],
+    ],
+)
+def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom pipelines.cli import avfusion\n"
+        f"avfusion({arguments!r}, standalone_mode=False)\n"
+        "assert not {'torch', 'zarr', 'numpy', 'av'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("table", "folder"),
+    [(BACKBONES, "extract/backbones"), (MODELS, "fusion/models")],
+)
+def test_table_and_folder_agree(table: dict[str, str], folder: str) -> None:
+    files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    assert files == set(table)
+    assert list(table) == sorted(table)
+
+
+@pytest.mark.parametrize("target", [*BACKBONES.values(), *MODELS.values(), *CORPORA.values()])
+def test_everything_in_a_table_says_what_it_is(target: str) -> None:
+    assert len(summary(target)) > 20
+
+
+def test_every_backbone_and_model_has_a_row_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (*BACKBONES, *MODELS, *CORPORA):
+        assert f"| `{name}` |" in readme, name
+
+
+def test_no_registry_host_is_named() -> None:
+    hosts = ("pypi" + ".org", "files.python" + "hosted.org", "download.py" + "torch.org")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert not any(host.encode() in content for host in hosts), name
