@@ -1,0 +1,78 @@
+"""Files of the demo corpus: H.264 and AAC in mp4, the same bytes every time, each under its name only once whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from numpy.typing import NDArray
+
+_VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1"}  # more threads would change the bytes
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to, and rename it once the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    yield unfinished
+    os.replace(unfinished, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_video(
+    path: Path,
+    pictures: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    rate: Fraction,
+    samples: NDArray[np.float32],
+    source_rate: int,
+    sample_rate: int,
+) -> None:
+    """Write an mp4, whole or not at all.
+
+    Args:
+        path: the file.
+        pictures: (H, W, 3) RGB each, one per tick of `rate`.
+        size: width and height, pixels, both even.
+        rate: pictures per second.
+        samples: (S,) in [-1, 1], one channel.
+        source_rate: of `samples`, Hz.
+        sample_rate: of the sound track, Hz.
+    """
+    with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=rate, options=_VIDEO_OPTIONS)
+        video.width, video.height = size
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = 1 / rate
+        audio = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=64_000)
+        written = 0
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(video.encode(frame))
+            until = round((index + 1) / rate * source_rate)
+            _write_sound(container, audio, samples[written:until], written, source_rate)
+            written = until
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+
+
+def _write_sound(
+    container: OutputContainer, audio: AudioStream, samples: NDArray[np.float32], start: int, source_rate: int
+) -> None:
+    sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+    sound.sample_rate, sound.pts, sound.time_base = source_rate, start, Fraction(1, source_rate)
+    container.mux(audio.encode(sound))  # PyAV resamples to the stream's rate and cuts to the codec's frame size
