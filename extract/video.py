@@ -1,0 +1,336 @@
+"""Video frames on the label clock, streamed with PyAV in constant memory.
+
+Times are exact fractions of a second after the first frame that is presented. Containers lie about
+their length, their rate and (AVI) even about the order of frames, so the packets are counted and
+their timestamps sorted before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
+from cache.errors import MediaError, MissingFileError
+
+DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
+_FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
+_NTSC = Fraction(1000, 1001)
+_WHOLE_FILE_FORMATS = {"mov", "mp4"}  # their index counts the packets that must be there
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds, by its packets rather than by its header.
+
+    Attributes:
+        rate: frames per second, exact; the average where the rate varies.
+        num_frames: pictures that are presented.
+        duration_s: from the first picture to the end of the last one.
+        width: pixels, as displayed.
+        height: pixels, as displayed.
+        has_audio: whether there is a sound stream.
+        rotation: degrees counter-clockwise by which stored pictures are turned for display.
+    """
+
+    rate: Fraction
+    num_frames: int
+    duration_s: float
+    width: int
+    height: int
+    has_audio: bool
+    rotation: int
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """Presentation times of a stream's packets, sorted, in units of `base` seconds."""
+
+    base: Fraction
+    times: array[int]
+    last_duration: int
+    nominal_rate: Fraction
+    counted: bool  # frames must be given these times by their position: their own are out of order
+    num_packets: int  # with those that are stored but not presented
+
+    @property
+    def span_s(self) -> Fraction:
+        """Seconds from the first picture to the end of the last one."""
+        return (self.times[-1] - self.times[0] + self.last_duration) * self.base
+
+    @cached_property
+    def rate(self) -> Fraction:
+        """Nominal rate where it explains the number of pictures, else the average one."""
+        number, rate = len(self.times), self.nominal_rate
+        if rate <= 0 or abs(self.span_s * rate - number) > 1:
+            rate = (number / self.span_s).limit_denominator(1_000_000)
+        for usual in (Fraction(round(rate)), round(rate) * _NTSC):
+            if abs(rate - usual) * max(4 * number, 10_000) < rate:
+                return usual
+        return rate
+
+    def num_ticks(self, clock: FrameClock) -> int:
+        """Ticks of a clock that this stream covers."""
+        return round((self.span_s - Fraction(clock.start_s)) * clock.rate)
+
+
+def sha256_file(path: Path) -> str:
+    """Digest of a file's bytes.
+
+    Raises:
+        MissingFileError: if there is no such file.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"No file '{path}'. Check the media paths of the manifest.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def probe(path: Path) -> VideoInfo:
+    """Count the pictures of a video and decode the first one.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+    """
+    timeline = _scan(path)
+    with open_media(path) as container:
+        has_audio = bool(container.streams.audio)
+        frame = next(_decode(container, _video_stream(container, path)), None)
+        if frame is None:
+            raise _damaged(path, "no picture can be decoded")
+        rotation = _rotation(frame)
+        width, height = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
+    return VideoInfo(timeline.rate, len(timeline.times), float(timeline.span_s), width, height, has_audio, rotation)
+
+
+def read_frames(
+    path: Path,
+    clock: FrameClock,
+    trial_id: str,
+    *,
+    max_side: int | None = None,
+    wanted: Callable[[int], bool] | None = None,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the picture of every tick of a clock, nearest by presentation time.
+
+    A tick exactly between two pictures takes the earlier one, which is on display then. At most two
+    ticks beyond the end of the video repeat its last picture. Memory is constant.
+
+    Args:
+        path: the video.
+        clock: the label clock; `start_s` counts from the first picture.
+        trial_id: the trial, for messages.
+        max_side: if given, pictures are shrunk until the longer side has at most so many pixels.
+        wanted: if given, ticks for which it is false are skipped, and not converted.
+
+    Yields:
+        (tick, (H, W, 3) uint8 RGB picture, upright); a repeated picture is the same array, not a copy.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        ShapeError: if its length differs from the clock's by more than two ticks.
+    """
+    convert = _Converter(max_side)
+    for tick, frame in _pick(path, clock, trial_id):
+        if wanted is None or wanted(tick):
+            yield tick, convert(frame)
+
+
+@contextmanager
+def open_media(path: Path) -> Iterator[Any]:
+    """Open a container for reading; every fault of libav inside becomes a `MediaError`.
+
+    Only local files are opened, whatever a playlist disguised as a video may ask for.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, of no known format, or a fault occurs while it is open.
+    """
+    if not path.exists():
+        raise MissingFileError(f"No media file '{path}'. Check the media paths of the manifest.")
+    if not path.is_file():
+        raise MediaError(
+            f"'{path}' is a folder; expected a video or sound file. Check the media paths of the manifest."
+        )
+    if path.stat().st_size == 0:
+        raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
+    options = {"protocol_whitelist": "file"}
+    try:
+        with av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container:
+            yield container
+    except av.FFmpegError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+
+
+def first_picture_s(path: Path) -> Fraction | None:
+    """Moment of the first picture in the container's own time, seconds; None without a video stream.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty or of no known format.
+    """
+    with open_media(path) as container:
+        stream = _find_video(container)
+        if stream is None or not stream.time_base:
+            return None
+        timeline = _timeline(path, container, stream, _FIRST_PACKETS)
+    return timeline.times[0] * timeline.base if timeline.times else None
+
+
+def _damaged(path: Path, what: str) -> MediaError:
+    return MediaError(
+        f"'{path}' is truncated, damaged or of no known format ({what.lower()}); expected a whole video or sound "
+        "file. Copy or download it again."
+    )
+
+
+def _find_video(container: Any) -> Any:
+    """First video stream that is not a cover picture, or None."""
+    cover = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    stream = _find_video(container)
+    if stream is None or stream.codec_context is None or not stream.time_base:
+        raise MediaError(
+            f"'{path}' has no video stream that can be decoded; expected a video. Check the media paths of the manifest."
+        )
+    stream.thread_type = "AUTO"
+    stream.codec_context.thread_count = DECODER_THREADS
+    return stream
+
+
+def _scan(path: Path) -> _Timeline:
+    """Timestamps of all pictures of a video, without decoding them."""
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        timeline = _timeline(path, container, stream)
+        promised = stream.frames if _WHOLE_FILE_FORMATS & set(container.format.name.split(",")) else 0
+    if not timeline.times:
+        raise _damaged(path, "it holds no pictures")
+    if timeline.num_packets < promised:
+        raise _damaged(path, f"it breaks off after {timeline.num_packets} of {promised} pictures")
+    return timeline
+
+
+def _timeline(path: Path, container: Any, stream: Any, limit: int | None = None) -> _Timeline:
+    """Timestamps of the first `limit` pictures in storage order, then sorted."""
+    nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
+    usual_duration = max(1, round(1 / (nominal * stream.time_base)))
+    times, last, duration, skipped = array("q"), None, 0, 0
+    lags: set[int | None] = set()
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise _damaged(path, f"it breaks off after {len(times)} pictures")
+        if packet.size == 0 or packet.is_discard:
+            skipped += packet.is_discard
+            continue
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:  # a bare stream without a container
+            time = len(times) * usual_duration
+        elif len(lags) < 2:
+            lags.add(time - packet.dts if packet.dts is not None else None)
+        if last is None or time >= last:
+            last, duration = time, packet.duration or usual_duration
+        times.append(time)
+        if len(times) == limit:
+            break
+    counted = not lags or (len(lags) == 1 and bool(stream.codec_context.has_b_frames))
+    return _Timeline(
+        stream.time_base, array("q", sorted(times)), duration, Fraction(nominal), counted, len(times) + skipped
+    )
+
+
+def _decode(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """Pictures in presentation order; empty packets (dropped pictures of AVI) would end the decoder early."""
+    for packet in container.demux(stream):
+        if packet.size or packet.dts is None:
+            yield from packet.decode()
+
+
+def _timed(path: Path, timeline: _Timeline) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Decoded pictures with their moments after the first picture, seconds."""
+    first, base, times = timeline.times[0], timeline.base, timeline.times
+    with open_media(path) as container:
+        for position, frame in enumerate(_decode(container, _video_stream(container, path))):
+            time = frame.pts
+            if timeline.counted or time is None:
+                time = times[min(position, len(times) - 1)]
+            yield (time - first) * base, frame
+
+
+def _pick(path: Path, clock: FrameClock, trial_id: str) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Nearest picture of every tick, one picture of look-behind."""
+    timeline = _scan(path)
+    check_length(trial_id, "video frames", timeline.num_ticks(clock), clock.num_frames, str(path))
+    start, period, tick = Fraction(clock.start_s), 1 / clock.rate, 0
+    before: av.VideoFrame | None = None
+    before_s = Fraction(0)
+    for time_s, frame in _timed(path, timeline):
+        if before is not None:
+            middle_s = (before_s + time_s) / 2
+            while start + tick * period <= middle_s:
+                yield tick, before
+                tick += 1
+                if tick == clock.num_frames:
+                    return
+        before, before_s = frame, time_s
+    if before is None:
+        raise _damaged(path, "no picture can be decoded")
+    end_s = before_s + timeline.last_duration * timeline.base
+    missing = clock.num_frames - max(tick, round((end_s - start) * clock.rate))
+    if missing > ALLOWED_DIFFERENCE:
+        raise _damaged(path, f"pictures can be decoded up to {float(end_s):.3f} of {float(timeline.span_s):.3f} s only")
+    for rest in range(tick, clock.num_frames):
+        yield rest, before
+
+
+def _rotation(frame: av.VideoFrame) -> int:
+    """Quarter turns of the display matrix, degrees counter-clockwise in {0, 90, 180, 270}."""
+    return round(frame.rotation / 90) * 90 % 360
+
+
+class _Converter:
+    """Turns decoded pictures into upright RGB arrays; the last one is kept for repeated ticks."""
+
+    def __init__(self, max_side: int | None) -> None:
+        self._max_side = max_side
+        self._reformatter = VideoReformatter()
+        self._last: tuple[av.VideoFrame, NDArray[np.uint8]] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        if self._last is None or self._last[0] is not frame:
+            self._last = frame, self._convert(frame)
+        return self._last[1]
+
+    def _convert(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        height, width = shrunk_size(frame.height, frame.width, self._max_side)
+        small = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), _rotation(frame) // 90))
+
+
+def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """Size with the longer side at most `max_side` pixels; never enlarged.
+
+    >>> shrunk_size(1080, 1920, 640), shrunk_size(240, 320, 640)
+    ((360, 640), (240, 320))
+    """
+    longer = max(height, width)
+    if max_side is None or longer <= max_side:
+        return height, width
+    return max(1, round(height * max_side / longer)), max(1, round(width * max_side / longer))
