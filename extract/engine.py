@@ -70,12 +70,12 @@ class Outcome:
 
 @dataclass
 class _Run:
-    """A trial on its way through the engine."""
+    """A trial on its way through the engine: `rows` (T,) says which input each frame uses, -1 for none."""
 
     trial: Trial
     source: Source
     digest: str
-    valid: NDArray[np.bool_]
+    rows: NDArray[np.int64]
     embeddings: NDArray[np.float32]
     started: float
 
@@ -123,11 +123,11 @@ def extract_features(
     with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
         written: deque[Future[None]] = deque()
         try:
-            for run, frames, inputs in engine.stream(trials, readers):
-                if frames is None:
+            for run, rows, inputs in engine.stream(trials, readers):
+                if rows is None:
                     written.append(writer.submit(engine.write, run))
                 elif run.trial.id not in outcome.failures:
-                    engine.compute(run, frames, inputs, executor)
+                    engine.compute(run, rows, inputs, executor)
                 while written and (written[0].done() or len(written) > 2):
                     written.popleft().result()
             for future in written:
@@ -167,12 +167,13 @@ class _Engine:
         """Embed one batch; a fault of its media fails the trial."""
         assert inputs is not None
         try:
-            run.embeddings[frames] = executor(inputs.result())
+            run.embeddings[rows] = executor(inputs.result())
         except AvFusionError as error:
             self.outcome.failures[run.trial.id] = str(error)
             return
-        self.outcome.frames += len(frames)
-        self.progress(run.trial.id, len(frames))
+        frames = int(np.isin(run.rows, rows).sum())
+        self.outcome.frames += frames
+        self.progress(run.trial.id, frames)
 
     def write(self, run: _Run) -> None:
         """Commit a trial unless it failed on the way."""
@@ -180,7 +181,7 @@ class _Engine:
             return
         try:
             self.store.write(
-                run.trial.id, run.embeddings, run.valid, source=run.digest, clock=run.trial.clock,
+                run.trial.id, run.embeddings[run.rows], run.rows >= 0, source=run.digest, clock=run.trial.clock,
                 seconds=time.perf_counter() - run.started, versions={"torch": version("torch")},
             )  # fmt: skip
         except OSError as error:
@@ -192,7 +193,7 @@ class _Engine:
             self.outcome.failures[run.trial.id] = str(error)
             return
         self.outcome.computed.append(run.trial.id)
-        self.progress(run.trial.id, int((~run.valid).sum()))
+        self.progress(run.trial.id, int((run.rows < 0).sum()))
 
     def _items(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
         opened = deque(readers.submit(self._open, trial) for trial in trials[:1])
@@ -208,10 +209,10 @@ class _Engine:
                 self.outcome.kept.append(trial.id)
                 self.progress(trial.id, trial.clock.num_frames)
                 continue
-            seen = np.flatnonzero(run.valid)
-            for start in range(0, len(seen), self.options.batch_size):
-                frames = seen[start : start + self.options.batch_size]
-                yield run, frames, readers.submit(run.source.read, frames)
+            used = np.unique(run.rows[run.rows >= 0])
+            for start in range(0, len(used), self.options.batch_size):
+                rows = used[start : start + self.options.batch_size]
+                yield run, rows, readers.submit(run.source.read, rows)
             yield run, None, None
 
     def _open(self, trial: Trial) -> _Run | None:
@@ -221,5 +222,6 @@ class _Engine:
         digest = source.digest()
         if not self.options.redo and is_current(self.store.find_record(trial.id), digest, trial.clock):
             return None
-        embeddings = np.zeros((trial.clock.num_frames, self.backbone.dim), np.float32)
-        return _Run(trial, source, digest, source.load(), embeddings, started)
+        rows = source.load()
+        embeddings = np.zeros((max(int(rows.max()), 0) + 1, self.backbone.dim), np.float32)
+        return _Run(trial, source, digest, rows, embeddings, started)

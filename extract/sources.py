@@ -12,22 +12,35 @@ from cache.errors import MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from extract.audio import AudioWindows, load_audio
-from extract.backbone import Backbone, ImageInput, WaveInput
+from extract.backbone import Backbone
+from extract.inputs import ImageInput, WaveInput
 from extract.crops import CropReader
 from extract.video import sha256_file
 
 
 class Source(Protocol):
-    """Inputs of one trial's frames. `digest` is cheap to ask for; `load` does the work that reading needs once."""
+    """Inputs of one trial, in rows; every frame uses one row, or none, and several frames may share one.
+
+    `digest` is cheap to ask for; `load` does the work that reading needs once.
+    """
 
     def digest(self) -> str:
         """Digest of the bytes that the backbone reads."""
 
-    def load(self) -> NDArray[np.bool_]:
-        """Get ready to read; (T,) true where a frame has input."""
+    def load(self) -> NDArray[np.int64]:
+        """Get ready to read; (T,) the row that each frame uses, -1 where it has no input."""
 
-    def read(self, frames: NDArray[np.int64]) -> NDArray[Any]:
-        """Inputs (N, …) of these frames; called from several threads."""
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Inputs (N, …) of these rows; called from several threads."""
+
+
+def frame_rows(valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Rows of a source with one row per frame.
+
+    >>> frame_rows(np.array([True, False, True]))
+    array([ 0, -1,  2])
+    """
+    return np.where(valid, np.arange(len(valid)), -1)
 
 
 class CropSource:
@@ -41,13 +54,13 @@ class CropSource:
         """Digest of the crops by frame number."""
         return self._reader.digest()
 
-    def load(self) -> NDArray[np.bool_]:
-        """(T,) true where a crop exists."""
-        return self._reader.valid
+    def load(self) -> NDArray[np.int64]:
+        """(T,) the frame itself where a crop exists."""
+        return frame_rows(self._reader.valid)
 
-    def read(self, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(N, size, size, 3) uint8 RGB."""
-        return self._reader.read(frames, size=self._size)
+        return self._reader.read(rows, size=self._size)
 
 
 class AudioSource:
@@ -60,15 +73,15 @@ class AudioSource:
         """Digest of the media file."""
         return sha256_file(self._path)
 
-    def load(self) -> NDArray[np.bool_]:
-        """Decode the sound; (T,) true where it covers the frame."""
+    def load(self) -> NDArray[np.int64]:
+        """Decode the sound; (T,) the frame itself where the sound covers it."""
         samples = load_audio(self._path, self._wave.rate_hz)
         self._windows = AudioWindows(samples, self._trial.clock, self._wave.window_s, self._wave.rate_hz)
-        return self._windows.valid
+        return frame_rows(self._windows.valid)
 
-    def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, S) float32 in [-1, 1]."""
-        return self._windows.read(frames)
+        return self._windows.read(rows)
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
@@ -95,4 +108,5 @@ def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Pat
     """
     if isinstance(backbone.input, ImageInput):
         return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
+    assert isinstance(backbone.input, WaveInput)
     return AudioSource(manifest.path(trial, "audio"), trial, backbone.input)

@@ -14,7 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from extract.backbone import Backbone, WaveInput
+from extract.backbone import Backbone
+from extract.inputs import WaveInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -56,6 +57,7 @@ class Conv1d(Backbone):
     Config = Config
     cards = CARDS
     dim = CHANNELS[-1]
+    input: WaveInput
 
     def __init__(self, config: Config, weights: Weights) -> None:
         super().__init__(weights)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
-from extract.backbone import Backbone, ImageInput
+from extract.backbone import Backbone
+from extract.inputs import ImageInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -218,6 +219,7 @@ class MobileFaceNet(Backbone):
     Config = Config
     cards = CARDS
     dim = 512
+    input: ImageInput
 
     def __init__(self, variant: str, colour: str, weights: Weights) -> None:
         super().__init__(weights)

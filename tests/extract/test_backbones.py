@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cache.errors import MissingFileError, SettingError, ShapeError, UnknownNameError, WeightsError
-from extract.backbone import Backbone, ImageInput, load_backbone
+from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.executors import TorchExecutor, choose_device
+from extract.inputs import ImageInput, WaveInput
 from extract.weights import load_weights
 
 FOAMLIU = Path(__file__).parents[3] / "shared/weights/mobilefacenet_foamliu.pt"
@@ -28,6 +29,7 @@ def inputs(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
     if isinstance(backbone.input, ImageInput):
         size = backbone.input.size
         return torch.from_numpy(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    assert isinstance(backbone.input, WaveInput)
     return torch.from_numpy(rng.uniform(-1, 1, (count, backbone.input.num_samples)).astype(np.float32))
 
 
