@@ -162,7 +162,7 @@ class _Engine:
         yield from ahead
 
     def compute(
-        self, run: _Run, frames: NDArray[np.int64], inputs: Future[NDArray[Any]] | None, executor: TorchExecutor
+        self, run: _Run, rows: NDArray[np.int64], inputs: Future[NDArray[Any]] | None, executor: TorchExecutor
     ) -> None:
         """Embed one batch; a fault of its media fails the trial."""
         assert inputs is not None

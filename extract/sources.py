@@ -13,8 +13,8 @@ from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from extract.audio import AudioWindows, load_audio
 from extract.backbone import Backbone
-from extract.inputs import ImageInput, WaveInput
 from extract.crops import CropReader
+from extract.inputs import ImageInput, WaveInput
 from extract.video import sha256_file
 
 
