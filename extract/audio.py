@@ -1,0 +1,240 @@
+"""The sound of a trial on the label clock: 16 kHz mono, sample 0 at the video's first picture.
+
+Sound is decoded and resampled in blocks straight into one float32 array (16 kHz: 230 MB per hour),
+which is what the windows are cut from; no block is kept besides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.errors import MediaError, SettingError
+from extract.video import first_picture_s, open_media, sha256_file
+
+RATE_HZ = 16000
+WINDOW_S = 0.5
+_TOLERANCE_S = Fraction(1, 25)  # timestamps may stray so far from the count of samples before they win
+_LONGEST_S = 24 * 3600  # timestamps beyond are nonsense
+_BLOCK = 1 << 16  # samples
+_FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
+_STREAMED = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes in wav headers written before the end was known
+
+
+def source_digest(path: Path) -> str:
+    """Digest of the media file's bytes, hex sha256.
+
+    Raises:
+        MissingFileError: if there is no such file.
+    """
+    return sha256_file(path)
+
+
+def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
+    """Decode, mix to mono (mean of the channels) and resample (soxr HQ) the sound of a file.
+
+    In a container with pictures, sample 0 is the moment of the first picture: sound before it is cut,
+    sound that starts later is preceded by silence, and holes in the sound become silence of their length.
+
+    Args:
+        path: a video, a container with sound only, or a sound file.
+        rate_hz: samples per second of the result.
+
+    Returns:
+        (S,) float32 mono in [-1, 1]; 16-bit samples are exactly n / 32768 where nothing is resampled.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, of no known format, or has no sound.
+        SettingError: if the rate is not positive.
+    """
+    if rate_hz < 1:
+        raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
+    if path.suffix.lower() == ".wav" and path.is_file() and path.stat().st_size:
+        blocks = _read_wav(path)
+    else:
+        blocks = _place(path, _decode(path), first_picture_s(path))
+    samples = bytearray()
+    for block in _resample(blocks, rate_hz):
+        if not np.isfinite(block).all():
+            raise _damaged(path, "samples that are no numbers")
+        samples += np.clip(block, -1, 1, dtype=np.float32).tobytes()
+    if not samples:
+        raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
+    return np.frombuffer(samples, np.float32)
+
+
+Block = tuple[int, NDArray[np.float32]]  # samples per second, (S,) mono
+
+
+def _read_wav(path: Path) -> Iterator[Block]:
+    """Blocks of a wav file, by libsndfile."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_wav_size(path)
+            for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+                yield file.samplerate, block.mean(axis=1)
+    except soundfile.LibsndfileError as error:
+        raise _damaged(path, str(error.error_string)) from error
+
+
+def _check_wav_size(path: Path) -> None:
+    """Refuse a wav file that ends before the data its header promises."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                if length not in _STREAMED and file.tell() + length > size:
+                    raise _damaged(path, f"{size - file.tell()} of {length} bytes of sound")
+                return
+            file.seek(length + length % 2, 1)
+
+
+def _damaged(path: Path, what: str) -> MediaError:
+    return MediaError(
+        f"'{path}' is truncated, damaged or of no known format ({what.rstrip('.').lower()}); expected a whole sound "
+        "file. Copy or download it again."
+    )
+
+
+def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:
+    """Decoded frames: moment in the container's own time (s), samples per second, (S,) mono."""
+    with open_media(path) as container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None or stream.codec_context is None:
+            raise MediaError(
+                f"'{path}' has no audio stream that can be decoded; expected sound. Add the sound as a file of its "
+                "own, or leave the audio modality out."
+            )
+        started = False
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise _damaged(path, "the sound breaks off")
+            if packet.size == 0 and packet.dts is not None:
+                continue
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                if started:
+                    raise
+                continue  # the first packets of a cut recording may lean on ones that are gone
+            for frame in frames:
+                started = True
+                time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
+                yield time, frame.sample_rate, _mono(frame)
+
+
+def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """Mean of the channels of a decoded frame, (S,) in [-1, 1]."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(frame.samples, -1).T
+    kind = samples.dtype.str[1:]
+    if kind in _FULL_SCALE:
+        offset = 128 if kind == "u1" else 0
+        return ((samples.astype(np.float64).mean(axis=0) - offset) / _FULL_SCALE[kind]).astype(np.float32)
+    return samples.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _place(
+    path: Path, frames: Iterable[tuple[Fraction | None, int, NDArray[np.float32]]], origin_s: Fraction | None
+) -> Iterator[Block]:
+    """Decoded frames put at their moments after `origin_s` (the first sound if None), without gaps or overlaps."""
+    position = 0
+    for time_s, rate, samples in frames:
+        if origin_s is None:
+            origin_s = time_s or Fraction(0)
+        away = 0 if time_s is None else round((time_s - origin_s) * rate) - position
+        if abs(away) <= _TOLERANCE_S * rate and position:
+            away = 0
+        if away > _LONGEST_S * rate:
+            raise _damaged(path, f"the sound jumps by {away // rate} s")
+        for start in range(0, away, _BLOCK):
+            yield rate, np.zeros(min(_BLOCK, away - start), np.float32)
+        rest = samples[-away:] if away < 0 else samples
+        yield rate, rest
+        position += max(away, 0) + len(rest)
+
+
+def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """Blocks at another rate; the phase is kept, so sample 0 stays sample 0."""
+    current, stream = 0, None
+    for rate, block in blocks:
+        if rate != current:
+            if stream is not None:
+                yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            current = rate
+            stream = soxr.ResampleStream(rate, rate_hz, 1, "float32", "HQ") if rate != rate_hz else None
+        yield block if stream is None else stream.resample_chunk(block)
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+class AudioWindows:
+    """Windows of sound centred on frames, with silence beyond both ends.
+
+    Frame f is centred at (2f + 1) / (2 rate) seconds after the clock's start [Karas2022, Section 4.1];
+    places are exact fractions, so nothing drifts. (Karas' code shifts the last windows inwards and
+    pads on the left; here the window stays centred.)
+
+    Attributes:
+        valid: (T,) bool, true where the centre of the frame lies inside the sound.
+    """
+
+    def __init__(
+        self,
+        samples: NDArray[np.float32],
+        clock: FrameClock,
+        window_s: float = WINDOW_S,
+        rate_hz: int = RATE_HZ,
+    ) -> None:
+        """Prepare the windows of a trial.
+
+        Args:
+            samples: (S,) float32 mono, sample 0 at the first picture.
+            clock: the label clock.
+            window_s: length of a window, seconds.
+            rate_hz: samples per second.
+
+        Raises:
+            SettingError: if a window is shorter than one sample.
+        """
+        self.window = round(window_s * rate_hz)
+        if self.window < 1:
+            raise SettingError(f"Window of {window_s} s at {rate_hz} Hz; expected at least one sample.")
+        self._samples = samples
+        centres = _centre_samples(clock, rate_hz)
+        self._starts = centres - self.window // 2
+        self.valid = (centres >= 0) & (centres < len(samples))
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, W) float32 windows of these frames.
+
+        Args:
+            frames: (N,) 0-based frames.
+        """
+        windows = np.zeros((len(frames), self.window), np.float32)
+        for row, start in zip(windows, self._starts[np.asarray(frames, np.int64)].tolist(), strict=True):
+            first, stop = max(start, 0), min(start + self.window, len(self._samples))
+            if first < stop:
+                row[first - start : stop - start] = self._samples[first:stop]
+        return windows
+
+
+def _centre_samples(clock: FrameClock, rate_hz: int) -> NDArray[np.int64]:
+    """(T,) the sample nearest to the centre of each frame, halves rounded up."""
+    per_frame = rate_hz / clock.rate
+    first = Fraction(clock.start_s) * rate_hz + per_frame / 2 + Fraction(1, 2)
+    scale = per_frame.denominator * first.denominator
+    step, offset = int(per_frame * scale), int(first * scale)
+    return np.array([(offset + step * frame) // scale for frame in range(clock.num_frames)], np.int64)

@@ -1,0 +1,76 @@
+"""Bytes of single crops, from a folder or from within a zip, safe for several threads at once."""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+import zipfile
+import zlib
+from pathlib import Path
+
+from cache.errors import MediaError
+
+_LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
+
+
+def damaged_crop(path: Path, name: str, what: str) -> MediaError:
+    """The error for one crop that cannot be read."""
+    return MediaError(
+        f"Crop '{name}' of '{path}' is damaged ({what.rstrip('.').lower()}); expected a whole JPEG or PNG. "
+        "Copy or make it again."
+    )
+
+
+class FolderFiles:
+    """Files of a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+
+    def read(self, position: int) -> bytes:
+        """Bytes of one file."""
+        return (self._path / self.names[position]).read_bytes()
+
+
+class ZipFiles:
+    """Members of a zip, read at their place in the file, so that threads share no position."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir()]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise MediaError(
+                f"'{path}' is no whole zip of crops ({str(error).lower()}); expected a zip or a folder. "
+                "Run 'avfusion crops' again, or copy it again."
+            ) from error
+        self.names = [member.filename for member in members]
+        self._places = [(m.header_offset, m.compress_size, m.CRC, m.compress_type, m.flag_bits) for m in members]
+        self._handle = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+
+    def read(self, position: int) -> bytes:
+        """Bytes of one member, its checksum verified.
+
+        Raises:
+            MediaError: if it is damaged.
+        """
+        offset, size, checksum, method, flags = self._places[position]
+        name = self.names[position]
+        if flags & 1 or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise damaged_crop(self._path, name, "encrypted or compressed in an unknown way")
+        header = os.pread(self._handle, _LOCAL_HEADER.size, offset)
+        if len(header) < _LOCAL_HEADER.size:
+            raise damaged_crop(self._path, name, "the zip breaks off")
+        *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
+        data = os.pread(self._handle, size, offset + _LOCAL_HEADER.size + name_size + extra_size)
+        try:
+            data = zlib.decompress(data, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else data
+        except zlib.error as error:
+            raise damaged_crop(self._path, name, str(error)) from error
+        if zlib.crc32(data) != checksum:
+            raise damaged_crop(self._path, name, "its checksum differs")
+        return data

@@ -1,0 +1,351 @@
+"""Face crops of a trial: one JPEG per frame in which the face is seen, numbered as the community does.
+
+Our own crops are one uncompressed zip per trial. Its comment is the commit record, which stands at
+the very end of the file: a write that was killed leaves no zip that could be trusted. A corpus's own
+crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames without a face are absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import threading
+import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.clock import FrameClock, check_length
+from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
+from extract.crop_files import FolderFiles, ZipFiles, damaged_crop
+from extract.faces import TEMPLATE_SIZE, Detector, FaceConfig, align_face, detect_faces, make_detector
+from extract.tracking import Track, follow_face
+from extract.video import probe, read_frames, sha256_file, shrunk_size
+
+VERSION = 1  # of the commit record
+ALGORITHM = 1  # raise it when the same settings make other crops
+_NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_END_RECORD = struct.Struct("<4sHHHHIIH")
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Settings of crops; all of them are part of their identity.
+
+    Attributes:
+        faces: detection and tracking.
+        size: side of a crop, pixels.
+        quality: of the JPEGs, 1 to 100; chroma is never subsampled.
+    """
+
+    faces: FaceConfig = field(default_factory=FaceConfig)
+    size: int = TEMPLATE_SIZE
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 1 <= self.quality <= 100:
+            raise SettingError(
+                f"Crop size {self.size} pixels and JPEG quality {self.quality}; expected at least 1 and 1 to 100. "
+                "Change the parameters of the crops."
+            )
+
+    def fingerprint(self, face: str) -> str:
+        """Digest of everything but the video that decides over the crops of one face, hex sha256."""
+        document = {"algorithm": ALGORITHM, "face": face, **asdict(self)}
+        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_crops(
+    video: Path,
+    clock: FrameClock,
+    face: str,
+    out_zip: Path,
+    config: CropConfig,
+    trial_id: str,
+    *,
+    detector: Detector | None = None,
+    device: str = "cpu",
+    batch_size: int = 16,
+    source_digest: str | None = None,
+) -> dict[str, Any]:
+    """Find one face in a video and write its aligned crops, in two streaming passes.
+
+    The zip appears under its name only when it is whole; its bytes depend on nothing but the video,
+    the clock, the face and the settings.
+
+    Args:
+        video: the video.
+        clock: the label clock.
+        face: "largest", "centre", "left" or "right".
+        out_zip: where to write; its folder exists.
+        config: settings.
+        trial_id: the trial, for messages.
+        detector: made of the settings if None.
+        device: torch device of the detector.
+        batch_size: pictures per batch of the detector.
+        source_digest: sha256 of the video, computed if None.
+
+    Returns:
+        the commit record.
+
+    Raises:
+        MissingFileError: if there is no video.
+        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        ShapeError: if its length differs from the clock's by more than two ticks.
+        SettingError: if the face is none of the four.
+    """
+    source = source_digest or sha256_file(video)
+    detector = detector or make_detector(config.faces, device)
+    track = _follow(video, clock, face, config.faces, trial_id, detector, batch_size)
+    record = {
+        "version": VERSION,
+        "source": source,
+        "settings": config.fingerprint(face),
+        **_clock_record(clock),
+        "present": int(track.present.sum()),
+    }
+    temporary = out_zip.with_name(f".{out_zip.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            _write_zip(file, _crops(video, clock, trial_id, track, config), record)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(out_zip)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(out_zip.parent)
+    return record
+
+
+def _clock_record(clock: FrameClock) -> dict[str, Any]:
+    return {"num_frames": clock.num_frames, "rate": str(clock.rate), "start_s": float(clock.start_s)}
+
+
+def _follow(
+    video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int
+) -> Track:
+    """First pass: where the face is, in pixels of the video."""
+    info = probe(video)
+    height, width = shrunk_size(info.height, info.width, config.max_side)
+    frames = read_frames(video, clock, trial_id, max_side=config.max_side)
+    found = detect_faces(frames, detector, config, clock.num_frames, batch_size)
+    factors = info.width / width, info.height / height
+    scaled = {frame: detection.scaled(factors) for frame, detection in found.items()}
+    return follow_face(scaled, config, face, clock.num_frames, (info.height, info.width))
+
+
+def _crops(
+    video: Path, clock: FrameClock, trial_id: str, track: Track, config: CropConfig
+) -> Iterable[tuple[int, bytes]]:
+    """Second pass: (frame, JPEG) wherever the face is present."""
+    for frame, picture in read_frames(video, clock, trial_id, wanted=lambda tick: bool(track.present[tick])):
+        crop = align_face(picture, track.landmarks[frame], config.size)
+        yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
+
+
+def _write_zip(file: io.BufferedWriter, crops: Iterable[tuple[int, bytes]], record: dict[str, Any]) -> None:
+    """Write members and, last of all, the record with the content's digest."""
+    content = hashlib.sha256()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for frame, data in crops:
+            member = zipfile.ZipInfo(crop_name(frame), (1980, 1, 1, 0, 0, 0))
+            member.create_system, member.external_attr = 3, 0o644 << 16
+            archive.writestr(member, data)
+            content.update(_digest_line(frame, data))
+        record["digest"] = content.hexdigest()
+        archive.comment = json.dumps(record, sort_keys=True).encode()
+
+
+def crop_name(frame: int) -> str:
+    """File name of a 0-based frame's crop.
+
+    >>> crop_name(0)
+    '00001.jpg'
+    """
+    return f"{frame + 1:05d}.jpg"
+
+
+def _digest_line(frame: int, data: bytes) -> bytes:
+    return f"{frame + 1} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_crop_record(path: Path) -> dict[str, Any] | None:
+    """The commit record at the end of a zip; None if the file is missing, unfinished or not ours."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _END_RECORD.size - 0xFFFF))
+            tail = file.read()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    start = tail.rfind(b"PK\x05\x06")
+    if start < 0 or len(tail) < start + _END_RECORD.size:
+        return None
+    *_, num_members, _, _, comment_size = _END_RECORD.unpack_from(tail, start)
+    comment = tail[start + _END_RECORD.size :]
+    if len(comment) != comment_size:
+        return None
+    record = None
+    with suppress(ValueError):
+        record = json.loads(comment)
+    kinds = {"source": str, "settings": str, "digest": str, "num_frames": int, "rate": str, "present": int}
+    if not isinstance(record, dict) or record.get("version") != VERSION:
+        return None
+    if any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        return None
+    return record if num_members == min(record["present"], 0xFFFF) else None
+
+
+def crops_are_current(
+    path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock | None = None
+) -> bool:
+    """Whether a zip is whole and was made of this video with these settings (and for this clock)."""
+    record = read_crop_record(path)
+    if record is None or (clock is not None and _clock_record(clock).items() - record.items()):
+        return False
+    return record["source"] == source_digest and record["settings"] == settings_fingerprint
+
+
+class CropReader:
+    """Crops of a trial by frame number, from our zip, any zip, or a folder of JPEGs and PNGs.
+
+    The frame comes from the number in the name, never from the position. Other names, hidden files
+    and numbers up to two beyond the clock are left aside. `read` may be called from several threads.
+
+    Attributes:
+        valid: (T,) bool, true where a crop exists.
+        frames: (N,) int64 0-based frames that have a crop, sorted.
+
+    Raises:
+        MissingFileError: if there is no such file or folder.
+        MediaError: if it is no zip, or holds no crops and no record that says so.
+        ShapeError: if a number is 0, occurs twice, or lies more than two beyond the clock, or if
+            our zip was made for another clock.
+    """
+
+    def __init__(self, path: Path, clock: FrameClock, trial_id: str = "") -> None:
+        if not path.exists():
+            raise MissingFileError(f"No crops at '{path}'. Check the media paths of the manifest.")
+        self._path = path
+        self._record = read_crop_record(path)
+        _check_clock(path, self._record, clock)
+        self._files = FolderFiles(path) if path.is_dir() else ZipFiles(path)
+        names = _numbers(path, self._files.names)
+        if not names and self._record is None:
+            raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the media paths.")
+        last = max(names, default=0)
+        if last > clock.num_frames:
+            check_length(trial_id or path.stem, "numbered crops", last, clock.num_frames, str(path))
+        self._positions = dict(sorted((number - 1, position) for number, position in names.items()))
+        self.frames = np.array([frame for frame in self._positions if frame < clock.num_frames], np.int64)
+        self.valid = np.zeros(clock.num_frames, bool)
+        self.valid[self.frames] = True
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the crops, pixels, by the first one; (0, 0) where there is none."""
+        if self._size is None:
+            first = self._picture(int(self.frames[0])) if len(self.frames) else np.zeros((0, 0, 3), np.uint8)
+            self._size = first.shape[0], first.shape[1]
+        return self._size
+
+    def read(self, frames: NDArray[np.int64], size: int | None = None) -> NDArray[np.uint8]:
+        """Decode crops.
+
+        Args:
+            frames: (N,) 0-based frames that have a crop, in any order.
+            size: side of the result, pixels; that of the first crop if None.
+
+        Returns:
+            (N, H, W, 3) uint8 RGB.
+
+        Raises:
+            MissingFileError: if a frame has no crop.
+            MediaError: if a crop is damaged.
+            ShapeError: if the crops differ in size and none was asked for.
+        """
+        height, width = (size, size) if size is not None else self.size
+        pictures = np.empty((len(frames), height, width, 3), np.uint8)
+        for place, frame in enumerate(frames):
+            picture = self._picture(int(frame))
+            if size is not None and picture.shape[:2] != (size, size):
+                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
+            if picture.shape[:2] != (height, width):
+                raise ShapeError(
+                    f"Crop '{self._name(int(frame))}' of '{self._path}' is {picture.shape[1]}x{picture.shape[0]} pixels, "
+                    f"the first one {width}x{height}; expected one size. Read them with a size to resize to."
+                )
+            pictures[place] = picture
+        return pictures
+
+    def digest(self) -> str:
+        """Digest of all crops by number: that of the record, else computed; equal for a zip and its folder."""
+        if self._record is not None:
+            return str(self._record["digest"])
+        content = hashlib.sha256()
+        for frame, position in self._positions.items():
+            content.update(_digest_line(frame, self._files.read(position)))
+        return content.hexdigest()
+
+    def _name(self, frame: int) -> str:
+        return self._files.names[self._positions[frame]]
+
+    def _picture(self, frame: int) -> NDArray[np.uint8]:
+        if frame not in self._positions:
+            raise MissingFileError(f"'{self._path}' has no crop of frame {frame}. Ask only for frames that are valid.")
+        data = self._files.read(self._positions[frame])
+        try:
+            if data[:2] == b"\xff\xd8":
+                return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+            with Image.open(io.BytesIO(data)) as picture:
+                return np.array(picture.convert("RGB"))
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise damaged_crop(self._path, self._name(frame), str(error)) from error
+
+
+def _check_clock(path: Path, record: dict[str, Any] | None, clock: FrameClock) -> None:
+    if record is None or not (_clock_record(clock).items() - record.items()):
+        return
+    raise ShapeError(
+        f"Crops '{path}' were made for {record['num_frames']} frames at {record['rate']} Hz; expected {clock.num_frames} "
+        f"at {clock.rate} Hz from {clock.start_s} s. Run 'avfusion crops' again."
+    )
+
+
+def _numbers(path: Path, names: list[str]) -> dict[int, int]:
+    """Number → position of every name that is one."""
+    places: dict[int, int] = {}
+    for position, name in enumerate(names):
+        match = _NAME.fullmatch(name.rsplit("/", 1)[-1])
+        if match is None:
+            continue
+        number = int(match[1])
+        if number == 0:
+            raise ShapeError(f"Crop '{name}' of '{path}' has number 0; expected numbers from 1. Rename the crops.")
+        if number in places:
+            raise ShapeError(
+                f"Crops '{names[places[number]]}' and '{name}' of '{path}' have the same number; expected one per "
+                "frame. Remove one of them."
+            )
+        places[number] = position
+    return places
