@@ -1,0 +1,337 @@
+"""The bank: all features of some trials in one contiguous tensor per modality, and windows of it as batches.
+
+Features are loaded once, stay in the type in which they are stored, and are cast after gathering; a batch is a few
+`index_select`s into reused buffers. There is no DataLoader: its workers make a reader this cheap slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.errors import FingerprintError, SettingError, ShapeError, StoreError
+from cache.manifest import Manifest
+from cache.names import require_known
+from cache.store import FeatureStore
+from cache.windows import Window, cut_windows
+from fusion.model import Inputs
+from fusion.moments import Moments, measure_moments
+
+_BLOCK = 256  # frames that are gathered and cast at a time: a block stays in the processor's cache between the two
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B windows of L frames. Its embeddings live in buffers that the next batch overwrites.
+
+    Attributes:
+        embeddings: {modality: (B, L, D)} float32, zero where not valid.
+        valid: {modality: (B, L)} true where the backbone saw input; false in padding.
+        mask: (B, L) true where the frame lies inside the trial and every target is labelled.
+        targets: (B, L, C) float32, zero outside the mask.
+        windows: the B windows.
+        lengths: (B,) int64 on the CPU, frames of each window before padding.
+    """
+
+    embeddings: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    mask: Tensor
+    targets: Tensor
+    windows: tuple[Window, ...]
+    lengths: Tensor
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model is given."""
+        return Inputs(self.embeddings, self.valid, self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """F frames of consecutive trials, on one device.
+
+    Attributes:
+        embeddings: {modality: (F + 1, D)} in the stored type; zero where not valid. The last row is padding.
+        valid: {modality: (F + 1,)} true where the backbone saw input.
+        labels: (F + 1, C) float32, nan where not annotated.
+        starts: trial id → its first row.
+        lengths: trial id → its number of frames, in the order of the rows.
+        targets: names of the label columns.
+        fingerprints: modality → fingerprint of the features.
+    """
+
+    embeddings: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    labels: Tensor
+    starts: dict[str, int]
+    lengths: dict[str, int]
+    targets: tuple[str, ...]
+    fingerprints: dict[str, str]
+
+    @classmethod
+    def from_stores(
+        cls, stores: Mapping[str, FeatureStore], manifest: Manifest, trial_ids: Sequence[str], device: str = "cpu"
+    ) -> Bank:
+        """Load trials from one store per modality, comparing every byte with its digest.
+
+        Args:
+            stores: modality → its features.
+            manifest: clocks and labels of the trials.
+            trial_ids: which trials, at least one.
+            device: where the tensors live.
+
+        Raises:
+            UnknownNameError: if a trial is not in the manifest.
+            StoreError: if a store lacks a trial, or its bytes were altered.
+            ShapeError: if a trial's rows do not equal the ticks of its clock.
+            SettingError: if there is no store or no trial.
+        """
+        trials = [manifest.trial(trial_id) for trial_id in dict.fromkeys(trial_ids)]
+        if not stores or not trials:
+            raise SettingError(
+                f"A bank of {len(trials)} trials and {len(stores)} modalities; expected at least one of each. Name them."
+            )
+        lengths = {trial.id: trial.clock.num_frames for trial in trials}
+        rows = {modality: _load(modality, store, lengths) for modality, store in sorted(stores.items())}
+        labels = torch.full((sum(lengths.values()) + 1, len(manifest.targets)), torch.nan)
+        starts = _starts(lengths)
+        for trial in trials:
+            if trial.labels is not None:
+                labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = trial.labels
+        return cls(
+            {modality: embeddings.to(device) for modality, (embeddings, _) in rows.items()},
+            {modality: valid.to(device) for modality, (_, valid) in rows.items()},
+            labels.to(device),
+            starts,
+            lengths,
+            manifest.targets,
+            {modality: store.spec.fingerprint for modality, store in sorted(stores.items())},
+        )
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Modality → D."""
+        return {modality: rows.shape[1] for modality, rows in self.embeddings.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.labels.device
+
+    def span(self, trial_id: str) -> slice:
+        """Rows of a trial.
+
+        Raises:
+            UnknownNameError: if the bank does not hold it.
+        """
+        require_known("trial of the bank", trial_id, self.starts)
+        return slice(self.starts[trial_id], self.starts[trial_id] + self.lengths[trial_id])
+
+    def select_targets(self, targets: tuple[str, ...]) -> Bank:
+        """The same bank with these label columns, in this order; features are shared.
+
+        Raises:
+            UnknownNameError: if a target does not exist.
+        """
+        for target in targets:
+            require_known("target", target, self.targets)
+        return replace(self, labels=self.labels[:, [self.targets.index(target) for target in targets]], targets=targets)
+
+    def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
+        """Moments of every modality over the valid frames of these trials, and of no other.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial.
+            SettingError: if a modality has no valid frame in them.
+        """
+        spans = [self.span(trial_id) for trial_id in trial_ids]
+        return {
+            modality: measure_moments(modality, ((rows[span], self.valid[modality][span]) for span in spans))
+            for modality, rows in self.embeddings.items()
+        }
+
+    def normalised(self, moments: Mapping[str, Moments], trial_ids: Sequence[str]) -> Bank:
+        """A copy that holds only these trials and the modalities of `moments`, normalised once for all batches.
+
+        Rows keep the stored type, clipped to its range; those of invalid frames are zero, the mean.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial or a modality.
+        """
+        for modality in moments:
+            require_known("modality of the bank", modality, self.embeddings)
+        spans = [self.span(trial_id) for trial_id in trial_ids]
+        lengths = {trial_id: self.lengths[trial_id] for trial_id in trial_ids}
+        padding = slice(len(self.labels) - 1, len(self.labels))
+        rows = torch.cat([torch.arange(span.start, span.stop, device=self.device) for span in (*spans, padding)])
+        valid = {modality: self.valid[modality][rows] for modality in sorted(moments)}
+        embeddings = {modality: self._normalise(modality, moments[modality], spans) for modality in valid}
+        fingerprints = {modality: self.fingerprints[modality] for modality in valid}
+        return Bank(embeddings, valid, self.labels[rows], _starts(lengths), lengths, self.targets, fingerprints)
+
+    def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor:
+        source, valid = self.embeddings[modality], self.valid[modality]
+        largest = torch.finfo(source.dtype).max
+        total = sum(span.stop - span.start for span in spans)
+        result, row = source.new_zeros(total + 1, source.shape[1]), 0
+        for span in spans:
+            values = moments.normalise(source[span]).clamp(-largest, largest)
+            result[row : row + len(values)] = values.masked_fill_(~valid[span, None], 0)
+            row += len(values)
+        return result
+
+    def cut(
+        self, trial_ids: Sequence[str], length: int, hop: int, dilation: int = 1, tail: str = "align"
+    ) -> tuple[Window, ...]:
+        """Windows of these trials: `cache.windows.cut_windows` with the bank's lengths.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial.
+            SettingError: if the numbers are out of range.
+        """
+        for trial_id in trial_ids:
+            require_known("trial of the bank", trial_id, self.lengths)
+        return cut_windows({trial_id: self.lengths[trial_id] for trial_id in trial_ids}, length, hop, dilation, tail)
+
+    def batches(self, windows: Sequence[Window], length: int, batch_size: int) -> Batches:
+        """Batches over windows, padded to `length` frames.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a window's trial.
+            ShapeError: if a window is longer than `length` or leaves its trial.
+        """
+        return Batches(self, windows, length, batch_size)
+
+    def check_fingerprints(self, expected: Mapping[str, str]) -> None:
+        """Refuse features other than those that a model was trained on.
+
+        Args:
+            expected: modality → fingerprint.
+
+        Raises:
+            UnknownNameError: if the bank lacks a modality.
+            FingerprintError: if a fingerprint differs; the message names the modality and both.
+        """
+        for modality in expected:
+            require_known("modality of the bank", modality, self.fingerprints)
+        faults = [
+            f"{modality} features have fingerprint '{self.fingerprints[modality]}', the model was trained on '{fingerprint}'"
+            for modality, fingerprint in sorted(expected.items())
+            if self.fingerprints[modality] != fingerprint
+        ]
+        if faults:
+            raise FingerprintError(f"{'; '.join(faults)}. Extract with the settings of training, or train again.")
+
+
+class Batches:
+    """A pass over windows of a bank, as often as wanted, through the same buffers."""
+
+    def __init__(self, bank: Bank, windows: Sequence[Window], length: int, batch_size: int) -> None:
+        self.bank, self.windows, self.length, self.batch_size = bank, tuple(windows), length, batch_size
+        for window in self.windows:
+            span = bank.span(window.trial_id)
+            if window.num_frames > length or window.start < 0 or window.stop > span.stop - span.start:
+                raise ShapeError(
+                    f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows anew."
+                )
+        columns = ([bank.starts[w.trial_id] + w.start, w.stride, w.num_frames] for w in self.windows)
+        self._firsts, self._strides, self._used = (
+            torch.tensor(list(columns), dtype=torch.int64).reshape(-1, 3).T.contiguous()
+        )
+        labelled = bank.labels.isfinite().all(dim=1)
+        self._targets = bank.labels.masked_fill(~labelled[:, None], 0)
+        self._flags = torch.stack(
+            [*bank.valid.values(), labelled], dim=1
+        )  # (F + 1, modalities + 1): one gather for all
+        frames = length * min(batch_size, max(1, len(self.windows)))
+        self._buffers = {
+            m: torch.empty(frames, rows.shape[1], device=bank.device) for m, rows in bank.embeddings.items()
+        }
+        self._blocks = {m: rows.new_empty(min(_BLOCK, frames), rows.shape[1]) for m, rows in bank.embeddings.items()}
+        if bank.device.type != "cpu":
+            self._blocks = {m: rows.new_empty(frames, rows.shape[1]) for m, rows in bank.embeddings.items()}
+
+    def __len__(self) -> int:
+        """Batches per pass; the last one may be smaller."""
+        return -(-len(self.windows) // self.batch_size)
+
+    @property
+    def labelled(self) -> Tensor:
+        """(N,) on the CPU: whether a window holds at least one labelled frame."""
+        counts = [
+            self._flags[self._rows(torch.arange(len(self.windows))[i : i + 4096]), -1].any(dim=1)
+            for i in range(0, len(self.windows), 4096)
+        ]
+        return torch.cat(counts).cpu() if counts else torch.zeros(0, dtype=torch.bool)
+
+    def epoch(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """One pass, in the given order, or shuffled where a CPU generator is given."""
+        count = len(self.windows)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        for chosen in order.split(self.batch_size):
+            yield self._gather(chosen)
+
+    def _rows(self, chosen: Tensor) -> Tensor:
+        """(B, L) rows of the bank; padding is its last row."""
+        steps = torch.arange(self.length)
+        rows = self._firsts[chosen, None] + self._strides[chosen, None] * steps
+        rows = rows.masked_fill(steps >= self._used[chosen, None], len(self._targets) - 1)
+        return rows.to(self.bank.device, non_blocking=True)
+
+    def _gather(self, chosen: Tensor) -> Batch:
+        rows = self._rows(chosen)
+        shape, flat = rows.shape, rows.flatten()
+        flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
+        embeddings = {modality: self._fill(modality, flat).view(*shape, -1) for modality in self._buffers}
+        return Batch(
+            embeddings,
+            dict(zip(self._buffers, flags, strict=False)),
+            flags[-1],
+            self._targets.index_select(0, flat).view(*shape, -1),
+            tuple(self.windows[i] for i in chosen.tolist()),
+            self._used[chosen],
+        )
+
+    def _fill(self, modality: str, rows: Tensor) -> Tensor:
+        """(n, D) float32 view of the modality's buffer, filled with these rows."""
+        source, block = self.bank.embeddings[modality], self._blocks[modality]
+        result = self._buffers[modality][: len(rows)]
+        if source.dtype == result.dtype:
+            return torch.index_select(source, 0, rows, out=result)
+        for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
+            out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
+        return result
+
+
+def _starts(lengths: Mapping[str, int]) -> dict[str, int]:
+    ends = np.cumsum([0, *lengths.values()]).tolist()
+    return dict(zip(lengths, ends, strict=False))
+
+
+def _load(modality: str, store: FeatureStore, lengths: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+    """Embeddings (F + 1, D) and valid (F + 1,) of trials in a row; the last row is padding."""
+    absent = [trial_id for trial_id in lengths if store.find_record(trial_id) is None]
+    if absent:
+        names = ", ".join(f"'{name}'" for name in absent[:5])
+        raise StoreError(
+            f"The {modality} features '{store.spec.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
+            "Run the extraction again."
+        )
+    embeddings = torch.zeros(sum(lengths.values()) + 1, store.spec.dim, dtype=getattr(torch, store.spec.dtype))
+    valid = torch.zeros(len(embeddings), dtype=torch.bool)
+    row = 0
+    for trial_id, num_frames in lengths.items():
+        features = store.read(trial_id, check=True)
+        if len(features.embeddings) != num_frames:
+            raise ShapeError(
+                f"Trial '{trial_id}' has {len(features.embeddings)} rows of {modality} features but {num_frames} frames "
+                "on its clock. Extract it again."
+            )
+        embeddings.numpy()[row : row + num_frames] = features.embeddings
+        valid.numpy()[row : row + num_frames] = features.valid
+        row += num_frames
+    return embeddings, valid

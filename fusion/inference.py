@@ -1,0 +1,84 @@
+"""Predictions for whole trials: windows through a model, then stitched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.windows import stitch
+from fusion.bank import Bank
+from fusion.checkpoint import Checkpoint
+from fusion.model import FusionModel
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says about one trial.
+
+    Attributes:
+        trial_id: the trial.
+        values: (T, C) float32, one row per frame; where windows overlap, their mean.
+        targets: names of the C columns.
+    """
+
+    trial_id: str
+    values: NDArray[np.float32]
+    targets: tuple[str, ...]
+
+
+def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None = None) -> list[Prediction]:
+    """Predict trials with a trained model, normalising with the moments of its training trials.
+
+    Args:
+        checkpoint: the model and what it was trained on.
+        bank: features as they came from the stores; labels are not looked at.
+        trial_ids: which trials; all of the bank by default.
+
+    Raises:
+        FingerprintError: if the bank's features are not those of training.
+        UnknownNameError: if the bank lacks a trial or a modality of the model.
+    """
+    bank.check_fingerprints(checkpoint.fingerprints)
+    chosen = list(bank.lengths if trial_ids is None else trial_ids)
+    normalised = bank.normalised(checkpoint.moments, chosen)
+    training = checkpoint.training
+    return run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size)
+
+
+def run_model(
+    model: FusionModel, bank: Bank, trial_ids: Sequence[str], window: int, hop: int, batch_size: int
+) -> list[Prediction]:
+    """Predict trials of a bank that is already normalised; the model is left in the mode in which it came.
+
+    Args:
+        model: moved to the bank's device.
+        bank: normalised features.
+        trial_ids: which trials, in this order.
+        window: frames per window.
+        hop: frames between windows; below `window` they overlap and are averaged.
+        batch_size: windows per forward pass.
+    """
+    windows = bank.cut(trial_ids, window, hop)
+    values = np.empty((len(windows), window, len(model.targets)), np.float32)
+    was_training, row = model.training, 0
+    model.eval().to(bank.device)
+    try:
+        with torch.inference_mode():
+            for batch in bank.batches(windows, window, batch_size).epoch():
+                estimate = model(batch.inputs).values
+                values[row : row + len(estimate)] = estimate.cpu().numpy()
+                row += len(estimate)
+    finally:
+        model.train(was_training)
+    predictions, row = [], 0
+    for trial_id, group in groupby(windows, key=lambda piece: piece.trial_id):
+        own = list(group)
+        stitched = stitch(own, values[row : row + len(own)], bank.lengths[trial_id])
+        predictions.append(Prediction(trial_id, stitched.astype(np.float32), model.targets))
+        row += len(own)
+    return predictions

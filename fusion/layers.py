@@ -1,0 +1,26 @@
+"""Layers that several fusion models share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fusion.losses import NUM_POLAR_CLASSES, has_polar_plane
+from fusion.model import Estimate
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "selu": nn.SELU}
+
+
+class Heads(nn.Module):
+    """Two linear heads on the same hidden state [Karas2022, Section 3.4]: targets without squashing, and polar classes.
+
+    The second one exists only where valence and arousal are both targets, else `logits` is None.
+    """
+
+    def __init__(self, dim: int, targets: tuple[str, ...]) -> None:
+        super().__init__()
+        self.values = nn.Linear(dim, len(targets))
+        self.logits = nn.Linear(dim, NUM_POLAR_CLASSES) if has_polar_plane(targets) else None
+
+    def forward(self, hidden: Tensor) -> Estimate:
+        """(B, L, dim) → values (B, L, C), logits (B, L, 24)."""
+        return Estimate(self.values(hidden), None if self.logits is None else self.logits(hidden))

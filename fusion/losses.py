@@ -1,0 +1,187 @@
+"""Losses: agreement (1 - CCC) per batch or per window, squared error, and cross-entropy over polar classes.
+
+    L = L_ccc + lambda_mse L_mse + lambda_ce L_ce                                    [Karas2022, Equation 5]
+
+All take `prediction, target, mask`; frames outside the mask contribute nothing, neither value nor gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.errors import SettingError
+from cache.names import load_named
+from fusion.model import Estimate
+from fusion.settings import LOSSES
+
+NUM_SECTORS, NUM_RINGS = 8, 3
+NUM_POLAR_CLASSES = NUM_SECTORS * NUM_RINGS
+RADIUS_EDGES = tuple(
+    ring * math.sqrt(2) / NUM_RINGS for ring in range(1, NUM_RINGS)
+)  # .4714, .9428; the rim is sqrt(2)
+ANGLE_EDGES = tuple((sector - 4) * math.pi / 4 for sector in range(1, NUM_SECTORS))  # from -3/4 pi to 3/4 pi
+
+# Class = sector + 8 ring; sectors 0-3 are negative arousal. From the authors' code of [Karas2022].
+CLASS_WEIGHTS = (
+    1.28, 1.06, 0.81, 0.89, 0.81, 0.81, 0.81, 0.81,
+    1.28, 1.28, 1.26, 1.28, 0.81, 0.81, 0.81, 0.81,
+    1.28, 1.28, 1.28, 1.28, 0.81, 0.83, 0.81, 0.83,
+)  # fmt: skip
+
+_EPSILON = 1e-8  # keeps the CCC of two equal constants finite; a label variance is about 0.1
+
+
+def has_polar_plane(targets: tuple[str, ...]) -> bool:
+    """Whether both axes of the polar plane, valence and arousal, are among the targets."""
+    return {"valence", "arousal"} <= set(targets)
+
+
+def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean over targets of 1 - CCC, each CCC over all frames of the batch [Karas2022, Equation 3].
+
+    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989]. The authors' code mixes
+    N and N - 1; the difference is below 1e-3 for a batch of 1,024 frames.
+
+    Args:
+        prediction: (B, L, C).
+        target: (B, L, C), any finite number outside the mask.
+        mask: (B, L), true where the frame counts.
+
+    Returns:
+        Scalar in [0, 2]; 1 where nothing varies or no frame counts.
+    """
+    return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten()[:, None], 0)).mean()
+
+
+def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean over windows and targets of 1 - CCC, each CCC along one window [Zhang2023, Section 3.4].
+
+    Windows without a counted frame are left out of the mean. Deviation: population moments throughout, the
+    published code divides the covariance by N and the variances by N - 1 (factor .9967 for 300 frames).
+
+    Args:
+        prediction: (B, L, C).
+        target: (B, L, C), any finite number outside the mask.
+        mask: (B, L), true where the frame counts.
+
+    Returns:
+        Scalar in [0, 2]; 0 where no frame counts at all.
+    """
+    counted = mask.any(dim=1)
+    loss = (1 - _ccc(prediction, target, mask[:, :, None], 1)).mean(dim=-1)
+    return (loss * counted).sum() / counted.sum().clamp_min(1)
+
+
+def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """CCC along `dim` with a mask that broadcasts over targets; two passes, so float32 keeps its digits."""
+    weight = mask.to(prediction.dtype)
+    weight = weight / weight.sum(dim, keepdim=True).clamp_min(1)
+    mean_p = (prediction * weight).sum(dim, keepdim=True)
+    mean_t = (target * weight).sum(dim, keepdim=True)
+    p, t = prediction - mean_p, target - mean_t
+    spread = ((p * p + t * t) * weight).sum(dim) + (mean_p - mean_t).square().squeeze(dim)
+    return 2 * (p * t * weight).sum(dim) / (spread + _EPSILON)
+
+
+def mse_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Squared error, mean over counted frames and targets.
+
+    [Karas2022, Equation 4] writes a sum; the authors' code takes the mean, without which lambda has no fixed meaning.
+
+    Args:
+        prediction: (B, L, C).
+        target: (B, L, C), any finite number outside the mask.
+        mask: (B, L), true where the frame counts.
+
+    Returns:
+        Scalar; 0 where no frame counts.
+    """
+    frames = mask.sum().clamp_min(1) * prediction.shape[-1]
+    return ((prediction - target).square() * mask[:, :, None]).sum() / frames
+
+
+def polar_class(valence: Tensor, arousal: Tensor) -> Tensor:
+    """Class 0 … 23 of points of the affect plane: sector + 8 ring [Karas2022, Section 3.4].
+
+    Eight sectors of 45 degrees from -180 on, three rings of equal width up to the radius sqrt(2); intervals are
+    closed on the left, what lies beyond the rim or at +180 degrees is in the last one. The origin, frequent in labels,
+    has class 4 (ring 0, sector from 0 degrees); the authors' training code put it in class 0 by a clamp.
+
+    Args:
+        valence: any shape, in [-1, 1].
+        arousal: the same shape and range.
+
+    Returns:
+        The same shape, int64.
+    """
+    v, a = valence.double() + 0.0, arousal.double() + 0.0  # + 0.0 turns -0.0, whose angle is 180 degrees, into 0.0
+    angle_edges = torch.tensor(ANGLE_EDGES, dtype=torch.float64, device=v.device)
+    radius_edges = torch.tensor(RADIUS_EDGES, dtype=torch.float64, device=v.device)
+    sector = torch.bucketize(torch.atan2(a, v), angle_edges, right=True)
+    return sector + NUM_SECTORS * torch.bucketize(torch.hypot(v, a), radius_edges, right=True)
+
+
+def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """Weighted cross-entropy over counted frames: sum of w_c (-log softmax(logits)_c) over sum of w_c.
+
+    Args:
+        logits: (B, L, 24).
+        classes: (B, L) int64.
+        mask: (B, L), true where the frame counts.
+        weight: (24,) weight of each class.
+
+    Returns:
+        Scalar; 0 where no frame counts.
+    """
+    kept = classes.masked_fill(~mask, -1).flatten()
+    total = functional.cross_entropy(logits.flatten(0, 1), kept, weight, ignore_index=-1, reduction="sum")
+    return total / (weight[classes] * mask).sum().clamp_min(1e-6)
+
+
+class Objective(nn.Module):
+    """The weighted sum of the losses [Karas2022, Equation 5]."""
+
+    class_weights: Tensor
+
+    def __init__(self, targets: tuple[str, ...], loss: str, lambda_mse: float, lambda_ce: float) -> None:
+        """Choose the losses.
+
+        Args:
+            targets: names of the C outputs.
+            loss: a name of `fusion.settings.LOSSES`.
+            lambda_mse: weight of the squared error.
+            lambda_ce: weight of the cross-entropy.
+
+        Raises:
+            UnknownNameError: if there is no such loss.
+            SettingError: if a cross-entropy is asked for without both valence and arousal.
+        """
+        super().__init__()
+        if lambda_ce and not has_polar_plane(targets):
+            raise SettingError(
+                f"'lambda_ce' is {lambda_ce} with targets {', '.join(targets)}; polar classes need valence and arousal. Set it to 0."
+            )
+        self.ccc_loss = load_named("loss", LOSSES, loss)
+        self.lambda_mse, self.lambda_ce = lambda_mse, lambda_ce
+        self.axes = (targets.index("valence"), targets.index("arousal")) if has_polar_plane(targets) else None
+        self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS))
+
+    def forward(self, estimate: Estimate, target: Tensor, mask: Tensor) -> Tensor:
+        """Scalar loss of an estimate against target (B, L, C) and mask (B, L).
+
+        Raises:
+            SettingError: if a cross-entropy is asked for and the model has no class head.
+        """
+        loss = self.ccc_loss(estimate.values, target, mask)
+        if self.lambda_mse:
+            loss = loss + self.lambda_mse * mse_loss(estimate.values, target, mask)
+        if self.lambda_ce and self.axes:
+            if estimate.logits is None:
+                raise SettingError(f"'lambda_ce' is {self.lambda_ce} but the model has no polar classes. Set it to 0.")
+            classes = polar_class(target[..., self.axes[0]], target[..., self.axes[1]])
+            loss = loss + self.lambda_ce * cross_entropy_loss(estimate.logits, classes, mask, self.class_weights)
+        return loss

@@ -1,0 +1,156 @@
+"""Metrics: CCC, PCC and RMSE of each target, in float64, over everything that was ever passed in.
+
+One estimator throughout, population moments (divided by N), as in [Lin1989] and the challenge. The functions take
+one set of frames; the classes accumulate over trials (`update`, then `compute`), merging moments in the stable form
+of [Chan1983], and give what the function gives on the concatenation.
+
+Rules for nan: frames outside the mask are never looked at. A nan in a counted frame makes that target nan. No
+counted frame is nan.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from cache.errors import ShapeError
+
+
+def ccc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Concordance correlation coefficient of each target.
+
+    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989, Equation 2], not the N-1 form.
+
+    Args:
+        prediction: (..., C), any range.
+        target: (..., C), same range.
+        mask: (...), true where the frame counts; all of them by default.
+
+    Returns:
+        (C,) float64 in [-1, 1]; 0 where only one of the two varies; nan where neither varies and both means agree.
+
+    Raises:
+        ShapeError: if the three do not fit each other.
+    """
+    return CCC().update(prediction, target, mask).compute()
+
+
+def pcc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Pearson's correlation coefficient of each target, cov / (std_p std_t).
+
+    Args:
+        prediction: (..., C), any range.
+        target: (..., C), any range.
+        mask: (...), true where the frame counts; all of them by default.
+
+    Returns:
+        (C,) float64 in [-1, 1]; nan where one of the two never varies.
+
+    Raises:
+        ShapeError: if the three do not fit each other.
+    """
+    return PCC().update(prediction, target, mask).compute()
+
+
+def rmse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Root of the mean squared error of each target.
+
+    Args:
+        prediction: (..., C), any range.
+        target: (..., C), same range.
+        mask: (...), true where the frame counts; all of them by default.
+
+    Returns:
+        (C,) float64, in the unit of the target.
+
+    Raises:
+        ShapeError: if the three do not fit each other.
+    """
+    return RMSE().update(prediction, target, mask).compute()
+
+
+class _Moments:
+    """Count, means, sums of squared deviations and of their product, of two series per target."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(2, 1, dtype=torch.float64)  # (prediction and target, C)
+        self.square = torch.zeros(2, 1, dtype=torch.float64)
+        self.product = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
+        """Add frames: prediction and target (..., C), mask (...)."""
+        both = torch.stack(_counted_frames(prediction, target, mask))
+        if both.shape[1] == 0:
+            return self
+        first = both[:, :1]  # deviations from a frame of the series: a constant one has a spread of exactly 0
+        shifted = both - first
+        centre = shifted.mean(dim=1, keepdim=True)
+        p, t = deviations = shifted - centre
+        self._merge(both.shape[1], (first + centre)[:, 0], deviations.square().sum(dim=1), (p * t).sum(dim=0))
+        return self
+
+    def _merge(self, count: int, mean: Tensor, square: Tensor, product: Tensor) -> None:
+        """Pairwise update of [Chan1983]."""
+        total = self.count + count
+        delta = mean - self.mean if self.count else torch.zeros_like(mean)
+        weight = self.count * count / total
+        self.square = self.square + square + weight * delta.square()
+        self.product = self.product + product + weight * delta[0] * delta[1]
+        self.mean = self.mean + delta * (count / total) if self.count else mean
+        self.count = total
+
+
+class CCC(_Moments):
+    """Accumulating form of `ccc`."""
+
+    def compute(self) -> Tensor:
+        """(C,) over all frames so far."""
+        apart = self.count * (self.mean[0] - self.mean[1]).square()
+        return 2 * self.product / (self.square.sum(dim=0) + apart)
+
+
+class PCC(_Moments):
+    """Accumulating form of `pcc`."""
+
+    def compute(self) -> Tensor:
+        """(C,) over all frames so far."""
+        spread = self.square[0].sqrt() * self.square[1].sqrt()
+        return (self.product / spread).clamp(-1, 1)
+
+
+class RMSE:
+    """Accumulating form of `rmse`; keeps the squared errors themselves, which moments would blur near zero."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
+        """Add frames: prediction and target (..., C), mask (...)."""
+        p, t = _counted_frames(prediction, target, mask)
+        self.count += len(p)
+        self.total = self.total + (p - t).square().sum(dim=0)
+        return self
+
+    def compute(self) -> Tensor:
+        """(C,) over all frames so far."""
+        return (self.total / self.count).sqrt() if self.count else self.total * torch.nan
+
+
+def _counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both as (N, C) float64 on the CPU, counted frames only."""
+    if (
+        prediction.shape != target.shape
+        or prediction.ndim < 2
+        or (mask is not None and mask.shape != prediction.shape[:-1])
+    ):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (prediction, target) if x is not None)
+        raise ShapeError(
+            f"Prediction and target have shapes {shapes}, the mask {None if mask is None else tuple(mask.shape)}; "
+            "expected (..., C) twice and (...). Give one row per frame."
+        )
+    p, t = (x.detach().cpu().double().reshape(-1, x.shape[-1]) for x in (prediction, target))
+    return (p, t) if mask is None else (p[mask.cpu().flatten()], t[mask.cpu().flatten()])

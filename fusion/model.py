@@ -1,0 +1,107 @@
+"""The contract of a fusion model: embeddings of windows in, an estimate per frame out.
+
+A model is one file in `fusion/models/` with a frozen `Config` and a `FusionModel`, and one line in the table
+`fusion.models.MODELS`. What every model promises (the contract tests run over the table):
+
+* any set of named modalities of any dimension; where their order matters it is the alphabetical one;
+* padding (frames behind `lengths`) never changes the output of a frame inside;
+* a modality that is invalid everywhere is allowed, its embeddings are then zero;
+* the inputs are not changed, and every parameter receives a gradient from `values` or `logits`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from cache.errors import SettingError
+from cache.names import load_named
+from fusion.models import MODELS
+from fusion.settings import configure
+
+
+class Inputs(NamedTuple):
+    """What a fusion model sees of B windows of L frames.
+
+    Attributes:
+        embeddings: {modality: (B, L, D)} float32, normalised; zero where not valid.
+        valid: {modality: (B, L)} true where the backbone saw input.
+        lengths: (B,) int64 on the CPU, frames of each window; what follows them up to L is padding.
+    """
+
+    embeddings: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    lengths: Tensor
+
+
+class Estimate(NamedTuple):
+    """What a fusion model says about each frame.
+
+    Attributes:
+        values: (B, L, C), the targets in the order in which the model was built.
+        logits: (B, L, 24), classes of the polar plane of valence and arousal [Karas2022, Section 3.4]; None
+            where the model has no such head.
+    """
+
+    values: Tensor
+    logits: Tensor | None = None
+
+
+class FusionModel(nn.Module):
+    """Base of all fusion models; a subclass is called with dims, targets and the `Config` of its file.
+
+    Attributes:
+        name: as in the table.
+        dims: modality → D, alphabetical.
+        targets: names of the C outputs.
+        config: the settings that it was built with.
+        fixed_length: the only window length that it accepts, in frames; None where any is accepted.
+    """
+
+    fixed_length: int | None = None
+
+    def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Any) -> None:
+        super().__init__()
+        self.name = ""
+        self.dims = {modality: dims[modality] for modality in sorted(dims)}
+        self.targets = tuple(targets)
+        self.config = config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, defaults included: with name, dims and targets it rebuilds the model."""
+        return asdict(self.config)
+
+    def forward(self, inputs: Inputs) -> Estimate:
+        """Estimate every frame of every window."""
+        raise NotImplementedError
+
+
+def build_model(
+    name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Mapping[str, Any]
+) -> FusionModel:
+    """Build a fusion model with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: one of `fusion.models.MODELS`.
+        dims: modality → embedding dimension, at least one.
+        targets: names of the outputs, at least one.
+        settings: fields of the model's `Config`; what is absent keeps its default.
+
+    Raises:
+        UnknownNameError: if there is no such model.
+        SettingError: if a setting is unknown, of the wrong type or outside its range, or no modality is given.
+    """
+    cls = load_named("fusion model", MODELS, name)
+    if not dims or not targets:
+        raise SettingError(
+            f"Model '{name}' has modalities {sorted(dims)} and targets {list(targets)}; expected at least one of each."
+        )
+    config = configure(f"model '{name}'", sys.modules[cls.__module__].Config, settings)
+    model = cls(dims, tuple(targets), config)
+    model.name = name
+    return model
