@@ -10,6 +10,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
     require_known(kind, name, table)
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def config_of(implementation: type) -> type:
+    """The frozen `Config` of settings in the file that holds an implementation."""
+    config: type = sys.modules[implementation.__module__].__dict__["Config"]
+    return config
 
 
 def summary(target: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError
-from cache.names import load_named, require_known
+from cache.names import config_of, load_named, require_known
 from cache.spec import FeatureSpec
 from extract.backbones import BACKBONES
 from extract.weights import Weights, WeightsCard, load_weights
@@ -35,7 +35,6 @@ class Backbone(nn.Module, ABC):
         modality: audio, text or visual.
         source: which medium it reads: crops, audio or words.
         algorithm: raise it when a change of code changes what is computed.
-        Config: frozen dataclass of settings.
         cards: registered weights by name.
         dim: D.
         input: what one frame's input looks like.
@@ -45,7 +44,6 @@ class Backbone(nn.Module, ABC):
     modality: ClassVar[str]
     source: ClassVar[str]
     algorithm: ClassVar[int]
-    Config: ClassVar[type]
     cards: ClassVar[dict[str, WeightsCard]]
     dim: int
     input: Input
@@ -101,11 +99,12 @@ def load_backbone(name: str, weights: str, settings: dict[str, Any] | None = Non
         WeightsError: if the weights do not fit.
     """
     kind = load_named("backbone", BACKBONES, name)
+    config_type = config_of(kind)
     settings = settings or {}
     for setting in settings:
-        require_known(f"setting of backbone '{name}'", setting, [field.name for field in fields(kind.Config)])
+        require_known(f"setting of backbone '{name}'", setting, [field.name for field in fields(config_type)])
     try:
-        config = kind.Config(**settings)
+        config = config_type(**settings)
     except TypeError as error:
         raise SettingError(f"Settings {settings} do not fit backbone '{name}': {error}.") from error
     return kind.build(config, load_weights(weights, kind.cards)).eval().requires_grad_(False)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.clock import FrameClock, check_length
 from cache.errors import MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from extract.audio import AudioWindows, load_audio
+from extract.audio import RATE_HZ, AudioWindows, load_audio
 from extract.backbone import Backbone
 from extract.crops import CropReader
 from extract.inputs import ImageInput, WaveInput
-from extract.video import sha256_file
+from extract.video import first_picture_s, probe, sha256_file
 
 
 class Source(Protocol):
@@ -74,7 +76,15 @@ class AudioSource:
         return sha256_file(self._path)
 
     def load(self) -> NDArray[np.int64]:
-        """Decode the sound; (T,) the frame itself where the sound covers it."""
+        """Decode the sound; (T,) the frame itself where the sound covers it.
+
+        Raises:
+            ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
+        """
+        if first_picture_s(self._path) is not None:
+            clock = self._trial.clock
+            ticks = round((Fraction(probe(self._path).duration_s) - Fraction(clock.start_s)) * clock.rate)
+            check_length(self._trial.id, "video frames", ticks, clock.num_frames, str(self._path))
         samples = load_audio(self._path, self._wave.rate_hz)
         self._windows = AudioWindows(samples, self._trial.clock, self._wave.window_s, self._wave.rate_hz)
         return frame_rows(self._windows.valid)
@@ -110,3 +120,17 @@ def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Pat
         return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
     assert isinstance(backbone.input, WaveInput)
     return AudioSource(manifest.path(trial, "audio"), trial, backbone.input)
+
+
+def media_clock(path: Path, rate: Fraction) -> FrameClock:
+    """The clock of a loose file: the video's own frames, or ticks of `rate` over a file that only has sound.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, or holds neither pictures nor sound.
+    """
+    if first_picture_s(path) is not None:
+        info = probe(path)
+        return FrameClock(info.rate, info.num_frames)
+    samples = load_audio(path)
+    return FrameClock(rate, max(1, round(len(samples) * rate / RATE_HZ)))

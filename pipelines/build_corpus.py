@@ -7,7 +7,7 @@ from typing import Any
 
 from cache.errors import SettingError
 from cache.manifest import Manifest
-from cache.names import load_named
+from cache.names import config_of, load_named
 from extract.corpora import CORPORA
 from pipelines.params import CorpusParams, from_mapping
 
@@ -21,7 +21,7 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         CorpusError: with all faults of the corpus at once.
     """
     kind = load_named("corpus", CORPORA, params.name)
-    corpus: Any = kind(from_mapping(kind.Config, params.settings, f"corpus.settings of '{params.name}'"))
+    corpus: Any = kind(from_mapping(config_of(kind), params.settings, f"corpus.settings of '{params.name}'"))
     if hasattr(corpus, "generate"):
         root = folder / "media"
         corpus.generate(root)

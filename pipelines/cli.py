@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipelines.console import guarded, show
+
+
+class FrameRate(click.ParamType[Fraction]):
+    """Frames per second as a number or a fraction: 25, 29.97, 30000/1001."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        """Parse, or refuse with a usage error."""
+        try:
+            rate = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if rate <= 0:
+            self.fail(f"'{value}' is no frame rate; expected a positive number such as 25 or 30000/1001.", param, ctx)
+        return rate
+
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -81,7 +99,13 @@ def crops(device: str, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for crops and features."
 )
-@click.option("--rate", default="25", show_default=True, help="Frames per second for sound files without a picture.")
+@click.option(
+    "--rate",
+    default="25",
+    show_default=True,
+    type=FrameRate(),
+    help="Frames per second for sound files without a picture.",
+)
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
 @click.option("--redo", is_flag=True, help="Compute again what is finished.")
@@ -90,7 +114,7 @@ def crops(device: str, as_json: bool) -> None:
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
-    names: tuple[str, ...], weights: str | None, out: Path | None, rate: str, media: tuple[Path, ...],
+    names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction, media: tuple[Path, ...],
     batch_size: int, threads: int, redo: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run backbones and store their embeddings.

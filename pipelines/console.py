@@ -58,7 +58,11 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=total, note="")
-        yield lambda steps, note="": bar.update(task, advance=steps, note=note)
+
+        def advance(steps: int, note: str) -> None:
+            bar.update(task, advance=steps, note=note)
+
+        yield advance
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:

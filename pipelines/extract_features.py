@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, Outcome, extract_features
 from extract.executors import keep_big_buffers
-from extract.video import media_clock
+from extract.sources import media_clock
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import progress
@@ -69,7 +70,7 @@ def extract_project(names: Sequence[str], params: Params, options: EngineOptions
 
 
 def extract_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: str, options: EngineOptions
+    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions
 ) -> list[Extraction]:
     """Extract loose media files into `out`; a trial is named after its file.
 
@@ -157,7 +158,7 @@ def _extract_one(
     return Extraction(backbone, outcome, store.path)
 
 
-def _loose_manifest(media: Sequence[Path], rate: str) -> tuple[Manifest, dict[str, str]]:
+def _loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
     names = [path.stem for path in media]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

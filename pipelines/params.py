@@ -149,9 +149,9 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
     if not isinstance(mapping, dict):
         raise SettingError(f"'{where}' holds {type(mapping).__name__}, expected keys and values.")
     try:
-        return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))  # type: ignore[type-var]
+        return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))
     except dacite.UnexpectedDataError as error:
-        allowed = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        allowed = ", ".join(field.name for field in fields(kind))
         unknown = ", ".join(f"'{key}'" for key in sorted(error.keys))
         raise SettingError(
             f"Unknown setting {unknown} in '{where}'; expected some of {allowed}, or of their sections."
@@ -179,7 +179,7 @@ def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
     result: list[tuple[str, str, str]] = []
     docs = attribute_docs(kind)
     for item in fields(kind):
-        default = item.default_factory() if callable(item.default_factory) else item.default  # type: ignore[misc]
+        default = item.default_factory() if callable(item.default_factory) else item.default
         if is_dataclass(default) and not isinstance(default, type):
             result += rows(type(default), f"{prefix}{item.name}.")
         else:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache.errors import AvFusionError, MissingFileError
+from cache.errors import AvFusionError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from cache.receipt import write_text
 from extract.crops import CropConfig, crops_are_current, read_crop_record, write_crops
 from extract.engine import Outcome
+from extract.executors import choose_device
+from extract.faces import Detector, make_detector
 from extract.video import sha256_file
 from pipelines.console import progress
 from pipelines.params import from_mapping
@@ -38,35 +41,39 @@ def make_crops(
     outcome = Outcome()
     wanted = [trial for trial in trials if "crops" not in trial.media]
     folder = crops_folder(crops, config)
+    detector: list[Detector] = []
     with progress("crops", sum(trial.clock.num_frames for trial in wanted)) as advance:
         for trial in wanted:
             try:
-                computed = _make_one(manifest, trial, config, folder, device)
+                path = folder / f"{encode_trial_id(trial.id)}.zip"
+                video = manifest.path(trial, "video")
+                source = sha256_file(video)
+                if crops_are_current(path, source, config.fingerprint(trial.face), trial.clock):
+                    outcome.kept.append(trial.id)
+                else:
+                    detector = detector or [make_detector(config.faces, str(choose_device(device)))]
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_crops(
+                        video,
+                        trial.clock,
+                        trial.face,
+                        path,
+                        config,
+                        trial.id,
+                        detector=detector[0],
+                        source_digest=source,
+                    )
+                    outcome.computed.append(trial.id)
+                    outcome.frames += trial.clock.num_frames
             except AvFusionError as error:
                 outcome.failures[trial.id] = str(error)
-                continue
-            (outcome.computed if computed else outcome.kept).append(trial.id)
-            outcome.frames += trial.clock.num_frames
             advance(trial.clock.num_frames, trial.id)
     return outcome
 
 
 def crops_folder(crops: Path, config: CropConfig) -> Path:
     """Where crops of these settings lie; other settings keep theirs."""
-    return crops / config.fingerprint[:16]
-
-
-def _make_one(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, device: str) -> bool:
-    video = manifest.path(trial, "video")
-    path = folder / f"{encode_trial_id(trial.id)}.zip"
-    if not video.is_file():
-        raise MissingFileError(f"Trial '{trial.id}' has no video at '{video}'. Restore the file or remove the trial.")
-    source = sha256_file(video)
-    if crops_are_current(path, source, config.fingerprint, trial):
-        return False
-    folder.mkdir(parents=True, exist_ok=True)
-    write_crops(video, trial, path, config, device=device)
-    return True
+    return crops / config.fingerprint("any")[:16]
 
 
 def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path: Path) -> None:
@@ -77,5 +84,5 @@ def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path
             record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
             assert record is not None
             trials[trial.id] = record
-    document = {"settings": config.fingerprint, "trials": trials}
+    document = {"crops": asdict(config), "trials": trials}
     write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")

@@ -42,6 +42,7 @@ def _layers() -> nn.Sequential:
     for fan_in, fan_out in pairwise(CHANNELS):
         convolution = nn.Conv1d(fan_in, fan_out, kernel_size=3, padding=1)
         nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
+        assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
         blocks += [convolution, nn.BatchNorm1d(fan_out), nn.ELU(), nn.MaxPool1d(4)]
     return nn.Sequential(*blocks)
@@ -54,7 +55,6 @@ class Conv1d(Backbone):
     modality = "audio"
     source = "audio"
     algorithm = 1
-    Config = Config
     cards = CARDS
     dim = CHANNELS[-1]
     input: WaveInput

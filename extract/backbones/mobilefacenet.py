@@ -216,7 +216,6 @@ class MobileFaceNet(Backbone):
     modality = "visual"
     source = "crops"
     algorithm = 1
-    Config = Config
     cards = CARDS
     dim = 512
     input: ImageInput
