@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.errors import ShapeError
+from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,27 @@ class ImageInput:
         mean: per channel in `colour` order, of values in [0, 1].
         std: likewise.
         colour: "rgb" or "bgr".
+        crop_from: side to which crops are resized before the centre of `size` is cut out, 0 for `size` itself.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     colour: str = "rgb"
+    crop_from: int = 0
+
+    @property
+    def read_size(self) -> int:
+        """Side to which crops are resized, pixels."""
+        return self.crop_from or self.size
+
+    def cut(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The centre (N, size, size, 3) of images (N, read_size, read_size, 3)."""
+        margin = (self.read_size - self.size) // 2
+        if margin == 0:
+            return images
+        inner = slice(margin, margin + self.size)
+        return np.ascontiguousarray(images[:, inner, inner])
 
     def check(self, batch: Tensor) -> None:
         """Refuse anything but (B, size, size, 3) uint8, RGB in [0, 255].
@@ -76,4 +96,36 @@ class WaveInput:
         if batch.numel() and not batch.abs().max() <= 1:
             raise ShapeError(
                 f"Sound reaches {float(batch.abs().max()):.3g}, expected values in [-1, 1]. Scale it to full range."
+            )
+
+
+@dataclass(frozen=True)
+class LogMelInput:
+    """What a network on log-mel patches reads: 0.975 s of sound around or after each frame.
+
+    Attributes:
+        start: "ahead" or "centred", see `extract.logmel.patch_starts`.
+    """
+
+    start: str
+    lowest: ClassVar[float] = math.log(LOG_OFFSET)  # silence
+    highest: ClassVar[float] = 8.0  # no sound within [-1, 1] reaches 7.5
+
+    def check(self, batch: Tensor) -> None:
+        """Refuse anything but (B, 96, 64) float32 in [ln 0.01, 8].
+
+        Raises:
+            ShapeError: if shape or dtype differ, or a value lies outside the range.
+        """
+        if batch.dtype != torch.float32 or tuple(batch.shape[1:]) != (PATCH, NUM_BANDS):
+            raise ShapeError(
+                f"Log-mel patches are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.float32 of shape (B, {PATCH}, {NUM_BANDS})."
+            )
+        if not batch.numel():
+            return
+        low, high = (float(end) for end in batch.aminmax())
+        if not (low >= self.lowest - 1e-4 and high <= self.highest):
+            raise ShapeError(
+                f"Log-mel values lie in [{low:.3g}, {high:.3g}], expected [{self.lowest:.3g}, {self.highest:.3g}]. Use the natural "
+                "logarithm of sound in [-1, 1]."
             )

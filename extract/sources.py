@@ -16,7 +16,8 @@ from cache.names import encode_trial_id
 from extract.audio import RATE_HZ, AudioWindows, load_audio
 from extract.backbone import Backbone
 from extract.crops import CropReader
-from extract.inputs import ImageInput, WaveInput
+from extract.inputs import ImageInput, LogMelInput, WaveInput
+from extract.logmel import LogMelPatches
 from extract.video import first_picture_s, probe, sha256_file
 
 
@@ -50,7 +51,7 @@ class CropSource:
 
     def __init__(self, path: Path, trial: Trial, image: ImageInput) -> None:
         self._reader = CropReader(path, trial.clock)
-        self._size = image.size
+        self._image = image
 
     def digest(self) -> str:
         """Digest of the crops by frame number."""
@@ -62,7 +63,7 @@ class CropSource:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(N, size, size, 3) uint8 RGB."""
-        return self._reader.read(rows, size=self._size)
+        return self._image.cut(self._reader.read(rows, size=self._image.read_size))
 
 
 class AudioSource:
@@ -81,17 +82,47 @@ class AudioSource:
         Raises:
             ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
         """
-        if first_picture_s(self._path) is not None:
-            clock = self._trial.clock
-            ticks = round((Fraction(probe(self._path).duration_s) - Fraction(clock.start_s)) * clock.rate)
-            check_length(self._trial.id, "video frames", ticks, clock.num_frames, str(self._path))
-        samples = load_audio(self._path, self._wave.rate_hz)
+        samples = _load_sound(self._path, self._trial, self._wave.rate_hz)
         self._windows = AudioWindows(samples, self._trial.clock, self._wave.window_s, self._wave.rate_hz)
         return frame_rows(self._windows.valid)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, S) float32 in [-1, 1]."""
         return self._windows.read(rows)
+
+
+class LogMelSource:
+    """Log-mel patches of a trial's sound, one per frame, from one spectrogram of the whole sound."""
+
+    def __init__(self, path: Path, trial: Trial, patch: LogMelInput) -> None:
+        self._path, self._trial, self._patch = path, trial, patch
+
+    def digest(self) -> str:
+        """Digest of the media file."""
+        return sha256_file(self._path)
+
+    def load(self) -> NDArray[np.int64]:
+        """Decode and transform the sound; (T,) the frame itself where the sound covers it.
+
+        Raises:
+            ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
+        """
+        samples = _load_sound(self._path, self._trial, RATE_HZ)
+        self._patches = LogMelPatches(samples, self._trial.clock, self._patch.start)
+        return frame_rows(self._patches.valid)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, 96, 64) float32."""
+        return self._patches.read(rows)
+
+
+def _load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
+    """(S,) the sound of a trial, after a look at the pictures beside it."""
+    if first_picture_s(path) is not None:
+        clock = trial.clock
+        ticks = round((Fraction(probe(path).duration_s) - Fraction(clock.start_s)) * clock.rate)
+        check_length(trial.id, "video frames", ticks, clock.num_frames, str(path))
+    return load_audio(path, rate_hz)
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
@@ -118,6 +149,8 @@ def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Pat
     """
     if isinstance(backbone.input, ImageInput):
         return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
+    if isinstance(backbone.input, LogMelInput):
+        return LogMelSource(manifest.path(trial, "audio"), trial, backbone.input)
     assert isinstance(backbone.input, WaveInput)
     return AudioSource(manifest.path(trial, "audio"), trial, backbone.input)
 
