@@ -6,13 +6,16 @@ The only place that reaches the network. A weights argument is a registered name
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +33,7 @@ class WeightsCard:
         name: what a user types.
         variant: of the backbone that they fit.
         origin: address of the file, or of the page that hands it out.
-        sha256: of the file, "" where the publisher gives none and nobody could compute it.
+        sha256: of the file; only its first digits where the publisher tells no more (in the file's name), "" where none.
         licence: as stated by the publisher.
         paper: key in `docs/refs.bib`.
         direct: whether `origin` is the file itself, so that it can be downloaded.
@@ -43,6 +46,10 @@ class WeightsCard:
     licence: str
     paper: str
     direct: bool = True
+
+    def promises(self, digest: str) -> bool:
+        """Whether the publisher's digest, or what is known of it, is this one."""
+        return bool(self.sha256) and digest.startswith(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -95,19 +102,21 @@ def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
             )
         require_known("weights", wanted, [*cards, "random"])
         raise UnknownNameError(wanted)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    card = next((card for card in cards.values() if card.sha256 == digest), cards.get(wanted))
+    digest = _digest(path)
+    card = next((card for card in cards.values() if card.promises(digest)), cards.get(wanted))
     return Weights(_read_tensors(path), digest, card, wanted)
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], weights: Weights, what: str) -> None:
     """Load tensors into a network, all of them and nothing else.
 
+    The count of training steps of a batch norm may be missing: old files lack it and nothing here reads it.
+
     Raises:
         WeightsError: if names or shapes differ; lists the first of each kind.
     """
     wanted = module.state_dict()
-    missing = sorted(set(wanted) - set(tensors))
+    missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(".num_batches_tracked"))
     surplus = sorted(set(tensors) - set(wanted))
     misfits = [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
     if missing or surplus or misfits:
@@ -119,7 +128,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], weights: W
         raise WeightsError(
             f"Weights '{weights.name}' do not fit {what}: tensors {', '.join(faults)}. Give weights of this network."
         )
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({**wanted, **tensors})
 
 
 def weights_folder() -> Path:
@@ -138,7 +147,7 @@ def _fetch(card: WeightsCard) -> Path:
             torch.hub.download_url_to_file(card.origin, str(path), hash_prefix=card.sha256 or None, progress=False)
         except (OSError, RuntimeError) as error:
             raise WeightsError(f"Weights '{card.name}' could not be downloaded ({error}). {by_hand}") from error
-    if card.sha256 and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != card.sha256:
+    if card.sha256 and not card.promises(found := _digest(path)):
         raise WeightsError(
             f"Weights '{path}' have sha256 '{found[:12]}…', expected '{card.sha256[:12]}…'. Delete the file and run again."
         )
@@ -151,7 +160,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
         reason = str(error).split("\n", 1)[0]
         raise WeightsError(
@@ -160,11 +170,26 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
+    if isinstance(content, dict):
+        content = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in content.items()}
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
             f"Weights '{path}' hold no state dict of tensors. Save 'model.state_dict()' and give that file."
         )
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _numpy_globals() -> list[Any]:
+    """What a file of plain numpy arrays of floats names, under the names of numpy 1 and 2; all of it is harmless."""
+    module = "multiarray._reconstruct"
+    rebuild = np.zeros(1).__reduce__()[0]
+    dtypes = [np.ndarray, np.dtype, type(np.dtype("f4")), type(np.dtype("f8")), codecs.encode]
+    return [(rebuild, f"numpy.core.{module}"), (rebuild, f"numpy._core.{module}"), *dtypes]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _names(cards: Mapping[str, WeightsCard]) -> str:
