@@ -11,7 +11,6 @@ import csv
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,18 +24,10 @@ from cache.clock import FrameClock, check_length
 from cache.errors import CorpusError, MissingFileError, SettingError, ShapeError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from extract.corpora.annotations import NOT_ANNOTATED, read_annotation, split_side
-from extract.corpora.demo_face import (
-    Expression,
-    Light,
-    Look,
-    Pose,
-    find_landmarks,
-    make_background,
-    paint_hand,
-    paint_person,
-)
+from extract.corpora.demo_face import Look, make_background
 from extract.corpora.demo_media import write_text, write_video
-from extract.corpora.demo_script import Script, draw_run, draw_turns, write_script
+from extract.corpora.demo_script import Script, at_frames, draw_run, draw_turns, write_script
+from extract.corpora.demo_stage import Actor, cast_actor, draw_pictures
 from extract.corpora.demo_voice import SAMPLE_RATE, Voice, speak
 
 TARGETS = ("valence", "arousal")
@@ -170,27 +161,40 @@ def _plan(config: Config) -> list[_Video]:
 
 def _make_video(config: Config, video: _Video, root: Path) -> None:
     """Write one video and everything about its trials."""
-    duration_s = float(video.num_frames / video.rate)
-    turns = draw_turns(_rng(config.seed, video.name, "turns"), duration_s, len(video.trials))
+    scripts = _write_scripts(config, video)
+    actors = [_cast(config, video, script, number) for number, script in enumerate(scripts)]
+    wall = make_background(_rng(config.seed, video.name, "wall"), config.height, config.width)
+    pictures = draw_pictures(wall, actors, by_hand=video.index % 2 == 1)
+    sound = _record_sound(config, video, scripts)
+    sample_rate = _SAMPLE_RATES[video.index % len(_SAMPLE_RATES)]
+    size = (config.width, config.height)
+    write_video(root / video.path, pictures, size, video.rate, sound, SAMPLE_RATE, sample_rate)
+    for trial, actor in zip(video.trials, actors, strict=True):
+        _write_labels(config, video, root, trial, actor.script)
+        _write_words(_words_path(root, trial), actor.script)
+        _write_truth(root / "truth" / f"{trial}.json", actor)
+
+
+def _write_scripts(config: Config, video: _Video) -> list[Script]:
+    """One script per person; two of three videos hide a face for a while, of two people the left one's."""
+    people = len(video.trials)
+    turns = draw_turns(_rng(config.seed, video.name, "turns"), float(video.num_frames / video.rate), people)
     scripts = []
     for number, trial in enumerate(video.trials):
-        hides = number == 0 and (video.index % 3 != 2 or len(video.trials) == 2)
-        scripts.append(
-            write_script(_rng(config.seed, trial, "script"), video.num_frames, video.rate, turns[number], hides)
-        )
-    looks = [Look.random(_rng(config.seed, video.subject, str(number), "look")) for number in range(len(scripts))]
-    poses = [_poses(config, video, script, number) for number, script in enumerate(scripts)]
-    faces = [_expressions(video, script) for script in scripts]
-    sound = _record_sound(config, video, scripts)
-    pictures = _draw(config, video, scripts, looks, poses, faces)
-    size = (config.width, config.height)
-    write_video(
-        root / video.path, pictures, size, video.rate, sound, SAMPLE_RATE, _SAMPLE_RATES[video.index % len(_RATES)]
-    )
-    for number, trial in enumerate(video.trials):
-        _write_trial(config, video, root, trial, scripts[number])
-        landmarks = [find_landmarks(looks[number], *pair) for pair in zip(poses[number], faces[number], strict=True)]
-        _write_truth(root / "truth" / f"{trial}.json", scripts[number], poses[number], landmarks)
+        hides = number == 0 if people == 2 else video.index % 3 != 2
+        rng = _rng(config.seed, trial, "script")
+        scripts.append(write_script(rng, video.num_frames, video.rate, turns[number], hides))
+    return scripts
+
+
+def _cast(config: Config, video: _Video, script: Script, number: int) -> Actor:
+    """Give a script to a person and a place in the picture."""
+    people = len(video.trials)
+    unit = config.height / 240
+    zoom = _rng(config.seed, video.name, "zoom").uniform(0.95, 1.08)
+    look = Look.random(_rng(config.seed, video.subject, str(number), "look"))
+    centre = (config.width * (number + 0.5) / people, 116 * unit)
+    return cast_actor(look, script, video.num_frames, video.rate, centre, (45 if people == 1 else 36) * unit * zoom)
 
 
 def _record_sound(config: Config, video: _Video, scripts: list[Script]) -> NDArray[np.float32]:
@@ -203,91 +207,31 @@ def _record_sound(config: Config, video: _Video, scripts: list[Script]) -> NDArr
     return np.clip(sound[: round(video.num_frames / video.rate * SAMPLE_RATE)], -1.0, 1.0)
 
 
-def _poses(config: Config, video: _Video, script: Script, number: int) -> list[Pose]:
-    """Where the head is in each frame."""
-    people = len(script.hidden) * 0 + len(video.trials)
-    unit = config.height / 240
-    size = (45 if people == 1 else 36) * unit * _rng(config.seed, video.name, "zoom").uniform(0.95, 1.08)
-    middle = config.width * (number + 0.5) / people
-    return [
-        Pose(
-            middle + (9 if people == 1 else 4) * unit * x,
-            116 * unit + 4 * unit * y,
-            size * (1 + 0.03 * scale),
-            0.06 * roll,
-            float(np.clip(0.4 * yaw, -0.9, 0.9)),
-        )
-        for x, y, scale, roll, yaw, _ in script.at_frames(script.sway, video.num_frames, video.rate)
-    ]
-
-
-def _expressions(video: _Video, script: Script) -> list[Expression]:
-    """What the face does in each frame."""
-    tracks = (script.face_valence, script.face_arousal, script.opening, script.blink)
-    at = [script.at_frames(track, video.num_frames, video.rate) for track in tracks]
-    return [
-        Expression(
-            smile=float(valence),
-            opening=float(opening),
-            eyes=float((0.52 + 0.48 * arousal) * blink),
-            brows=float(np.clip(0.4 * valence + 0.6 * arousal, -1, 1)),
-        )
-        for valence, arousal, opening, blink in zip(*at, strict=True)
-    ]
-
-
-def _draw(
-    config: Config,
-    video: _Video,
-    scripts: list[Script],
-    looks: list[Look],
-    poses: list[list[Pose]],
-    faces: list[list[Expression]],
-) -> Iterator[NDArray[np.uint8]]:
-    """(H, W, 3) RGB pictures, frame by frame."""
-    wall = make_background(_rng(config.seed, video.name, "wall"), config.height, config.width)
-    lights = [script.at_frames(script.sway[:, 5], video.num_frames, video.rate) for script in scripts]
-    by_hand = video.index % 2 == 1
-    for frame in range(video.num_frames):
-        picture = wall.copy()
-        for number, script in enumerate(scripts):
-            hidden = any(start <= frame < stop for start, stop in script.hidden)
-            glow = float(lights[number][frame])
-            light = Light(u=0.25 * glow, strength=1.0 + 0.05 * glow)
-            pose, face = poses[number][frame], faces[number][frame]
-            paint_person(picture, looks[number], pose, face, light, away=hidden and not by_hand)
-            if hidden and by_hand:
-                paint_hand(picture, looks[number], pose)
-        yield np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _write_trial(config: Config, video: _Video, root: Path, trial: str, script: Script) -> None:
-    """Write a trial's labels and words."""
+def _write_labels(config: Config, video: _Video, root: Path, trial: str, script: Script) -> None:
+    """Write a trial's annotation file with the faults that real ones have."""
     num_rows = video.num_frames + (video.index == 0)  # as Aff-Wild2 does now and then
-    tracks = [script.at_frames(track, num_rows, video.rate) for track in (script.valence, script.arousal)]
-    labels = np.stack(tracks, axis=1)
+    labels = np.stack([at_frames(track, num_rows, video.rate) for track in (script.valence, script.arousal)], axis=1)
     rng = _rng(config.seed, trial, "unannotated")
     if video.index % 3 == 1:
         start, stop = draw_run(rng, num_rows, 0.8 * float(video.rate))
         labels[start:stop] = NOT_ANNOTATED
     if video.index == 1:
         labels[:4, rng.integers(2)] = NOT_ANNOTATED
-    rows = [_format_row(row) for row in labels]
+    rows = [",".join("-5" if value == NOT_ANNOTATED else f"{value:.3f}" for value in row) for row in labels]
     write_text(_label_path(root, trial, video.partition), "\n".join([",".join(TARGETS), *rows]) + "\n")
+
+
+def _write_words(path: Path, script: Script) -> None:
     words = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in script.words]
-    write_text(_words_path(root, trial), json.dumps({"words": words}, indent=1) + "\n")
+    write_text(path, json.dumps({"words": words}, indent=1) + "\n")
 
 
-def _format_row(row: NDArray[np.float64]) -> str:
-    return ",".join("-5" if value == NOT_ANNOTATED else f"{value:.3f}" for value in row)
-
-
-def _write_truth(path: Path, script: Script, poses: list[Pose], landmarks: list[list[tuple[float, float]]]) -> None:
+def _write_truth(path: Path, actor: Actor) -> None:
     """Write where the face is, for tests; no reader looks at it."""
     document = {
-        "hidden": script.hidden,
-        "centres": [[round(float(pose.x), 1), round(float(pose.y), 1)] for pose in poses],
-        "landmarks": [[[round(float(x), 1), round(float(y), 1)] for x, y in points] for points in landmarks],
+        "hidden": actor.script.hidden,
+        "centres": [[round(pose.x, 1), round(pose.y, 1)] for pose in actor.poses],
+        "landmarks": [[[round(x, 1), round(y, 1)] for x, y in points] for points in actor.find_landmarks()],
     }
     write_text(path, json.dumps(document) + "\n")
 

@@ -6,13 +6,14 @@ high, the origin between the eyes and the tip of the nose. One pixel of softness
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-Image = NDArray[np.float32]  # (H, W, 3) in [0, 255], or (H, W) of anything
+Image = NDArray[Any]  # float32; (H, W, 3) in [0, 255], or (H, W) of anything
 Colour = NDArray[np.float32]  # (3,) in [0, 255]
 
 EYE_U, EYE_V = 0.41, -0.14
@@ -123,11 +124,12 @@ class _Patch:
     top: int = 0
 
     def near(self, u: float, v: float, radius: float) -> _Patch:
+        """The square part of this patch about a point of the face."""
         x, y = self.pose.to_pixels(u, v)
         reach = radius * self.pose.scale + 2
-        columns = slice(max(0, int(x - reach) - self.left), max(0, int(x + reach) + 2 - self.left))
-        rows = slice(max(0, int(y - reach) - self.top), max(0, int(y + reach) + 2 - self.top))
-        return _Patch(self.pixels[rows, columns], self.u[rows, columns], self.v[rows, columns], self.pose)
+        left, top = max(0, int(x - reach) - self.left), max(0, int(y - reach) - self.top)
+        part = np.s_[top : max(0, int(y + reach) + 2 - self.top), left : max(0, int(x + reach) + 2 - self.left)]
+        return _Patch(self.pixels[part], self.u[part], self.v[part], self.pose, self.left + left, self.top + top)
 
     def cover(self, outside: Image) -> Image:
         """Share of each pixel that is inside, given the distance to the edge in face units, negative inside."""
@@ -166,8 +168,9 @@ def paint_person(
         light: how the face is lit.
         away: show the back of the head instead of the face.
     """
-    patch = _patch_around(picture, pose)
-    _paint_body(patch, look)
+    whole = _patch_around(picture, pose)
+    _paint_body(whole, look)
+    patch = whole.near(0.0, 0.0, 1.85)
     _paint_back_hair(patch, look)
     skull = _skull(patch.u, patch.v, look)
     if away:
@@ -176,14 +179,14 @@ def paint_person(
         return
     face = patch.cover(skull)
     patch.paint(face, look.skin * _shading(patch, look, light)[..., None])
-    turned = _Patch(patch.pixels, patch.u + _turn(patch.u, pose.yaw), patch.v, pose, patch.left, patch.top)
+    turned = replace(patch, u=patch.u + _turn(patch.u, pose.yaw))
     _paint_nose(turned, look)
     _paint_folds(turned, expression)
     for side in (-1, 1):
         _paint_eye(turned, look, expression, side)
         _paint_brow(turned, look, expression, side)
     _paint_mouth(turned, look, expression)
-    _paint_fringe(turned, look, face)
+    _paint_fringe(turned, look)
 
 
 def paint_hand(picture: Image, look: Look, pose: Pose) -> None:
@@ -211,7 +214,8 @@ def _pick(colours: tuple[tuple[int, int, int], ...], rng: np.random.Generator) -
     return (np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.95, 1.05)).astype(np.float32)
 
 
-def _turn(u: Image | float, yaw: float) -> Image | float:
+def _turn(u: Any, yaw: float) -> Any:
+    """How far the features at u have moved against the outline of the head."""
     return -0.26 * yaw * np.maximum(0.0, 1.0 - u * u)
 
 
@@ -242,7 +246,9 @@ def _shading(patch: _Patch, look: Look, light: Light) -> Image:
     return np.float32(light.strength) * (0.42 + 0.62 * lit)
 
 
-def _paint_body(patch: _Patch, look: Look) -> None:
+def _paint_body(whole: _Patch, look: Look) -> None:
+    lower = max(0, int(whole.pose.y + 0.2 * whole.pose.scale) - whole.top)
+    patch = replace(whole, pixels=whole.pixels[lower:], u=whole.u[lower:], v=whole.v[lower:])
     u, v = patch.u, patch.v
     shoulders = np.maximum(1.75 + 0.16 * u * u - v, np.abs(u) - 2.05)
     patch.paint(patch.cover(shoulders), look.clothes * (1.0 - 0.18 * np.abs(u))[..., None])
@@ -262,11 +268,12 @@ def _paint_back_hair(patch: _Patch, look: Look) -> None:
         patch.paint(patch.cover(ears * 0.13), look.skin * np.float32(0.72))
 
 
-def _paint_fringe(patch: _Patch, look: Look, face: Image) -> None:
-    u, v = patch.u, patch.v
+def _paint_fringe(patch: _Patch, look: Look) -> None:
+    part = patch.near(0.0, -0.95, 1.15)
+    u, v = part.u, part.v
     line = look.hairline + 0.42 * u * u + 0.03 * np.sin(9 * u + 3 * look.width)
     strands = 0.95 + 0.16 * np.sin(21 * u + 4 * v) + 0.22 * _gauss(u + 0.3, v + 1.2, 0.5, 0.2)
-    patch.paint(patch.cover(v - line) * face, look.hair * strands[..., None])
+    part.paint(part.cover(np.maximum(v - line, _skull(u, v, look) - 0.12)), look.hair * strands[..., None])
 
 
 def _paint_nose(patch: _Patch, look: Look) -> None:
@@ -291,7 +298,7 @@ def _paint_folds(patch: _Patch, expression: Expression) -> None:
     reach = np.clip((v - 0.34) / 0.1, 0, 1) * np.clip((1.0 - v) / 0.25, 0, 1)
     shadow = (0.05 + 0.26 * smile) * np.exp(-((fold / 0.045) ** 2)) * reach
     cheeks = 0.13 * smile * _gauss(u - 0.62, v - 0.30, 0.20, 0.16)
-    drop = 0.28 * frown * _gauss(u - 0.52, v - 1.04, 0.07, 0.12)
+    drop = 0.28 * frown * _gauss(u - 0.44, v - 1.0, 0.06, 0.10)
     furrow = 0.34 * frown * _gauss(u - 0.07, v - BROW_V - 0.02, 0.035, 0.13)
     sockets = 0.20 * _gauss(u - EYE_U, v - EYE_V + 0.04, 0.28, 0.17)
     part.shade(1.0 - shadow + cheeks - drop - furrow - sockets)

@@ -6,6 +6,8 @@ so that no modality tells everything and two tell more than one.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,8 +22,8 @@ Track = NDArray[np.float64]  # one value in [-1, 1] per tick of CONTROL_HZ
 
 # Noise of each modality, as a share of the latent's own deviation: chosen such that ridge regression on simple
 # features reaches a CCC of about 0.6 from the better modality and fusing gains on it.
-FACE_VALENCE, FACE_AROUSAL = 0.55, 1.1
-VOICE_VALENCE, VOICE_AROUSAL = 1.8, 0.5
+FACE_VALENCE, FACE_AROUSAL = 0.7, 1.7
+VOICE_VALENCE, VOICE_AROUSAL = 1.8, 0.7
 WORDS_VALENCE = 0.7
 
 _SMOOTHING_S = 0.8  # of the tracks; they turn about every two to three seconds
@@ -55,10 +57,11 @@ class Script:
     words: list[SpokenWord]
     hidden: list[tuple[int, int]]
 
-    def at_frames(self, track: Track, num_frames: int, rate: Fraction) -> Track:
-        """(num_frames, …) values of a track at the centres of video frames."""
-        ticks = (np.arange(num_frames) + 0.5) / float(rate) * CONTROL_HZ
-        return track[np.minimum(ticks.astype(int), len(track) - 1)]
+
+def at_frames(track: Track, num_frames: int, rate: Fraction) -> Track:
+    """(num_frames, …) values of a track at the centres of video frames."""
+    ticks = (np.arange(num_frames) + 0.5) / float(rate) * CONTROL_HZ
+    return track[np.minimum(ticks.astype(int), len(track) - 1)]
 
 
 def write_script(
@@ -73,7 +76,7 @@ def write_script(
         turns: (start, stop) of each stretch in which the person may speak, seconds.
         hides: whether the face is out of sight for a while.
     """
-    num_ticks = int(np.ceil(num_frames / rate * CONTROL_HZ)) + 1
+    num_ticks = math.ceil(num_frames / rate * CONTROL_HZ) + 1
     valence, arousal = (_smooth(rng, num_ticks) + rng.normal(0, 0.2) for _ in range(2))
 
     def follow(latent: Track, noise: float) -> Track:
@@ -105,7 +108,7 @@ def draw_turns(rng: np.random.Generator, duration_s: float, num_speakers: int) -
         return [[(0.1, start), (start + silence, duration_s - 0.05)]]
     count = max(num_speakers, round(duration_s / 2))
     edges = np.linspace(0.1, duration_s, count + 1)
-    pairs = [(float(start), float(stop) - 0.2) for start, stop in zip(edges, edges[1:], strict=False)]
+    pairs = [(float(start), float(stop) - 0.2) for start, stop in itertools.pairwise(edges)]
     return [pairs[speaker::num_speakers] for speaker in range(num_speakers)]
 
 

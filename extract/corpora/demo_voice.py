@@ -83,7 +83,7 @@ def speak(
     vowels = _filter_formants(source * _to_samples(gaussian_filter1d(voiced * energy, 1.0)), formants)
     noise = rng.standard_normal(num_ticks * _CHUNK)
     consonants = sosfilt(butter(2, 2500, "highpass", fs=SAMPLE_RATE, output="sos"), noise) * 0.02
-    sound = 0.07 * vowels + consonants * _to_samples(hiss * energy) + _ROOM * rng.standard_normal(len(noise))
+    sound = 0.055 * vowels + consonants * _to_samples(hiss * energy) + _ROOM * rng.standard_normal(len(noise))
     return np.clip(sound, -1.0, 1.0).astype(np.float32)
 
 
