@@ -34,6 +34,14 @@ class FolderFiles:
         return (self._path / self.names[position]).read_bytes()
 
 
+def _check_end(path: Path, comment_size: int) -> None:
+    """Refuse a zip that is cut within its comment, which the standard library reads as a shorter one."""
+    with path.open("rb") as file:
+        file.seek(-2 - comment_size, os.SEEK_END)
+        if int.from_bytes(file.read(2), "little") != comment_size:
+            raise zipfile.BadZipFile("its comment breaks off")
+
+
 class ZipFiles:
     """Members of a zip, read at their place in the file, so that threads share no position."""
 
@@ -42,6 +50,7 @@ class ZipFiles:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
+                _check_end(path, len(archive.comment))
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise MediaError(
                 f"'{path}' is no whole zip of crops ({str(error).lower()}); expected a zip or a folder. "

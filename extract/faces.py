@@ -1,7 +1,7 @@
 """Faces found in a video, and one face's picture turned upright.
 
-Faces are detected in every k-th frame and in all frames where two such samples disagree, so that the
-moment a face appears or leaves is exact. `extract.tracking` makes one person's track of them.
+Faces are detected in every k-th frame and, where two such samples disagree, by halving between them,
+so that the moment a face appears or leaves is exact. `extract.tracking` makes one person's track of them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def detect_faces(
     num_frames: int,
     batch_size: int = 16,
 ) -> dict[int, Detection]:
-    """Detect faces in every k-th frame, in the last one, and between samples that disagree.
+    """Detect faces in every k-th frame, in the last one, and by halving between samples that disagree.
 
     Keeps at most `config.every * batch_size` pictures in memory.
 
@@ -135,8 +135,9 @@ def detect_faces(
         if samples and (len(samples) == batch_size or index == num_frames - 1):
             found.update(_detect_batches(pending, samples, detector, batch_size))
             anchors = samples if before is None else [before, *samples]
-            between = list(_disagreements(anchors, found, config))
-            found.update(_detect_batches(pending, between, detector, batch_size))
+            while between := _disagreements(anchors, found, config):
+                found.update(_detect_batches(pending, between, detector, batch_size))
+                anchors = sorted({*anchors, *between})
             before, samples, pending = samples[-1], [], {}
     return found
 
@@ -156,13 +157,15 @@ def _detect_batches(
         start = stop
 
 
-def _disagreements(samples: Sequence[int], found: Mapping[int, Detection], config: FaceConfig) -> Iterator[int]:
-    """Frames between successive samples of which one shows a face that the other does not."""
-    for first, second in pairwise(samples):
+def _disagreements(frames: Sequence[int], found: Mapping[int, Detection], config: FaceConfig) -> list[int]:
+    """Frames halfway between successive detected ones of which one shows a face that the other does not."""
+    halfway = []
+    for first, second in pairwise(frames):
         one, other = found[first].boxes, found[second].boxes
-        pairs = match_boxes(one, other, config.min_overlap)
-        if len(one) != len(other) or len(pairs) != len(one):
-            yield from range(first + 1, second)
+        alike = len(one) == len(other) == len(match_boxes(one, other, config.min_overlap))
+        if second - first > 1 and not alike:
+            halfway.append((first + second) // 2)
+    return halfway
 
 
 def overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,235 @@
+"""Sound on the label clock: a click at a frame's centre stands in the middle of its window."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.errors import MediaError, MissingFileError, SettingError
+from extract.audio import AudioWindows, _centre_samples, _place, load_audio, source_digest
+from extract.video import sha256_file
+
+RATES = [Fraction(25), Fraction(30000, 1001), Fraction(30)]
+FRAMES = (0, 1, 7, 29, 58)
+
+
+def clicks(rate: Fraction, rate_hz: int, seconds: float = 3.0) -> NDArray[np.float32]:
+    """A click at the centre of each of some frames."""
+    sound = np.zeros(round(seconds * rate_hz), np.float32)
+    for frame in FRAMES:
+        sound[round((2 * frame + 1) / (2 * rate) * rate_hz)] = 0.9
+    return sound
+
+
+def check_clicks(samples: NDArray[np.float32], rate: Fraction, tolerance: int) -> None:
+    windows = AudioWindows(samples, FrameClock(rate, 60))
+    assert windows.valid.all()
+    for frame, window in zip(FRAMES, windows.read(np.array(FRAMES)), strict=True):
+        near = np.abs(window[4000 - 260 : 4000 + 260])  # no other click is nearer
+        assert near.max() > 0.05
+        assert abs(int(near.argmax()) - 260) <= tolerance, f"frame {frame}"
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate_hz", [16000, 44100, 48000, 11025])
+def test_clicks_of_a_wav_file(tmp_path: Path, rate: Fraction, rate_hz: int) -> None:
+    soundfile.write(tmp_path / "s.wav", clicks(rate, rate_hz), rate_hz)
+    check_clicks(load_audio(tmp_path / "s.wav"), rate, 1)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    ("name", "codec", "tolerance"),
+    [("v.mkv", "pcm_s16le", 1), ("v.avi", "pcm_s16le", 1), ("v.mkv", "flac", 1), ("v.mp4", "aac", 48)],
+)
+def test_clicks_of_a_video(
+    tmp_path: Path, media: SimpleNamespace, rate: Fraction, name: str, codec: str, tolerance: int
+) -> None:
+    """The tolerance is in samples of 1/16 ms; AAC smears a click."""
+    path = media.write_video(tmp_path / name, 90, rate, audio=clicks(rate, 48000), audio_codec=codec)
+    check_clicks(load_audio(path), rate, tolerance)
+
+
+@pytest.mark.parametrize("offset", [Fraction(0), Fraction(3, 10)])
+@pytest.mark.parametrize("start", [Fraction(0), Fraction(1, 2)])
+def test_sound_counts_from_the_first_picture(
+    tmp_path: Path, media: SimpleNamespace, offset: Fraction, start: Fraction
+) -> None:
+    times = [start + Fraction(index, 25) for index in range(80)]
+    sound = clicks(Fraction(25), 48000)
+    path = media.write_video(
+        tmp_path / "v.mkv", 80, 25, times=times, audio=sound, audio_codec="pcm_s16le", audio_offset_s=offset
+    )
+    samples = load_audio(path)
+    expected = [(2 * frame + 1) / 50 + float(offset - start) for frame in FRAMES]
+    found = np.flatnonzero((samples[1:-1] > 0.15) & (samples[1:-1] >= samples[2:]) & (samples[1:-1] > samples[:-2])) + 1
+    np.testing.assert_allclose(found / 16000, [moment for moment in expected if moment > 0], atol=0.0011)
+    assert len(samples) / 16000 == pytest.approx(3 + float(offset - start), abs=0.01)
+
+
+def test_holes_in_the_sound_are_silence_of_their_length(tmp_path: Path) -> None:
+    def frames() -> list[tuple[Fraction, int, NDArray[np.float32]]]:
+        block = np.ones(1000, np.float32)
+        times = [0, Fraction(1, 10), Fraction(1, 2), Fraction(11, 20), Fraction(651, 1000)]
+        return [(Fraction(time), 10000, block) for time in times]
+
+    sound = np.concatenate([block for _, block in _place(tmp_path, frames(), Fraction(0))])
+    np.testing.assert_array_equal(sound[:2000], 1)
+    np.testing.assert_array_equal(sound[2000:5000], 0)
+    assert len(sound) == 7500, "an overlap of 50 ms is cut, one of 1 ms is left to the count of samples"
+
+
+def test_sixteen_bits_are_exact(tmp_path: Path) -> None:
+    values = np.array([0, 1, -1, 32767, -32768, 12345], np.int16)
+    soundfile.write(tmp_path / "s.wav", values, 16000, subtype="PCM_16")
+    samples = load_audio(tmp_path / "s.wav")
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, values / np.float32(32768))
+    samples *= 2  # the array is the caller's own
+
+
+@pytest.mark.parametrize(("name", "codec"), [("s.wav", "pcm_s16le"), ("s.mka", "pcm_s16le"), ("s.mka", "flac")])
+def test_channels_are_averaged(tmp_path: Path, media: SimpleNamespace, name: str, codec: str) -> None:
+    both = np.stack([np.full(16000, 0.5, np.float32), np.full(16000, -0.25, np.float32)])
+    samples = load_audio(media.write_audio(tmp_path / name, both, codec, 16000))
+    assert len(samples) == 16000
+    np.testing.assert_allclose(samples, 0.125, atol=1e-4)
+
+
+@pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
+def test_sample_formats(tmp_path: Path, media: SimpleNamespace, codec: str) -> None:
+    wave = np.sin(np.arange(16000) / 20).astype(np.float32) * 0.7
+    path = media.write_audio(tmp_path / "s.mka", wave, codec, 16000)
+    np.testing.assert_allclose(load_audio(path), wave, atol=0.01)
+
+
+def test_loud_floats_are_clipped_and_no_numbers_refused(tmp_path: Path) -> None:
+    sound = np.array([0, 2, -3, 0.5], np.float32)
+    soundfile.write(tmp_path / "s.wav", sound, 16000, subtype="FLOAT")
+    assert load_audio(tmp_path / "s.wav").tolist() == [0, 1, -1, 0.5]
+    soundfile.write(tmp_path / "s.wav", np.array([0, np.nan], np.float32), 16000, subtype="FLOAT")
+    with pytest.raises(MediaError, match="no numbers"):
+        load_audio(tmp_path / "s.wav")
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44100, 48000])
+def test_resampling_keeps_tone_and_length(tmp_path: Path, rate_hz: int) -> None:
+    times = np.arange(rate_hz * 5) / rate_hz
+    soundfile.write(tmp_path / "s.wav", 0.5 * np.sin(2 * np.pi * 440 * times), rate_hz)
+    samples = load_audio(tmp_path / "s.wav")
+    assert len(samples) == pytest.approx(5 * 16000, abs=1)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(samples)) / 16000)
+    np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=2e-4)
+
+
+def test_sound_in_a_video_alone(tmp_path: Path, media: SimpleNamespace) -> None:
+    samples = load_audio(media.write_audio(tmp_path / "s.m4a", clicks(Fraction(25), 48000)))
+    check_clicks(samples, Fraction(25), 48)
+
+
+def test_errors(tmp_path: Path, media: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    silent = media.write_video(tmp_path / "silent.mp4", 5)
+    with pytest.raises(MediaError, match=r"'.*silent.mp4' has no audio stream .* leave the audio modality out\."):
+        load_audio(silent)
+    for name in ("none.wav", "none.mp4"):
+        with pytest.raises(MissingFileError, match="No media file"):
+            load_audio(tmp_path / name)
+    for name in ("empty.wav", "empty.mp4"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(MediaError, match="is empty"):
+            load_audio(tmp_path / name)
+    for name in ("text.wav", "text.mp4"):
+        (tmp_path / name).write_text("no sound in here\n" * 100)
+        with pytest.raises(MediaError, match="truncated, damaged or of no known format"):
+            load_audio(tmp_path / name)
+    with pytest.raises(SettingError, match="rate 0 Hz"):
+        load_audio(silent, 0)
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0), 16000)
+    with pytest.raises(MediaError, match="without sound"):
+        load_audio(tmp_path / "zero.wav")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_truncated_sound(tmp_path: Path, media: SimpleNamespace, share: float) -> None:
+    soundfile.write(tmp_path / "w.wav", clicks(Fraction(25), 16000), 16000)
+    media.write_video(tmp_path / "w.mp4", 50, audio=clicks(Fraction(25), 48000))
+    for name in ("w.wav", "w.mp4"):
+        whole, path = (tmp_path / name).read_bytes(), tmp_path / f"cut{name}"
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(MediaError, match="truncated, damaged"):
+            load_audio(path)
+
+
+def test_wav_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
+    """Programs that write to a pipe cannot know the length and leave the largest number."""
+    path = tmp_path / "s.wav"
+    soundfile.write(path, clicks(Fraction(25), 16000), 16000)
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = struct.pack("<I", 0xFFFFFFFF)
+    path.write_bytes(data)
+    check_clicks(load_audio(path), Fraction(25), 1)
+
+
+def test_source_digest(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"sound")
+    assert source_digest(tmp_path / "s") == sha256_file(tmp_path / "s")
+
+
+@given(st.fractions(5, 120, max_denominator=1001), st.integers(1, 20_000), st.sampled_from([0.0, 0.5, -0.25, 1 / 3]))
+def test_windows_never_drift(rate: Fraction, frame: int, start_s: float) -> None:
+    centre = _centre_samples(FrameClock(rate, frame + 1, start_s), 16000)[frame]
+    exact = (Fraction(start_s) + Fraction(2 * frame + 1) / (2 * rate)) * 16000
+    assert abs(int(centre) - exact) <= Fraction(1, 2)
+
+
+def test_windows_after_an_hour() -> None:
+    rate = Fraction(30000, 1001)
+    num_frames = int(3600 * rate)
+    centres = _centre_samples(FrameClock(rate, num_frames), 16000)
+    for frame in (0, 1, 53_947, num_frames - 1):
+        assert abs(int(centres[frame]) - Fraction(2 * frame + 1) / (2 * rate) * 16000) <= Fraction(1, 2)
+
+
+def test_silence_beyond_both_ends() -> None:
+    samples = np.arange(1, 16001, dtype=np.float32)  # one second
+    windows = AudioWindows(samples, FrameClock(Fraction(10), 14))
+    read = windows.read(np.array([0, 5, 9, 12]))
+    assert (read.shape, read.dtype) == ((4, 8000), np.float32)
+    assert read[0, :3200].max() == 0
+    assert read[0, 3200] == 1
+    np.testing.assert_array_equal(read[1], np.arange(4801, 12801))
+    assert read[2, :4800].tolist() == np.arange(11201, 16001).tolist()
+    assert read[2, 4800:].max() == 0
+    assert read[3].max() == 0
+    np.testing.assert_array_equal(np.flatnonzero(~windows.valid), [10, 11, 12, 13])
+
+
+def test_windows_of_a_later_clock_and_of_other_lengths() -> None:
+    samples = np.arange(32000, dtype=np.float32)
+    shifted = AudioWindows(samples, FrameClock(Fraction(25), 10, 0.4)).read(np.array([3]))
+    plain = AudioWindows(samples, FrameClock(Fraction(25), 20)).read(np.array([13]))
+    np.testing.assert_array_equal(shifted, plain)
+    assert AudioWindows(samples, FrameClock(Fraction(25), 2), window_s=0.66).read(np.array([1])).shape == (1, 10560)
+    with pytest.raises(SettingError, match="at least one sample"):
+        AudioWindows(samples, FrameClock(Fraction(25), 2), window_s=0)
+
+
+def test_shared_speech(media: SimpleNamespace) -> None:
+    path = media.shared / "speech_libri.wav"
+    if not path.is_file():
+        pytest.skip("no shared media here")
+    expected, _ = soundfile.read(path, dtype="int16")
+    np.testing.assert_array_equal(load_audio(path), expected / np.float32(32768))
+    assert 4.1 < len(load_audio(media.shared / "people_1080p_aac.mp4")) / 16000 < 4.3
+    assert 2.3 < len(load_audio(media.shared / "single_face.mp4")) / 16000 < 2.5

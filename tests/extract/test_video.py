@@ -1,0 +1,218 @@
+"""Frames by presentation time: every picture's own code says which one it is."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cache.clock import FrameClock
+from cache.errors import MediaError, MissingFileError, ShapeError
+from extract.video import first_picture_s, probe, read_frames, sha256_file, shrunk_size
+
+NTSC = Fraction(30000, 1001)
+
+
+def codes(media: SimpleNamespace, path: Path, clock: FrameClock) -> list[int]:
+    frames = list(read_frames(path, clock, "P1"))
+    assert [index for index, _ in frames] == list(range(clock.num_frames))
+    return [media.read_code(picture) for _, picture in frames]
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi", "v.mov"])
+@pytest.mark.parametrize("rate", [Fraction(25), NTSC, Fraction(60)])
+def test_constant_rate_is_read_frame_by_frame(
+    tmp_path: Path, media: SimpleNamespace, name: str, rate: Fraction
+) -> None:
+    path = media.write_video(tmp_path / name, 70, rate)
+    info = probe(path)
+    assert (info.rate, info.num_frames, info.width, info.height) == (rate, 70, 64, 48)
+    assert info.duration_s == pytest.approx(70 / rate, abs=0.002)
+    assert codes(media, path, FrameClock(rate, 70)) == list(range(70))
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi", "v.mkv", "v.ts"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_reordered_pictures_keep_their_moments(tmp_path: Path, media: SimpleNamespace, name: str, codec: str) -> None:
+    """AVI has no presentation times: the pictures of H.264 come out with their times in disorder."""
+    path = media.write_video(tmp_path / name, 60, 25, codec=codec, options={"bf": "3"})
+    assert probe(path).num_frames == 60
+    assert codes(media, path, FrameClock(Fraction(25), 60)) == list(range(60))
+
+
+def test_variable_rate_takes_the_nearest_picture(tmp_path: Path, media: SimpleNamespace) -> None:
+    chance = random.Random(3)
+    times = [Fraction(0)]
+    for _ in range(79):
+        times.append(times[-1] + Fraction(chance.choice([10, 20, 30, 40, 90, 150]), 1000))
+    path = media.write_video(tmp_path / "v.mkv", 80, 25, times=times)
+    num_frames = round((times[-1] + Fraction(1, 25)) * 25)
+    expected = []
+    for tick in range(num_frames):
+        apart = [abs(time - Fraction(tick, 25)) for time in times]
+        expected.append(apart.index(min(apart)))  # the earlier one of two that are as near
+    assert codes(media, path, FrameClock(Fraction(25), num_frames)) == expected
+    assert len(set(expected)) < min(num_frames, 80), "the test needs repeated and skipped pictures"
+
+
+def test_average_rate_of_a_variable_rate_video(tmp_path: Path, media: SimpleNamespace) -> None:
+    times = [Fraction(index // 2 * 3 + index % 2, 50) for index in range(60)]  # 20 and 40 ms in turn
+    info = probe(media.write_video(tmp_path / "v.mkv", 60, 25, times=times))
+    assert info.num_frames == 60
+    assert info.rate * Fraction(info.duration_s) == pytest.approx(60, abs=1)
+
+
+def test_clock_of_another_rate(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 40, 20)
+    assert codes(media, path, FrameClock(Fraction(10), 20)) == list(range(0, 40, 2))
+    doubled = codes(media, path, FrameClock(Fraction(40), 80))
+    assert doubled == [tick // 2 for tick in range(80)]
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.ts", "v.mkv"])
+def test_start_time_is_not_a_gap(tmp_path: Path, media: SimpleNamespace, name: str) -> None:
+    times = [Fraction(3, 2) + Fraction(index, 25) for index in range(30)]
+    path = media.write_video(tmp_path / name, 30, 25, times=times)
+    assert codes(media, path, FrameClock(Fraction(25), 30)) == list(range(30))
+    assert first_picture_s(path) >= Fraction(3, 2)
+
+
+def test_clock_that_starts_later(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 50, 25)
+    assert codes(media, path, FrameClock(Fraction(25), 40, 0.4)) == list(range(10, 50))
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_is_applied(tmp_path: Path, media: SimpleNamespace, rotation: int) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 6, rotation=rotation)
+    info = probe(path)
+    assert (info.width, info.height) == ((48, 64) if rotation % 180 else (64, 48))
+    assert info.rotation == rotation % 360
+    for index, picture in read_frames(path, FrameClock(Fraction(25), 6), "P1"):
+        assert picture.shape == (info.height, info.width, 3)
+        assert media.read_code(np.rot90(picture, -rotation // 90)) == index
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "size"), [("yuv420p10le", (48, 64)), ("gray", (48, 64)), ("yuv444p", (49, 63)), ("bgra", (33, 65))]
+)
+def test_odd_content_becomes_rgb(tmp_path: Path, media: SimpleNamespace, pix_fmt: str, size: tuple[int, int]) -> None:
+    path = media.write_video(tmp_path / "v.mkv", 20, codec="ffv1", pix_fmt=pix_fmt, size=size)
+    for index, picture in read_frames(path, FrameClock(Fraction(25), 20), "P1"):
+        assert (picture.shape, picture.dtype) == ((*size, 3), np.uint8)
+        assert picture.flags.c_contiguous
+        assert media.read_code(picture) == index
+
+
+def test_colours_stay_in_order(tmp_path: Path, media: SimpleNamespace) -> None:
+    def draw(index: int, height: int, width: int) -> np.ndarray:
+        return np.full((height, width, 3), (200, 100, 30), np.uint8)
+
+    path = media.write_video(tmp_path / "v.mkv", 2, codec="ffv1", pix_fmt="yuv444p", draw=draw)
+    _, picture = next(read_frames(path, FrameClock(Fraction(25), 2), "P1"))
+    assert np.abs(picture.astype(int) - (200, 100, 30)).max() <= 3
+
+
+@pytest.mark.parametrize("extra", [-2, -1, 1, 2])
+def test_up_to_two_frames_more_or_less(tmp_path: Path, media: SimpleNamespace, extra: int) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 30)
+    found = codes(media, path, FrameClock(Fraction(25), 30 + extra))
+    assert found == [min(index, 29) for index in range(30 + extra)]
+
+
+@pytest.mark.parametrize("extra", [-3, 3, 40])
+def test_more_than_two_is_refused_before_anything_is_read(tmp_path: Path, media: SimpleNamespace, extra: int) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 60)
+    with pytest.raises(ShapeError) as caught:
+        next(read_frames(path, FrameClock(Fraction(25), 60 + extra), "P23"))
+    assert str(caught.value).startswith(f"Trial 'P23' has {60 + extra} labels but 60 video frames; a difference of 2")
+    assert str(path) in str(caught.value)
+
+
+def test_repeated_ticks_share_an_array_and_unwanted_ones_are_skipped(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 20, 10)
+    frames = dict(read_frames(path, FrameClock(Fraction(20), 40), "P1", wanted=lambda tick: tick % 4 < 2))
+    assert sorted(frames) == [tick for tick in range(40) if tick % 4 < 2]
+    assert frames[4] is frames[5]
+
+
+def test_shrinking(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 12, size=(96, 128))
+    for index, picture in read_frames(path, FrameClock(Fraction(25), 12), "P1", max_side=64):
+        assert picture.shape == (48, 64, 3)
+        assert media.read_code(picture) == index
+    assert shrunk_size(1, 10_000, 640) == (1, 640)
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="No media file '.*no.mp4'. Check the media paths"):
+        probe(tmp_path / "no.mp4")
+    with pytest.raises(MediaError, match="is a folder; expected"):
+        probe(tmp_path)
+    with pytest.raises(MissingFileError, match="No file"):
+        sha256_file(tmp_path / "no.mp4")
+
+
+def test_files_that_are_no_videos(tmp_path: Path, media: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    empty, text, sound = tmp_path / "empty.mp4", tmp_path / "text.mp4", tmp_path / "sound.m4a"
+    empty.write_bytes(b"")
+    text.write_text("#EXTM3U\nnothing that could be played\n" * 50)
+    media.write_audio(sound, np.zeros(48000, np.float32))
+    for path, words in [(empty, "is empty"), (text, "no known format"), (sound, "no video stream")]:
+        with pytest.raises(MediaError, match=words) as caught:
+            probe(path)
+        assert str(path) in str(caught.value)
+        assert str(caught.value).count("\n") == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("index_first", [False, True])
+def test_truncated_videos_are_refused(
+    tmp_path: Path, media: SimpleNamespace, capfd: pytest.CaptureFixture[str], share: float, index_first: bool
+) -> None:
+    options = {"movflags": "faststart"} if index_first else None
+    whole = media.write_video(tmp_path / "w.mp4", 60, codec="libx264", container_options=options).read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    for attempt in (lambda: probe(path), lambda: list(read_frames(path, FrameClock(Fraction(25), 60), "P1"))):
+        with pytest.raises(MediaError, match="truncated, damaged or of no known format") as caught:
+            attempt()
+        assert "Copy or download it again." in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_videos_cut_between_packets_are_refused(tmp_path: Path, media: SimpleNamespace) -> None:
+    whole = media.write_video(tmp_path / "w.mp4", 60, container_options={"movflags": "faststart"}).read_bytes()
+    path = tmp_path / "cut.mp4"
+    for size in range(len(whole) - 120, len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(MediaError):
+            probe(path)
+
+
+def test_damaged_videos_never_fail_otherwise(tmp_path: Path, media: SimpleNamespace) -> None:
+    path, clock = tmp_path / "v.mp4", FrameClock(Fraction(25), 30)
+    for name in ("w.mp4", "w.avi", "w.mkv"):
+        whole = media.write_video(tmp_path / name, 30).read_bytes()
+        for seed in range(25):
+            chance, damaged = random.Random(seed), bytearray(whole)
+            for _ in range(20):
+                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+            path.write_bytes(damaged)
+            with suppress(MediaError, ShapeError):
+                assert len(list(read_frames(path, clock, "P1"))) == 30
+
+
+def test_shared_media(media: SimpleNamespace) -> None:
+    path = media.shared / "people_1080p_aac.mp4"
+    if not path.is_file():
+        pytest.skip("no shared media here")
+    info = probe(path)
+    assert (info.rate, info.num_frames, info.width, info.height) == (25, 105, 1920, 1080)
+    assert info.has_audio
