@@ -7,14 +7,15 @@ receipt and never on the shared folder.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import FingerprintError, MissingFileError, StoreError
+from cache.places import Where, replace_suffix, split_place
+from cache.records import VERSION
 from cache.spec import FeatureSpec
-from cache.store import VERSION, FeatureStore
+from cache.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Receipt:
         Raises:
             StoreError: if one of them is not finished.
         """
-        records = {trial_id: store.record(trial_id) for trial_id in sorted(trial_ids)}
+        wanted = sorted(trial_ids)
+        found = store.find_records(wanted)
+        records = {trial_id: found.get(trial_id) or store.record(trial_id) for trial_id in wanted}
         return cls(store.spec, {i: ReceiptEntry(r.source, r.embeddings, r.num_frames) for i, r in records.items()})
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Where) -> None:
         """Write the receipt, replacing an older one at once."""
         document = {
             "version": VERSION,
@@ -54,19 +57,21 @@ class Receipt:
         write_text(path, json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Receipt:
+    def load(cls, path: Where) -> Receipt:
         """Read what `save` wrote.
 
         Raises:
             MissingFileError: if there is none.
             StoreError: if it is damaged, edited or of a newer version.
         """
-        if not path.is_file():
+        folder, name = split_place(path)
+        content = folder.read(name)
+        if content is None:
             raise MissingFileError(
-                f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {path.stem}'."
+                f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {Path(name).stem}'."
             )
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(content)
             spec = FeatureSpec.from_document(document["spec"])
             trials = {trial_id: ReceiptEntry(**entry) for trial_id, entry in document["trials"].items()}
             version, named = document["version"], document["fingerprint"]
@@ -79,7 +84,7 @@ class Receipt:
         return cls(spec, trials)
 
 
-def open_receipt(path: Path) -> tuple[FeatureStore, Receipt]:
+def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
     """The store beside a receipt, checked to hold just what the receipt names.
 
     Raises:
@@ -88,7 +93,7 @@ def open_receipt(path: Path) -> tuple[FeatureStore, Receipt]:
         FingerprintError: if a trial was made from other sources or has other embeddings than the receipt says.
     """
     receipt = Receipt.load(path)
-    store = FeatureStore(path.with_suffix(".zarr"), receipt.spec.fingerprint)
+    store = FeatureStore(replace_suffix(path, ".zarr"), receipt.spec.fingerprint)
     found = Receipt.of(store, receipt.trials)
     stale = [trial_id for trial_id, entry in receipt.trials.items() if found.trials[trial_id] != entry]
     if stale:
@@ -99,9 +104,7 @@ def open_receipt(path: Path) -> tuple[FeatureStore, Receipt]:
     return store, receipt
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Where, text: str) -> None:
     """Write a file under a temporary name and rename it, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    folder, name = split_place(path)
+    folder.write(name, text.encode())

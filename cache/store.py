@@ -8,27 +8,31 @@ finished. `docs/store.md` states the layout in MUST and SHOULD.
 
 from __future__ import annotations
 
-import os
-import shutil
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
-import zarr
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_rows, map_chunks, read_metadata
+from cache.chunks import (
+    Rows,
+    array_metadata,
+    group_metadata,
+    open_rows,
+    parse_metadata,
+    read_metadata,
+    split_chunks,
+)
 from cache.clock import FrameClock
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError
+from cache.locks import Claim, claim
 from cache.names import decode_trial_id, encode_trial_id
-from cache.spec import FeatureSpec, canonical_json
+from cache.places import Where, open_folder
+from cache.records import COMMIT, VERSION, CommitRecord, check_version, digest_embeddings, find_commit, invalid_runs
+from cache.spec import FeatureSpec
 
-VERSION = 1
 _SPEC = "avfusion_spec"
-_COMMIT = "avfusion_commit"
+_STORE = "avfusion_store"
 
 
 class Features(NamedTuple):
@@ -38,148 +42,86 @@ class Features(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class CommitRecord:
-    """What makes a trial finished.
+class _Handle(NamedTuple):
+    """A trial kept open: how to read its rows, and which of them are valid."""
 
-    Attributes:
-        source: digest of the bytes that the backbone read.
-        embeddings: digest of the stored bytes and of the invalid runs.
-        num_frames: T.
-        rate: frames per second.
-        start_s: moment of frame 0, seconds.
-        invalid: runs of frames that the backbone never saw, half-open.
-        seconds: how long the trial took; the only field that differs between two equal runs.
-        versions: of the libraries that computed it.
-    """
-
-    source: str
-    embeddings: str
-    num_frames: int
-    rate: Fraction
-    start_s: float
-    invalid: tuple[tuple[int, int], ...]
-    seconds: float
-    versions: dict[str, str]
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(T,) true where the backbone saw input."""
-        valid = np.ones(self.num_frames, bool)
-        for start, stop in self.invalid:
-            valid[start:stop] = False
-        return valid
-
-    def to_document(self) -> dict[str, Any]:
-        """As JSON values, with the state and the frame numbering spelled out."""
-        return {
-            "version": VERSION,
-            "state": "complete",
-            "source": self.source,
-            "embeddings": self.embeddings,
-            "num_frames": self.num_frames,
-            "rate": str(self.rate),
-            "start_s": self.start_s,
-            "first_frame": 0,
-            "invalid": [list(run) for run in self.invalid],
-            "seconds": self.seconds,
-            "versions": self.versions,
-        }
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> CommitRecord:
-        """Inverse of `to_document`."""
-        return cls(
-            document["source"],
-            document["embeddings"],
-            document["num_frames"],
-            Fraction(document["rate"]),
-            document["start_s"],
-            tuple((start, stop) for start, stop in document["invalid"]),
-            document["seconds"],
-            document["versions"],
-        )
-
-
-def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
-    """Half-open runs of false.
-
-    >>> invalid_runs(np.array([False, True, False, False]))
-    ((0, 1), (2, 4))
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(np.int8)))
-    return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
-
-
-def digest_embeddings(embeddings: NDArray[Any], invalid: tuple[tuple[int, int], ...]) -> str:
-    """xxh3-128 over the stored bytes (C order, little-endian) and the invalid runs.
-
-    A fast checksum, so that training can afford to check every byte it reads; it guards against decay, not malice.
-    """
-    state = xxhash.xxh3_128(np.ascontiguousarray(embeddings, embeddings.dtype.newbyteorder("<")).view(np.uint8).data)
-    state.update(canonical_json(invalid).encode())
-    return f"xxh3:{state.hexdigest()}"
+    record: CommitRecord
+    rows: Rows
+    valid: NDArray[np.bool_]
 
 
 class FeatureStore:
     """The embeddings of one fingerprint.
 
-    Reading needs only the path; `create` also prepares it for writing. Safe to open in any number of processes.
+    Reading needs only the path or URL; `create` also prepares it for writing. Safe to open in any number of processes,
+    and to send to them. A trial that was read once stays open and, on a local file system, stays as it was: whoever
+    rewrites it replaces its files, so that a record never meets the bytes of another one. What other processes write
+    anew is seen by a store that is opened anew, and by `read` with `check`.
     """
 
-    def __init__(self, path: Path | str, fingerprint: str) -> None:
+    def __init__(self, path: Where, fingerprint: str) -> None:
         """Open the features of one fingerprint.
+
+        Args:
+            path: a local path, or a URL that fsspec knows (`s3://…`, `memory://…`).
+            fingerprint: of the recipe, 64 hexadecimal digits.
 
         Raises:
             MissingFileError: if there is no such store.
             StoreError: if the store is of another version.
             FingerprintError: if the store holds other fingerprints only, or the recipe does not hash to its name.
         """
-        self.path = Path(path)
-        self.group = self.path / fingerprint
-        root = read_metadata(self.path)
-        if root is None:
-            raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
-        _check_version(self.path, root)
-        metadata = read_metadata(self.group)
+        root = open_folder(path)
+        self.path = root.where
+        self._folder = root.child(fingerprint)
+        self.group = self._folder.where
+        self._handles: dict[str, _Handle] = {}
+        metadata = read_metadata(root)
         if metadata is None:
-            raise FingerprintError(
-                f"Store '{self.path}' has no features with fingerprint '{fingerprint[:12]}'; it holds "
-                f"{', '.join(name[:12] for name in fingerprints(self.path)) or 'none'}. Run the extraction with these settings."
-            )
-        self.spec = FeatureSpec.from_document(metadata["attributes"][_SPEC])
-        if self.spec.fingerprint != fingerprint:
-            raise FingerprintError(
-                f"The recipe in '{self.group}' hashes to '{self.spec.fingerprint[:12]}', not to its name. "
-                "It was edited; delete the folder and run the extraction again."
-            )
+            raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
+        check_version(str(self.path), metadata["attributes"].get(_STORE, VERSION))
+        self.spec = _read_spec(read_metadata(self._folder), self.path, fingerprint)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.spec.fingerprint)
 
     @classmethod
-    def create(cls, path: Path | str, spec: FeatureSpec) -> FeatureStore:
-        """Open for writing, making store and group where they are absent; nothing finished is touched."""
-        path = Path(path)
-        root = zarr.open_group(path, mode="a", zarr_format=3)
-        root.attrs.setdefault("avfusion_store", VERSION)
-        _check_version(path, read_metadata(path) or {})
-        if read_metadata(path / spec.fingerprint) is None:
-            root.require_group(spec.fingerprint).attrs.put({_SPEC: spec.to_document()})
+    def create(cls, path: Where, spec: FeatureSpec) -> FeatureStore:
+        """Open for writing, making store and group where they are absent; nothing finished is touched.
+
+        Raises:
+            StoreError: if the store is of a newer version.
+        """
+        root = open_folder(path)
+        metadata = read_metadata(root) or {"attributes": {}}
+        check_version(str(root.where), metadata["attributes"].setdefault(_STORE, VERSION))
+        if read_metadata(root) != metadata:
+            root.write("zarr.json", group_metadata(metadata["attributes"]))
+        if read_metadata(root.child(spec.fingerprint)) is None:
+            root.write(f"{spec.fingerprint}/zarr.json", group_metadata({_SPEC: spec.to_document()}))
         return cls(path, spec.fingerprint)
 
     def trial_ids(self) -> list[str]:
         """Ids of all finished trials, sorted."""
-        names = (entry.name for entry in os.scandir(self.group) if entry.is_dir())
-        ids = (decode_trial_id(name) for name in names)
-        return sorted(trial_id for trial_id in ids if self.find_record(trial_id) is not None)
+        return sorted(self.find_records())
+
+    def unfinished(self) -> list[str]:
+        """Ids of trials that were begun and not finished, or whose commit record is damaged."""
+        return sorted({decode_trial_id(name) for name in self._folder.folders()} - self.find_records().keys())
+
+    def find_records(self, trial_ids: Iterable[str] | None = None) -> dict[str, CommitRecord]:
+        """Commit records of those of some trials, by default of all, that are finished."""
+        names = self._folder.folders() if trial_ids is None else [encode_trial_id(i) for i in trial_ids]
+        documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
+        found = {
+            decode_trial_id(name): find_commit(parse_metadata(content), f"{self.group}/{name}")
+            for name, content in zip(names, documents, strict=True)
+        }
+        return {trial_id: record for trial_id, record in found.items() if record is not None}
 
     def find_record(self, trial_id: str) -> CommitRecord | None:
         """The commit record of a trial, or None where the trial is absent or unfinished."""
-        metadata = read_metadata(self._folder(trial_id)) or {}
-        document = metadata.get("attributes", {}).get(_COMMIT, {})
-        if document.get("state") != "complete":
-            return None
-        if document["version"] > VERSION:
-            raise _newer(self._folder(trial_id), document["version"])
-        return CommitRecord.from_document(document)
+        return self.find_records([trial_id]).get(trial_id)
 
     def record(self, trial_id: str) -> CommitRecord:
         """The commit record of a finished trial.
@@ -189,9 +131,7 @@ class FeatureStore:
         """
         record = self.find_record(trial_id)
         if record is None:
-            raise StoreError(
-                f"Trial '{trial_id}' is not finished in '{self.group}'. Run 'extract-features --backbone {self.spec.name}' again."
-            )
+            raise self._unfinished(trial_id)
         return record
 
     def read(self, trial_id: str, start: int = 0, stop: int | None = None, *, check: bool = False) -> Features:
@@ -204,22 +144,21 @@ class FeatureStore:
             check: compare every byte of the trial with the digest in its commit record.
 
         Returns:
-            embeddings (stop - start, D) as stored, mapped where that is possible, and valid (stop - start,).
+            embeddings (stop - start, D) as stored and valid (stop - start,), both read-only; on a local file system a
+            view of the mapped file where that is possible.
 
         Raises:
             StoreError: if the trial is unfinished, truncated, or (with `check`) altered.
         """
-        record = self.record(trial_id)
-        folder = self._folder(trial_id)
-        embeddings = map_chunks(folder, read_metadata(folder) or {})
-        if embeddings is None:
-            embeddings = np.asarray(zarr.open_array(folder, mode="r")[:])
-        if check and digest_embeddings(embeddings, record.invalid) != record.embeddings:
-            raise StoreError(
-                f"The embeddings of trial '{trial_id}' in '{folder}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run 'extract-features --backbone {self.spec.name} --redo --trials {trial_id!r}'."
-            )
-        return Features(embeddings[start:stop], record.valid[start:stop])
+        wanted = slice(start, stop)
+        handle = self._handles.get(trial_id)
+        if handle is None or check:
+            handle = self._handles[trial_id] = self._open(trial_id)
+        if check:
+            whole = handle.rows(slice(None))
+            self._check(trial_id, whole, handle.record)
+            return Features(whole[wanted], handle.valid[wanted])
+        return Features(handle.rows(wanted), handle.valid[wanted])
 
     def write(
         self,
@@ -250,21 +189,60 @@ class FeatureStore:
         runs = invalid_runs(valid)
         record = CommitRecord(
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
-            round(seconds, 3), {**(versions or {}), "zarr": zarr.__version__},
+            round(seconds, 3), {**(versions or {}), "numpy": np.__version__},
         )  # fmt: skip
-        folder = self._folder(trial_id)
-        if folder.exists():
-            shutil.rmtree(folder)
-        array = zarr.create_array(
-            str(folder), shape=stored.shape, chunks=(chunk_rows(len(stored)), self.spec.dim), dtype=stored.dtype,
-            compressors=None, filters=None, fill_value=0, zarr_format=3, config={"write_empty_chunks": True},
-            dimension_names=("frame", "embedding"),
-        )  # fmt: skip
-        array[:] = stored
-        for chunk in folder.glob("c/*/0"):
-            _fsync(chunk)
-        array.attrs.put({_COMMIT: record.to_document()})
+        metadata = array_metadata(stored.shape, self.spec.dtype, {COMMIT: record.to_document()})
+        self._folder.write_array(encode_trial_id(trial_id), split_chunks(stored), metadata)
+        self._handles.pop(trial_id, None)
         return record
+
+    def claim(self, trial_id: str) -> Claim | None:
+        """Take a trial for this process, so that no other one computes it too.
+
+        Returns:
+            A context that gives the trial back when it ends, or None where another process works on it.
+        """
+        return claim(self.path, f"{self.spec.fingerprint[:12]}.{encode_trial_id(trial_id)}")
+
+    def _open(self, trial_id: str) -> _Handle:
+        name = encode_trial_id(trial_id)
+        key, folder = f"{name}/zarr.json", self._folder.child(name)
+        while True:
+            stamp = self._folder.stamp(key)
+            metadata = read_metadata(folder)
+            record = find_commit(metadata, str(folder.where))
+            if metadata is None or record is None:
+                raise self._unfinished(trial_id)
+            if metadata.get("shape") != [record.num_frames, self.spec.dim]:
+                raise StoreError(
+                    f"'{folder.where}' has shape {metadata.get('shape')}, expected {[record.num_frames, self.spec.dim]}. "
+                    "Delete the folder and run the extraction again; only this trial is redone."
+                )
+            try:
+                rows = open_rows(folder, metadata)
+            except StoreError:
+                if self._folder.stamp(key) == stamp:
+                    raise
+                continue
+            if self._folder.stamp(key) == stamp:  # else it was rewritten in between
+                break
+        if rows is None:
+            rows = _zarr_rows(folder)
+        valid = record.valid
+        valid.flags.writeable = False
+        return _Handle(record, rows, valid)
+
+    def _check(self, trial_id: str, embeddings: NDArray[Any], record: CommitRecord) -> None:
+        if digest_embeddings(embeddings, record.invalid) != record.embeddings:
+            raise StoreError(
+                f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
+                f"disk is failing. Run 'extract-features --backbone {self.spec.name} --redo --trials {trial_id!r}'."
+            )
+
+    def _unfinished(self, trial_id: str) -> StoreError:
+        return StoreError(
+            f"Trial '{trial_id}' is not finished in '{self.group}'. Run 'extract-features --backbone {self.spec.name}' again."
+        )
 
     def _prepare(
         self, trial_id: str, embeddings: NDArray[Any], valid: NDArray[np.bool_], clock: FrameClock
@@ -276,37 +254,55 @@ class FeatureStore:
                 f"{expected} and {expected[:1]}. The backbone '{self.spec.name}' must give one row per frame."
             )
         with np.errstate(over="ignore"):
-            stored = np.where(valid[:, None], embeddings, 0).astype(f"<{np.dtype(self.spec.dtype).str[1:]}")
-        if not np.isfinite(stored).all():
+            stored = np.ascontiguousarray(embeddings, np.dtype(self.spec.dtype).newbyteorder("<"))
+        if not valid.all():
+            stored = stored.copy() if np.may_share_memory(stored, embeddings) else stored
+            stored[~valid] = 0
+        if not _all_finite(stored):
             raise ShapeError(
                 f"Trial '{trial_id}' has embeddings that are not finite in {self.spec.dtype}. Check the weights of backbone "
                 f"'{self.spec.name}', or store float32."
             )
         return stored
 
-    def _folder(self, trial_id: str) -> Path:
-        return self.group / encode_trial_id(trial_id)
+
+def _all_finite(stored: NDArray[Any]) -> bool:
+    """Whether no number is infinite or nan, told by the bits of the exponent (numpy tests float16 slowly)."""
+    bits, exponent = ("<u2", 0x7C00) if stored.dtype.itemsize == 2 else ("<u4", 0x7F80_0000)
+    return bool((np.bitwise_and(stored.view(bits), exponent) != exponent).all())
 
 
-def fingerprints(path: Path | str) -> list[str]:
-    """Fingerprints that a store holds, oldest name first."""
-    folders = [entry.name for entry in os.scandir(path) if entry.is_dir()] if Path(path).is_dir() else []
-    return sorted(name for name in folders if read_metadata(Path(path) / name) is not None)
+def fingerprints(path: Where) -> list[str]:
+    """Fingerprints that a store holds, sorted."""
+    root = open_folder(path)
+    names = root.folders()
+    documents = root.read_many([f"{name}/zarr.json" for name in names])
+    return [name for name, content in zip(names, documents, strict=True) if parse_metadata(content) is not None]
 
 
-def _check_version(path: Path, metadata: dict[str, Any]) -> None:
-    version = metadata.get("attributes", {}).get("avfusion_store", VERSION)
-    if version > VERSION:
-        raise _newer(path, version)
-
-
-def _newer(path: Path, version: int) -> StoreError:
-    return StoreError(f"'{path}' has layout version {version}; this program reads up to {VERSION}. Update avfusion.")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _read_spec(metadata: dict[str, Any] | None, path: Where, fingerprint: str) -> FeatureSpec:
+    if metadata is None:
+        raise FingerprintError(
+            f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it holds "
+            f"{', '.join(name[:12] for name in fingerprints(path)) or 'none'}. Run the extraction with these settings."
+        )
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        spec = FeatureSpec.from_document(metadata["attributes"][_SPEC])
+    except (KeyError, TypeError) as error:
+        raise FingerprintError(
+            f"'{path}/{fingerprint}' has no readable recipe ({error}). Delete the folder and run the extraction again."
+        ) from error
+    if spec.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name. "
+            "It was edited; delete the folder and run the extraction again."
+        )
+    return spec
+
+
+def _zarr_rows(folder: Any) -> Rows:
+    """Rows of whatever else zarr can read: compressed, sharded, otherwise chunked."""
+    import zarr
+
+    array = zarr.open_array(folder.zarr_store(), mode="r")
+    return lambda wanted: np.asarray(array[wanted])

@@ -71,7 +71,8 @@ def test_is_an_ordinary_zarr_with_one_plain_chunk(path: Path) -> None:
     array = zarr.open(str(path), mode="r")[SPEC.fingerprint]["P1"]
     features = store.read("P1")
     np.testing.assert_array_equal(array[:], features.embeddings)
-    assert isinstance(features.embeddings, np.memmap)
+    assert not features.embeddings.flags.owndata
+    assert not features.embeddings.flags.writeable
     files = sorted(p.relative_to(store.group / "P1").as_posix() for p in (store.group / "P1").rglob("*") if p.is_file())
     assert files == ["c/0/0", "zarr.json"]
     assert (store.group / "P1/c/0/0").stat().st_size == 20 * 8 * 2
@@ -240,23 +241,25 @@ def test_sigkill_while_writing_leaves_nothing_that_looks_finished(path: Path) ->
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         import numpy as np
         from fractions import Fraction
-        import cache.store as store_module
+        import cache.places
+        from cache.store import FeatureStore
         from cache.clock import FrameClock
         from cache.spec import FeatureSpec
         spec = FeatureSpec("mobilefacenet", "visual", 8, {{"size": 112}}, "00ff")
-        store = store_module.FeatureStore.create({str(path)!r}, spec)
+        store = FeatureStore.create({str(path)!r}, spec)
         def write(name):
             store.write(name, np.ones((20, 8)), np.ones(20, bool), source="s", clock=FrameClock(Fraction(25), 20), seconds=1)
         write("first")
-        store_module._fsync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        cache.places._sync_folder = lambda path: os.kill(os.getpid(), signal.SIGKILL)
         write("second")
         """
     )
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     store = FeatureStore.create(path, SPEC)
-    assert (store.group / "second/c/0/0").exists()
+    assert (store.group / ".second.partial/c/0/0").exists()
     assert store.trial_ids() == ["first"]
     write(store, "second")
     assert store.trial_ids() == ["first", "second"]
+    assert not list(store.group.glob(".*"))
     assert store.read("second", check=True).embeddings.shape == (20, 8)

@@ -1,0 +1,153 @@
+"""Claims: one process works on a trial, others leave it alone.
+
+On a local file system a claim is an advisory lock of the kernel, which ends with its process, however that dies.
+Where the file system has none, and on object stores, it is a lock file; a dead process of this machine is noticed,
+for any other one the message names the file to delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cache.places import Folder, LocalFolder, Where, open_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class Claim:
+    """A trial taken for this process; ends with `release`, with the `with` block, or with the process."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Give the trial back; may be called again."""
+        if self._release is not None:
+            release, self._release = self._release, None
+            release()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def locks_place(store: Where) -> Where:
+    """Where the locks of a store lie: beside it, so that the store holds arrays only."""
+    if isinstance(store, Path):
+        return store.with_name(f".{store.name}.locks")
+    head, _, name = store.rpartition("/")
+    return f"{head}/.{name}.locks"
+
+
+def claim(store: Where, name: str) -> Claim | None:
+    """Take `name` in a store, None where another process or thread has it.
+
+    Args:
+        store: path or URL of the store.
+        name: a file name.
+    """
+    folder = open_folder(locks_place(store))
+    if isinstance(folder, LocalFolder) and fcntl is not None:
+        try:
+            return _claim_kernel(folder.path / name)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    return _claim_file(folder, name)
+
+
+def holder(store: Where, name: str) -> str:
+    """Who has a claim, in words, with the file to delete if that process is dead; "" where nobody has it."""
+    folder = open_folder(locks_place(store))
+    content = folder.read(name)
+    if content is None:
+        return ""
+    try:
+        document = json.loads(content)
+        who = f"process {document['pid']} on '{document['host']}' since {document['since']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"taken by {who}; if that process is dead, delete '{folder.where}/{name}'"
+
+
+def _claim_kernel(path: Path) -> Claim | None:
+    """An exclusive flock; the file goes away with the claim, so it must still be the one under this name once locked."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # the last claim just went, and the folder with it
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(descriptor, path):
+                with contextlib.suppress(OSError):  # only for people to read; a full disk must not matter here
+                    os.write(descriptor, _identity())
+                return Claim(partial(_release_kernel, descriptor, path))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _release_kernel(descriptor: int, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
+    with contextlib.suppress(OSError):  # others still hold claims
+        path.parent.rmdir()
+
+
+def _claim_file(folder: Folder, name: str) -> Claim | None:
+    if not folder.create(name, _identity()):
+        if not _is_dead(folder.read(name)):
+            return None
+        folder.remove(name)
+        if not folder.create(name, _identity()):
+            return None
+    return Claim(partial(folder.remove, name))
+
+
+def _identity() -> bytes:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
+
+
+def _is_dead(content: bytes | None) -> bool:
+    """Whether a lock file is of a process of this machine that is gone."""
+    try:
+        document: dict[str, Any] = json.loads(content or b"")
+        if document["host"] != socket.gethostname():
+            return False
+        os.kill(document["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    return False

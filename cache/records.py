@@ -1,0 +1,134 @@
+"""Commit records: what makes a trial of a store finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.errors import StoreError
+from cache.spec import canonical_json
+
+VERSION = 1
+COMMIT = "avfusion_commit"
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """What makes a trial finished.
+
+    Attributes:
+        source: digest of the bytes that the backbone read.
+        embeddings: digest of the stored bytes and of the invalid runs.
+        num_frames: T.
+        rate: frames per second.
+        start_s: moment of frame 0, seconds.
+        invalid: runs of frames that the backbone never saw, half-open.
+        seconds: how long the trial took; the only field that differs between two equal runs.
+        versions: of the libraries that computed it.
+    """
+
+    source: str
+    embeddings: str
+    num_frames: int
+    rate: Fraction
+    start_s: float
+    invalid: tuple[tuple[int, int], ...]
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def clock(self) -> FrameClock:
+        """The clock that the trial was made on."""
+        return FrameClock(self.rate, self.num_frames, self.start_s)
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(T,) true where the backbone saw input."""
+        valid = np.ones(self.num_frames, bool)
+        for start, stop in self.invalid:
+            valid[start:stop] = False
+        return valid
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON values, with the state and the frame numbering spelled out."""
+        return {
+            "version": VERSION,
+            "state": "complete",
+            "source": self.source,
+            "embeddings": self.embeddings,
+            "num_frames": self.num_frames,
+            "rate": str(self.rate),
+            "start_s": self.start_s,
+            "first_frame": 0,
+            "invalid": [list(run) for run in self.invalid],
+            "seconds": self.seconds,
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> CommitRecord:
+        """Inverse of `to_document`."""
+        return cls(
+            document["source"],
+            document["embeddings"],
+            document["num_frames"],
+            Fraction(document["rate"]),
+            document["start_s"],
+            tuple((start, stop) for start, stop in document["invalid"]),
+            document["seconds"],
+            document["versions"],
+        )
+
+
+def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+    """Half-open runs of false.
+
+    >>> invalid_runs(np.array([False, True, False, False]))
+    ((0, 1), (2, 4))
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(np.int8)))
+    return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
+
+
+def digest_embeddings(embeddings: NDArray[Any], invalid: tuple[tuple[int, int], ...]) -> str:
+    """xxh3-128 over the stored bytes (C order, little-endian) and the invalid runs.
+
+    A fast checksum, so that training can afford to check every byte it reads; it guards against decay, not malice.
+    """
+    state = xxhash.xxh3_128(np.ascontiguousarray(embeddings, embeddings.dtype.newbyteorder("<")).view(np.uint8).data)
+    state.update(canonical_json(invalid).encode())
+    return f"xxh3:{state.hexdigest()}"
+
+
+def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | None:
+    """The commit record in an array's `zarr.json`, None where the array is absent, unfinished or damaged.
+
+    Raises:
+        StoreError: if a newer program wrote it.
+    """
+    document = (metadata or {}).get("attributes", {}).get(COMMIT)
+    if not isinstance(document, dict) or document.get("state") != "complete":
+        return None
+    check_version(where, document.get("version"))
+    try:
+        return CommitRecord.from_document(document)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuse what a newer program wrote.
+
+    Raises:
+        StoreError: if the version is above ours or is none.
+    """
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(
+            f"'{where}' has layout version {version}; this program reads up to {VERSION}. Update avfusion."
+        )
