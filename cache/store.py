@@ -25,7 +25,7 @@ from cache.chunks import (
 )
 from cache.clock import FrameClock
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError
-from cache.locks import Claim, claim
+from cache.locks import Claim, claim, holder
 from cache.names import decode_trial_id, encode_trial_id
 from cache.places import Where, open_folder
 from cache.records import COMMIT, VERSION, CommitRecord, check_version, digest_embeddings, find_commit, invalid_runs
@@ -202,7 +202,14 @@ class FeatureStore:
         Returns:
             A context that gives the trial back when it ends, or None where another process works on it.
         """
-        return claim(self.path, f"{self.spec.fingerprint[:12]}.{encode_trial_id(trial_id)}")
+        return claim(self.path, self._lock(trial_id))
+
+    def holder(self, trial_id: str) -> str:
+        """Who works on a trial, in words, and what to delete if that process is dead; "" where nobody does."""
+        return holder(self.path, self._lock(trial_id))
+
+    def _lock(self, trial_id: str) -> str:
+        return f"{self.spec.fingerprint[:12]}.{encode_trial_id(trial_id)}"
 
     def _open(self, trial_id: str) -> _Handle:
         name = encode_trial_id(trial_id)
