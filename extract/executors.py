@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from cache.errors import SettingError
 from extract.backbone import Backbone
@@ -52,18 +52,29 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Fold each batch norm into the convolution registered right before it, in place.
+    """Fold each batch norm into the convolution or linear layer registered right before it, in place.
 
     Backbones register their layers in the order of their use; a contract test compares folded with unfolded outputs.
     """
     children = list(module.named_children())
     for (name, child), (next_name, follower) in itertools.pairwise(children):
-        folds = isinstance(child, (nn.Conv1d, nn.Conv2d)) and isinstance(follower, (nn.BatchNorm1d, nn.BatchNorm2d))
-        if folds and child.out_channels == follower.num_features:
-            setattr(module, name, fuse_conv_bn_eval(child, follower))
+        folded = _fold(child, follower)
+        if folded is not None:
+            setattr(module, name, folded)
             setattr(module, next_name, nn.Identity())
     for _, child in children:
         fold_batch_norms(child)
+
+
+def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    """The layer with the batch norm in its weights, None where the two are no such pair."""
+    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return None
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.out_channels == norm.num_features:
+        return fuse_conv_bn_eval(layer, norm)
+    if isinstance(layer, nn.Linear) and layer.out_features == norm.num_features:
+        return fuse_linear_bn_eval(layer, norm)
+    return None
 
 
 class TorchExecutor:
@@ -71,10 +82,10 @@ class TorchExecutor:
 
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
         self.device = device
-        self._network = copy.deepcopy(backbone)
+        self._network = copy.deepcopy(backbone, {id(backbone.weights): backbone.weights})
         fold_batch_norms(self._network)
-        if backbone.source == "crops":
-            self._network = self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
+            self._network = self._network.to(memory_format=torch.channels_last)
         self._network = self._network.to(device)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -2,5 +2,8 @@
 
 BACKBONES = {
     "conv1d": "extract.backbones.conv1d:Conv1d",
+    "facenet": "extract.backbones.facenet:FaceNet",
     "mobilefacenet": "extract.backbones.mobilefacenet:MobileFaceNet",
+    "resnet50": "extract.backbones.resnet50:ResNet50",
+    "vggish": "extract.backbones.vggish:VGGish",
 }

@@ -1,0 +1,118 @@
+"""Visual, 512-d: InceptionResnetV1 on 160x160 faces, trained to tell people apart, L2-normalised.
+
+David Sandberg's training of Inception-ResNet-v1 for the task of [Schroff2015FaceNet], ported to PyTorch in
+facenet-pytorch (MIT), whose class this is; "FaceNet" of [Karas2022, Section 3.1]. 23,482,624 parameters without the
+classification layer, which is left out. Its standardisation is (x - 127.5) / 128; Karas et al. divide by 127.5, a scale
+0.4 % off, which the setting `standardise` reproduces. Its dropout does nothing in a frozen network.
+Weights: VGGFace2 or CASIA-Webface, release files of facenet-pytorch (MIT; no sha256 published).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from facenet_pytorch import InceptionResnetV1
+from torch import Tensor, nn
+
+from cache.errors import SettingError
+from extract.backbone import Backbone
+from extract.inputs import ImageInput
+from extract.weights import Weights, WeightsCard, load_into
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the input.
+
+    Attributes:
+        standardise: "fixed" for (x - 127.5) / 128 as trained, "half" for (x - 127.5) / 127.5 as in [Karas2022].
+    """
+
+    standardise: str = "fixed"
+
+
+SIZE = 160
+STDS = {"fixed": 128 / 255, "half": 0.5}
+
+_RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
+CARDS = {
+    "casia-webface": WeightsCard(
+        name="casia-webface",
+        variant="InceptionResnetV1",
+        origin=f"{_RELEASE}/20180408-102900-casia-webface.pt",
+        sha256="",
+        licence="MIT",
+        paper="Schroff2015FaceNet",
+    ),
+    "vggface2": WeightsCard(
+        name="vggface2",
+        variant="InceptionResnetV1",
+        origin=f"{_RELEASE}/20180402-114759-vggface2.pt",
+        sha256="",
+        licence="MIT",
+        paper="Schroff2015FaceNet",
+    ),
+}
+
+
+def _initialise(body: nn.Module) -> None:
+    """Initialisation that keeps the signal of an untrained network above the biases through all layers."""
+    for module in body.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class FaceNet(Backbone):
+    """Faces (B, 160, 160, 3) uint8 → (B, 512) of norm 1."""
+
+    name = "facenet"
+    modality = "visual"
+    source = "crops"
+    algorithm = 1
+    cards = CARDS
+    dim = 512
+    input: ImageInput
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        super().__init__(weights)
+        std = STDS[config.standardise]
+        self.input = ImageInput(SIZE, (0.5, 0.5, 0.5), (std, std, std))
+        self.body = InceptionResnetV1(pretrained=None, classify=False)
+
+    @classmethod
+    def build(cls, config: Config, weights: Weights) -> Self:
+        """The network with these weights.
+
+        Raises:
+            SettingError: if the standardisation is not known.
+            WeightsError: if the weights do not fit.
+        """
+        if config.standardise not in STDS:
+            raise SettingError(
+                f"FaceNet has no standardisation '{config.standardise}'; expected one of {', '.join(STDS)}."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights.seed or 0)
+            network = cls(config, weights)
+            if weights.tensors is None:
+                _initialise(network.body)
+        if weights.tensors is not None:
+            trunk = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("logits.")}
+            load_into(network.body, trunk, weights, "facenet-pytorch's InceptionResnetV1")
+        return network
+
+    def settings(self) -> dict[str, Any]:
+        """Size and standardisation."""
+        return {
+            "size": self.input.size,
+            "mean": list(self.input.mean),
+            "std": list(self.input.std),
+            "colour": self.input.colour,
+            "timing": "the frame's own crop",
+        }
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(B, 160, 160, 3) uint8 → (B, 512)."""
+        return self.body(self.input.normalise(batch))

@@ -1,0 +1,197 @@
+"""Visual: the IR-50 of the ABAW systems on 40x40 faces, 512-d, or torchvision's ImageNet ResNet-50, 2048-d.
+
+* `ir50`: the improved residual network of [Deng2019ArcFace] with 3, 4, 14 and 3 units, its first stage at full
+  resolution, on the centre 40x40 of faces of 48x48, as in the systems of [Zhang2023] and [Praveen2024]; L2-normalised,
+  37,283,520 parameters without the last layer of their checkpoint (512 → 8 expressions), which nobody uses. Trained on
+  MS-Celeb-1M and FER+; the authors hand the file `res50_ir_0.887.pth` out on their own page only: give its path.
+* `imagenet`: ResNet-50 of [He2016ResNet] from torchvision (BSD-3-Clause), average-pooled, 23,508,032 parameters, on the centre
+  224x224 of images of 232x232; weights IMAGENET1K_V2 of torchvision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import ResNet50_Weights
+from torchvision.models import resnet50 as torchvision_resnet50
+
+from cache.errors import SettingError, WeightsError
+from extract.backbone import Backbone
+from extract.inputs import ImageInput
+from extract.weights import Weights, WeightsCard, load_into
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the network.
+
+    Attributes:
+        variant: "ir50" or "imagenet"; "" takes it from the weights ("ir50" for random ones).
+    """
+
+    variant: str = ""
+
+
+INPUTS = {
+    "ir50": ImageInput(40, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_from=48),
+    "imagenet": ImageInput(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_from=232),
+}
+DIMS = {"ir50": 512, "imagenet": 2048}
+STAGES = ((64, 3, 1), (128, 4, 2), (256, 14, 2), (512, 3, 2))  # channels, units, stride of the first unit
+
+_IMAGENET = ResNet50_Weights.IMAGENET1K_V2
+CARDS = {
+    _IMAGENET.name: WeightsCard(
+        name=_IMAGENET.name,
+        variant="imagenet",
+        origin=_IMAGENET.url,
+        sha256=PurePosixPath(_IMAGENET.url).stem.rpartition("-")[2],  # its first 8 digits end the file's name
+        licence="BSD-3-Clause",
+        paper="He2016ResNet",
+    ),
+}
+
+
+class _Unit(nn.Module):
+    """Batch norm, 3x3, PReLU, strided 3x3, batch norm; added to the (projected) input without an activation.
+
+    Names are those of the public checkpoints.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        if fan_in != fan_out:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(fan_in),
+            nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False),
+            nn.PReLU(fan_out),
+            nn.Conv2d(fan_out, fan_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(fan_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.res_layer(x) + self.shortcut_layer(x)
+
+
+class _IR50(nn.Module):
+    """(B, 3, 40, 40) → (B, 512) of norm 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        )  # fmt: skip
+        units, fan_in = [], 64
+        for width, count, stride in STAGES:
+            for i in range(count):
+                units.append(_Unit(fan_in, width, stride if i == 0 else 1))
+                fan_in = width
+        self.body = nn.Sequential(*units)
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(512), nn.Dropout(0.4), nn.Flatten(), nn.Linear(512 * 5 * 5, 512), nn.BatchNorm1d(512)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(self.output_layer(self.body(self.input_layer(x))))
+
+
+def _imagenet_body() -> nn.Module:
+    """Torchvision's network up to its average pooling, (B, 3, 224, 224) → (B, 2048)."""
+    body = torchvision_resnet50(weights=None)
+    body.fc = nn.Identity()
+    return body
+
+
+BODIES = {"ir50": _IR50, "imagenet": _imagenet_body}
+HEADS = {"ir50": "logits.", "imagenet": "fc."}
+MARKS = {"ir50": "input_layer.0.weight", "imagenet": "layer1.0.conv1.weight"}
+
+
+def _variant_of(tensors: dict[str, Tensor], weights: Weights) -> str:
+    """The variant that a checkpoint's names belong to."""
+    for variant, mark in MARKS.items():
+        if mark in tensors:
+            return variant
+    raise WeightsError(
+        f"Weights '{weights.name}' are of no ResNet-50 known here (first tensor: '{min(tensors, default='')}'); expected the "
+        f"names of an IR-50 or of torchvision. Give weights of one of these, or 'random'."
+    )
+
+
+def _initialise(body: nn.Module) -> None:
+    """Initialisation that keeps the signal of an untrained network within range; the last linear layer as published."""
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class ResNet50(Backbone):
+    """Faces (B, 40, 40, 3) uint8 → (B, 512) of norm 1; images (B, 224, 224, 3) → (B, 2048)."""
+
+    name = "resnet50"
+    modality = "visual"
+    source = "crops"
+    algorithm = 1
+    cards = CARDS
+    input: ImageInput
+
+    def __init__(self, variant: str, weights: Weights) -> None:
+        super().__init__(weights)
+        self.variant = variant
+        self.input = INPUTS[variant]
+        self.dim = DIMS[variant]
+        self.body = BODIES[variant]()
+
+    @classmethod
+    def build(cls, config: Config, weights: Weights) -> Self:
+        """The variant that fits the weights.
+
+        Raises:
+            SettingError: if the variant is not known, or not that of the weights.
+            WeightsError: if the weights are of no known variant or do not fit it.
+        """
+        if config.variant not in ("", *BODIES):
+            raise SettingError(f"ResNet-50 has no variant '{config.variant}'; expected one of {', '.join(BODIES)}.")
+        tensors = {name.removeprefix("backbone."): tensor for name, tensor in (weights.tensors or {}).items()}
+        found = config.variant or "ir50" if weights.tensors is None else _variant_of(tensors, weights)
+        if config.variant not in ("", found):
+            raise SettingError(
+                f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights.seed or 0)
+            network = cls(found, weights)
+            if weights.tensors is None:
+                _initialise(network.body)
+        if weights.tensors is not None:
+            trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS[found])}
+            load_into(network.body, trunk, weights, f"ResNet-50's variant {found}")
+        return network
+
+    def settings(self) -> dict[str, Any]:
+        """Variant and preprocessing."""
+        return {
+            "variant": self.variant,
+            "size": self.input.size,
+            "crop_from": self.input.crop_from,
+            "mean": list(self.input.mean),
+            "std": list(self.input.std),
+            "colour": self.input.colour,
+            "timing": "the frame's own crop",
+        }
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 → (B, D)."""
+        return self.body(self.input.normalise(batch))

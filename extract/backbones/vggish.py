@@ -1,0 +1,198 @@
+"""Audio, 128-d: VGGish on a log-mel patch of 0.975 s at each frame.
+
+The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, as ported in torchvggish (Apache-2.0);
+72,141,184 parameters. The patches are cut from one spectrogram of the whole sound (`extract.logmel`). The defaults are
+those of [Zhang2023], whose code leaves out the ReLU after the last layer and the postprocessing; with `final_relu` this
+is torchvggish's network without, with `pca` as well the one with postprocessing, each equal to it on the same patch.
+Weights: release files of torchvggish; the digits at the end of their names are the first of their sha256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from cache.errors import SettingError
+from extract.backbone import Backbone
+from extract.inputs import LogMelInput
+from extract.logmel import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
+from extract.weights import Weights, WeightsCard, load_into, load_weights
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the network and its patches.
+
+    Attributes:
+        start: "ahead", the patch begins with the frame [Zhang2023], or "centred" on the frame.
+        final_relu: whether the last layer ends with a ReLU, as in torchvggish.
+        pca: weights of the postprocessing (PCA, clipping to ±2, quantisation to 0 … 255): "audioset", a path, or
+            "random"; "" leaves it out.
+    """
+
+    start: str = "ahead"
+    final_relu: bool = False
+    pca: str = ""
+
+
+CHANNELS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0)  # of the 3x3 convolutions; 0 is max-pooling by 2
+WIDTHS = (512 * 6 * 4, 4096, 4096, 128)
+CLIP = 2.0
+LEVELS = 255
+
+_RELEASE = "https://github.com/harritaylor/torchvggish/releases/download/v0.1"
+CARDS = {
+    "vggish": WeightsCard(
+        name="vggish",
+        variant="network",
+        origin=f"{_RELEASE}/vggish-10086976.pth",
+        sha256="10086976",
+        licence="Apache-2.0",
+        paper="Hershey2017VGGish",
+    ),
+}
+PCA_CARDS = {
+    "audioset": WeightsCard(
+        name="audioset",
+        variant="PCA",
+        origin=f"{_RELEASE}/vggish_pca_params-970ea276.pth",
+        sha256="970ea276",
+        licence="Apache-2.0",
+        paper="Hershey2017VGGish",
+    ),
+}
+
+
+class _VGG(nn.Module):
+    """(B, 1, 96, 64) → (B, 128); names are those of the public checkpoint."""
+
+    def __init__(self, final_relu: bool) -> None:
+        super().__init__()
+        features: list[nn.Module] = []
+        fan_in = 1
+        for width in CHANNELS:
+            if width:
+                features += [nn.Conv2d(fan_in, width, 3, padding=1), nn.ReLU(inplace=True)]
+                fan_in = width
+            else:
+                features.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*features)
+        first, second, third, last = WIDTHS
+        self.embeddings = nn.Sequential(
+            nn.Linear(first, second), nn.ReLU(inplace=True), nn.Linear(second, third), nn.ReLU(inplace=True),
+            nn.Linear(third, last), nn.ReLU(inplace=True) if final_relu else nn.Identity(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x).permute(0, 2, 3, 1)  # time, frequency, channel: the order of the original in TensorFlow
+        return self.embeddings(x.flatten(1))
+
+
+class _Postprocessing(nn.Module):
+    """PCA with whitening, clipping, quantisation to whole numbers in [0, 255]."""
+
+    pca_eigen_vectors: Tensor
+    pca_means: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pca_eigen_vectors", nn.init.orthogonal_(torch.empty(WIDTHS[-1], WIDTHS[-1])))
+        self.register_buffer("pca_means", torch.zeros(WIDTHS[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.pca_means) @ self.pca_eigen_vectors.T
+        return torch.round((x.clamp(-CLIP, CLIP) + CLIP) * (LEVELS / (2 * CLIP)))
+
+
+def _initialise(body: nn.Module) -> None:
+    """Initialisation that keeps the signal of an untrained network above the biases through all layers."""
+    for module in body.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+
+class VGGish(Backbone):
+    """Log-mel patches (B, 96, 64) → (B, 128)."""
+
+    name = "vggish"
+    modality = "audio"
+    source = "audio"
+    algorithm = 1
+    cards = CARDS
+    dim = WIDTHS[-1]
+    input: LogMelInput
+
+    def __init__(self, config: Config, weights: Weights) -> None:
+        super().__init__(weights)
+        self.final_relu = config.final_relu
+        self.input = LogMelInput(config.start)
+        with torch.device("meta"):  # 72 million numbers that would be overwritten at once
+            body = _VGG(config.final_relu)
+        self.body = body.to_empty(device="cpu")
+        self.postprocessing: nn.Module = nn.Identity()
+        self.pca_sha256 = ""
+
+    @classmethod
+    def build(cls, config: Config, weights: Weights) -> Self:
+        """The network with these weights.
+
+        Raises:
+            SettingError: if the patch start is not known.
+            MissingFileError: if the file of the postprocessing does not exist.
+            UnknownNameError: if the weights of the postprocessing are not known.
+            WeightsError: if weights do not fit.
+        """
+        if config.start not in STARTS:
+            raise SettingError(f"VGGish has no patch start '{config.start}'; expected one of {', '.join(STARTS)}.")
+        network = cls(config, weights)
+        if weights.tensors is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(weights.seed or 0)
+                _initialise(network.body)
+        else:
+            tensors = {name.removeprefix("backbone."): tensor for name, tensor in weights.tensors.items()}
+            trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith("pproc.")}
+            load_into(network.body, trunk, weights, "the network 'vggish'")
+        if config.pca:
+            network.set_postprocessing(load_weights(config.pca, PCA_CARDS))
+        return network
+
+    def set_postprocessing(self, pca: Weights) -> None:
+        """Postprocess the embeddings.
+
+        Raises:
+            WeightsError: if the weights are not those of a postprocessing.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pca.seed or 0)
+            self.postprocessing = _Postprocessing()
+        if pca.tensors is not None:
+            flat = {name: tensor.flatten() if name == "pca_means" else tensor for name, tensor in pca.tensors.items()}
+            load_into(self.postprocessing, flat, pca, "the postprocessing of 'vggish'")
+        self.pca_sha256 = pca.sha256
+
+    def settings(self) -> dict[str, Any]:
+        """Front end, patch start and variant."""
+        return {
+            "rate_hz": RATE_HZ,
+            "window": WINDOW,
+            "hop": HOP,
+            "bands": NUM_BANDS,
+            "patch": PATCH,
+            "start": self.input.start,
+            "final_relu": self.final_relu,
+            "pca": self.pca_sha256,
+            "timing": {
+                "ahead": "patch from the start of the frame, 1 s of its last sample after the sound, last patch repeated",
+                "centred": "patch centred on the frame, silence outside",
+            }[self.input.start],
+        }
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(B, 96, 64) → (B, 128)."""
+        return self.postprocessing(self.body(batch.unsqueeze(1)))
