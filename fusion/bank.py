@@ -21,7 +21,8 @@ from cache.windows import Window, cut_windows
 from fusion.model import Inputs
 from fusion.moments import Moments, measure_moments
 
-_BLOCK = 256  # frames that are gathered and cast at a time: a block stays in the processor's cache between the two
+_BLOCK = 2**18  # numbers gathered and cast at a time: they are still in the processor's cache when they are cast
+_LONG = 128  # frames from which on a window is copied as a slice, without gathering, on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +252,12 @@ class Batches:
         self._buffers = {
             m: torch.empty(frames, rows.shape[1], device=bank.device) for m, rows in bank.embeddings.items()
         }
-        self._blocks = {m: rows.new_empty(min(_BLOCK, frames), rows.shape[1]) for m, rows in bank.embeddings.items()}
-        if bank.device.type != "cpu":
-            self._blocks = {m: rows.new_empty(frames, rows.shape[1]) for m, rows in bank.embeddings.items()}
+        self._blocks = {m: rows.new_empty(self._block_rows(rows), rows.shape[1]) for m, rows in bank.embeddings.items()}
+
+    def _block_rows(self, source: Tensor) -> int:
+        """Rows gathered at a time; all at once where there is no processor cache to mind."""
+        frames = self.length * self.batch_size
+        return frames if source.device.type != "cpu" else min(frames, max(1, _BLOCK // source.shape[1]))
 
     def __len__(self) -> int:
         """Batches per pass; the last one may be smaller."""
@@ -286,7 +290,7 @@ class Batches:
         rows = self._rows(chosen)
         shape, flat = rows.shape, rows.flatten()
         flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
-        embeddings = {modality: self._fill(modality, flat).view(*shape, -1) for modality in self._buffers}
+        embeddings = {modality: self._fill(modality, flat, chosen).view(*shape, -1) for modality in self._buffers}
         return Batch(
             embeddings,
             dict(zip(self._buffers, flags, strict=False)),
@@ -296,15 +300,25 @@ class Batches:
             self._used[chosen],
         )
 
-    def _fill(self, modality: str, rows: Tensor) -> Tensor:
-        """(n, D) float32 view of the modality's buffer, filled with these rows."""
+    def _fill(self, modality: str, rows: Tensor, chosen: Tensor) -> Tensor:
+        """(B * L, D) float32 view of the modality's buffer, filled with these rows of these windows."""
         source, block = self.bank.embeddings[modality], self._blocks[modality]
         result = self._buffers[modality][: len(rows)]
-        if source.dtype == result.dtype:
-            return torch.index_select(source, 0, rows, out=result)
-        for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
-            out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
+        if source.device.type == "cpu" and self.length >= _LONG:
+            self._copy_windows(source, result.view(len(chosen), self.length, -1), chosen)
+        elif source.dtype == result.dtype:
+            torch.index_select(source, 0, rows, out=result)
+        else:
+            for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
+                out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
         return result
+
+    def _copy_windows(self, source: Tensor, result: Tensor, chosen: Tensor) -> None:
+        columns = (self._firsts, self._strides, self._used)
+        for out, first, stride, used in zip(result, *(column[chosen].tolist() for column in columns), strict=True):
+            out[:used].copy_(source[first : first + stride * used : stride])
+            if used < self.length:
+                out[used:].zero_()
 
 
 def _starts(lengths: Mapping[str, int]) -> dict[str, int]:

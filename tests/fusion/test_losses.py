@@ -1,0 +1,163 @@
+"""Losses re-derived from their equations in float64, and their gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cache.errors import SettingError, UnknownNameError
+from fusion.losses import (
+    CLASS_WEIGHTS,
+    Objective,
+    ccc_loss,
+    cross_entropy_loss,
+    mse_loss,
+    polar_class,
+    windowed_ccc_loss,
+)
+from fusion.metrics import ccc
+from fusion.model import Estimate
+
+TARGETS = ("valence", "arousal")
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prediction, target (3, 10, 2) float64 and a mask with one window cut short."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 10, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    prediction = target * 0.5 + torch.randn(3, 10, 2, generator=generator, dtype=torch.float64) / 4
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    mask[1, 6:] = False
+    return prediction, target, mask
+
+
+def lin(p: np.ndarray, t: np.ndarray) -> float:
+    covariance = np.mean((p - p.mean()) * (t - t.mean()))
+    return 2 * covariance / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
+
+
+def test_ccc_loss_is_one_minus_lin_over_the_batch(batch):
+    prediction, target, mask = batch
+    p, t = prediction[mask].numpy(), target[mask].numpy()
+    expected = np.mean([1 - lin(p[:, c], t[:, c]) for c in range(2)])
+    assert float(ccc_loss(*batch)) == pytest.approx(expected, abs=1e-6)
+    assert float(ccc_loss(*batch)) == pytest.approx(float(1 - ccc(*batch).mean()), abs=1e-6)
+
+
+def test_windowed_ccc_loss_is_the_mean_over_windows(batch):
+    prediction, target, mask = batch
+    each = [
+        1 - lin(prediction[b][mask[b], c].numpy(), target[b][mask[b], c].numpy()) for b in range(3) for c in range(2)
+    ]
+    assert float(windowed_ccc_loss(*batch)) == pytest.approx(np.mean(each), abs=1e-6)
+
+
+def test_windows_without_labels_are_left_out(batch):
+    prediction, target, mask = batch
+    mask[2] = False
+    expected = windowed_ccc_loss(prediction[:2], target[:2], mask[:2])
+    torch.testing.assert_close(windowed_ccc_loss(prediction, target, mask), expected)
+
+
+def test_mse_is_the_mean_over_counted_frames(batch):
+    prediction, target, mask = batch
+    expected = np.mean((prediction[mask].numpy() - target[mask].numpy()) ** 2)
+    assert float(mse_loss(*batch)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_cross_entropy_is_weighted_and_masked(batch):
+    _, target, mask = batch
+    logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    classes, weight = polar_class(target[..., 0], target[..., 1]), torch.tensor(CLASS_WEIGHTS, dtype=torch.float64)
+    z, k, w = logits[mask].numpy(), classes[mask].numpy(), weight.numpy()
+    surprise = np.log(np.exp(z).sum(1)) - z[np.arange(len(k)), k]
+    result = float(cross_entropy_loss(logits, classes, mask, weight))
+    assert result == pytest.approx((w[k] * surprise).sum() / w[k].sum(), abs=1e-6)
+    assert result == pytest.approx(float(functional.cross_entropy(logits[mask], classes[mask], weight)), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [ccc_loss, windowed_ccc_loss, mse_loss])
+def test_gradients_and_masked_frames(loss, batch):
+    prediction, target, mask = batch
+    prediction.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: loss(p, target, mask), prediction)
+    (gradient,) = torch.autograd.grad(loss(prediction, target, mask), prediction)
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[mask] != 0).all()
+    elsewhere = torch.where(mask[..., None], prediction, 99.0)
+    torch.testing.assert_close(loss(elsewhere, target, mask), loss(prediction, target, mask), rtol=0, atol=1e-12)
+
+
+def test_cross_entropy_gradient(batch):
+    _, target, mask = batch
+    logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    classes = polar_class(target[..., 0], target[..., 1])
+    weight = torch.tensor(CLASS_WEIGHTS, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: cross_entropy_loss(z, classes, mask, weight), logits)
+
+
+@pytest.mark.parametrize("loss", [ccc_loss, windowed_ccc_loss, mse_loss])
+def test_losses_stay_finite_where_nothing_varies_or_counts(loss):
+    still = torch.zeros(2, 4, 2, requires_grad=True)
+    for mask in (torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)):
+        (gradient,) = torch.autograd.grad(loss(still, torch.zeros(2, 4, 2), mask), still)
+        assert gradient.isfinite().all()
+
+
+def test_polar_classes_follow_sector_and_ring():
+    for ring, radius in enumerate((0.2, 0.7, 1.2)):
+        for sector in range(8):
+            angle = (sector - 4) * math.pi / 4 + math.pi / 8
+            point = torch.tensor([radius * math.cos(angle), radius * math.sin(angle)])
+            assert int(polar_class(point[0], point[1])) == sector + 8 * ring
+
+
+@pytest.mark.parametrize(
+    ("valence", "arousal", "expected"),
+    [
+        (0.0, 0.0, 4),  # the origin
+        (-0.0, 0.0, 4),
+        (-0.0, -0.0, 4),
+        (0.3, 0.3, 5),  # edges of sectors belong to the next sector
+        (0.0, 0.3, 6),
+        (-0.3, 0.3, 7),
+        (-0.3, 0.0, 7),  # +180 degrees is clamped
+        (-0.3, -0.3, 1),
+        (1.0, 1.0, 21),  # the rim is clamped
+        (-1.0, -1.0, 17),
+        (math.sqrt(2) / 3, 0.0, 12),  # edges of rings belong to the next ring
+    ],
+)
+def test_polar_edges(valence, arousal, expected):
+    point = torch.tensor([valence, arousal], dtype=torch.float64)
+    assert int(polar_class(point[0], point[1])) == expected
+
+
+def test_objective_is_the_weighted_sum(batch):
+    prediction, target, mask = batch
+    logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    objective = Objective(TARGETS, "batch", 0.3, 0.7).double()
+    classes = polar_class(target[..., 0], target[..., 1])
+    expected = ccc_loss(*batch) + 0.3 * mse_loss(*batch)
+    expected += 0.7 * cross_entropy_loss(logits, classes, mask, torch.tensor(CLASS_WEIGHTS).double())
+    torch.testing.assert_close(objective(Estimate(prediction, logits), target, mask), expected)
+    swapped = Objective(TARGETS[::-1], "batch", 0.3, 0.7).double()
+    torch.testing.assert_close(swapped(Estimate(prediction.flip(-1), logits), target.flip(-1), mask), expected)
+    torch.testing.assert_close(
+        Objective(TARGETS, "window", 0.0, 0.0)(Estimate(prediction), target, mask), windowed_ccc_loss(*batch)
+    )
+
+
+def test_objective_refuses_what_it_cannot_do(batch):
+    prediction, target, mask = batch
+    with pytest.raises(SettingError, match="polar classes need valence and arousal"):
+        Objective(("valence",), "batch", 0.0, 0.5)
+    with pytest.raises(SettingError, match="the model has no polar classes"):
+        Objective(TARGETS, "batch", 0.0, 0.5)(Estimate(prediction), target, mask)
+    with pytest.raises(UnknownNameError, match="Unknown loss 'windw'"):
+        Objective(TARGETS, "windw", 0.0, 0.0)

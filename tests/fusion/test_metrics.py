@@ -1,0 +1,120 @@
+"""Metrics re-derived from their equations, and against torchmetrics, audmetric and scipy."""
+
+from __future__ import annotations
+
+import audmetric
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torchmetrics.functional
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.errors import ShapeError
+from fusion.metrics import CCC, PCC, RMSE, ccc, pcc, rmse
+
+FORMS = [(ccc, CCC), (pcc, PCC), (rmse, RMSE)]
+
+
+def series(frames: int = 200, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randn(frames, 2, generator=generator).cumsum(0) / 10
+    return target * 0.7 + torch.randn(frames, 2, generator=generator) / 5 + 0.1, target
+
+
+def test_ccc_is_lins_equation():
+    prediction, target = series()
+    for column in range(2):
+        p, t = prediction[:, column].double().numpy(), target[:, column].double().numpy()
+        covariance = np.mean((p - p.mean()) * (t - t.mean()))
+        expected = 2 * covariance / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
+        assert float(ccc(prediction, target)[column]) == pytest.approx(expected, abs=1e-12)
+        assert float(ccc(prediction, target)[column]) == pytest.approx(audmetric.concordance_cc(t, p), abs=1e-12)
+
+
+def test_ccc_is_not_torchmetrics_mixture_but_close():
+    """torchmetrics divides the means' difference by nothing and variances by N - 1: the gap must shrink like 1/N."""
+    gaps = []
+    for frames in (10, 1000):
+        prediction, target = (x[:, 0].double() for x in series(frames))
+        theirs = torchmetrics.functional.concordance_corrcoef(prediction, target)
+        gaps.append(abs(float(theirs) - float(ccc(prediction[:, None], target[:, None]))))
+    assert 1e-6 < gaps[0] < 0.1
+    assert gaps[1] < gaps[0] / 10
+
+
+def test_pcc_and_rmse_against_independent_references():
+    prediction, target = series()
+    for column in range(2):
+        p, t = prediction[:, column].double(), target[:, column].double()
+        assert float(pcc(prediction, target)[column]) == pytest.approx(
+            scipy.stats.pearsonr(p.numpy(), t.numpy())[0], abs=1e-12
+        )
+        assert float(pcc(prediction, target)[column]) == pytest.approx(
+            float(torchmetrics.functional.pearson_corrcoef(p, t)), abs=1e-9
+        )
+        assert float(rmse(prediction, target)[column]) == pytest.approx(
+            audmetric.mean_squared_error(t.numpy(), p.numpy()) ** 0.5, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize(("function", "kind"), FORMS)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6))
+def test_accumulating_equals_concatenating(function, kind, sizes):
+    prediction, target = series(sum(sizes) + 5)
+    metric, start = kind(), 0
+    for size in [*sizes, 5]:
+        metric.update(prediction[start : start + size], target[start : start + size])
+        start += size
+    torch.testing.assert_close(metric.compute(), function(prediction, target), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("function", "kind"), FORMS)
+def test_masked_frames_are_never_looked_at(function, kind):
+    prediction, target = series(60)
+    mask = torch.arange(60) % 3 > 0
+    expected = function(prediction[mask], target[mask])
+    spoiled = torch.where(mask[:, None], prediction, torch.nan).view(4, 15, 2)
+    torch.testing.assert_close(function(spoiled, target.view(4, 15, 2), mask.view(4, 15)), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("function", "kind"), FORMS)
+def test_rules_for_nan(function, kind):
+    prediction, target = series(20)
+    prediction[3, 1] = torch.nan
+    result = function(prediction, target)
+    assert result[0].isfinite()
+    assert result[1].isnan()
+    assert function(prediction, target, torch.zeros(20, dtype=torch.bool)).isnan().all()
+    assert kind().compute().isnan().all()
+
+
+def test_constants():
+    moving = torch.linspace(-1, 1, 30)[:, None]
+    still = torch.full((30, 1), 0.1)
+    assert float(ccc(still, moving)) == 0
+    assert float(ccc(moving, still)) == 0
+    assert float(ccc(still, still + 0.5)) == 0
+    assert ccc(still, still).isnan()
+    assert pcc(still, moving).isnan()
+    assert float(rmse(still, still)) == 0
+    assert float(ccc(moving, moving)) == 1
+
+
+def test_large_means_do_not_eat_the_spread():
+    prediction, target = series()
+    shifted = ccc(prediction.double() + 1e6, target.double() + 1e6)
+    torch.testing.assert_close(shifted, ccc(prediction, target), rtol=1e-7, atol=0)
+
+
+def test_a_perfect_prediction_far_from_zero_has_no_error():
+    assert float(rmse(torch.full((9, 1), 1e8), torch.full((9, 1), 1e8))) == 0
+
+
+@pytest.mark.parametrize(("function", "kind"), FORMS)
+def test_shapes_must_fit(function, kind):
+    with pytest.raises(ShapeError, match="expected \\(\\.\\.\\., C\\) twice"):
+        function(torch.zeros(4, 2), torch.zeros(4, 1))
+    with pytest.raises(ShapeError, match="the mask \\(3,\\)"):
+        function(torch.zeros(4, 2), torch.zeros(4, 2), torch.ones(3, dtype=torch.bool))

@@ -1,0 +1,190 @@
+"""What every fusion model promises, over the table; and the parameter counts of the papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusion.models
+from cache.errors import SettingError, UnknownNameError
+from fusion.losses import Objective
+from fusion.model import FusionModel, Inputs, build_model
+from fusion.models import MODELS
+
+DIMS = {"visual": 7, "audio": 5, "text": 3}
+TARGETS = ("valence", "arousal")
+SETTINGS: dict[str, list[dict]] = {
+    "rnn": [{}, {"n_layers": 2, "bidirectional": True, "activation": "gelu", "d_hidden": 6}],
+}
+CASES = [(name, settings) for name in MODELS for settings in SETTINGS.get(name, [{}])]
+every_model = pytest.mark.parametrize(("name", "settings"), CASES)
+
+
+def make(name: str, settings: dict, dims: dict[str, int] = DIMS, targets: tuple[str, ...] = TARGETS) -> FusionModel:
+    torch.manual_seed(0)
+    return build_model(name, dims, targets, settings).eval()
+
+
+def make_inputs(model: FusionModel, lengths: list[int], num_frames: int = 9) -> Inputs:
+    num_frames = model.fixed_length or num_frames
+    lengths = [min(length, num_frames) for length in lengths]
+    generator = torch.Generator().manual_seed(1)
+    inside = torch.arange(num_frames) < torch.tensor(lengths)[:, None]
+    embeddings = {
+        m: torch.randn(len(lengths), num_frames, d, generator=generator) * inside[..., None]
+        for m, d in model.dims.items()
+    }
+    return Inputs(embeddings, {m: inside.clone() for m in model.dims}, torch.tensor(lengths))
+
+
+def test_table_and_files_agree():
+    files = {path.stem for path in Path(fusion.models.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {target.split(":")[0].rsplit(".", 1)[1] for target in MODELS.values()} == files
+    assert list(MODELS) == sorted(files)
+
+
+@every_model
+def test_shapes(name, settings):
+    model = make(name, settings)
+    inputs = make_inputs(model, [9, 4, 1])
+    estimate = model(inputs)
+    frames = inputs.embeddings["audio"].shape[1]
+    assert estimate.values.shape == (3, frames, 2)
+    assert estimate.values.dtype == torch.float32
+    assert estimate.logits is None or estimate.logits.shape == (3, frames, 24)
+
+
+@every_model
+@pytest.mark.parametrize("dims", [{"audio": 4}, {"visual": 6, "audio": 4}, DIMS, {"pulse": 2, "gaze": 3}])
+def test_any_set_of_modalities_and_targets(name, settings, dims):
+    model = make(name, settings, dims, ("arousal",))
+    estimate = model(make_inputs(model, [9, 4]))
+    assert estimate.values.shape[-1] == 1
+    assert estimate.logits is None
+    assert estimate.values.isfinite().all()
+
+
+@every_model
+def test_padding_never_changes_a_frame_inside(name, settings):
+    model = make(name, settings)
+    clean = make_inputs(model, [9, 4, 1])
+    dirty = make_inputs(model, [9, 4, 1])
+    for rows in dirty.embeddings.values():
+        for row, length in zip(rows, clean.lengths.tolist(), strict=True):
+            row[length:] = 77.0
+    before, after = model(clean), model(dirty)
+    for row, length in enumerate(clean.lengths.tolist()):
+        assert torch.equal(before.values[row, :length], after.values[row, :length])
+        if model.fixed_length is None:
+            alone = Inputs(
+                {m: x[row : row + 1, :length] for m, x in clean.embeddings.items()},
+                {m: x[row : row + 1, :length] for m, x in clean.valid.items()},
+                clean.lengths[row : row + 1],
+            )
+            torch.testing.assert_close(model(alone).values[0], before.values[row, :length], rtol=1e-4, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("missing", list(DIMS))
+def test_a_modality_may_be_missing(name, settings, missing):
+    model = make(name, settings)
+    inputs = make_inputs(model, [9, 4])
+    full = model(inputs).values
+    inputs.embeddings[missing].zero_()
+    inputs.valid[missing].fill_(False)
+    estimate = model(inputs)
+    assert estimate.values[0].isfinite().all()
+    assert not torch.allclose(estimate.values[0], full[0]), f"{missing} has no influence"
+
+
+@every_model
+def test_inputs_are_not_changed(name, settings):
+    model = make(name, settings).train()
+    inputs = make_inputs(model, [9, 4])
+    before = make_inputs(model, [9, 4])
+    model(inputs).values.sum().backward()
+    for modality in DIMS:
+        assert torch.equal(inputs.embeddings[modality], before.embeddings[modality])
+        assert torch.equal(inputs.valid[modality], before.valid[modality])
+    assert torch.equal(inputs.lengths, before.lengths)
+
+
+@every_model
+def test_gradients_reach_every_parameter(name, settings):
+    model = make(name, settings).train()
+    estimate = model(make_inputs(model, [9, 4, 7]))
+    loss = (estimate.values[:, :4] ** 2).sum() + (0 if estimate.logits is None else (estimate.logits[:, :4] ** 2).sum())
+    loss.backward()
+    dead = [
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert dead == []
+
+
+@every_model
+def test_evaluation_is_deterministic_and_rebuilt_by_its_settings(name, settings):
+    model = make(name, settings)
+    inputs = make_inputs(model, [9, 4])
+    twin = build_model(model.name, model.dims, model.targets, model.settings).eval()
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(model(inputs).values, model(inputs).values)
+    assert torch.equal(model(inputs).values, twin(inputs).values)
+
+
+@every_model
+def test_overfits_eight_windows(name, settings):
+    model = make(name, settings)
+    inputs = make_inputs(model, [9] * 8)
+    target = torch.rand(8, inputs.embeddings["audio"].shape[1], 2, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    mask = torch.ones(target.shape[:2], dtype=torch.bool)
+    objective = Objective(TARGETS, "batch", 0.5, 0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(150):
+        loss = objective(model(inputs), target, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1
+
+
+@every_model
+def test_settings_are_checked(name, settings):
+    with pytest.raises(SettingError, match=r"'d_modle' is unknown.*Allowed settings are"):
+        build_model(name, DIMS, TARGETS, {**settings, "d_modle": 3})
+    with pytest.raises(SettingError, match="at least one of each"):
+        build_model(name, {}, TARGETS, settings)
+
+
+def test_unknown_model_names_the_known_ones():
+    with pytest.raises(UnknownNameError, match="Unknown fusion model 'rnnn'.*Did you mean 'rnn'"):
+        build_model("rnnn", DIMS, TARGETS, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, 75_994),  # the [Karas2022, Table 4] configuration, 76 K in Table 5
+        ({"n_layers": 2}, 109_274),  # AV-RNN Inception
+        ({"d_model": 256, "d_hidden": 256, "n_layers": 3, "bidirectional": True}, 4_384_026),  # AV-RNN Mobile
+    ],
+)
+def test_rnn_has_the_parameters_of_the_paper(settings, count):
+    model = build_model("rnn", {"audio": 128, "visual": 512}, TARGETS, settings)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_rnn_refuses_impossible_settings():
+    with pytest.raises(
+        SettingError, match="'dropout' is 2.0, expected 0 to 1; 'activation' is 'tanh', expected one of gelu"
+    ):
+        build_model("rnn", DIMS, TARGETS, {"dropout": 2.0, "activation": "tanh"})
+
+
+def test_rnn_alone_feeds_the_lstm_directly():
+    model = build_model("rnn", {"visual": 512}, TARGETS, {})
+    assert model.lstm.input_size == 512
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4 * 64 * (512 + 64 + 2) + 65 * 26
