@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-Image = NDArray[Any]  # float32; (H, W, 3) in [0, 255], or (H, W) of anything
-Colour = NDArray[np.float32]  # (3,) in [0, 255]
+Image = NDArray[Any]  # float32; (3, H, W) in [0, 255], or (H, W) of anything
+Colour = NDArray[np.float32]  # (3, 1, 1) in [0, 255]
 
 EYE_U, EYE_V = 0.41, -0.14
 NOSE_V = 0.30
@@ -49,7 +49,7 @@ class Look:
     def random(cls, rng: np.random.Generator) -> Look:
         """A person drawn from the generator."""
         skin = _pick(_SKINS, rng)
-        red = np.array([0.86, 0.56, 0.54], np.float32) + rng.uniform(-0.03, 0.03, 3).astype(np.float32)
+        red = _colour(0.86, 0.56, 0.54) + rng.uniform(-0.03, 0.03, (3, 1, 1)).astype(np.float32)
         return cls(
             skin=skin,
             hair=_pick(_HAIRS, rng),
@@ -129,7 +129,7 @@ class _Patch:
         reach = radius * self.pose.scale + 2
         left, top = max(0, int(x - reach) - self.left), max(0, int(y - reach) - self.top)
         part = np.s_[top : max(0, int(y + reach) + 2 - self.top), left : max(0, int(x + reach) + 2 - self.left)]
-        return _Patch(self.pixels[part], self.u[part], self.v[part], self.pose, self.left + left, self.top + top)
+        return _Patch(self.pixels[:, *part], self.u[part], self.v[part], self.pose, self.left + left, self.top + top)
 
     def cover(self, outside: Image) -> Image:
         """Share of each pixel that is inside, given the distance to the edge in face units, negative inside."""
@@ -137,21 +137,21 @@ class _Patch:
 
     def paint(self, cover: Image, colour: Image | Colour) -> None:
         pixels = self.pixels  # a view of the picture
-        pixels += cover[..., None] * (colour - pixels)
+        pixels += cover * (colour - pixels)
 
     def shade(self, factor: Image) -> None:
         pixels = self.pixels
-        pixels *= factor[..., None]
+        pixels *= factor
 
 
 def make_background(rng: np.random.Generator, height: int, width: int) -> Image:
-    """(H, W, 3) textured wall: two scales of smooth noise over a sloping colour."""
-    base = rng.uniform(90, 170, 3)
-    tint = rng.uniform(-14, 14, 3)
+    """(3, H, W) textured wall: two scales of smooth noise over a sloping colour."""
+    base = rng.uniform(90, 170, (3, 1, 1))
+    tint = rng.uniform(-14, 14, (3, 1, 1))
     coarse = zoom(rng.standard_normal((6, 8)), (height / 6, width / 8), order=3)
     fine = zoom(rng.standard_normal((height // 6, width // 6)), (height / (height // 6), width / (width // 6)), order=1)
-    slope = np.linspace(12, -18, height)[:, None, None]
-    picture = base + slope + coarse[..., None] * (10 + tint) + fine[..., None] * 6
+    slope = np.linspace(12, -18, height)[:, None]
+    picture = base + slope + coarse * (10 + tint) + fine * 6
     return np.clip(picture, 20, 235).astype(np.float32)
 
 
@@ -161,7 +161,7 @@ def paint_person(
     """Paint head and shoulders into a picture, in place.
 
     Args:
-        picture: (H, W, 3) float32 in [0, 255].
+        picture: (3, H, W) float32 in [0, 255].
         look: the person.
         pose: where the head is.
         expression: what the face does.
@@ -175,10 +175,10 @@ def paint_person(
     skull = _skull(patch.u, patch.v, look)
     if away:
         strands = 1.0 + 0.10 * np.sin(17 * patch.u + 2 * np.sin(5 * patch.v))
-        patch.paint(patch.cover(skull - 0.03), look.hair * strands[..., None])
+        patch.paint(patch.cover(skull - 0.03), look.hair * strands)
         return
     face = patch.cover(skull)
-    patch.paint(face, look.skin * _shading(patch, look, light)[..., None])
+    patch.paint(face, look.skin * _shading(patch, look, light))
     turned = replace(patch, u=patch.u + _turn(patch.u, pose.yaw))
     _paint_nose(turned, look)
     _paint_folds(turned, expression)
@@ -199,7 +199,7 @@ def paint_hand(picture: Image, look: Look, pose: Pose) -> None:
         lean = finger + 0.10 * (index - 1.5) * (0.2 - v)
         shape = np.minimum(shape, np.maximum(np.abs(u - lean) - 0.29, np.maximum(tip - v, v - 0.5)))
     light = 0.92 - 0.10 * u + 0.04 * np.cos(11.5 * u) * (v < 0.2)
-    patch.paint(patch.cover(shape), look.skin * light[..., None])
+    patch.paint(patch.cover(shape), look.skin * light)
 
 
 def find_landmarks(look: Look, pose: Pose, expression: Expression) -> list[tuple[float, float]]:
@@ -210,8 +210,12 @@ def find_landmarks(look: Look, pose: Pose, expression: Expression) -> list[tuple
     return [pose.to_pixels(u, v) for u, v in points]
 
 
+def _colour(*channels: float) -> Colour:
+    return np.array(channels, np.float32).reshape(3, 1, 1)
+
+
 def _pick(colours: tuple[tuple[int, int, int], ...], rng: np.random.Generator) -> Colour:
-    return (np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.95, 1.05)).astype(np.float32)
+    return _colour(*colours[rng.integers(len(colours))]) * np.float32(rng.uniform(0.95, 1.05))
 
 
 def _turn(u: Any, yaw: float) -> Any:
@@ -220,13 +224,13 @@ def _turn(u: Any, yaw: float) -> Any:
 
 
 def _patch_around(picture: Image, pose: Pose) -> _Patch:
-    height, width = picture.shape[:2]
+    height, width = picture.shape[1:]
     left, right = max(0, int(pose.x - 2.3 * pose.scale)), min(width, int(pose.x + 2.3 * pose.scale))
     top = max(0, int(pose.y - 2.0 * pose.scale))
     x = (np.arange(left, right, dtype=np.float32) - np.float32(pose.x)) / np.float32(pose.scale)
     y = (np.arange(top, height, dtype=np.float32)[:, None] - np.float32(pose.y)) / np.float32(pose.scale)
     cos, sin = np.float32(np.cos(pose.roll)), np.float32(np.sin(pose.roll))
-    return _Patch(picture[top:, left:right], cos * x + sin * y, cos * y - sin * x, pose, left, top)
+    return _Patch(picture[:, top:, left:right], cos * x + sin * y, cos * y - sin * x, pose, left, top)
 
 
 def _gauss(u: Image, v: Image, width: float, height: float) -> Image:
@@ -248,10 +252,10 @@ def _shading(patch: _Patch, look: Look, light: Light) -> Image:
 
 def _paint_body(whole: _Patch, look: Look) -> None:
     lower = max(0, int(whole.pose.y + 0.2 * whole.pose.scale) - whole.top)
-    patch = replace(whole, pixels=whole.pixels[lower:], u=whole.u[lower:], v=whole.v[lower:])
+    patch = replace(whole, pixels=whole.pixels[:, lower:], u=whole.u[lower:], v=whole.v[lower:])
     u, v = patch.u, patch.v
     shoulders = np.maximum(1.75 + 0.16 * u * u - v, np.abs(u) - 2.05)
-    patch.paint(patch.cover(shoulders), look.clothes * (1.0 - 0.18 * np.abs(u))[..., None])
+    patch.paint(patch.cover(shoulders), look.clothes * (1.0 - 0.18 * np.abs(u)))
     neck = np.maximum(np.abs(u) - 0.52 - 0.1 * np.maximum(0, v - 1.3), np.maximum(0.5 - v, v - 1.95 + 0.5 * u * u))
     patch.paint(patch.cover(neck), look.skin * np.float32(0.66))
 
@@ -262,7 +266,7 @@ def _paint_back_hair(patch: _Patch, look: Look) -> None:
     if look.long_hair:
         hair = np.minimum(hair, np.maximum(np.abs(u) - look.width * 1.16, np.maximum(-0.3 - v, v - 1.5)))
     strands = 0.9 + 0.12 * np.sin(23 * u)
-    patch.paint(patch.cover(hair), look.hair * strands[..., None])
+    patch.paint(patch.cover(hair), look.hair * strands)
     if not look.long_hair:
         ears = np.hypot((np.abs(u) - look.width) / 0.13, (v - 0.05) / 0.28) - 1.0
         patch.paint(patch.cover(ears * 0.13), look.skin * np.float32(0.72))
@@ -273,7 +277,7 @@ def _paint_fringe(patch: _Patch, look: Look) -> None:
     u, v = part.u, part.v
     line = look.hairline + 0.42 * u * u + 0.03 * np.sin(9 * u + 3 * look.width)
     strands = 0.95 + 0.16 * np.sin(21 * u + 4 * v) + 0.22 * _gauss(u + 0.3, v + 1.2, 0.5, 0.2)
-    part.paint(part.cover(np.maximum(v - line, _skull(u, v, look) - 0.12)), look.hair * strands[..., None])
+    part.paint(part.cover(np.maximum(v - line, _skull(u, v, look) - 0.12)), look.hair * strands)
 
 
 def _paint_nose(patch: _Patch, look: Look) -> None:
@@ -314,11 +318,11 @@ def _paint_eye(patch: _Patch, look: Look, expression: Expression, side: int) -> 
     inside = np.maximum(top - v, v - bottom)
     within = np.abs(u) - half
     ball = part.cover(np.maximum(inside, within))
-    part.paint(ball, np.array([238, 234, 230], np.float32) * (1.0 - 0.9 * np.abs(u) * 0.4)[..., None])
+    part.paint(ball, _colour(238, 234, 230) * (1.0 - 0.9 * np.abs(u) * 0.4))
     radius = np.hypot(u, v + 0.015)
     part.paint(ball * part.cover(radius - 0.115), look.iris)
-    part.paint(ball * part.cover(radius - 0.055), np.array([14, 12, 12], np.float32))
-    part.paint(ball * part.cover(np.hypot(u + 0.04, v + 0.055) - 0.028), np.array([255, 255, 255], np.float32))
+    part.paint(ball * part.cover(radius - 0.055), _colour(14, 12, 12))
+    part.paint(ball * part.cover(np.hypot(u + 0.04, v + 0.055) - 0.028), _colour(255, 255, 255))
     lid = np.maximum(np.abs(v - top + 0.012) - 0.026, within - 0.02)
     part.paint(0.9 * part.cover(lid), look.hair * np.float32(0.5))
     crease = np.maximum(np.abs(v - top + 0.075) - 0.010, within)
@@ -357,11 +361,11 @@ def _paint_mouth(patch: _Patch, look: Look, expression: Expression) -> None:
     within = np.abs(part.u) - half
     lips = part.cover(np.maximum(np.maximum(lip_top - part.v, part.v - lip_bottom), within))
     shine = 1.0 + 0.16 * _gauss(part.u, part.v - lip_bottom + 0.06, 0.2, 0.04)
-    part.paint(lips, look.lips * shine[..., None])
+    part.paint(lips, look.lips * shine)
     cavity = part.cover(np.maximum(np.maximum(upper - part.v, part.v - lower), within))
-    part.paint(cavity, np.array([58, 20, 24], np.float32))
+    part.paint(cavity, _colour(58, 20, 24))
     teeth = cavity * part.cover(part.v - upper - 0.02 - 0.10 * (0.3 + 0.7 * smile)) * min(1.0, 12 * gap * (0.4 + smile))
-    part.paint(teeth, np.array([236, 230, 222], np.float32))
+    part.paint(teeth, _colour(236, 230, 222))
     part.shade(1.0 - 0.16 * _gauss(part.u, part.v - lip_bottom - 0.06, 0.24, 0.05))
     corner = 0.35 * _gauss(np.abs(part.u) - half, part.v - line, 0.05, 0.05)
     part.shade(1.0 - corner)

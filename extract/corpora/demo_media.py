@@ -14,7 +14,9 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
-_VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1"}  # more threads would change the bytes
+# One thread, and neither macroblock trees nor code that differs by processor: with x264's defaults the same pictures
+# give one of several bit streams, depending on where the memory lies.
+_VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"}
 
 
 @contextmanager

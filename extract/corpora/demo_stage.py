@@ -57,7 +57,7 @@ def draw_pictures(wall: Image, actors: list[Actor], by_hand: bool) -> Iterator[N
     """Draw every frame.
 
     Args:
-        wall: (H, W, 3) background in [0, 255].
+        wall: (3, H, W) background in [0, 255].
         actors: the people, all with the same number of frames.
         by_hand: a hidden face is behind a hand; else the head is turned away.
 
@@ -72,7 +72,7 @@ def draw_pictures(wall: Image, actors: list[Actor], by_hand: bool) -> Iterator[N
             paint_person(picture, actor.look, pose, actor.expressions[frame], actor.lights[frame], away)
             if hidden and by_hand:
                 paint_hand(picture, actor.look, pose)
-        yield np.clip(picture, 0, 255).astype(np.uint8)
+        yield np.ascontiguousarray(np.rint(np.clip(picture, 0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _pose(centre: tuple[float, float], scale: float, x: float, y: float, zoom: float, roll: float, yaw: float) -> Pose:

@@ -17,7 +17,7 @@ from cache.errors import CorpusError, MissingFileError, SettingError
 from cache.manifest import Manifest
 from extract.corpora import demo
 from extract.corpora.demo import ANNOTATIONS, Config, DemoCorpus
-from extract.corpora.demo_media import whole_file
+from extract.corpora.demo_media import whole_file, write_video
 from extract.corpora.demo_script import at_frames, draw_turns, write_script
 from extract.corpora.demo_voice import SAMPLE_RATE, Voice, speak
 from extract.corpora.demo_words import CONTROL_HZ, FILLERS, LEXICON, SpokenWord, lay_out_words
@@ -304,3 +304,16 @@ def test_an_interrupted_file_never_shows(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_and_fail()
     assert not path.exists()
+
+
+def test_an_encoding_does_not_depend_on_where_memory_lies(manifest: Manifest, tmp_path: Path) -> None:
+    trial = manifest.trial(LEFT)
+    with av.open(str(manifest.path(trial, "video"))) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    sound = read_sound(manifest.path(trial, "audio"))
+    path, seen, kept = tmp_path / "again.mp4", set(), []
+    for count in range(8):
+        kept.append(np.ones(10_007 * count, np.uint8))
+        write_video(path, pictures, (320, 240), trial.clock.rate, sound, SAMPLE_RATE, SAMPLE_RATE)
+        seen.add(path.read_bytes())
+    assert len(seen) == 1
