@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
-from extract.video import first_picture_s, open_media, sha256_file
+from extract.video import demux, first_picture_s, open_media, sha256_file
 
 RATE_HZ = 16000
 WINDOW_S = 0.5
 _TOLERANCE_S = Fraction(1, 25)  # timestamps may stray so far from the count of samples before they win
-_LONGEST_S = 24 * 3600  # timestamps beyond are nonsense
+_LONGEST_HOLE_S = 3600  # timestamps that jump further, or beyond a day, are nonsense
+_LONGEST_S = 24 * 3600
 _BLOCK = 1 << 16  # samples
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
 _STREAMED = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes in wav headers written before the end was known
@@ -117,7 +118,7 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
                 "own, or leave the audio modality out."
             )
         started = False
-        for packet in container.demux(stream):
+        for packet in demux(path, container, stream):
             if packet.is_corrupt:
                 raise _damaged(path, "the sound breaks off")
             if packet.size == 0 and packet.dts is not None:
@@ -157,7 +158,7 @@ def _place(
         away = 0 if time_s is None else round((time_s - origin_s) * rate) - position
         if abs(away) <= _TOLERANCE_S * rate and position:
             away = 0
-        if away > _LONGEST_S * rate:
+        if away > _LONGEST_HOLE_S * rate or position > _LONGEST_S * rate:
             raise _damaged(path, f"the sound jumps by {away // rate} s")
         for start in range(0, away, _BLOCK):
             yield rate, np.zeros(min(_BLOCK, away - start), np.float32)

@@ -108,7 +108,7 @@ def probe(path: Path) -> VideoInfo:
     timeline = _scan(path)
     with open_media(path) as container:
         has_audio = bool(container.streams.audio)
-        frame = next(_decode(container, _video_stream(container, path)), None)
+        frame = next(_decode(path, container, _video_stream(container, path)), None)
         if frame is None:
             raise _damaged(path, "no picture can be decoded")
         rotation = _rotation(frame)
@@ -176,6 +176,23 @@ def open_media(path: Path) -> Iterator[Any]:
         raise _damaged(path, error.strerror or str(error)) from error
 
 
+def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of one stream, the last one empty.
+
+    Raises:
+        MediaError: if another stream turns up midway, which PyAV answers with an IndexError.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError as error:
+            raise _damaged(path, "another stream turns up midway") from error
+        if packet is None:
+            return
+        yield packet
+
+
 def first_picture_s(path: Path) -> Fraction | None:
     """Moment of the first picture in the container's own time, seconds; None without a video stream.
 
@@ -185,7 +202,7 @@ def first_picture_s(path: Path) -> Fraction | None:
     """
     with open_media(path) as container:
         stream = _find_video(container)
-        if stream is None or not stream.time_base:
+        if stream is None:
             return None
         timeline = _timeline(path, container, stream, _FIRST_PACKETS)
     return timeline.times[0] * timeline.base if timeline.times else None
@@ -199,16 +216,18 @@ def _damaged(path: Path, what: str) -> MediaError:
 
 
 def _find_video(container: Any) -> Any:
-    """First video stream that is not a cover picture, or None."""
+    """First video stream that can be decoded and is not a cover picture, or None."""
     cover = av.stream.Disposition.attached_pic
-    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+    usable = (one for one in container.streams.video if one.codec_context is not None and one.time_base)
+    return next((stream for stream in usable if not stream.disposition & cover), None)
 
 
 def _video_stream(container: Any, path: Path) -> Any:
     stream = _find_video(container)
-    if stream is None or stream.codec_context is None or not stream.time_base:
+    if stream is None:
         raise MediaError(
-            f"'{path}' has no video stream that can be decoded; expected a video. Check the media paths of the manifest."
+            f"'{path}' has no video stream that can be decoded; expected a video. "
+            "Check the media paths of the manifest."
         )
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = DECODER_THREADS
@@ -234,7 +253,7 @@ def _timeline(path: Path, container: Any, stream: Any, limit: int | None = None)
     usual_duration = max(1, round(1 / (nominal * stream.time_base)))
     times, last, duration, skipped = array("q"), None, 0, 0
     lags: set[int | None] = set()
-    for packet in container.demux(stream):
+    for packet in demux(path, container, stream):
         if packet.is_corrupt:
             raise _damaged(path, f"it breaks off after {len(times)} pictures")
         if packet.size == 0 or packet.is_discard:
@@ -256,9 +275,9 @@ def _timeline(path: Path, container: Any, stream: Any, limit: int | None = None)
     )
 
 
-def _decode(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     """Pictures in presentation order; empty packets (dropped pictures of AVI) would end the decoder early."""
-    for packet in container.demux(stream):
+    for packet in demux(path, container, stream):
         if packet.size or packet.dts is None:
             yield from packet.decode()
 
@@ -267,7 +286,7 @@ def _timed(path: Path, timeline: _Timeline) -> Iterator[tuple[Fraction, av.Video
     """Decoded pictures with their moments after the first picture, seconds."""
     first, base, times = timeline.times[0], timeline.base, timeline.times
     with open_media(path) as container:
-        for position, frame in enumerate(_decode(container, _video_stream(container, path))):
+        for position, frame in enumerate(_decode(path, container, _video_stream(container, path))):
             time = frame.pts
             if timeline.counted or time is None:
                 time = times[min(position, len(times) - 1)]

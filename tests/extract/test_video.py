@@ -197,9 +197,10 @@ def test_videos_cut_between_packets_are_refused(tmp_path: Path, media: SimpleNam
 
 
 def test_damaged_videos_never_fail_otherwise(tmp_path: Path, media: SimpleNamespace) -> None:
-    path, clock = tmp_path / "v.mp4", FrameClock(Fraction(25), 30)
-    for name in ("w.mp4", "w.avi", "w.mkv"):
+    clock = FrameClock(Fraction(25), 30)
+    for name in ("w.mp4", "w.avi", "w.mkv", "w.ts"):
         whole = media.write_video(tmp_path / name, 30).read_bytes()
+        path = tmp_path / f"v{Path(name).suffix}"
         for seed in range(25):
             chance, damaged = random.Random(seed), bytearray(whole)
             for _ in range(20):
