@@ -1,6 +1,6 @@
 """What the bank costs: a training step fed by it against the same step on a tensor that never changes.
 
-    python benchmarks/training_step.py [--repeats 40] [--device cpu]
+    python benchmarks/training_step.py [--repeats 300] [--device cpu]
 
 Prints a Markdown table: minimum milliseconds of several interleaved repeats, one CPU thread.
 """
@@ -104,14 +104,14 @@ def measure(calls: dict[str, Callable[[], None]], repeats: int, inner: int) -> d
 def main() -> None:
     """Measure both shapes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bank = make_bank(60, 3000, options.device)
     print("| windows | variant | ms | against the bare step |\n|---|---|---|---|")
     for batch_size, window in ((64, 16), (12, 300)):
-        times = measure(variants(bank, batch_size, window), options.repeats, 5)
+        times = measure(variants(bank, batch_size, window), options.repeats, 1)
         for name, value in times.items():
             print(f"| {batch_size} x {window} | {name} | {value:.3f} | {value / times['bare step']:.3f} |")
 

@@ -169,7 +169,7 @@ def _finite_mean(total: Tensor, count: int, epoch: int, config: TrainConfig) -> 
     if not torch.isfinite(total):
         raise AvFusionError(
             f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. "
-            "Lower 'lr', and check the features with 'avfusion check'."
+            "Lower 'lr', and look for labels outside [-1, 1]."
         )
     return mean
 

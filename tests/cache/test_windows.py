@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import SettingError, ShapeError
 from cache.windows import Window, cut_windows, stitch
 
-settings = st.tuples(st.integers(1, 80), st.integers(1, 20), st.integers(1, 20), st.integers(1, 5)).map(
+numbers_of_a_cut = st.tuples(st.integers(1, 80), st.integers(1, 20), st.integers(1, 20), st.integers(1, 5)).map(
     lambda t: (t[0], t[1], min(t[1], t[2]), t[3])
 )
 
@@ -42,7 +42,8 @@ def test_trials_keep_their_order():
     assert [w.trial_id for w in cut_windows({"b": 3, "a": 5}, 3, 3)] == ["b", "a", "a"]
 
 
-@given(settings, st.sampled_from(["align", "pad"]))
+@settings(deadline=None)
+@given(numbers_of_a_cut, st.sampled_from(["align", "pad"]))
 def test_every_frame_is_covered_and_none_outside(numbers, tail):
     num_frames, length, hop, dilation = numbers
     windows = cut_windows({"a": num_frames}, length, hop, dilation, tail)
@@ -51,19 +52,22 @@ def test_every_frame_is_covered_and_none_outside(numbers, tail):
     assert len(set(windows)) == len(windows)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 7))
 def test_padded_interleaved_windows_use_every_frame_once(num_frames, length, dilation):
     windows = cut_windows({"a": num_frames}, length, length, dilation, "pad")
     assert sorted(frame for w in windows for frame in w.frames) == list(range(num_frames))
 
 
-@given(settings)
+@settings(deadline=None)
+@given(numbers_of_a_cut)
 def test_dropped_tail_leaves_whole_windows(numbers):
     num_frames, length, hop, dilation = numbers
     assert all(w.num_frames == length for w in cut_windows({"a": num_frames}, length, hop, dilation, "drop"))
 
 
-@given(settings, st.sampled_from(["align", "pad"]), st.integers(0, 3))
+@settings(deadline=None)
+@given(numbers_of_a_cut, st.sampled_from(["align", "pad"]), st.integers(0, 3))
 def test_stitch_undoes_cut(numbers, tail, columns):
     num_frames, length, hop, dilation = numbers
     values = np.random.default_rng(0).standard_normal((num_frames, columns))
