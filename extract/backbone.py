@@ -53,6 +53,11 @@ class Backbone(nn.Module, ABC):
         self.weights = weights
 
     @classmethod
+    def load(cls, config: Any, wanted: str) -> Self:
+        """The network that a weights argument names; overridden where weights are more than one file."""
+        return cls.build(config, load_weights(wanted, cls.cards))
+
+    @classmethod
     @abstractmethod
     def build(cls, config: Any, weights: Weights) -> Self:
         """The network with these weights, in evaluation mode."""
@@ -70,7 +75,7 @@ class Backbone(nn.Module, ABC):
         """Embeddings (B, D) float32 of a batch of frames' inputs.
 
         Args:
-            batch: (B, H, W, 3) uint8 RGB for images, (B, S) float32 in [-1, 1] for sound.
+            batch: (B, H, W, 3) uint8 RGB for images, (B, S) float32 in [-1, 1] for sound, (B, 2, tokens) int64 for words.
 
         Raises:
             ShapeError: if the batch is not what `input` declares.
@@ -107,4 +112,4 @@ def load_backbone(name: str, weights: str, settings: dict[str, Any] | None = Non
         config = config_type(**settings)
     except TypeError as error:
         raise SettingError(f"Settings {settings} do not fit backbone '{name}': {error}.") from error
-    return kind.build(config, load_weights(weights, kind.cards)).eval().requires_grad_(False)
+    return kind.load(config, weights).eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cache.errors import ShapeError
 from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH
+from extract.wordpieces import Speller
 
 
 @dataclass(frozen=True)
@@ -128,4 +129,41 @@ class LogMelInput:
             raise ShapeError(
                 f"Log-mel values lie in [{low:.3g}, {high:.3g}], expected [{self.lowest:.3g}, {self.highest:.3g}]. Use the natural "
                 "logarithm of sound in [-1, 1]."
+            )
+
+
+@dataclass(frozen=True)
+class WordsInput:
+    """What a language model reads: one word within its sentence, as rows of word pieces.
+
+    Attributes:
+        speller: the model's vocabulary.
+        max_tokens: longest sentence, [CLS] and [SEP] included.
+        pause_s: silence that ends a sentence where a transcript has no punctuation, seconds.
+    """
+
+    speller: Speller
+    max_tokens: int
+    pause_s: float
+
+    def check(self, batch: Tensor) -> None:
+        """Refuse anything but (B, 2, max_tokens) int64: the pieces of each word's sentence, and 1 at the word's own.
+
+        Raises:
+            ShapeError: if shape or dtype differ, a piece is not in the vocabulary, or a word has no piece of its own.
+        """
+        if batch.dtype != torch.int64 or tuple(batch.shape[1:]) != (2, self.max_tokens):
+            raise ShapeError(
+                f"Words are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.int64 of shape (B, 2, {self.max_tokens})."
+            )
+        pieces, own = batch[:, 0], batch[:, 1]
+        if ((pieces < 0) | (pieces >= self.speller.size)).any():
+            raise ShapeError(
+                f"Word pieces lie in [{int(pieces.min())}, {int(pieces.max())}], expected [0, {self.speller.size - 1}]. Use the "
+                "backbone's own vocabulary."
+            )
+        strange = (own != 0) & ((own != 1) | (pieces == self.speller.pad))
+        if strange.any() or not own.any(dim=1).all():
+            raise ShapeError(
+                "A word's own pieces are not marked; expected 1 at one piece or more of its sentence, else 0."
             )

@@ -1,4 +1,4 @@
-"""What a backbone reads of a trial: its crops or its sound, one input per frame."""
+"""What a backbone reads of a trial: its crops, its sound or its words, one input per frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from cache.names import encode_trial_id
 from extract.audio import RATE_HZ, AudioWindows, load_audio
 from extract.backbone import Backbone
 from extract.crops import CropReader
-from extract.inputs import ImageInput, LogMelInput, WaveInput
+from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
 from extract.logmel import LogMelPatches
+from extract.transcripts import read_words
 from extract.video import first_picture_s, probe, sha256_file
+from extract.wordpieces import WordRows
+from extract.words import spread_words
 
 
 class Source(Protocol):
@@ -116,6 +119,35 @@ class LogMelSource:
         return self._patches.read(rows)
 
 
+class WordsSource:
+    """Words of a trial's transcript within their sentences; the frames of a word share its row.
+
+    Attributes:
+        unreached: after `load`, indices of the words that no frame falls into.
+    """
+
+    unreached: tuple[int, ...] = ()
+
+    def __init__(self, path: Path, trial: Trial, words: WordsInput) -> None:
+        self._path, self._trial, self._words = path, trial, words
+
+    def digest(self) -> str:
+        """Digest of the transcript."""
+        return sha256_file(self._path)
+
+    def load(self) -> NDArray[np.int64]:
+        """Read and spell the words; (T,) the word that each frame falls into, -1 where none is said."""
+        words = read_words(self._path)
+        self._rows = WordRows(words, self._words.speller, self._words.max_tokens, self._words.pause_s)
+        spread = spread_words(words, self._trial.clock)
+        self.unreached = spread.unreached
+        return spread.rows
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N, 2, max_tokens) int64."""
+        return self._rows.read(rows)
+
+
 def _load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
     """(S,) the sound of a trial, after a look at the pictures beside it."""
     if first_picture_s(path) is not None:
@@ -151,6 +183,8 @@ def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Pat
         return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
     if isinstance(backbone.input, LogMelInput):
         return LogMelSource(manifest.path(trial, "audio"), trial, backbone.input)
+    if isinstance(backbone.input, WordsInput):
+        return WordsSource(manifest.path(trial, "words"), trial, backbone.input)
     assert isinstance(backbone.input, WaveInput)
     return AudioSource(manifest.path(trial, "audio"), trial, backbone.input)
 

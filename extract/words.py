@@ -1,0 +1,108 @@
+"""Words of a trial and when they are said, brought onto the label clock and cut into sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+
+_NANOSECONDS = 1e9
+_LONGEST_S = 9e9  # in nanoseconds still an int64
+_SENTENCE_END = re.compile(r"[.?!…。？！][\"'”’»)\]]*$")
+_INITIALS = re.compile(r"^\W*(?:\w\.)+$")  # J. or U.S.
+_ABBREVIATIONS = frozenset(("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", "etc."))
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word, or whatever stands between two spaces of a transcript.
+
+    Attributes:
+        text: as written, punctuation included.
+        start_s: when it begins, seconds in the media's own time (0 is the first picture).
+        end_s: when it ends, not before `start_s`.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class WordFrames:
+    """Words on the label clock.
+
+    Attributes:
+        rows: (T,) index of the word that each frame falls into, -1 where there is none.
+        unreached: indices of the words that no frame falls into, because they are shorter than a frame, lie outside
+            the trial or behind an earlier word.
+    """
+
+    rows: NDArray[np.int64]
+    unreached: tuple[int, ...]
+
+
+def spread_words(words: Sequence[Word], clock: FrameClock) -> WordFrames:
+    """Give every frame the word in whose [start, end) the frame's start lies; of several, the first in the list.
+
+    Moments are compared as whole nanoseconds, so that a word written as starting at 1.001 s starts with frame 30 at
+    30000/1001 Hz. (The paper's code takes start < t ≤ end; here a word begins with the frame that it begins with.)
+
+    Args:
+        words: of one trial, by start.
+        clock: the label clock.
+
+    >>> from fractions import Fraction
+    >>> words = [Word("so", 0.1, 0.2), Word("a", 0.21, 0.22), Word("be", 0.2, 0.4)]
+    >>> spread_words(words, FrameClock(Fraction(10), 5))
+    WordFrames(rows=array([-1,  0,  2,  2, -1]), unreached=(1,))
+    """
+    ticks = _nanoseconds(clock.times_s())
+    first = np.searchsorted(ticks, _nanoseconds([word.start_s for word in words]), side="left")
+    stop = np.searchsorted(ticks, _nanoseconds([word.end_s for word in words]), side="left")
+    rows = np.full(clock.num_frames, -1, np.int64)
+    for index in reversed(range(len(words))):
+        rows[first[index] : stop[index]] = index
+    unreached = np.setdiff1d(np.arange(len(words)), rows)
+    return WordFrames(rows, tuple(unreached.tolist()))
+
+
+def split_sentences(words: Sequence[Word], pause_s: float) -> list[range]:
+    """Cut words into sentences: after full stops, question and exclamation marks; without any of them, at pauses.
+
+    Args:
+        words: of one trial, by start.
+        pause_s: silence between two words that ends a sentence where the words carry no punctuation, seconds.
+
+    Returns:
+        Indices of the words of each sentence, in order, every word in one of them.
+
+    >>> words = [Word("Mr.", 0, 1), Word("Bo", 1, 2), Word("left.", 2, 3), Word("Why?", 9, 10)]
+    >>> split_sentences(words, pause_s=1)
+    [range(0, 3), range(3, 4)]
+    >>> split_sentences([Word("so", 0, 1), Word("we", 1.5, 2), Word("go", 3.2, 4)], pause_s=1)
+    [range(0, 2), range(2, 3)]
+    """
+    ends = [index + 1 for index, word in enumerate(words) if _ends_sentence(word.text)]
+    if not ends:
+        silent_since = list(accumulate((word.end_s for word in words), max))
+        ends = [i for i in range(1, len(words)) if words[i].start_s - silent_since[i - 1] > pause_s]
+    borders = sorted({0, *ends, len(words)})
+    return [range(start, stop) for start, stop in pairwise(borders)]
+
+
+def _ends_sentence(text: str) -> bool:
+    if text.lower() in _ABBREVIATIONS or _INITIALS.match(text):
+        return False
+    return _SENTENCE_END.search(text) is not None
+
+
+def _nanoseconds(seconds: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
+    moments = np.clip(np.asarray(seconds, np.float64), -_LONGEST_S, _LONGEST_S)
+    return np.rint(moments * _NANOSECONDS).astype(np.int64)
