@@ -19,12 +19,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cache.errors import StoreError
 from cache.places import Folder, LocalFolder, Where, open_folder
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+_FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
 
 
 class Claim:
@@ -62,29 +66,48 @@ def claim(store: Where, name: str) -> Claim | None:
     Args:
         store: path or URL of the store.
         name: a file name.
+
+    Raises:
+        StoreError: if no lock can be made there (disk full, read-only).
     """
     folder = open_folder(locks_place(store))
-    if isinstance(folder, LocalFolder) and fcntl is not None:
-        try:
-            return _claim_kernel(folder.path / name)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-    return _claim_file(folder, name)
+    try:
+        if isinstance(folder, LocalFolder) and fcntl is not None:
+            try:
+                return _claim_kernel(folder.path / name)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                (folder.path / name).unlink(missing_ok=True)
+        return _claim_file(folder, name + _FILE)
+    except OSError as error:
+        raise StoreError(
+            f"No lock can be made in '{folder.where}' ({error}), so nothing can be written to '{store}'. Finished trials are "
+            "kept; free space or mend the permissions and run again."
+        ) from error
+
+
+def sweep(store: Where) -> None:
+    """Remove the lock files that killed processes left."""
+    for name in open_folder(locks_place(store)).sizes():
+        found = claim(store, name.removesuffix(_FILE))
+        if found is not None:
+            found.release()
 
 
 def holder(store: Where, name: str) -> str:
     """Who has a claim, in words, with the file to delete if that process is dead; "" where nobody has it."""
     folder = open_folder(locks_place(store))
-    content = folder.read(name)
-    if content is None:
+    found = {place: content for place in (name, name + _FILE) if (content := folder.read(place)) is not None}
+    if not found:
         return ""
+    place, content = next(iter(found.items()))
     try:
         document = json.loads(content)
         who = f"process {document['pid']} on '{document['host']}' since {document['since']}"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return f"taken by {who}; if that process is dead, delete '{folder.where}/{name}'"
+    return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
 
 
 def _claim_kernel(path: Path) -> Claim | None:

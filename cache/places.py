@@ -6,8 +6,10 @@ file system that is fsync and rename; an object store gives single objects atomi
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,7 +127,11 @@ class LocalFolder:
         """Write under a temporary name, fsync, rename."""
         path = self.path / name
         _make_folders(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        start = f".{path.name}.{socket.gethostname()}."
+        for leftover in path.parent.glob(f"{glob.escape(start)}*"):
+            if not _is_alive(leftover.name.removeprefix(start)):
+                leftover.unlink(missing_ok=True)
+        temporary = path.with_name(f"{start}{os.getpid()}")
         try:
             _write_synced(temporary, content)
             temporary.replace(path)
@@ -321,6 +327,16 @@ def _write_synced(path: Path, content: Buffer) -> None:
         while view:
             view = view[file.write(view) :]
         os.fsync(file.fileno())
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _make_folders(path: Path) -> None:

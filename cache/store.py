@@ -25,7 +25,7 @@ from cache.chunks import (
 )
 from cache.clock import FrameClock
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError
-from cache.locks import Claim, claim, holder
+from cache.locks import Claim, claim, holder, sweep
 from cache.names import decode_trial_id, encode_trial_id
 from cache.places import Where, open_folder
 from cache.records import COMMIT, VERSION, CommitRecord, check_version, digest_embeddings, find_commit, invalid_runs
@@ -90,15 +90,21 @@ class FeatureStore:
         """Open for writing, making store and group where they are absent; nothing finished is touched.
 
         Raises:
-            StoreError: if the store is of a newer version.
+            StoreError: if the store is of a newer version, or cannot be made there.
         """
         root = open_folder(path)
         metadata = read_metadata(root) or {"attributes": {}}
         check_version(str(root.where), metadata["attributes"].setdefault(_STORE, VERSION))
-        if read_metadata(root) != metadata:
-            root.write("zarr.json", group_metadata(metadata["attributes"]))
-        if read_metadata(root.child(spec.fingerprint)) is None:
-            root.write(f"{spec.fingerprint}/zarr.json", group_metadata({_SPEC: spec.to_document()}))
+        try:
+            if read_metadata(root) != metadata:
+                root.write("zarr.json", group_metadata(metadata["attributes"]))
+            if read_metadata(root.child(spec.fingerprint)) is None:
+                root.write(f"{spec.fingerprint}/zarr.json", group_metadata({_SPEC: spec.to_document()}))
+            sweep(root.where)
+        except OSError as error:
+            raise StoreError(
+                f"No features can be written to '{path}' ({error}). Free space or mend the permissions and run again."
+            ) from error
         return cls(path, spec.fingerprint)
 
     def trial_ids(self) -> list[str]:
@@ -133,6 +139,14 @@ class FeatureStore:
         if record is None:
             raise self._unfinished(trial_id)
         return record
+
+    def is_whole(self, trial_id: str) -> bool:
+        """Whether a trial is finished and its files have the sizes that it promises; their bytes are not read."""
+        try:
+            self._open(trial_id)
+        except StoreError:
+            return False
+        return True
 
     def read(self, trial_id: str, start: int = 0, stop: int | None = None, *, check: bool = False) -> Features:
         """Embeddings of frames [start, stop) of a trial.
@@ -209,7 +223,7 @@ class FeatureStore:
         return holder(self.path, self._lock(trial_id))
 
     def _lock(self, trial_id: str) -> str:
-        return f"{self.spec.fingerprint[:12]}.{encode_trial_id(trial_id)}"
+        return f"{self.spec.fingerprint[:8]}.{encode_trial_id(trial_id)}"
 
     def _open(self, trial_id: str) -> _Handle:
         name = encode_trial_id(trial_id)
@@ -243,7 +257,7 @@ class FeatureStore:
         if digest_embeddings(embeddings, record.invalid) != record.embeddings:
             raise StoreError(
                 f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run 'extract-features --backbone {self.spec.name} --redo --trials {trial_id!r}'."
+                f"disk is failing. Run 'avfusion cache verify --drop', then 'extract-features --backbone {self.spec.name}'."
             )
 
     def _unfinished(self, trial_id: str) -> StoreError:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import AvFusionError, StoreError
+from cache.locks import Claim
 from cache.manifest import Manifest, Trial
 from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
 from extract.executors import TorchExecutor, choose_device
 from extract.sources import Source, open_source
+
+_PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
 
 Progress = Callable[[str, int], None]
 """Called with a trial's id and how many of its frames were just finished."""
@@ -78,6 +83,7 @@ class _Run:
     rows: NDArray[np.int64]
     embeddings: NDArray[np.float32]
     started: float
+    claim: Claim
 
 
 def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
@@ -110,8 +116,12 @@ def extract_features(
         options: how to run.
         progress: called as frames are finished; a kept trial counts with all its frames.
 
+    Several processes may do this at once on one store: each claims the trials it works on, takes others in the
+    meantime, and waits at the end for those that it did not get.
+
     Returns:
-        Which trials were computed, kept or failed. A fault of one trial's media never stops the others.
+        Which trials were computed, kept (also where another process computed them) or failed. A fault of one trial's
+        media never stops the others.
 
     Raises:
         SettingError: if the device does not exist.
@@ -135,6 +145,8 @@ def extract_features(
         except BaseException:
             readers.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            engine.release()
     outcome.seconds = time.perf_counter() - start
     return outcome
 
@@ -151,13 +163,15 @@ class _Engine:
     options: EngineOptions
     outcome: Outcome
     progress: Progress
+    claims: dict[str, Claim] = field(default_factory=dict)
 
     def stream(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
         """Batches of all trials in order, each trial closed by an item without frames; reads run ahead of the caller."""
         ahead: deque[_Item] = deque()
         for item in self._items(trials, readers):
-            ahead.append(item)
-            if len(ahead) > 2 * self.options.threads:
+            if item is not None:
+                ahead.append(item)
+            while ahead and (item is None or len(ahead) > 2 * self.options.threads):
                 yield ahead.popleft()
         yield from ahead
 
@@ -176,7 +190,16 @@ class _Engine:
         self.progress(run.trial.id, frames)
 
     def write(self, run: _Run) -> None:
-        """Commit a trial unless it failed on the way."""
+        """Commit a trial unless it failed on the way, and give it back."""
+        with run.claim:
+            self._write(run)
+
+    def release(self) -> None:
+        """Give back every trial that is still claimed."""
+        for claim in self.claims.values():
+            claim.release()
+
+    def _write(self, run: _Run) -> None:
         if run.trial.id in self.outcome.failures:
             return
         try:
@@ -195,33 +218,90 @@ class _Engine:
         self.outcome.computed.append(run.trial.id)
         self.progress(run.trial.id, int((run.rows < 0).sum()))
 
-    def _items(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
+    def _items(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item | None]:
+        """As `stream`, read ahead; None says that everything before must be finished, because others are waited for."""
+        busy = yield from self._round(trials, readers)
+        while busy:
+            yield None
+            free = self._wait(busy)
+            busy = (yield from self._round(free, readers)) + [trial for trial in busy if free and trial not in free]
+
+    def _round(
+        self, trials: Sequence[Trial], readers: ThreadPoolExecutor
+    ) -> Generator[_Item | None, None, list[Trial]]:
+        """Items of all trials that this process can have; returns the others."""
+        busy: list[Trial] = []
         opened = deque(readers.submit(self._open, trial) for trial in trials[:1])
-        for trial, follower in zip(trials, [*trials[1:], None], strict=True):
+        for trial, follower in zip_longest(trials, trials[1:]):
             if follower is not None:
                 opened.append(readers.submit(self._open, follower))
             try:
                 run = opened.popleft().result()
+            except StoreError:
+                raise
             except AvFusionError as error:
                 self.outcome.failures[trial.id] = str(error)
                 continue
-            if run is None:
+            if isinstance(run, _Run):
+                used = np.unique(run.rows[run.rows >= 0])
+                for start in range(0, len(used), self.options.batch_size):
+                    rows = used[start : start + self.options.batch_size]
+                    yield run, rows, readers.submit(run.source.read, rows)
+                yield run, None, None
+            elif run:
                 self.outcome.kept.append(trial.id)
                 self.progress(trial.id, trial.clock.num_frames)
-                continue
-            used = np.unique(run.rows[run.rows >= 0])
-            for start in range(0, len(used), self.options.batch_size):
-                rows = used[start : start + self.options.batch_size]
-                yield run, rows, readers.submit(run.source.read, rows)
-            yield run, None, None
+            else:
+                busy.append(trial)
+        return busy
 
-    def _open(self, trial: Trial) -> _Run | None:
-        """Open a trial, or None where it is finished already."""
+    def _wait(self, busy: Sequence[Trial]) -> list[Trial]:
+        """Those trials that another process has finished or left; none when patience ends, and then all have failed."""
+        holders = {trial.id: self.store.holder(trial.id) for trial in busy}
+        first = busy[0].id
+        warnings.warn(
+            f"Waiting for {len(busy)} trials of another process; '{first}' is {holders[first]}.", stacklevel=2
+        )
+        start = time.monotonic()
+        while time.monotonic() - start < _PATIENCE_S:
+            free = [trial for trial in busy if self._is_free(trial.id)]
+            if free:
+                return free
+            time.sleep(0.2)
+        self.outcome.failures |= {
+            trial_id: f"Trial '{trial_id}' is {holder or 'still taken'}. Then run again."
+            for trial_id, holder in holders.items()
+        }
+        return []
+
+    def _is_free(self, trial_id: str) -> bool:
+        claim = self.store.claim(trial_id)
+        if claim is not None:
+            claim.release()
+        return claim is not None
+
+    def _open(self, trial: Trial) -> _Run | bool:
+        """Open and claim a trial; true where it is finished already, false where another process works on it."""
         started = time.perf_counter()
         source = open_source(self.backbone, self.manifest, trial, self.crops)
         digest = source.digest()
-        if not self.options.redo and is_current(self.store.find_record(trial.id), digest, trial.clock):
-            return None
-        rows = source.load()
+        if self._is_finished(trial, digest):
+            return True
+        claim = self.store.claim(trial.id)
+        if claim is None:
+            return False
+        self.claims[trial.id] = claim
+        try:
+            if self._is_finished(trial, digest):  # by another process, just before
+                claim.release()
+                return True
+            rows = source.load()
+        except BaseException:
+            claim.release()
+            raise
         embeddings = np.zeros((max(int(rows.max()), 0) + 1, self.backbone.dim), np.float32)
-        return _Run(trial, source, digest, rows, embeddings, started)
+        return _Run(trial, source, digest, rows, embeddings, started, claim)
+
+    def _is_finished(self, trial: Trial, digest: str) -> bool:
+        record = None if self.options.redo else self.store.find_record(trial.id)
+        return is_current(record, digest, trial.clock) and self.store.is_whole(trial.id)
