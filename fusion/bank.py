@@ -240,9 +240,10 @@ class Batches:
                     f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows anew."
                 )
         columns = ([bank.starts[w.trial_id] + w.start, w.stride, w.num_frames] for w in self.windows)
-        self._firsts, self._strides, self._used = (
+        self._columns = (
             torch.tensor(list(columns), dtype=torch.int64).reshape(-1, 3).T.contiguous()
-        )
+        )  # first, stride, used
+        self._steps = torch.arange(length)
         labelled = bank.labels.isfinite().all(dim=1)
         self._targets = bank.labels.masked_fill(~labelled[:, None], 0)
         self._flags = torch.stack(
@@ -266,11 +267,9 @@ class Batches:
     @property
     def labelled(self) -> Tensor:
         """(N,) on the CPU: whether a window holds at least one labelled frame."""
-        counts = [
-            self._flags[self._rows(torch.arange(len(self.windows))[i : i + 4096]), -1].any(dim=1)
-            for i in range(0, len(self.windows), 4096)
-        ]
-        return torch.cat(counts).cpu() if counts else torch.zeros(0, dtype=torch.bool)
+        parts = self._columns.split(4096, dim=1)
+        counts = [self._flags[self._rows(*columns), -1].any(dim=1) for columns in parts]
+        return torch.cat(counts).cpu()
 
     def epoch(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """One pass, in the given order, or shuffled where a CPU generator is given."""
@@ -279,33 +278,34 @@ class Batches:
         for chosen in order.split(self.batch_size):
             yield self._gather(chosen)
 
-    def _rows(self, chosen: Tensor) -> Tensor:
+    def _rows(self, firsts: Tensor, strides: Tensor, used: Tensor) -> Tensor:
         """(B, L) rows of the bank; padding is its last row."""
-        steps = torch.arange(self.length)
-        rows = self._firsts[chosen, None] + self._strides[chosen, None] * steps
-        rows = rows.masked_fill(steps >= self._used[chosen, None], len(self._targets) - 1)
+        rows = torch.addcmul(firsts[:, None], strides[:, None], self._steps)
+        if len(used) and int(used.min()) < self.length:
+            rows = rows.masked_fill_(self._steps >= used[:, None], len(self._targets) - 1)
         return rows.to(self.bank.device, non_blocking=True)
 
     def _gather(self, chosen: Tensor) -> Batch:
-        rows = self._rows(chosen)
+        columns = self._columns[:, chosen]
+        rows = self._rows(*columns)
         shape, flat = rows.shape, rows.flatten()
         flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
-        embeddings = {modality: self._fill(modality, flat, chosen).view(*shape, -1) for modality in self._buffers}
+        embeddings = {modality: self._fill(modality, flat, columns).view(*shape, -1) for modality in self._buffers}
         return Batch(
             embeddings,
             dict(zip(self._buffers, flags, strict=False)),
             flags[-1],
             self._targets.index_select(0, flat).view(*shape, -1),
             tuple(self.windows[i] for i in chosen.tolist()),
-            self._used[chosen],
+            columns[2],
         )
 
-    def _fill(self, modality: str, rows: Tensor, chosen: Tensor) -> Tensor:
+    def _fill(self, modality: str, rows: Tensor, columns: Tensor) -> Tensor:
         """(B * L, D) float32 view of the modality's buffer, filled with these rows of these windows."""
         source, block = self.bank.embeddings[modality], self._blocks[modality]
         result = self._buffers[modality][: len(rows)]
         if source.device.type == "cpu" and self.length >= _LONG:
-            self._copy_windows(source, result.view(len(chosen), self.length, -1), chosen)
+            self._copy_windows(source, result.view(-1, self.length, source.shape[1]), columns)
         elif source.dtype == result.dtype:
             torch.index_select(source, 0, rows, out=result)
         else:
@@ -313,9 +313,8 @@ class Batches:
                 out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
         return result
 
-    def _copy_windows(self, source: Tensor, result: Tensor, chosen: Tensor) -> None:
-        columns = (self._firsts, self._strides, self._used)
-        for out, first, stride, used in zip(result, *(column[chosen].tolist() for column in columns), strict=True):
+    def _copy_windows(self, source: Tensor, result: Tensor, columns: Tensor) -> None:
+        for out, (first, stride, used) in zip(result, columns.T.tolist(), strict=True):
             out[:used].copy_(source[first : first + stride * used : stride])
             if used < self.length:
                 out[used:].zero_()
