@@ -80,6 +80,9 @@ class FaceNet(Backbone):
         std = STDS[config.standardise]
         self.input = ImageInput(SIZE, (0.5, 0.5, 0.5), (std, std, std))
         self.body = InceptionResnetV1(pretrained=None, classify=False)
+        for module in self.body.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True  # nothing else reads what the ReLUs of the package read
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:

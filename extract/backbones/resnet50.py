@@ -65,7 +65,7 @@ class _Unit(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
-        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        self.shortcut_layer: nn.Module = nn.Identity()  # a stride comes only with more channels
         if fan_in != fan_out:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out)
