@@ -8,8 +8,8 @@ finished. `docs/store.md` states the layout in MUST and SHOULD.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from cache.names import decode_trial_id, encode_trial_id
 from cache.places import Where, open_folder
 from cache.records import COMMIT, VERSION, CommitRecord, check_version, digest_embeddings, find_commit, invalid_runs
 from cache.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 _SPEC = "avfusion_spec"
 _STORE = "avfusion_store"
@@ -173,6 +176,12 @@ class FeatureStore:
             self._check(trial_id, whole, handle.record)
             return Features(whole[wanted], handle.valid[wanted])
         return Features(handle.rows(wanted), handle.valid[wanted])
+
+    def to_dask(self, trial_ids: Sequence[str] | None = None, valid_only: bool = False) -> da.Array:
+        """Trials as one lazy array (F, D), trial after trial: see `cache.moments.to_dask`."""
+        from cache.moments import to_dask
+
+        return to_dask(self, trial_ids, valid_only)
 
     def write(
         self,
