@@ -51,7 +51,7 @@ class Components(NamedTuple):
             raise ShapeError(
                 f"Embeddings have shape {embeddings.shape}, expected (T, {len(self.mean)}). Fit the components anew."
             )
-        projected: NDArray[np.float32] = (embeddings.astype(np.float32) - self.mean) @ self.components.T
+        projected = np.asarray((embeddings.astype(np.float32) - self.mean) @ self.components.T, np.float32)
         projected[~valid] = 0
         return projected
 
