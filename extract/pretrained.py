@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cache.errors import MissingFileError, WeightsError
 from extract.extras import import_extra
@@ -77,24 +79,35 @@ def _packaged(wanted: str) -> Path:
 def _from_hub(wanted: str, extra_files: Sequence[str]) -> Path:
     """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
     hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
-    files = [*_TEXT_FILES, *extra_files]
-    for weights in _WEIGHT_FILES:
-        try:
-            folder = Path(hub.snapshot_download(wanted, allow_patterns=[*files, weights], local_files_only=True))
-        except (OSError, ValueError):
-            continue
-        if (folder / weights).is_file() and (folder / "config.json").is_file():
-            return folder
+    files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
+    with _quiet(hub):
+        for weights, offline in [(w, True) for w in _WEIGHT_FILES] + [(w, False) for w in _WEIGHT_FILES]:
+            try:
+                folder = Path(
+                    hub.snapshot_download(
+                        wanted, allow_patterns=[*files, weights], local_files_only=offline, tqdm_class=_silent_bar()
+                    )
+                )
+            except (OSError, ValueError) as error:  # its HTTP errors are OSErrors
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                continue
+            if (folder / weights).is_file() and (folder / "config.json").is_file():
+                return folder
+    raise WeightsError(
+        f"Model '{wanted}' could not be downloaded ({reason}). Put its folder ({', '.join(files)}, and "
+        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path, or use one of {', '.join(PACKAGED)}."
+    )
+
+
+@contextmanager
+def _quiet(hub: Any) -> Iterator[None]:
+    """Keep huggingface_hub from writing warnings on the terminal; errors are raised anyway."""
+    verbosity = hub.logging.get_verbosity()
+    hub.logging.set_verbosity_error()
     try:
-        names = hub.HfApi().list_repo_files(wanted)
-        chosen = next((weights for weights in _WEIGHT_FILES if weights in names), _WEIGHT_FILES[0])
-        return Path(hub.snapshot_download(wanted, allow_patterns=[*files, chosen], tqdm_class=_silent_bar()))
-    except Exception as error:  # whatever its HTTP client raises: it differs between versions
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"Model '{wanted}' could not be downloaded ({type(error).__name__}: {reason}). Put its folder ({', '.join(files)}, and "
-            f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path, or use one of {', '.join(PACKAGED)}."
-        ) from error
+        yield
+    finally:
+        hub.logging.set_verbosity(verbosity)
 
 
 def _silent_bar() -> type:
