@@ -15,7 +15,7 @@ import re
 import struct
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from PIL import Image
 from cache.clock import FrameClock, check_length
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
 from extract.crop_files import FolderFiles, ZipFiles, damaged_crop
-from extract.faces import TEMPLATE_SIZE, Detector, FaceConfig, align_face, detect_faces, make_detector
+from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
 from extract.tracking import Track, follow_face
 from extract.video import probe, read_frames, sha256_file, shrunk_size
 
@@ -139,10 +139,13 @@ def _follow(
     info = probe(video)
     height, width = shrunk_size(info.height, info.width, config.max_side)
     frames = read_frames(video, clock, trial_id, max_side=config.max_side)
-    found = detect_faces(frames, detector, config, clock.num_frames, batch_size)
     factors = info.width / width, info.height / height
-    scaled = {frame: detection.scaled(factors) for frame, detection in found.items()}
-    return follow_face(scaled, config, face, clock.num_frames, (info.height, info.width))
+
+    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        return [faces.scaled(factors) for faces in detector(pictures)]
+
+    found = detect_faces(frames, detect, config, clock.num_frames, batch_size)
+    return follow_face(found, config, face, clock.num_frames, (info.height, info.width))
 
 
 def _crops(

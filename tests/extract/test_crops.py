@@ -287,6 +287,27 @@ def test_many_threads_read_one_zip(tmp_path: Path, video: Path) -> None:
             np.testing.assert_array_equal(read, expected[order])
 
 
+def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamespace) -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        pytest.skip("resident memory is read as Linux shows it")
+
+    def resident_mb() -> int:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    clock = FrameClock(Fraction(25), 3000)
+    video = media.write_video(
+        tmp_path / "v.mp4",
+        3000,
+        size=(128, 128),
+        draw=lambda index, h, w: np.full((h, w, 3), 60 + index % 99, np.uint8),
+    )
+    before = resident_mb()
+    record = write_crops(video, clock, "left", tmp_path / "c.zip", CONFIG, "P1", detector=find_grey)
+    assert record["present"] == 3000
+    assert resident_mb() - before < 40, "3000 pictures are 147 MB"
+
+
 def test_a_real_face(tmp_path: Path, media: SimpleNamespace) -> None:
     path = media.shared / "single_face.mp4"
     if not path.is_file():
