@@ -1,0 +1,126 @@
+"""Cross-modal attention (AV-CMA) [Karas2022, Section 3.3], after the Multimodal Transformer [Tsai2019MulT].
+
+Every modality m is reduced to half the width by a convolution of 3 frames, and position codes p are added:
+
+    s_m = conv_m(x_m) + p                                                                                   (1)
+
+For every ordered pair of modalities, a → b, a stack of cross layers reads the source s_a with queries from a stream
+that starts as s_b, where attention is softmax(Q K^T / sqrt(d_k)) V [Karas2022, Equation 1]:
+
+    y_{a→b} = stack(target = s_b, source = s_a)                                                             (2)
+    h = encoder([y_{a→b} for all pairs]),    values = V act(h) + v,    logits = U act(h) + u                (3)
+
+The paper has audio and visual, hence two stacks and d_model in (3). With M modalities there are M (M - 1) stacks, and
+the encoder is M (M - 1) d_model / 2 wide; concatenating all that reaches one target is [Tsai2019MulT, Section 3.2].
+A modality alone has nothing to cross: it is reduced to `d_model` and goes straight into the encoder.
+
+Variants: "mult" is the one that the paper describes. "multv2" is the default of the authors' command line, may be what
+produced the published figures, and is flawed (see `fusion.attention.PreNormCrossLayer` and `CrossStack`: the target is
+not added, and only the last layer of a stack has an effect, the others get no gradient); it is here for reproduction.
+
+The defaults are [Karas2022, Table 4]; as the authors' search never passed its dropout on, published runs may have had
+0.3 instead of 0.6. The dropout inside the cross layers' feed-forward part is 0.3 in their code, whatever `dropout` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cache.errors import SettingError
+from fusion.attention import CrossLayer, CrossStack, EncoderStack, FrameConv, Positions, PreNormCrossLayer
+from fusion.layers import ACTIVATIONS, Heads
+from fusion.model import Estimate, FusionModel, Inputs
+from fusion.padding import clear_padding, find_inside
+from fusion.settings import check_ranges
+
+VARIANTS: dict[str, type[CrossLayer]] = {"mult": CrossLayer, "multv2": PreNormCrossLayer}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; the defaults are [Karas2022, Table 4].
+
+    Attributes:
+        variant: mult or multv2.
+        d_model: width of the concatenation of two stacks; each is half as wide, a multiple of `n_heads`.
+        d_ff: width inside the feed-forward parts.
+        n_layers: Transformer layers behind the concatenation.
+        n_heads: attention heads.
+        n_visual_to_audio: cross layers with visual as source and audio as target.
+        n_audio_to_visual: cross layers with audio as source and visual as target.
+        n_cross: cross layers of any other pair.
+        dropout: in the layers, 0 to 1.
+        dropout_cross_ff: inside the feed-forward part of cross layers, 0 to 1.
+        activation: of the layers behind the concatenation and before the heads: gelu, relu or selu.
+    """
+
+    variant: str = "mult"
+    d_model: int = 256
+    d_ff: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    n_visual_to_audio: int = 3
+    n_audio_to_visual: int = 1
+    n_cross: int = 1
+    dropout: float = 0.6
+    dropout_cross_ff: float = 0.3
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        ranges = dict.fromkeys(("d_model", "d_ff"), (1, 65536)) | dict.fromkeys(("dropout", "dropout_cross_ff"), (0, 1))
+        counts = ("n_layers", "n_heads", "n_visual_to_audio", "n_audio_to_visual", "n_cross")
+        ranges |= dict.fromkeys(counts, (1, 64))
+        choices = {"variant": VARIANTS, "activation": ACTIVATIONS}
+        check_ranges("model 'cross_modal_attention'", self, ranges, choices)
+        if self.d_model % (2 * self.n_heads):
+            raise SettingError(
+                f"Settings of model 'cross_modal_attention': 'd_model' is {self.d_model}, expected a multiple of twice "
+                f"{self.n_heads} heads. Change the value."
+            )
+
+
+class CrossModalAttention(FusionModel):
+    """Attention between modalities, then over time; 2,365,722 parameters at audio 128 + visual 512."""
+
+    config: Config
+
+    def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
+        super().__init__(dims, targets, config)
+        self.pairs = [(source, target) for target in self.dims for source in self.dims if source != target]
+        width = config.d_model // 2 if self.pairs else config.d_model
+        self.reduce = nn.ModuleDict({modality: FrameConv(dim, width) for modality, dim in self.dims.items()})
+        self.positions = Positions(width)
+        self.stacks = nn.ModuleList(self._stack(source, target, width) for source, target in self.pairs)
+        self.width = width * max(1, len(self.pairs))
+        alpha = config.variant == "multv2" and config.activation == "selu"
+        self.encoder = EncoderStack(
+            self.width, config.d_ff, config.n_heads, config.n_layers, config.dropout, config.activation, alpha
+        )
+        self.activation = ACTIVATIONS[config.activation]()
+        self.heads = Heads(self.width, self.targets)
+
+    def _stack(self, source: str, target: str, width: int) -> CrossStack:
+        config = self.config
+        n_layers = getattr(config, f"n_{source}_to_{target}", config.n_cross)
+        layer = VARIANTS[config.variant]
+        layers = [
+            layer(width, config.d_ff, config.n_heads, config.dropout, config.dropout_cross_ff) for _ in range(n_layers)
+        ]
+        return CrossStack(layers, keep_target=config.variant == "mult")
+
+    def forward(self, inputs: Inputs) -> Estimate:
+        """(B, L, D) per modality → values (B, L, C), logits (B, L, 24)."""
+        inside = find_inside(inputs)
+        outside = None if inside is None else ~inside
+        features = clear_padding(inputs, self.dims)
+        reduced = {m: self.positions(conv(features[m])) for m, conv in self.reduce.items()}
+        crossed = [
+            stack(reduced[target], reduced[source], outside)
+            for (source, target), stack in zip(self.pairs, self.stacks, strict=True)
+        ]
+        joined = torch.cat(crossed or list(reduced.values()), dim=-1)
+        return self.heads(self.activation(self.encoder(joined, outside)))

@@ -1,0 +1,43 @@
+"""Padding of windows: where it is, and what models that look beyond a frame do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from cache.errors import ShapeError
+from fusion.model import Inputs
+
+
+def find_inside(inputs: Inputs) -> Tensor | None:
+    """(B, L) true where a frame lies inside its window; None where no window has padding, which costs nothing."""
+    first = next(iter(inputs.embeddings.values()))
+    num_frames = first.shape[1]
+    if int(inputs.lengths.min()) >= num_frames:
+        return None
+    steps = torch.arange(num_frames, device=first.device)
+    return steps < inputs.lengths.to(first.device)[:, None]
+
+
+def clear_padding(inputs: Inputs, modalities: Iterable[str]) -> dict[str, Tensor]:
+    """Embeddings (B, L, D) of these modalities, zero in padding whatever stood there; the inputs keep theirs."""
+    inside = find_inside(inputs)
+    if inside is None:
+        return {modality: inputs.embeddings[modality] for modality in modalities}
+    outside = ~inside[:, :, None]
+    return {modality: inputs.embeddings[modality].masked_fill(outside, 0.0) for modality in modalities}
+
+
+def require_length(name: str, inputs: Inputs, length: int) -> None:
+    """Refuse windows that do not have the one length of a model whose weights are `length` x `length`.
+
+    Raises:
+        ShapeError: if the windows have another length.
+    """
+    got = next(iter(inputs.embeddings.values())).shape[1]
+    if got != length:
+        raise ShapeError(
+            f"Model '{name}' got windows of {got} frames, expected {length}. Pad them, or change the model's 'length'."
+        )
