@@ -95,7 +95,7 @@ class FoundFaces(Mapping[int, Detection]):
 
     def add(self, frame: int, found: Detection) -> None:
         """Put in the faces of a frame."""
-        rows = np.column_stack((found.boxes, found.probabilities, found.landmarks.reshape(len(found.boxes), -1)))
+        rows = np.column_stack((found.boxes, found.probabilities, found.landmarks.reshape(-1, 10)))
         self._places[frame] = len(self._values), len(rows)
         self._values.frombytes(rows.astype(np.float32).tobytes())
 
