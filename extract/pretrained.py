@@ -115,7 +115,8 @@ def _silent_bar() -> type:
     from tqdm import tqdm
 
     class Silent(tqdm):
-        def __init__(self, *args: object, **settings: object) -> None:
-            super().__init__(*args, disable=True)
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            settings.pop("name", None)  # the hub's own bars have one
+            super().__init__(*args, **{**settings, "disable": True})
 
     return Silent

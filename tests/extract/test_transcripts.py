@@ -1,0 +1,183 @@
+"""Reading transcripts of every format, good and bad, and writing ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.errors import CorpusError, MissingFileError, SettingError
+from extract.transcripts import read_words, write_words
+from extract.words import Word
+
+HELLO = [Word("hello", 0.5, 1.25), Word("you", 2.0, 2.5)]
+
+GRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 2.5
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 2.5
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0
+            xmax = 2.5
+            text = "h"
+    item [2]:
+        class = "IntervalTier"
+        name = "Words"
+        xmin = 0
+        xmax = 2.5
+        intervals: size = 4
+        intervals [1]:
+            xmin = 0
+            xmax = 0.5
+            text = ""
+        intervals [2]:
+            xmin = 0.5
+            xmax = 1.25
+            text = "hello"
+        intervals [3]:
+            xmin = 1.25
+            xmax = 2.0
+            text = "SIL"
+        intervals [4]:
+            xmin = 2.0
+            xmax = 2.5
+            text = "you"
+"""
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def listed(*words: tuple[str, float, float], key: str = "words", **more: object) -> dict[str, object]:
+    return {key: [{"word": text, "start": start, "end": end} for text, start, end in words], **more}
+
+
+PAIR = (("hello", 0.5, 1.25), ("you", 2, 2.5))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        listed(*PAIR),
+        listed(*PAIR[::-1]),
+        listed(*PAIR, key="result", text="hello you"),
+        [listed(PAIR[0], key="result"), {"text": ""}, listed(PAIR[1], key="result")],
+        {"segments": [listed((" hello", 0.5, 1.25)), listed(PAIR[1])], "text": "hello you"},
+        {"segments": [{"text": "hello you"}], **listed(*PAIR)},
+    ],
+    ids=["ours", "unsorted", "vosk", "vosk-blocks", "whisper", "openai"],
+)
+def test_json(tmp_path: Path, document: object) -> None:
+    assert read_words(write(tmp_path, "a.json", json.dumps(document))) == HELLO
+
+
+def test_subtitles(tmp_path: Path) -> None:
+    expected = [Word("Hi,", 1.0, 1.375), Word("my", 1.375, 1.625), Word("name", 1.625, 2.125), Word("is", 2.125, 2.375)]
+    expected += [Word("7", 2.375, 2.5), Word("He&", 3602.5, 3603.4), Word("me", 3603.4, 3604.0)]
+    srt = "\ufeff1\n00:00:01,000 --> 00:00:02,500\n<i>Hi</i>, my name\nis 7\n\n2\n01:00:02,500 --> 01:00:04,000\n{\\an8}He&amp; - me\n"
+    assert read_words(write(tmp_path, "a.srt", srt)) == expected
+    assert read_words(write(tmp_path, "b.SRT", srt.replace("\n", "\r\n"))) == expected
+    vtt = "WEBVTT\n\nNOTE no\nword\n\nintro\n00:01.000 --> 00:02.500 align:start\n<v Al>Hi, <i>my</i> name\nis 7\n\nNOTE nor here\n"
+    vtt += "\n00:02.500 --> 00:02.600\n\n01:00:02.500 --> 01:00:04.000\nHe&amp; ♪ <01:00:03.000>me\n"
+    assert read_words(write(tmp_path, "a.vtt", vtt)) == expected
+
+
+def test_textgrids(tmp_path: Path) -> None:
+    assert read_words(write(tmp_path, "a.TextGrid", GRID)) == HELLO
+    assert read_words(write(tmp_path, "b.textgrid", GRID.encode("utf-16"))) == HELLO
+
+
+def test_words_may_overlap_and_have_no_length(tmp_path: Path) -> None:
+    words = [("a", 0, 2), ("b", 0, 0), ("c", 1, 1.5)]
+    assert read_words(write(tmp_path, "a.json", json.dumps(listed(*words)))) == [Word(*word) for word in words]
+    assert read_words(write(tmp_path, "b.json", '{"words": []}')) == []
+
+
+def test_written_words_come_back_and_give_the_same_bytes(tmp_path: Path) -> None:
+    words = [Word("Zürich,", 0.1, 0.2), Word("1/3", 1 / 3, 2 / 3)]
+    write_words(tmp_path / "new" / "a.json", words)
+    write_words(tmp_path / "b.json", words)
+    assert read_words(tmp_path / "b.json") == words
+    assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+
+
+def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
+    rows = '[{"word":"a","start":NaN,"end":2},{"word":" ","start":1,"end":2},{"word":"x","start":3,"end":2},'
+    rows += '{"word":"x","start":true,"end":2},{"word":"x","end":2},{"word":"x","start":-1,"end":2},{"word":"y","start":1,"end":1e999}]'
+    with pytest.raises(CorpusError) as caught:
+        read_words(write(tmp_path, "a.json", f'{{"words": {rows}}}'))
+    text = str(caught.value)
+    assert "a.json' has 7 faulty word(s)" in text
+    for fault in (
+        "words[0]: the start is nan",
+        "words[1]: the text is ' '",
+        "words[2]: it ends at 2 s before it starts at 3 s",
+    ):
+        assert fault in text
+    for fault in (
+        "words[3]: the start is True",
+        "words[4]: the start is None",
+        "words[5]: the start is -1 s",
+        "words[6]: the end is inf",
+    ):
+        assert fault in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.txt", "", "has the suffix '.txt', expected one of .json"),
+        ("a.json", "[[[[", "it is no JSON"),
+        ("a.json", "[" * 100_000, "recursion"),
+        ("a.json", b"\xff\xfe\xff", "it is no JSON|codec"),
+        ("a.json", "3", "the document holds no list 'words'"),
+        ("a.json", '{"words": [3]}', r"words\[0\] is 3, expected an object"),
+        ("a.json", '{"segments": [{"text": "x"}]}', r"segments\[0\] holds no list .* word_timestamps=True"),
+        ("a.srt", "", "no whole .srt file .* expected each cue"),
+        ("a.srt", "1\n00:00:01,000 --> 00:00:02,500\nHi\n\n00:00:03,000 --> 00:00:04,500\nHo\n", "of 2 cues .* only 1"),
+        ("a.srt", "1\n00:00:01,000 --> oops\nHi\n", "of 1 cues .* only 0"),
+        ("a.srt", "1\n00:00:03,000 --> 00:00:02,500\nHi\n", r"cue 1 \(00:00:03.000\): it ends at 2.5 s before"),
+        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,500\nH\xe9\n", "codec"),
+        ("a.vtt", "00:01.000 --> 00:02.500\nhi\n", "no whole .vtt file .* a first line 'WEBVTT'"),
+        ("a.vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", "of 1 cues .* only 0"),
+        ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", "Invalid cue block"),
+        ("a.TextGrid", "", "no whole TextGrid"),
+        ("a.TextGrid", GRID[:500], "no whole TextGrid"),
+        ("a.TextGrid", GRID.replace("xmax = 1.25", "xmax = 0.25"), r"\(0.5\) cannot occur after its end time \(0.25\)"),
+        (
+            "a.TextGrid",
+            GRID.replace('"Words"', '"W"'),
+            "its tiers are 'phones', 'W'; expected one interval tier named 'words'",
+        ),
+        ("a.TextGrid", GRID.replace('"phones"', '"word"'), "its tiers are 'word', 'Words'; expected one"),
+        ("a.TextGrid", b"\xff\xff\x00", "no whole TextGrid"),
+    ],
+)
+def test_files_that_are_no_transcripts(tmp_path: Path, name: str, content: str | bytes, text: str) -> None:
+    with pytest.raises(CorpusError, match=text) as caught:
+        read_words(write(tmp_path, name, content))
+    assert name in str(caught.value)
+
+
+def test_what_is_absent_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingFileError, match="There is no transcript"):
+        read_words(tmp_path / "a.json")
+    monkeypatch.setitem(sys.modules, "webvtt", None)
+    with pytest.raises(SettingError, match=r"Reading subtitles needs the library 'webvtt'.*'avfusion\[words\]'"):
+        read_words(write(tmp_path, "a.srt", "1\n00:00:01,000 --> 00:00:02,500\nHi\n"))
