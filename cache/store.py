@@ -212,7 +212,7 @@ class FeatureStore:
         runs = invalid_runs(valid)
         record = CommitRecord(
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
-            round(seconds, 3), {**(versions or {}), "numpy": np.__version__},
+            round(seconds, 3), {"numpy": np.__version__, **(versions or {})},
         )  # fmt: skip
         metadata = array_metadata(stored.shape, self.spec.dtype, {COMMIT: record.to_document()})
         self._folder.write_array(encode_trial_id(trial_id), split_chunks(stored), metadata)

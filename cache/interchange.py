@@ -1,0 +1,276 @@
+"""Features in and out of the store: HDF5, MuSe CSV and npy folders.
+
+What we exported comes back as the same store, byte for byte: the recipe and the commit records travel along. What
+others made becomes a store whose fingerprint is that of its content, with the same commit records and a receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.errors import CorpusError, MissingFileError, SettingError, StoreError
+from cache.manifest import Manifest
+from cache.names import load_named
+from cache.places import Where, open_folder
+from cache.receipt import Receipt, write_text
+from cache.records import VERSION, CommitRecord, check_version, digest_embeddings, invalid_runs
+from cache.spec import FeatureSpec, canonical_json
+from cache.store import FeatureStore
+
+FORMATS = {"hdf5": "cache.hdf5:HDF5", "muse": "cache.muse:MUSE", "npy": "cache.npy:NPY"}
+SIDECAR = "avfusion.json"
+
+
+class Item(NamedTuple):
+    """A trial between two formats.
+
+    Attributes:
+        trial_id: the trial.
+        embeddings: (T, D); rows of invalid frames are anything.
+        valid: (T,) true where the backbone saw input.
+        clock: of the frames, None where the format does not say.
+        record: its commit record, None where another program wrote it.
+    """
+
+    trial_id: str
+    embeddings: NDArray[Any]
+    valid: NDArray[np.bool_]
+    clock: FrameClock | None
+    record: CommitRecord | None
+
+
+class Bundle(NamedTuple):
+    """What a file or folder holds.
+
+    Attributes:
+        spec: its recipe, None where another program wrote it.
+        trial_ids: its trials.
+        load: gives one of them; a clock is for formats that place rows by their times and were not made by us.
+    """
+
+    spec: FeatureSpec | None
+    trial_ids: list[str]
+    load: Callable[[str, FrameClock | None], Item]
+
+
+class Format(NamedTuple):
+    """One file format: `write(path, spec, items)` makes what `read(path)` reads; `path` does not exist before."""
+
+    write: Callable[[Path, FeatureSpec, Iterable[Item]], None]
+    read: Callable[[Path], Bundle]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the file of another program does not say.
+
+    Attributes:
+        name: the backbone's name in the store.
+        modality: audio, text or visual.
+        rate: frames per second, "" where the format or the manifest says it.
+        dtype: float16 or float32, "" for the precision found (at most float32).
+        zeros_missing: frames whose numbers are all zero were never seen.
+    """
+
+    name: str
+    modality: str
+    rate: str = ""
+    dtype: str = ""
+    zeros_missing: bool = False
+
+
+def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, path: Path) -> None:
+    """Write trials of a store as a file or folder of another format, every byte checked.
+
+    Args:
+        store: the features.
+        trial_ids: which trials.
+        kind: hdf5, muse or npy.
+        path: what to make; must not exist.
+
+    Raises:
+        UnknownNameError: if the format is not known.
+        SettingError: if the path exists.
+        StoreError: if a trial is unfinished or altered.
+    """
+    form: Format = load_named("format", FORMATS, kind)
+    if path.exists():
+        raise SettingError(f"'{path}' exists; an export never writes over anything. Remove it or choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    open_folder(partial.parent).remove(partial.name)
+    form.write(partial, store.spec, (_item(store, trial_id) for trial_id in trial_ids))
+    partial.rename(path)
+
+
+def import_features(
+    path: Path, kind: str, features: Where, options: ImportOptions | None = None, manifest: Manifest | None = None
+) -> tuple[FeatureStore, Receipt]:
+    """Make a store with its receipt of a file or folder in another format.
+
+    Args:
+        path: the file or folder.
+        kind: hdf5, muse or npy.
+        features: folder of all features; the store goes to `<modality>/<name>.zarr` below it.
+        options: needed for what another program wrote; what we exported says everything itself.
+        manifest: of the corpus; clocks come from it, and its trials must be just those that are imported.
+
+    Raises:
+        MissingFileError: if the path does not exist.
+        SettingError: if something that the format does not say is not given.
+        CorpusError: if the trials are not those of the manifest; names every fault.
+        StoreError: if what we exported was altered since.
+    """
+    form: Format = load_named("format", FORMATS, kind)
+    if not path.exists():
+        raise MissingFileError(f"'{path}' does not exist. Name the file or folder to import.")
+    bundle = form.read(path)
+    if not bundle.trial_ids:
+        raise CorpusError(f"'{path}' holds no features in format '{kind}'. Check the path and the format.")
+    told = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
+    if bundle.spec is None:
+        spec, write = _adopt(path, kind, bundle, options, told)
+    else:
+        spec, write = bundle.spec, _write_again
+    place = open_folder(features).child(spec.modality)
+    store = FeatureStore.create(f"{place.where}/{spec.name}.zarr", spec)
+    for trial_id in bundle.trial_ids:
+        write(store, bundle.load(trial_id, told.get(trial_id)))
+    receipt = Receipt.of(store, bundle.trial_ids)
+    receipt.save(f"{place.where}/{spec.name}.json")
+    return store, receipt
+
+
+def _item(store: FeatureStore, trial_id: str) -> Item:
+    features, record = store.read(trial_id, check=True), store.record(trial_id)
+    return Item(trial_id, features.embeddings, features.valid, record.clock, record)
+
+
+def _write_again(store: FeatureStore, item: Item) -> None:
+    """Write a trial that came from a store of ours, unless it is there."""
+    record = item.record
+    assert record is not None
+    stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
+    if digest_embeddings(stored, invalid_runs(item.valid)) != record.embeddings:
+        raise StoreError(
+            f"Trial '{item.trial_id}' differs from the digest that was exported with it: it was altered since. Export it "
+            f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features."
+        )
+    if store.find_record(item.trial_id) != record:
+        store.write(
+            item.trial_id, stored, item.valid, source=record.source, clock=record.clock, seconds=record.seconds,
+            versions=record.versions,
+        )  # fmt: skip
+
+
+def _adopt(
+    path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, told: Mapping[str, FrameClock]
+) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
+    """A recipe for what another program wrote, and how to write its trials."""
+    if options is None or not options.name or not options.modality:
+        raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
+    faults: list[str] = []
+    if told:
+        known, found = told.keys(), set(bundle.trial_ids)
+        faults += [f"trial '{name}' of the manifest is absent" for name in sorted(known - found)]
+        faults += [f"trial '{name}' is not in the manifest" for name in sorted(found - known)]
+    clocks: dict[str, FrameClock] = {}
+    digests: dict[str, str] = {}
+    shapes: set[tuple[int, str]] = set()
+    for trial_id in bundle.trial_ids:
+        item = _mark_missing(bundle.load(trial_id, told.get(trial_id)), options)
+        clock = told.get(trial_id) or _clock(item, options.rate)
+        if clock is None:
+            raise SettingError(f"'{path}' does not say how many frames a second has. Give the rate ('--rate').")
+        if clock.num_frames != len(item.valid):
+            faults.append(f"trial '{trial_id}' has {len(item.valid)} rows, expected {clock.num_frames}")
+        clocks[trial_id], digests[trial_id] = clock, _digest(item)
+        shapes.add((item.embeddings.shape[1], "float16" if item.embeddings.dtype == np.float16 else "float32"))
+    if len(shapes) > 1:
+        faults.append(
+            f"trials differ in width or precision: {', '.join(f'{d} numbers ({t})' for d, t in sorted(shapes))}"
+        )
+    if faults:
+        raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Mend the files and import again.")
+    dim, dtype = shapes.pop()
+    content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+    spec = FeatureSpec(
+        options.name, options.modality, dim, {"imported": kind, "content": content}, "imported", 1, options.dtype or dtype
+    )  # fmt: skip
+
+    def write(store: FeatureStore, item: Item) -> None:
+        record = store.find_record(item.trial_id)
+        if record is None or (record.source, record.clock) != (digests[item.trial_id], clocks[item.trial_id]):
+            item = _mark_missing(item, options)
+            store.write(
+                item.trial_id, item.embeddings, item.valid, source=digests[item.trial_id],
+                clock=clocks[item.trial_id], seconds=0.0,
+            )  # fmt: skip
+
+    return spec, write
+
+
+def _mark_missing(item: Item, options: ImportOptions) -> Item:
+    """Frames with a number that is not finite, and on request those of zeros alone, are invalid."""
+    valid = item.valid & np.isfinite(item.embeddings).all(axis=1)
+    if options.zeros_missing:
+        valid &= item.embeddings.any(axis=1)
+    return item._replace(valid=valid)
+
+
+def _clock(item: Item, rate: str) -> FrameClock | None:
+    if rate:
+        try:
+            return FrameClock(Fraction(rate), len(item.valid))
+        except (ValueError, ZeroDivisionError) as error:
+            raise SettingError(f"Rate '{rate}' is no number of frames per second, e.g. 25 or 30000/1001.") from error
+    return item.clock
+
+
+def _digest(item: Item) -> str:
+    """sha256 of a trial's numbers as they were found, and of which frames are valid."""
+    rows = np.ascontiguousarray(np.where(item.valid[:, None], item.embeddings, 0))
+    state = hashlib.sha256(f"{rows.dtype.str}{rows.shape}".encode())
+    state.update(rows.view(np.uint8).data)
+    state.update(item.valid.tobytes())
+    return state.hexdigest()
+
+
+def save_sidecar(folder: Path, spec: FeatureSpec, records: Mapping[str, CommitRecord]) -> None:
+    """Write recipe and commit records beside files that cannot hold them."""
+    document = {
+        "version": VERSION,
+        "spec": spec.to_document(),
+        "trials": {trial_id: record.to_document() for trial_id, record in sorted(records.items())},
+    }
+    write_text(folder / SIDECAR, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitRecord]]:
+    """Read what `save_sidecar` wrote; no recipe where there is none.
+
+    Raises:
+        StoreError: if it is damaged or of a newer version.
+    """
+    path = folder / SIDECAR
+    if not path.is_file():
+        return None, {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        check_version(str(path), document["version"])
+        records = {trial_id: CommitRecord.from_document(entry) for trial_id, entry in document["trials"].items()}
+        return FeatureSpec.from_document(document["spec"]), records
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"'{path}' is damaged ({error}). Export again, or remove it to import new features."
+        ) from error

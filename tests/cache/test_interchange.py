@@ -1,0 +1,242 @@
+"""What goes out comes back the same, and what others wrote becomes a store like any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from cache.clock import FrameClock
+from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
+from cache.interchange import FORMATS, ImportOptions, export_features, import_features
+from cache.manifest import Manifest, Trial
+from cache.receipt import Receipt, open_receipt
+from cache.spec import FeatureSpec
+from cache.store import FeatureStore
+
+IDS = ("video 59/left", "P1", "日本")
+OPTIONS = ImportOptions("egemaps", "audio")
+
+
+@pytest.fixture(params=["float16", "float32"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, made: SimpleNamespace) -> FeatureStore:
+    spec = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff", dtype=request.param)
+    store = FeatureStore.create(tmp_path / "features/visual/mobilefacenet.zarr", spec)
+    for seed, trial_id in enumerate(IDS):
+        made.write(store, trial_id, 20 + seed, seed)
+    values, _ = made.features(20)
+    clock = FrameClock(Fraction(25), 20, 1.5)
+    store.write("unseen", values, np.zeros(20, bool), source="s", clock=clock, seconds=1, versions={"torch": "2"})
+    return store
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_out_and_back_is_the_same_store(store: FeatureStore, tmp_path: Path, kind: str) -> None:
+    export_features(store, store.trial_ids(), kind, tmp_path / "out")
+    again, receipt = import_features(tmp_path / "out", kind, tmp_path / "again")
+    assert again.spec == store.spec
+    assert again.find_records() == store.find_records()
+    for trial_id in store.trial_ids():
+        before, after = store.read(trial_id), again.read(trial_id, check=True)
+        assert before.embeddings.tobytes() == after.embeddings.tobytes()
+        np.testing.assert_array_equal(before.valid, after.valid)
+    assert receipt == Receipt.of(store, store.trial_ids())
+    opened, _ = open_receipt(tmp_path / "again/visual/mobilefacenet.json")
+    assert opened.trial_ids() == store.trial_ids()
+    stamps = {path: path.stat().st_ino for path in (tmp_path / "again").rglob("zarr.json")}
+    import_features(tmp_path / "out", kind, tmp_path / "again")
+    assert all(path.stat().st_ino == inode for path, inode in stamps.items())
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_exports_never_write_over_anything(store: FeatureStore, tmp_path: Path, kind: str) -> None:
+    export_features(store, ["P1"], kind, tmp_path / "out")
+    with pytest.raises(SettingError, match="never writes over anything"):
+        export_features(store, ["P1"], kind, tmp_path / "out")
+
+
+def test_hdf5_has_one_dataset_per_trial_with_its_attributes(store: FeatureStore, tmp_path: Path) -> None:
+    export_features(store, IDS, "hdf5", tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert len(file["embeddings"]) == len(file["valid"]) == 3
+        dataset = file["embeddings/video%2059%2Fleft"]
+        assert dataset.attrs["trial_id"] == "video 59/left"
+        assert (dataset.attrs["rate"], dataset.attrs["num_frames"]) == ("30000/1001", 20)
+        assert dataset.attrs["source"] == "source of video 59/left"
+        np.testing.assert_array_equal(file["valid/video%2059%2Fleft"][:], store.read("video 59/left").valid)
+
+
+def test_muse_csv_looks_like_one(store: FeatureStore, tmp_path: Path) -> None:
+    export_features(store, ["unseen", "P1"], "muse", tmp_path / "out")
+    lines = (tmp_path / "out/P1.csv").read_text().splitlines()
+    assert lines[0] == "timestamp,segment_id,f0,f1,f2,f3,f4,f5,f6,f7"
+    assert lines[1].startswith("0,1,")
+    assert len(lines) == 22
+    assert (tmp_path / "out/unseen.csv").read_text().splitlines()[1] == "1500,1" + 8 * ",nan"
+
+
+def test_altered_exports_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+    export_features(store, ["P1"], "npy", tmp_path / "out")
+    values = np.load(tmp_path / "out/P1.npy")
+    np.save(tmp_path / "out/P1.npy", values * 2)
+    with pytest.raises(StoreError, match="'P1' differs from the digest that was exported with it"):
+        import_features(tmp_path / "out", "npy", tmp_path / "again")
+    (tmp_path / "out/avfusion.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        import_features(tmp_path / "out", "npy", tmp_path / "again")
+
+
+def test_an_altered_store_is_not_exported(store: FeatureStore, tmp_path: Path) -> None:
+    chunk = Path(store.group) / "P1/c/0/0"
+    content = bytearray(chunk.read_bytes())
+    content[7] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(StoreError, match="differ from their digest"):
+        export_features(store, ["P1"], "npy", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def foreign(folder: Path) -> dict[str, np.ndarray]:
+    """Features of another program: an npy folder, the same as HDF5, and the same as MuSe CSV."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(num, 4)).astype(np.float32) for name, num in (("a", 30), ("b", 40))}
+    arrays["b"][5] = 0
+    arrays["b"][7] = np.nan
+    (folder / "npy").mkdir(parents=True)
+    (folder / "muse").mkdir()
+    with h5py.File(folder / "hdf5", "w") as file:
+        for name, array in arrays.items():
+            np.save(folder / "npy" / f"{name}.npy", array)
+            file[name] = array
+            rows = [
+                f"{40 * i},3," + ",".join("" if np.isnan(v) else repr(float(v)) for v in row)
+                for i, row in enumerate(array)
+                if not (name == "b" and i in (0, 39))
+            ]
+            header = "timestamp,segment_id,0,1,2,3\n"
+            (folder / f"muse/{name}.csv").write_text(header + "\n".join(rows) + "\n")
+    return arrays
+
+
+def manifest_of(lengths: dict[str, int]) -> Manifest:
+    trials = (Trial(name, name, "", FrameClock(Fraction(25), num), {}) for name, num in lengths.items())
+    return Manifest(Path("."), tuple(trials))
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_features_of_others_become_a_store(tmp_path: Path, kind: str) -> None:
+    arrays = foreign(tmp_path)
+    manifest = manifest_of({"a": 30, "b": 40})
+    store, receipt = import_features(tmp_path / kind, kind, tmp_path / "features", OPTIONS, manifest)
+    assert (store.spec.name, store.spec.modality, store.spec.dim) == ("egemaps", "audio", 4)
+    assert list(receipt.trials) == ["a", "b"]
+    opened, _ = open_receipt(tmp_path / "features/audio/egemaps.json")
+    features = opened.read("b", check=True)
+    assert opened.record("b").clock == FrameClock(Fraction(25), 40)
+    absent = [0, 7, 39] if kind == "muse" else [7]
+    assert np.flatnonzero(~features.valid).tolist() == absent
+    np.testing.assert_array_equal(features.embeddings[features.valid], arrays["b"][features.valid])
+    np.testing.assert_array_equal(opened.read("a").embeddings, arrays["a"])
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    arrays = foreign(tmp_path)
+    manifest = manifest_of({"a": 30, "b": 40})
+    first, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", OPTIONS, manifest)
+    again, _ = import_features(tmp_path / "npy", "npy", tmp_path / "elsewhere", OPTIONS, manifest)
+    assert first.spec.fingerprint == again.spec.fingerprint
+    arrays["a"][0, 0] += 1
+    np.save(tmp_path / "npy/a.npy", arrays["a"])
+    other, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", OPTIONS, manifest)
+    assert other.spec.fingerprint != first.spec.fingerprint
+    opened, _ = open_receipt(tmp_path / "features/audio/egemaps.json")
+    assert opened.spec.fingerprint == other.spec.fingerprint
+
+
+def test_zeros_may_mean_missing(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    options = ImportOptions("egemaps", "audio", rate="25", dtype="float16", zeros_missing=True)
+    store, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
+    assert np.flatnonzero(~store.read("b").valid).tolist() == [5, 7]
+    assert store.spec.dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("rate", "step"), [(Fraction(25), 40.0), (Fraction(30000, 1001), None), (Fraction(2), 500.0), (Fraction(4), 250.0)]
+)
+def test_rates_are_read_from_timestamps(tmp_path: Path, rate: Fraction, step: float | None) -> None:
+    times = [round(1000 * float(i / rate)) if step is None else step * i for i in range(500)]
+    rows = "\n".join(f"{time},1,{i}" for i, time in enumerate(times))
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/a.csv").write_text(f"timestamp,segment_id,f0\n{rows}\n")
+    store, _ = import_features(tmp_path / "csv", "muse", tmp_path / "features", OPTIONS)
+    assert store.record("a").clock == FrameClock(rate, 500)
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    np.save(tmp_path / "npy/c.npy", np.zeros((5, 3), np.float16))
+    manifest = manifest_of({"a": 31, "b": 40, "d": 5})
+    with pytest.raises(CorpusError) as caught:
+        import_features(tmp_path / "npy", "npy", tmp_path / "features", replace(OPTIONS, rate="25"), manifest)
+    for text in (
+        "'d' of the manifest is absent", "'c' is not in the manifest", "'a' has 30 rows, expected 31",
+        "3 numbers (float16), 4 numbers (float32)",
+    ):  # fmt: skip
+        assert text in str(caught.value)
+
+
+def test_rows_that_meet_on_one_frame_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/a.csv").write_text("timestamp,segment_id,f0\n0,1,1\n40,1,2\n41,1,3\n")
+    with pytest.raises(CorpusError, match="two rows for one frame"):
+        import_features(tmp_path / "csv", "muse", tmp_path / "features", OPTIONS, manifest_of({"a": 3}))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("time,f0\n1,2\n", "Is it a MuSe feature file"),
+        ("timestamp,segment_id,f0\n", "Is it a MuSe feature file"),
+        ("timestamp,segment_id,f0\n0,1,x\n", "something else than numbers"),
+        ("timestamp,segment_id,f0\n0,1,1\n", "The 1 timestamps .* ticks of no usual rate"),
+        ("timestamp,segment_id,f0\n0,1,1\n0,1,2\n", "ticks of no usual rate"),
+        ("timestamp,segment_id,f0\n0,1,1\n40,1,2\n41,1,2\n80,1,2\n120,1,2\n", "ticks of no usual rate"),
+    ],
+)
+def test_broken_csv_is_refused(tmp_path: Path, content: str, text: str) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/a.csv").write_text(content)
+    with pytest.raises(CorpusError, match=text):
+        import_features(tmp_path / "csv", "muse", tmp_path / "features", OPTIONS)
+
+
+def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    features = tmp_path / "features"
+    with pytest.raises(SettingError, match="--name"):
+        import_features(tmp_path / "npy", "npy", features)
+    with pytest.raises(SettingError, match="--rate"):
+        import_features(tmp_path / "npy", "npy", features, OPTIONS)
+    with pytest.raises(SettingError, match="Rate 'fast'"):
+        import_features(tmp_path / "npy", "npy", features, ImportOptions("x", "audio", rate="fast"))
+    with pytest.raises(MissingFileError, match="does not exist"):
+        import_features(tmp_path / "none", "npy", features, OPTIONS)
+    with pytest.raises(UnknownNameError, match="Did you mean 'hdf5'"):
+        import_features(tmp_path / "npy", "hdf", features, OPTIONS)
+    with pytest.raises(CorpusError, match="is no HDF5 file"):
+        import_features(tmp_path / "npy/a.npy", "hdf5", features, OPTIONS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="holds no features in format 'npy'"):
+        import_features(tmp_path / "empty", "npy", features, OPTIONS)
+    np.save(tmp_path / "empty/a.npy", np.arange(5))
+    with pytest.raises(CorpusError, match="expected floats"):
+        import_features(tmp_path / "empty", "npy", features, OPTIONS)
+    assert not features.exists() or not list(features.rglob("*.json"))
+    assert json.dumps(sorted(FORMATS)) == '["hdf5", "muse", "npy"]'
