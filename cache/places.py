@@ -55,6 +55,12 @@ class Folder(Protocol):
     def folders(self) -> list[str]:
         """Names of the folders in this one."""
 
+    def files(self) -> list[str]:
+        """Names of the files in this one."""
+
+    def leftovers(self) -> list[str]:
+        """Names of folders that a killed write left half done."""
+
     def sizes(self) -> dict[str, int]:
         """Every file below, with its size in bytes."""
 
@@ -192,6 +198,16 @@ class LocalFolder:
         with os.scandir(self.path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
+    def files(self) -> list[str]:
+        """Names of the files in this one, hidden ones left out."""
+        if not self.path.is_dir():
+            return []
+        return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+
+    def leftovers(self) -> list[str]:
+        """Names of folders that a killed write left half done."""
+        return sorted(path.name for kind in ("partial", "old") for path in self.path.glob(f".*.{kind}"))
+
     def sizes(self) -> dict[str, int]:
         """Every file below, with its size in bytes."""
         files = (path for path in self.path.rglob("*") if path.is_file())
@@ -287,12 +303,15 @@ class RemoteFolder:
 
     def folders(self) -> list[str]:
         """Names of the prefixes in this one, hidden ones left out."""
-        try:
-            entries = self._fs.ls(self._root, detail=True)
-        except FileNotFoundError:
-            return []
-        names = (e["name"].rstrip("/").rpartition("/")[2] for e in entries if e["type"] == "directory")
-        return sorted(name for name in names if not name.startswith("."))
+        return self._list("directory")
+
+    def files(self) -> list[str]:
+        """Names of the objects in this one, hidden ones left out."""
+        return self._list("file")
+
+    def leftovers(self) -> list[str]:
+        """None: objects come whole."""
+        return []
 
     def sizes(self) -> dict[str, int]:
         """Every object below, with its size in bytes."""
@@ -316,6 +335,14 @@ class RemoteFolder:
         from zarr.storage import FsspecStore
 
         return FsspecStore.from_url(str(self.where), read_only=True)
+
+    def _list(self, kind: str) -> list[str]:
+        try:
+            entries = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind)
+        return sorted(name for name in names if name and not name.startswith("."))
 
     def _key(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -227,6 +227,16 @@ class FeatureStore:
         """
         return claim(self.path, self._lock(trial_id))
 
+    def drop(self, trial_id: str) -> bool:
+        """Remove a trial, so that the next extraction makes it again; false where another process works on it."""
+        claim = self.claim(trial_id)
+        if claim is None:
+            return False
+        with claim:
+            self._handles.pop(trial_id, None)
+            self._folder.remove(encode_trial_id(trial_id))
+        return True
+
     def holder(self, trial_id: str) -> str:
         """Who works on a trial, in words, and what to delete if that process is dead; "" where nobody does."""
         return holder(self.path, self._lock(trial_id))

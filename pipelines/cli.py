@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipelines.cli_cache import cache as cache_commands
 from pipelines.console import guarded, show
 
 
@@ -38,6 +39,9 @@ def avfusion() -> None:
 
     Run it in the project's folder; settings come from params.yaml.
     """
+
+
+avfusion.add_command(cache_commands)
 
 
 @avfusion.group()

@@ -30,7 +30,7 @@ class Extraction:
 
     backbone: Backbone
     outcome: Outcome
-    store: Path
+    store: Path | str
 
     def row(self) -> dict[str, Any]:
         """As a row of the summary."""

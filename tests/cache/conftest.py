@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def s3() -> Iterator[str]:
     server_module = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
     import boto3
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,0 +1,274 @@
+"""What a folder of features holds, whether it is whole, and what nobody needs any more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError
+from cache.locks import locks_place, sweep
+from cache.manifest import Manifest
+from cache.names import decode_trial_id
+from cache.places import Where, open_folder
+from cache.receipt import Receipt
+from cache.records import CommitRecord
+from cache.spec import FeatureSpec
+from cache.store import FeatureStore, fingerprints
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One fingerprint of one store.
+
+    Attributes:
+        path: of the store.
+        fingerprint: of the recipe.
+        receipts: names of the receipts beside the store that name the fingerprint.
+        problem: why it cannot be opened, "" where it can.
+    """
+
+    path: Where
+    fingerprint: str
+    receipts: tuple[str, ...]
+    problem: str = ""
+
+    def open(self) -> FeatureStore:
+        """The store.
+
+        Raises:
+            StoreError: if it cannot be opened.
+        """
+        return FeatureStore(self.path, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that `verify` found.
+
+    Attributes:
+        store: path of the store or receipt.
+        fingerprint: of the recipe, "" where it concerns a receipt as a whole.
+        trial: the trial, "" where it concerns none.
+        text: what is wrong and what to do.
+        fault: whether it is one; else it is only worth knowing.
+        damaged: whether the trial itself is damaged, so that dropping it mends the store.
+    """
+
+    store: str
+    fingerprint: str
+    trial: str
+    text: str
+    fault: bool = True
+    damaged: bool = False
+
+
+def list_holdings(features: Where) -> list[Holding]:
+    """Every fingerprint of every store `<modality>/<backbone>.zarr` of a folder, sorted."""
+    root = open_folder(features)
+    found = []
+    for modality in root.folders():
+        place = root.child(modality)
+        named = _named_fingerprints(features, modality)
+        for name in place.folders():
+            if not name.endswith(".zarr"):
+                continue
+            path = place.child(name).where
+            for fingerprint in fingerprints(path):
+                receipts = tuple(receipt for receipt, used in named.items() if used in (fingerprint, ""))
+                found.append(Holding(path, fingerprint, receipts, _problem(path, fingerprint)))
+    return found
+
+
+def find_holding(features: Where, start: str) -> Holding:
+    """The one holding whose fingerprint starts like this; a receipt's name (`facenet`) stands for its fingerprint.
+
+    Raises:
+        UnknownNameError: if there is none, or several.
+    """
+    holdings = list_holdings(features)
+    matches = [holding for holding in holdings if start and holding.fingerprint.startswith(start)]
+    matches = matches or [holding for holding in holdings if f"{start}.json" in holding.receipts]
+    if len({holding.fingerprint for holding in matches}) != 1:
+        known = ", ".join(holding.fingerprint[:12] for holding in (matches or holdings)) or "none"
+        raise UnknownNameError(
+            f"'{start}' names {len(matches)} fingerprints in '{features}', expected 1 of {known}. See 'avfusion cache ls'."
+        )
+    return matches[0]
+
+
+def describe(spec: FeatureSpec) -> str:
+    """What features are made of, in words."""
+    settings = ", ".join(f"{key} {value}" for key, value in flatten(spec.settings).items())
+    weights = spec.weights_sha256 if ":" in spec.weights_sha256 else spec.weights_sha256[:12] or "none"
+    return (
+        f"{spec.name} ({spec.modality}), {spec.dim} numbers per frame as {spec.dtype}, weights {weights}, "
+        f"algorithm {spec.algorithm}{'; ' + settings if settings else ''}"
+    )
+
+
+def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    if not isinstance(document, dict):
+        return {prefix.rstrip("."): document}
+    return {key: value for name in document for key, value in flatten(document[name], f"{prefix}{name}.").items()}
+
+
+def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two recipes differ, each with both values; None stands for one that a recipe lacks."""
+    ours, theirs = flatten(first.to_document()), flatten(second.to_document())
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
+
+
+def verify(
+    features: Where, manifest: Manifest | None = None, progress: Callable[[int, str], None] = lambda frames, trial: None
+) -> list[Finding]:
+    """Read everything back and compare: digests and shapes, receipts, and the manifest's clocks.
+
+    Args:
+        features: folder of all features.
+        manifest: of the corpus; what its receipts name must be just its trials, on their clocks.
+        progress: called with the frames of each trial that was read.
+
+    Returns:
+        All findings; the store is whole where none is a fault.
+    """
+    return [
+        *(finding for holding in list_holdings(features) for finding in _verify_holding(holding, progress)),
+        *_verify_receipts(features, manifest),
+    ]
+
+
+def prunable(features: Where) -> list[Holding]:
+    """Fingerprints that no receipt names and no process works on.
+
+    A receipt that cannot be read names everything, and so does a lock of a running extraction.
+    """
+    return [holding for holding in list_holdings(features) if not holding.receipts and not _is_worked_on(holding)]
+
+
+def prune(holding: Holding) -> None:
+    """Remove one fingerprint.
+
+    Raises:
+        SettingError: if a receipt names it by now, or a process works on it.
+    """
+    if holding.receipts or _is_worked_on(holding):
+        raise SettingError(
+            f"'{holding.fingerprint[:12]}' in '{holding.path}' is in use; it was not removed. Run again later."
+        )
+    open_folder(holding.path).remove(holding.fingerprint)
+
+
+def remove_leftovers(features: Where) -> list[str]:
+    """Remove what killed writes left half done in stores that no process works on; returns what was removed."""
+    removed = []
+    for holding in list_holdings(features):
+        folder = open_folder(holding.path).child(holding.fingerprint)
+        if not _is_worked_on(holding):
+            for name in folder.leftovers():
+                folder.remove(name)
+                removed.append(f"{folder.where}/{name}")
+    return removed
+
+
+def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> Iterator[Finding]:
+    place, name = str(holding.path), holding.fingerprint
+    if holding.problem:
+        yield Finding(place, name, "", holding.problem)
+        return
+    store = holding.open()
+    for trial_id in store.unfinished():
+        yield Finding(place, name, trial_id, "unfinished; the next extraction makes it again", fault=False)
+    for entry in open_folder(holding.path).child(name).leftovers():
+        text = f"'{entry}' was left by a killed write; the next extraction, or prune, removes it"
+        yield Finding(place, name, decode_trial_id(entry[1:].rpartition(".")[0]), text, fault=False)
+    for trial_id in store.trial_ids():
+        try:
+            features = store.read(trial_id, check=True)
+            if features.embeddings[~features.valid].any():
+                raise StoreError("Rows of frames that the backbone never saw are not zero. Drop the trial.")
+            progress(len(features.valid), trial_id)
+        except (AvFusionError, OSError) as error:
+            yield Finding(place, name, trial_id, str(error), damaged=True)
+
+
+def _verify_receipts(features: Where, manifest: Manifest | None) -> Iterator[Finding]:
+    root = open_folder(features)
+    for modality in root.folders():
+        for name in _receipt_names(features, modality):
+            where = f"{features}/{modality}/{name}"
+            try:
+                receipt = Receipt.load(where)
+                store = FeatureStore(where.removesuffix(".json") + ".zarr", receipt.spec.fingerprint)
+                records = store.find_records(receipt.trials)
+            except AvFusionError as error:
+                yield Finding(where, "", "", str(error))
+                continue
+            yield from _compare_receipt(where, receipt, records, manifest)
+
+
+def _compare_receipt(
+    where: str, receipt: Receipt, records: dict[str, CommitRecord], manifest: Manifest | None
+) -> Iterator[Finding]:
+    name = receipt.spec.fingerprint
+    for trial_id, entry in receipt.trials.items():
+        record = records.get(trial_id)
+        if record is None:
+            yield Finding(where, name, trial_id, "the receipt names it, but the store does not hold it; extract again")
+        elif (record.source, record.embeddings, record.num_frames) != (
+            entry.source,
+            entry.embeddings,
+            entry.num_frames,
+        ):
+            yield Finding(where, name, trial_id, "the store holds others than the receipt says; extract again")
+    if manifest is None:
+        return
+    clocks = {trial.id: trial.clock for trial in manifest.trials}
+    for trial_id in sorted(clocks.keys() - receipt.trials.keys()):
+        yield Finding(where, name, trial_id, "the manifest has it, but the receipt does not name it; extract again")
+    for trial_id in sorted(receipt.trials.keys() - clocks.keys()):
+        yield Finding(where, name, trial_id, "the manifest does not have it", fault=False)
+    for trial_id in sorted(clocks.keys() & records.keys()):
+        if clocks[trial_id] != records[trial_id].clock:
+            found, wanted = records[trial_id].clock, clocks[trial_id]
+            text = f"{found.num_frames} frames at {found.rate} Hz, the manifest says {wanted.num_frames} at {wanted.rate} Hz"
+            yield Finding(where, name, trial_id, f"{text}; extract again")
+
+
+def _problem(path: Where, fingerprint: str) -> str:
+    try:
+        FeatureStore(path, fingerprint)
+    except AvFusionError as error:
+        return str(error)
+    return ""
+
+
+def _receipt_names(features: Where, modality: str) -> list[str]:
+    """Every JSON file beside the stores that is, or may have been, a receipt."""
+    names = open_folder(features).child(modality).files()
+    return [name for name in names if name.endswith(".json") and not name.endswith(".failures.json")]
+
+
+def _named_fingerprints(features: Where, modality: str) -> dict[str, str]:
+    """Receipt → the fingerprint that it names, "" where it cannot be read."""
+    place = open_folder(features).child(modality)
+    named = {}
+    for name in _receipt_names(features, modality):
+        try:
+            named[name] = str(json.loads(place.read(name) or b"")["fingerprint"])
+        except (ValueError, KeyError, TypeError):
+            named[name] = ""
+    return named
+
+
+def _is_worked_on(holding: Holding) -> bool:
+    sweep(holding.path)
+    locks = open_folder(locks_place(holding.path)).sizes()
+    return any(name.startswith(holding.fingerprint[:8]) for name in locks)

@@ -1,0 +1,132 @@
+"""The cache commands: what they print, what they refuse, how they exit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from cache.clock import FrameClock
+from cache.receipt import Receipt
+from cache.spec import FeatureSpec
+from cache.store import FeatureStore
+from pipelines.cli import avfusion
+
+SPEC = FeatureSpec("facenet", "visual", 8, {"size": 160}, "ab12cd34ef56ab12")
+
+
+def write(store: FeatureStore, trial_id: str) -> None:
+    values = np.random.default_rng(0).normal(size=(20, 8))
+    clock = FrameClock(Fraction(25), 20)
+    store.write(trial_id, values, np.arange(20) > 3, source="s", clock=clock, seconds=1)
+
+
+def fill(folder: Path, spec: FeatureSpec = SPEC) -> FeatureStore:
+    store = FeatureStore.create(folder / f"features/{spec.modality}/{spec.name}.zarr", spec)
+    for trial_id in ("P1", "video 59"):
+        write(store, trial_id)
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    monkeypatch.chdir(tmp_path)
+    store = fill(tmp_path)
+    Receipt.of(store, store.trial_ids()).save(tmp_path / "features/visual/facenet.json")
+    return store
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(avfusion, ["cache", *arguments])
+
+
+def run_json(*arguments: str, code: int = 0) -> object:
+    result = run(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def test_ls(store: FeatureStore) -> None:
+    (row,) = run_json("ls")
+    assert row["fingerprint"] == store.spec.fingerprint
+    assert (row["trials"], row["frames"], row["receipts"]) == (2, 40, ["facenet.json"])
+    assert row["bytes"] > 40 * 8 * 2
+    output = run("ls").stdout
+    assert "facenet (visual), 8 numbers per frame as float16, weights ab12cd34ef56, algorithm 1; size 160" in output
+    assert store.spec.fingerprint[:12] in output
+    assert run("ls", "--features", "nowhere").stdout == ""
+
+
+def test_info(store: FeatureStore) -> None:
+    document = run_json("info", "facenet")
+    assert document["recipe"]["settings"] == {"size": 160}
+    assert [trial["invalid"] for trial in document["trials"]] == [4, 4]
+    assert "settings.size" in run("info", store.spec.fingerprint[:5]).stdout
+    refused = run("info", "nothing")
+    assert refused.exit_code == 1
+    assert "'nothing' names 0 fingerprints in 'features', expected 1 of" in refused.stderr
+
+
+def test_diff(store: FeatureStore, tmp_path: Path) -> None:
+    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
+    rows = run_json("diff", store.spec.fingerprint, other.spec.fingerprint)
+    assert rows == [{"setting": "settings.size", "first": 160, "second": 112}]
+    assert run("diff", "facenet", "facenet").stderr == "They are the same.\n"
+
+
+def test_verify(store: FeatureStore) -> None:
+    result = run("verify")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "1 fingerprints read, 0 faults.\n"
+    chunk = Path(store.group) / "P1/c/0/0"
+    chunk.write_bytes(bytes(320))
+    (row,) = run_json("verify", code=1)
+    assert (row["kind"], row["trial"]) == ("fault", "P1")
+    assert "differ from their digest" in row["what"]
+    dropped = run("verify", "--drop")
+    assert dropped.exit_code == 1
+    assert "Removed: trial 'P1'." in dropped.stderr
+    write(store, "P1")
+    assert run("verify").exit_code == 0
+
+
+def test_prune(store: FeatureStore, tmp_path: Path) -> None:
+    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
+    shown = run("prune")
+    assert shown.exit_code == 0
+    assert other.spec.fingerprint[:12] in shown.stdout
+    assert store.spec.fingerprint[:12] not in shown.stdout
+    assert "Nothing was removed; add --yes." in shown.stderr
+    assert Path(other.group).exists()
+    assert "Removed 1 fingerprints" in run("prune", "--yes").stderr
+    assert not Path(other.group).exists()
+    assert Path(store.group).exists()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "muse", "npy"])
+def test_export_and_import(store: FeatureStore, tmp_path: Path, kind: str) -> None:
+    assert run_json("export", "facenet", "out", "--to", kind) == [{"path": "out", "trials": 2}]
+    (row,) = run_json("import", "out", "--from", kind, "--features", "again")
+    assert row["fingerprint"] == store.spec.fingerprint[:12]
+    receipts = [tmp_path / place / "visual/facenet.json" for place in ("features", "again")]
+    assert receipts[0].read_bytes() == receipts[1].read_bytes()
+    assert run("verify", "--features", "again").exit_code == 0
+
+
+def test_features_may_be_anywhere(store: FeatureStore) -> None:
+    assert run("export", "facenet", "out", "--to", "npy").exit_code == 0
+    assert run("import", "out", "--from", "npy", "--features", "memory://cli").exit_code == 0
+    (row,) = run_json("ls", "--features", "memory://cli")
+    assert row["trials"] == 2
+    assert run("verify", "--features", "memory://cli").exit_code == 0
+    assert "pip install" in run("ls", "--features", "nosuch://cli").stderr
+
+
+def test_usage_errors_exit_with_two() -> None:
+    assert run("export", "facenet", "out").exit_code == 2
+    assert run("nothing").exit_code == 2
