@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup demo test check bench docs clean
 .DEFAULT_GOAL := help

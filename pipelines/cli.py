@@ -142,6 +142,71 @@ def extract_features(
     show([extraction.row() for extraction in done], as_json)
 
 
+@avfusion.command("train")
+@click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
+@_JSON
+@guarded
+def train_fusion(systems: tuple[str, ...], as_json: bool) -> None:
+    """Train the fusion systems of params.yaml on cached features, once per seed."""
+    from pipelines import paths
+    from pipelines.params import read_params
+    from pipelines.train_fusion import train_systems
+
+    rows = train_systems(read_params(paths.PARAMS).fusion, systems)
+    show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
+
+
+@avfusion.command("evaluate")
+@_JSON
+@guarded
+def evaluate_fusion(as_json: bool) -> None:
+    """Predict a partition with every trained system and score it."""
+    from pipelines import paths
+    from pipelines.evaluate_fusion import evaluate_systems
+    from pipelines.params import read_params
+
+    params = read_params(paths.PARAMS)
+    document = evaluate_systems(params.fusion, params.evaluate.partition)
+    rows = [
+        {
+            "system": name,
+            **{f"{m} {t}": f"{v['mean']:.3f} ± {v['std']:.3f}" for m in ("ccc", "rmse") for t, v in scores[m].items()},
+        }
+        for name, scores in document["systems"].items()
+    ]
+    show([document] if as_json else rows, as_json)
+
+
+@avfusion.command("report")
+@guarded
+def report() -> None:
+    """Write results/report.md with tables and figures."""
+    from pipelines import paths
+    from pipelines.params import read_params
+    from pipelines.report.markdown import write_report
+
+    click.echo(write_report(read_params(paths.PARAMS).fusion))
+
+
+@avfusion.command("params")
+@guarded
+def params() -> None:
+    """Every setting of params.yaml with its default and meaning."""
+    from pipelines.reference import params_page
+
+    click.echo(params_page())
+
+
+@avfusion.command("docs", hidden=True)
+@guarded
+def docs() -> None:
+    """Write the generated pages docs/params.md and docs/cli.md."""
+    from pipelines.reference import write_pages
+
+    for path in write_pages(avfusion):
+        click.echo(path)
+
+
 @avfusion.command("list")
 @click.argument("what", type=click.Choice(["backbones", "models", "corpora"]))
 @_JSON

@@ -70,11 +70,15 @@ class FusionParams:
     Attributes:
         seeds: one training run each; figures are their mean and spread.
         systems: name → system; the first one is the main system of the report.
+        device: auto, cpu, cuda or cuda:N.
+        threads: of torch on the CPU; more than one slows small models down.
         train: settings of the training loop.
     """
 
     seeds: list[int]
     systems: dict[str, SystemParams]
+    device: str = "auto"
+    threads: int = 1
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -151,7 +155,7 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
     try:
         return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))
     except dacite.UnexpectedDataError as error:
-        allowed = ", ".join(field.name for field in fields(kind))
+        allowed = ", ".join(vars(kind)["__dataclass_fields__"])
         unknown = ", ".join(f"'{key}'" for key in sorted(error.keys))
         raise SettingError(
             f"Unknown setting {unknown} in '{where}'; expected some of {allowed}, or of their sections."

@@ -1,0 +1,1 @@
+"""The report: tables in Markdown, figures as PNG."""
