@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache.errors import SettingError
-from fusion.model import build_model
+from fusion.model import Inputs, build_model
 from fusion.tcn import TCN, Branch, FrameNorm, Level, channels_of
 
 
@@ -124,3 +124,23 @@ def test_impossible_widths_are_refused(model):
         build_model(model, {"audio": 3}, ("valence",), {"channels": [4, 0]})
     with pytest.raises(SettingError, match="'kernel' is 0, expected 1 to 255"):
         build_model(model, {"audio": 3}, ("valence",), {"kernel": 0})
+
+
+@pytest.mark.parametrize("name", ["channel_attention", "concatenation", "late", "leader_follower", "tcn"])
+def test_in_training_it_does_not_matter_how_much_padding_there_is(name):
+    dims = {"audio": 3, "visual": 2}
+    settings = {"channels": (4,), "dropout": 0.0}
+    if name != "concatenation":
+        settings["audio_channels"] = (3,)
+    if name == "leader_follower":
+        settings["dropout_fusion"] = 0.0
+    lengths, results = torch.tensor([4, 2]), []
+    for num_frames in (4, 9):
+        torch.manual_seed(0)
+        model = build_model(name, dims, ("valence",), settings).double().train()
+        inside = torch.arange(num_frames) < lengths[:, None]
+        rows = {m: torch.linspace(-1, 3, 2 * 4 * d, dtype=torch.float64).sin().view(2, 4, d) for m, d in dims.items()}
+        padded = {m: torch.nn.functional.pad(x, (0, 0, 0, num_frames - 4)) * inside[..., None] for m, x in rows.items()}
+        values = model(Inputs(padded, dict.fromkeys(dims, inside), lengths)).values
+        results.append((values[0, :4], values[1, :2], dict(model.named_buffers())))
+    torch.testing.assert_close(results[0], results[1])

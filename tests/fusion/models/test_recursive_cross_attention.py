@@ -10,6 +10,7 @@ import torch
 
 from cache.errors import SettingError, ShapeError
 from fusion.model import build_model
+from fusion.models.recursive_cross_attention import JointHead
 
 ALL = {"audio": 128, "text": 768, "visual": 512}
 DIMS = {"audio": 2, "text": 4, "visual": 3}
@@ -127,3 +128,11 @@ def test_a_modality_alone_is_its_own_joint(tiny, windows):
 def test_unknown_variants_are_refused():
     with pytest.raises(SettingError, match="'variant' is 'papr', expected one of code, paper; 'joint' is 'both'"):
         build_model("recursive_cross_attention", DIMS, ("valence",), {"variant": "papr", "joint": "both"})
+
+
+def test_padding_has_no_part_in_what_the_head_of_rjcma_learns():
+    torch.manual_seed(0)
+    head = JointHead(4, 1).train()
+    x, inside = torch.randn(2, 5, 4), torch.arange(5) < torch.tensor([[5], [2]])
+    head(x, inside)
+    torch.testing.assert_close(head.norm.running_mean, head.hidden(x)[inside].mean(dim=0).detach() / 10)
