@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import math
 import os
@@ -175,10 +176,12 @@ def _map_file(path: str, size: int) -> memoryview:
     return memoryview(buffer).toreadonly()
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def _mmap() -> Any:
     function = _libc().mmap
     function.restype = ctypes.c_void_p

@@ -157,7 +157,11 @@ class LocalFolder:
         return True
 
     def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
-        """Build the array under a hidden name, fsync everything, and rename the folder into its place.
+        """Build the array under a hidden name, fsync its files, and rename the folder into its place.
+
+        Folders are not fsynced, each would cost as much as the chunk. If the power fails, file systems with a journal
+        lose the newest renames first, so a trial is there whole or not at all; should one lose a chunk's entry after
+        all, its absence is noticed when the trial is opened, and the next extraction makes it again.
 
         Whoever mapped an older array of this name keeps its bytes: files are replaced, never written over.
         """
@@ -170,17 +174,13 @@ class LocalFolder:
                 chunk = partial / key
                 chunk.parent.mkdir(parents=True, exist_ok=True)
                 _write_synced(chunk, content)
-            for folder in sorted({parent for key in chunks for parent in (partial / key).parents[: key.count("/")]}):
-                _sync_folder(folder)
             _write_synced(partial / "zarr.json", metadata)
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync_folder(partial)
         if path.exists():
             path.rename(old)
         partial.rename(path)
-        _sync_folder(self.path)
         shutil.rmtree(old, ignore_errors=True)
 
     def remove(self, name: str) -> None:
