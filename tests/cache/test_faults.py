@@ -16,13 +16,18 @@ import sys
 import time
 import wave
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cache.checking import verify
+from cache.clock import FrameClock
 from cache.errors import FingerprintError, StoreError
+from cache.manifest import Manifest, Trial
+from cache.places import Where, open_folder
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore, fingerprints
 
@@ -43,7 +48,7 @@ class Drive:
         self._orders = 0
         self._results: dict[int, Path] = {}
 
-    def start(self, corpus: Path, features: Path, **order: Any) -> int:
+    def start(self, corpus: Path, features: Where, **order: Any) -> int:
         """Start an extraction; returns its process id."""
         self._orders += 1
         result = self._folder / f"{self._orders}.json"
@@ -57,7 +62,7 @@ class Drive:
         path = self._results.pop(pid)
         return code, json.loads(path.read_text()) if path.exists() else {}
 
-    def run(self, corpus: Path, features: Path, **order: Any) -> tuple[int, dict[str, Any]]:
+    def run(self, corpus: Path, features: Where, **order: Any) -> tuple[int, dict[str, Any]]:
         """Start and wait."""
         return self.wait(self.start(corpus, features, **order))
 
@@ -190,6 +195,62 @@ def test_of_two_at_once_one_is_killed(drive: Drive, corpus: Path, undisturbed: b
     recover(drive, corpus, tmp_path, undisturbed)
 
 
+def test_on_an_object_store_too(drive: Drive, corpus: Path, undisturbed: bytes, s3: str) -> None:
+    """One of two is killed while it holds lock objects; the other one notices, finishes, and the receipt is the same."""
+    features = f"{s3}/shared"
+    env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    doomed = drive.start(corpus, features, slow=30, env=env)
+    locks = open_folder(f"{features}/.conv1d.zarr.locks")
+    for _ in range(200):
+        if locks.sizes():
+            break
+        time.sleep(0.05)
+    assert drive.run(corpus, f"{s3}/alone", env=env)[0] == 0
+    other = drive.start(corpus, features, backwards=True, env=env)
+    time.sleep(1)
+    os.kill(doomed, signal.SIGKILL)
+    assert drive.wait(doomed)[0] == -signal.SIGKILL
+    code, result = drive.wait(other)
+    assert code == 0, result
+    assert sorted(result["computed"]) == list(TRIALS)
+    for name in ("shared", "alone"):
+        assert open_folder(f"{s3}/{name}").read("conv1d.json") == undisturbed
+    store, receipt = open_receipt(f"{features}/conv1d.json")
+    assert all(store.read(trial_id, check=True) for trial_id in receipt.trials)
+    assert not locks.sizes()
+    code, result = drive.run(corpus, features, env=env)
+    assert (code, sorted(result["kept"])) == (0, list(TRIALS))
+
+
+def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can ask a process on another machine; the trial fails with the file to delete, the others are finished."""
+    pytest.importorskip("torch")
+    from extract import engine
+    from extract.backbone import load_backbone
+
+    monkeypatch.setattr(engine, "_PATIENCE_S", 0.3)
+    backbone = load_backbone("conv1d", "random")
+    store = FeatureStore.create("memory://stale/conv1d.zarr", backbone.spec())
+    lock = f"{store.spec.fingerprint[:8]}.b.lock"
+    locks = open_folder("memory://stale/.conv1d.zarr.locks")
+    locks.write(lock, b'{"pid": 7, "host": "elsewhere", "since": "2026-11-21T04:00:00+00:00"}')
+    manifest = read_corpus(corpus)
+    options = engine.EngineOptions(batch_size=16)
+    with pytest.warns(UserWarning, match="Waiting for 1 trials of another process; 'b' is taken by process 7"):
+        outcome = engine.extract_features(backbone, store, manifest, manifest.trials, None, options)
+    assert sorted(outcome.computed) == ["a", "c"]
+    assert outcome.failures["b"].endswith(f"delete 'memory://stale/.conv1d.zarr.locks/{lock}'. Then run again.")
+    locks.remove(lock)
+    outcome = engine.extract_features(backbone, store, manifest, manifest.trials, None, options)
+    assert (outcome.computed, sorted(outcome.kept)) == (["b"], ["a", "c"])
+
+
+def read_corpus(folder: Path) -> Manifest:
+    clock = FrameClock(Fraction(25), FRAMES)
+    trials = (Trial(name, "someone", "train", clock, {"audio": f"{name}.wav"}) for name in TRIALS)
+    return Manifest(folder, tuple(trials))
+
+
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """A tmpfs of this size."""
@@ -246,6 +307,26 @@ def made_store(drive: Drive, corpus: Path, features: Path) -> FeatureStore:
     code, result = drive.run(corpus, features)
     assert code == 0, result
     return open_receipt(features / "conv1d.json")[0]
+
+
+def test_a_flipped_byte(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    """Verify finds it, training refuses it, and once it is dropped the next run mends it."""
+    pytest.importorskip("torch")
+    from fusion.bank import Bank
+
+    store = made_store(drive, corpus, tmp_path / "audio")
+    chunk = Path(store.group) / "b/c/0/0"
+    content = bytearray(chunk.read_bytes())
+    content[4321] ^= 1
+    chunk.write_bytes(content)
+    (finding,) = verify(tmp_path, read_corpus(corpus))
+    assert (finding.trial, finding.damaged) == ("b", True)
+    with pytest.raises(StoreError, match="trial 'b' .* differ from their digest"):
+        Bank.from_stores({"audio": open_receipt(tmp_path / "audio/conv1d.json")[0]}, read_corpus(corpus), TRIALS)
+    assert FeatureStore(finding.store, finding.fingerprint).drop("b")
+    assert verify(tmp_path, read_corpus(corpus))
+    assert recover(drive, corpus, tmp_path / "audio", undisturbed)["computed"] == ["b"]
+    assert verify(tmp_path, read_corpus(corpus)) == []
 
 
 def test_a_truncated_chunk(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:

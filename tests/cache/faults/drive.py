@@ -61,13 +61,16 @@ def die_at(step: int) -> None:
 
 def slow_down(seconds: float) -> None:
     """Make every write take a while, so that two runs meet."""
-    original = places.LocalFolder.write_array
 
-    def run(*arguments: Any) -> None:
-        time.sleep(seconds)
-        original(*arguments)
+    def slow(original: Any) -> Any:
+        def run(*arguments: Any) -> None:
+            time.sleep(seconds)
+            original(*arguments)
 
-    places.LocalFolder.write_array = run  # type: ignore[method-assign]
+        return run
+
+    for kind in (places.LocalFolder, places.RemoteFolder):
+        kind.write_array = slow(kind.write_array)  # type: ignore[method-assign]
 
 
 def extract(order: dict[str, Any]) -> dict[str, Any]:
@@ -78,12 +81,13 @@ def extract(order: dict[str, Any]) -> dict[str, Any]:
         slow_down(order["slow"])
     manifest = read_corpus(Path(order["corpus"]), order.get("ids"))
     backbone = load_backbone("conv1d", order.get("weights", "random"))
-    features = Path(order["features"])
-    store = FeatureStore.create(features / "conv1d.zarr", backbone.spec())
+    os.environ.update(order.get("env", {}))
+    features = order["features"]
+    store = FeatureStore.create(f"{features}/conv1d.zarr", backbone.spec())
     trials = manifest.trials[::-1] if order.get("backwards") else manifest.trials
     outcome = extract_features(backbone, store, manifest, trials, None, EngineOptions(batch_size=16))
     if not outcome.failures:
-        Receipt.of(store, [trial.id for trial in manifest.trials]).save(features / "conv1d.json")
+        Receipt.of(store, [trial.id for trial in manifest.trials]).save(f"{features}/conv1d.json")
     return {"computed": outcome.computed, "kept": outcome.kept, "failures": outcome.failures}
 
 
