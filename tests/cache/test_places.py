@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
+from cache import chunks
 from cache.chunks import array_metadata
 from cache.errors import FingerprintError, MissingFileError, SettingError, StoreError
 from cache.places import LocalFolder, RemoteFolder, Where, open_folder, replace_suffix, split_place
@@ -230,6 +233,27 @@ def test_open_trials_keep_no_file_open(tmp_path: Path, made: SimpleNamespace) ->
         pytest.skip("open files are counted through /proc")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert len(kept) == 20
+
+
+@pytest.mark.parametrize("refusal", [errno.ENODEV, None])
+def test_where_files_cannot_be_mapped_they_are_read(
+    tmp_path: Path, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, refusal: int | None
+) -> None:
+    store = FeatureStore.create(tmp_path / "a.zarr", made.spec)
+    made.write(store, "P1")
+    expected = store.read("P1").embeddings
+
+    def refuse(*arguments: object) -> int | None:
+        ctypes.set_errno(errno.ENODEV)
+        return ctypes.c_void_p(-1).value
+
+    if refusal is None:
+        monkeypatch.setattr(chunks, "sys", SimpleNamespace(platform="win32"))
+    else:
+        monkeypatch.setattr(chunks, "_mmap", lambda: refuse)
+    features = FeatureStore(tmp_path / "a.zarr", made.spec.fingerprint).read("P1", check=True)
+    np.testing.assert_array_equal(features.embeddings, expected)
+    assert not features.embeddings.flags.writeable
 
 
 def test_paths_and_urls() -> None:
