@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,6 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
-        warnings.showwarning = _show_warning
         try:
             return command(*args, **kwargs)
         except AvFusionError as error:
@@ -34,8 +32,9 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+def warn(text: str) -> None:
+    """Say on stderr what the user should know although nothing failed."""
+    click.echo(f"Warning: {text}", err=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fusion.metrics import CCC, PCC, RMSE
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.params import FusionParams
-from pipelines.train_fusion import load_bank, seed_folder, use_threads
+from pipelines.train_fusion import load_bank, seed_folder, torch_threads
 
 METRICS: dict[str, type[CCC] | type[PCC] | type[RMSE]] = {"ccc": CCC, "pcc": PCC, "rmse": RMSE}
 
@@ -36,7 +36,6 @@ def evaluate_systems(params: FusionParams, partition: str) -> dict[str, Any]:
         MissingFileError: if a run was never trained.
     """
     require_known("partition", partition, PARTITIONS)
-    use_threads(params.threads)
     manifest = Manifest.load(paths.CORPUS)
     trial_ids = [trial.id for trial in manifest.trials if trial.partition == partition and trial.labels is not None]
     if not trial_ids:
@@ -44,7 +43,8 @@ def evaluate_systems(params: FusionParams, partition: str) -> dict[str, Any]:
             f"The corpus has no labelled trial in partition '{partition}'. Set evaluate.partition in params.yaml."
         )
     document: dict[str, Any] = {"partition": partition, "seeds": len(params.seeds), "systems": {}}
-    with progress("evaluating", len(params.systems) * len(params.seeds)) as advance:
+    total = len(params.systems) * len(params.seeds)
+    with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
             bank = load_bank(system, manifest, params.device)
             runs = []

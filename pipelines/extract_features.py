@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +18,7 @@ from extract.executors import keep_big_buffers
 from extract.sources import media_clock
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
-from pipelines.console import progress
+from pipelines.console import progress, warn
 from pipelines.params import BackboneParams, Params
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
 
@@ -119,10 +118,9 @@ def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
 def _load(name: str, params: BackboneParams) -> Backbone:
     backbone = load_backbone(name, params.weights, params.settings)
     if backbone.weights.seed is not None:
-        warnings.warn(
+        warn(
             f"Backbone '{name}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
-            "the pipeline only. Set trained weights in params.yaml or with --weights.",
-            stacklevel=2,
+            "the pipeline only. Set trained weights in params.yaml or with --weights."
         )
     return backbone
 

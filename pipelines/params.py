@@ -5,6 +5,7 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,15 +167,16 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
 
 def attribute_docs(kind: type) -> dict[str, str]:
     """Meaning of each field, from the `Attributes:` section of a dataclass's docstring."""
+    known = {field.name for field in fields(kind)}
     docs: dict[str, str] = {}
-    current = ""
-    for line in (kind.__doc__ or "").partition("Attributes:")[2].splitlines():
-        name, colon, text = line.strip().partition(":")
-        if colon and name in {field.name for field in fields(kind)} and line.startswith(" " * 8) and line[8:9] != " ":
-            current = name
-            docs[current] = text.strip()
-        elif current and line.strip():
-            docs[current] += " " + line.strip()
+    current: list[str] = []
+    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2].splitlines():
+        head, colon, text = line.strip().partition(":")
+        names = [name.strip() for name in head.split(",")]
+        if colon and line.startswith("    ") and line[4:5] != " " and known.issuperset(names):
+            current, line = names, text
+        for name in current:
+            docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
     return docs
 
 

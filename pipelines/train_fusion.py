@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,9 @@ def open_stores(features: Path, modalities: Mapping[str, str], manifest: Manifes
     return stores
 
 
-def use_threads(count: int) -> None:
-    """Let torch compute with so many threads.
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while.
 
     Raises:
         SettingError: if it is less than one.
@@ -60,7 +62,12 @@ def use_threads(count: int) -> None:
 
     if count < 1:
         raise SettingError(f"fusion.threads is {count}, expected at least 1. Change params.yaml.")
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -85,13 +92,13 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
         raise SettingError(
             "Section 'fusion' of params.yaml names no seeds or no systems; expected at least one of each."
         )
-    use_threads(params.threads)
     manifest = Manifest.load(paths.CORPUS)
     systems = {name: params.systems[name] for name in (only or params.systems)}
     rows: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
     epochs = configure("fusion.train", TrainConfig, params.train).epochs
-    with progress("training", len(systems) * len(params.seeds) * epochs) as advance:
+    total = len(systems) * len(params.seeds) * epochs
+    with torch_threads(params.threads), progress("training", total) as advance:
         for name, system in systems.items():
             shutil.rmtree(paths.MODELS / name, ignore_errors=True)
             bank = load_bank(system, manifest, params.device)
