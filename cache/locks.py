@@ -54,9 +54,10 @@ class Claim:
 
 def locks_place(store: Where) -> Where:
     """Where the locks of a store lie: beside it, so that the store holds arrays only."""
-    if isinstance(store, Path):
-        return store.with_name(f".{store.name}.locks")
-    head, _, name = store.rpartition("/")
+    where = open_folder(store).where
+    if isinstance(where, Path):
+        return where.with_name(f".{where.name}.locks")
+    head, _, name = where.rpartition("/")
     return f"{head}/.{name}.locks"
 
 
@@ -88,11 +89,12 @@ def claim(store: Where, name: str) -> Claim | None:
 
 
 def sweep(store: Where) -> None:
-    """Remove the lock files that killed processes left."""
-    for name in open_folder(locks_place(store)).sizes():
-        found = claim(store, name.removesuffix(_FILE))
-        if found is not None:
-            found.release()
+    """Remove the lock files that killed processes left, where that can be written to."""
+    with contextlib.suppress(StoreError):
+        for name in open_folder(locks_place(store)).sizes():
+            found = claim(store, name.removesuffix(_FILE))
+            if found is not None:
+                found.release()
 
 
 def holder(store: Where, name: str) -> str:

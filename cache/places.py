@@ -97,8 +97,8 @@ def replace_suffix(where: Where, suffix: str) -> Where:
     """The same place with another suffix, `a/b.json` → `a/b.zarr`."""
     if isinstance(where, Path):
         return where.with_suffix(suffix)
-    head, _, name = where.rpartition("/")
-    return f"{head}/{Path(name).with_suffix(suffix)}"
+    head, slash, name = where.rpartition("/")
+    return f"{head}{slash}{Path(name).with_suffix(suffix)}"
 
 
 class LocalFolder:

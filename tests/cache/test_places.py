@@ -15,6 +15,7 @@ import zarr
 from cache import chunks
 from cache.chunks import array_metadata
 from cache.errors import FingerprintError, MissingFileError, SettingError, StoreError
+from cache.locks import locks_place
 from cache.places import LocalFolder, RemoteFolder, Where, open_folder, replace_suffix, split_place
 from cache.receipt import Receipt, open_receipt
 from cache.records import COMMIT
@@ -261,6 +262,8 @@ def test_paths_and_urls() -> None:
     assert isinstance(open_folder("file:///a/b"), LocalFolder)
     assert isinstance(open_folder("memory://a/b"), RemoteFolder)
     assert replace_suffix("s3://b/x.y/facenet.json", ".zarr") == "s3://b/x.y/facenet.zarr"
+    assert replace_suffix("facenet.json", ".zarr") == "facenet.zarr"
+    assert locks_place("facenet.zarr") == Path(".facenet.zarr.locks")
     assert split_place("facenet.json")[1] == "facenet.json"
     with pytest.raises(SettingError, match="pip install"):
         open_folder("nosuch://a/b")
