@@ -1,0 +1,35 @@
+"""Train one fusion model on cached features with three lines of settings, and predict the test trials.
+
+python examples/train_one_model.py
+"""
+
+from pathlib import Path
+
+from cache.folds import partition_fold
+from cache.manifest import Manifest
+from cache.receipt import open_receipt
+from fusion.bank import Bank
+from fusion.inference import predict
+from fusion.settings import TrainConfig
+from fusion.trainer import train
+
+FEATURES = {"visual": "features/visual/mobilefacenet.json", "audio": "features/audio/conv1d.json"}
+
+
+def main(epochs: int = 5) -> float:
+    """Train, print each epoch, and return the best validation CCC."""
+    manifest = Manifest.load(Path("work/corpus"))
+    stores = {modality: open_receipt(Path(path))[0] for modality, path in FEATURES.items()}
+    bank = Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials])
+    fold = partition_fold(manifest)
+    result = train(
+        bank, fold, "rnn", {"d_model": 64}, TrainConfig(epochs=epochs),
+        on_epoch=lambda epoch: print(f"epoch {epoch.epoch}: loss {epoch.loss:.3f}, validation CCC {epoch.score:.3f}"),
+    )  # fmt: skip
+    for prediction in predict(result.checkpoint, bank, fold.test):
+        print(f"{prediction.trial_id}: {prediction.values.shape[0]} frames of {', '.join(prediction.targets)}")
+    return max(epoch.score for epoch in result.history)
+
+
+if __name__ == "__main__":
+    main()
