@@ -2,22 +2,27 @@
 
 Features are loaded once, stay in the type in which they are stored, and are cast after gathering; a batch is a few
 `index_select`s into reused buffers. There is no DataLoader: its workers make a reader this cheap slower.
+
+Modalities beyond a memory budget stay in their stores (`fusion.mapped`); a thread then gathers one batch ahead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import FingerprintError, SettingError, ShapeError, StoreError
+from cache.errors import FingerprintError, SettingError, ShapeError
 from cache.manifest import Manifest
 from cache.names import require_known
 from cache.store import FeatureStore
 from cache.windows import Window, cut_windows
+from fusion.mapped import MappedRows, choose_resident, load_rows
 from fusion.model import Inputs
 from fusion.moments import Moments, measure_moments
 
@@ -56,7 +61,8 @@ class Bank:
     """F frames of consecutive trials, on one device.
 
     Attributes:
-        embeddings: {modality: (F + 1, D)} in the stored type; zero where not valid. The last row is padding.
+        embeddings: {modality: (F + 1, D)} in the stored type; zero where not valid. The last row is padding. Or the
+            modality's rows in their store.
         valid: {modality: (F + 1,)} true where the backbone saw input.
         labels: (F + 1, C) float32, nan where not annotated.
         starts: trial id → its first row.
@@ -65,7 +71,7 @@ class Bank:
         fingerprints: modality → fingerprint of the features.
     """
 
-    embeddings: dict[str, Tensor]
+    embeddings: dict[str, Tensor | MappedRows]
     valid: dict[str, Tensor]
     labels: Tensor
     starts: dict[str, int]
@@ -75,7 +81,12 @@ class Bank:
 
     @classmethod
     def from_stores(
-        cls, stores: Mapping[str, FeatureStore], manifest: Manifest, trial_ids: Sequence[str], device: str = "cpu"
+        cls,
+        stores: Mapping[str, FeatureStore],
+        manifest: Manifest,
+        trial_ids: Sequence[str],
+        device: str = "cpu",
+        memory_gb: float = math.inf,
     ) -> Bank:
         """Load trials from one store per modality, comparing every byte with its digest.
 
@@ -84,6 +95,8 @@ class Bank:
             manifest: clocks and labels of the trials.
             trial_ids: which trials, at least one.
             device: where the tensors live.
+            memory_gb: budget for the embeddings and their normalised copy, 10^9 bytes; the modalities that exceed it
+                stay in their stores, the smaller ones are loaded first.
 
         Raises:
             UnknownNameError: if a trial is not in the manifest.
@@ -97,14 +110,18 @@ class Bank:
                 f"A bank of {len(trials)} trials and {len(stores)} modalities; expected at least one of each. Name them."
             )
         lengths = {trial.id: trial.clock.num_frames for trial in trials}
-        rows = {modality: _load(modality, store, lengths) for modality, store in sorted(stores.items())}
+        loaded = choose_resident(stores, sum(lengths.values()), memory_gb)
+        rows = {
+            modality: load_rows(modality, store, lengths, modality in loaded)
+            for modality, store in sorted(stores.items())
+        }
         labels = torch.full((sum(lengths.values()) + 1, len(manifest.targets)), torch.nan)
         starts = _starts(lengths)
         for trial in trials:
             if trial.labels is not None:
                 labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = trial.labels
         return cls(
-            {modality: embeddings.to(device) for modality, (embeddings, _) in rows.items()},
+            {modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
             {modality: valid.to(device) for modality, (_, valid) in rows.items()},
             labels.to(device),
             starts,
@@ -116,7 +133,7 @@ class Bank:
     @property
     def dims(self) -> dict[str, int]:
         """Modality → D."""
-        return {modality: rows.shape[1] for modality, rows in self.embeddings.items()}
+        return {modality: _dim(rows) for modality, rows in self.embeddings.items()}
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +148,16 @@ class Bank:
         """
         require_known("trial of the bank", trial_id, self.starts)
         return slice(self.starts[trial_id], self.starts[trial_id] + self.lengths[trial_id])
+
+    def rows(self, modality: str, trial_id: str) -> Tensor:
+        """(T, D) embeddings of a trial in the stored type; on the CPU where they are not resident.
+
+        Raises:
+            UnknownNameError: if the bank does not hold the modality or the trial.
+        """
+        require_known("modality of the bank", modality, self.embeddings)
+        span, rows = self.span(trial_id), self.embeddings[modality]
+        return rows.trial(trial_id) if isinstance(rows, MappedRows) else rows[span]
 
     def select_targets(self, targets: tuple[str, ...]) -> Bank:
         """The same bank with these label columns, in this order; features are shared.
@@ -149,16 +176,24 @@ class Bank:
             UnknownNameError: if the bank does not hold a trial.
             SettingError: if a modality has no valid frame in them.
         """
-        spans = [self.span(trial_id) for trial_id in trial_ids]
+        for trial_id in trial_ids:
+            self.span(trial_id)
         return {
-            modality: measure_moments(modality, ((rows[span], self.valid[modality][span]) for span in spans))
-            for modality, rows in self.embeddings.items()
+            modality: measure_moments(modality, (self._valid_rows(modality, trial_id) for trial_id in trial_ids)).to(
+                self.device
+            )
+            for modality in self.embeddings
         }
+
+    def _valid_rows(self, modality: str, trial_id: str) -> tuple[Tensor, Tensor]:
+        rows = self.rows(modality, trial_id)
+        return rows, self.valid[modality][self.span(trial_id)].to(rows.device)
 
     def normalised(self, moments: Mapping[str, Moments], trial_ids: Sequence[str]) -> Bank:
         """A copy that holds only these trials and the modalities of `moments`, normalised once for all batches.
 
-        Rows keep the stored type, clipped to its range; those of invalid frames are zero, the mean.
+        Rows keep the stored type, clipped to its range; those of invalid frames are zero, the mean. Modalities that are
+        not resident are normalised when they are gathered, with the same result.
 
         Raises:
             UnknownNameError: if the bank does not hold a trial or a modality.
@@ -174,15 +209,19 @@ class Bank:
         fingerprints = {modality: self.fingerprints[modality] for modality in valid}
         return Bank(embeddings, valid, self.labels[rows], _starts(lengths), lengths, self.targets, fingerprints)
 
-    def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor:
+    def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor | MappedRows:
         source, valid = self.embeddings[modality], self.valid[modality]
-        largest = torch.finfo(source.dtype).max
+        moments = moments.to(self.device)
+        if isinstance(source, MappedRows):
+            return replace(source, moments=moments)
         total = sum(span.stop - span.start for span in spans)
         result, row = source.new_zeros(total + 1, source.shape[1]), 0
         for span in spans:
-            values = moments.normalise(source[span]).clamp(-largest, largest)
-            result[row : row + len(values)] = values.masked_fill_(~valid[span, None], 0)
-            row += len(values)
+            count = span.stop - span.start
+            result[row : row + count] = moments.normalise_(
+                source[span].to(torch.float32, copy=True), valid[span], source.dtype
+            )
+            row += count
         return result
 
     def cut(
@@ -249,16 +288,22 @@ class Batches:
         self._flags = torch.stack(
             [*bank.valid.values(), labelled], dim=1
         )  # (F + 1, modalities + 1): one gather for all
-        frames = length * min(batch_size, max(1, len(self.windows)))
-        self._buffers = {
-            m: torch.empty(frames, rows.shape[1], device=bank.device) for m, rows in bank.embeddings.items()
-        }
-        self._blocks = {m: rows.new_empty(self._block_rows(rows), rows.shape[1]) for m, rows in bank.embeddings.items()}
+        mapped = any(isinstance(rows, MappedRows) for rows in bank.embeddings.values())
+        self._scratch = [self._make_scratch() for _ in range(2 if mapped else 1)]
 
-    def _block_rows(self, source: Tensor) -> int:
-        """Rows gathered at a time; all at once where there is no processor cache to mind."""
-        frames = self.length * self.batch_size
-        return frames if source.device.type != "cpu" else min(frames, max(1, _BLOCK // source.shape[1]))
+    def _make_scratch(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Modality → what its batches are gathered into, and a block in the stored type on the way there."""
+        frames = self.length * min(self.batch_size, max(1, len(self.windows)))
+        scratch = {}
+        for modality, source in self.bank.embeddings.items():
+            dim, mapped = self.bank.dims[modality], isinstance(source, MappedRows)
+            on_cpu = self.bank.device.type == "cpu"
+            rows = min(frames, max(1, _BLOCK // dim)) if on_cpu else frames  # all at once where no cache is to mind
+            rows = max(rows, self.length) if mapped else rows
+            result = torch.empty(frames, dim, device=self.bank.device)
+            device = torch.device("cpu") if mapped else self.bank.device
+            scratch[modality] = result, torch.empty(rows, dim, dtype=source.dtype, device=device)
+        return scratch
 
     def __len__(self) -> int:
         """Batches per pass; the last one may be smaller."""
@@ -275,8 +320,26 @@ class Batches:
         """One pass, in the given order, or shuffled where a CPU generator is given."""
         count = len(self.windows)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for chosen in order.split(self.batch_size):
-            yield self._gather(chosen)
+        chosen = order.split(self.batch_size) if count else ()
+        if len(self._scratch) == 1 or not chosen:
+            return (self._gather(part, self._scratch[0]) for part in chosen)
+        return self._prefetch(chosen)
+
+    def _prefetch(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
+        """Batches gathered one ahead in a thread, into two sets of buffers in turn."""
+        inference = torch.is_inference_mode_enabled()
+
+        def gather(index: int) -> Batch:
+            with torch.inference_mode(inference):
+                return self._gather(chosen[index], self._scratch[index % 2])
+
+        with ThreadPoolExecutor(1, "bank") as thread:
+            pending = thread.submit(gather, 0)
+            for following in range(1, len(chosen)):
+                batch = pending.result()
+                pending = thread.submit(gather, following)
+                yield batch
+            yield pending.result()
 
     def _rows(self, firsts: Tensor, strides: Tensor, used: Tensor) -> Tensor:
         """(B, L) rows of the bank; padding is its last row."""
@@ -285,25 +348,26 @@ class Batches:
             rows = rows.masked_fill_(self._steps >= used[:, None], len(self._targets) - 1)
         return rows.to(self.bank.device, non_blocking=True)
 
-    def _gather(self, chosen: Tensor) -> Batch:
+    def _gather(self, chosen: Tensor, scratch: dict[str, tuple[Tensor, Tensor]]) -> Batch:
         columns = self._columns[:, chosen]
         rows = self._rows(*columns)
         shape, flat = rows.shape, rows.flatten()
         flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
-        embeddings = {modality: self._fill(modality, flat, columns).view(*shape, -1) for modality in self._buffers}
-        return Batch(
-            embeddings,
-            dict(zip(self._buffers, flags, strict=False)),
-            flags[-1],
-            self._targets.index_select(0, flat).view(*shape, -1),
-            tuple(self.windows[i] for i in chosen.tolist()),
-            columns[2],
-        )
+        valid = dict(zip(scratch, flags, strict=False))
+        windows = tuple([self.windows[i] for i in chosen.tolist()])
+        embeddings = {}
+        for modality, (buffer, block) in scratch.items():
+            source, result = self.bank.embeddings[modality], buffer[: len(flat)]
+            if isinstance(source, MappedRows):
+                source.gather(windows, valid[modality].flatten(), result, block)
+            else:
+                self._fill(source, flat, columns, result, block)
+            embeddings[modality] = result.view(*shape, -1)
+        targets = self._targets.index_select(0, flat).view(*shape, -1)
+        return Batch(embeddings, valid, flags[-1], targets, windows, columns[2])
 
-    def _fill(self, modality: str, rows: Tensor, columns: Tensor) -> Tensor:
-        """(B * L, D) float32 view of the modality's buffer, filled with these rows of these windows."""
-        source, block = self.bank.embeddings[modality], self._blocks[modality]
-        result = self._buffers[modality][: len(rows)]
+    def _fill(self, source: Tensor, rows: Tensor, columns: Tensor, result: Tensor, block: Tensor) -> None:
+        """Fill (B * L, D) float32 with these rows of these windows."""
         if source.device.type == "cpu" and self.length >= _LONG:
             self._copy_windows(source, result.view(-1, self.length, source.shape[1]), columns)
         elif source.dtype == result.dtype:
@@ -311,7 +375,6 @@ class Batches:
         else:
             for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
                 out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
-        return result
 
     def _copy_windows(self, source: Tensor, result: Tensor, columns: Tensor) -> None:
         for out, (first, stride, used) in zip(result, columns.T.tolist(), strict=True):
@@ -325,26 +388,5 @@ def _starts(lengths: Mapping[str, int]) -> dict[str, int]:
     return dict(zip(lengths, ends, strict=False))
 
 
-def _load(modality: str, store: FeatureStore, lengths: Mapping[str, int]) -> tuple[Tensor, Tensor]:
-    """Embeddings (F + 1, D) and valid (F + 1,) of trials in a row; the last row is padding."""
-    absent = [trial_id for trial_id in lengths if store.find_record(trial_id) is None]
-    if absent:
-        names = ", ".join(f"'{name}'" for name in absent[:5])
-        raise StoreError(
-            f"The {modality} features '{store.spec.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
-            "Run the extraction again."
-        )
-    embeddings = torch.zeros(sum(lengths.values()) + 1, store.spec.dim, dtype=getattr(torch, store.spec.dtype))
-    valid = torch.zeros(len(embeddings), dtype=torch.bool)
-    row = 0
-    for trial_id, num_frames in lengths.items():
-        features = store.read(trial_id, check=True)
-        if len(features.embeddings) != num_frames:
-            raise ShapeError(
-                f"Trial '{trial_id}' has {len(features.embeddings)} rows of {modality} features but {num_frames} frames "
-                "on its clock. Extract it again."
-            )
-        embeddings.numpy()[row : row + num_frames] = features.embeddings
-        valid.numpy()[row : row + num_frames] = features.valid
-        row += num_frames
-    return embeddings, valid
+def _dim(rows: Tensor | MappedRows) -> int:
+    return rows.dim if isinstance(rows, MappedRows) else rows.shape[1]

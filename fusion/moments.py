@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,11 +26,29 @@ class Moments:
     mean: Tensor
     std: Tensor
 
-    def normalise(self, embeddings: Tensor) -> Tensor:
-        """(..., D), any float type → (x - mean) / std in float32; a constant dimension is only centred."""
-        mean, std = self.mean.to(embeddings.device), self.std.to(embeddings.device)
-        varies = std > _CONSTANT * mean.abs() + 1e-12
-        return (embeddings.float() - mean) / torch.where(varies, std, torch.ones_like(std))
+    def to(self, device: torch.device) -> Moments:
+        """The same on a device."""
+        return Moments(self.mean.to(device), self.std.to(device))
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """(D,) the standard deviation, 1 where a dimension is constant, which is then only centred."""
+        varies = self.std > _CONSTANT * self.mean.abs() + 1e-12
+        return torch.where(varies, self.std, torch.ones_like(self.std))
+
+    def normalise_(self, rows: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
+        """Normalise in place: (x - mean) / scale, clipped to the range of a type, zero where not valid.
+
+        Args:
+            rows: (F, D) float32, on the device of the moments.
+            valid: (F,).
+            dtype: what the rows will be stored as.
+        """
+        largest = torch.finfo(dtype).max
+        rows.sub_(self.mean).div_(self.scale)
+        if largest < torch.finfo(rows.dtype).max:
+            rows.clamp_(-largest, largest)
+        return rows if bool(valid.all()) else rows.masked_fill_(~valid[:, None], 0)
 
 
 def measure_moments(modality: str, trials: Iterable[tuple[Tensor, Tensor]]) -> Moments:

@@ -1,0 +1,149 @@
+"""Embeddings that stay in their store, for features larger than memory: windows are gathered from the memory maps.
+
+What a resident bank does once for all batches, normalising, happens here after gathering, by the same operations in
+the same order on the same types, so that a batch is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.errors import SettingError, ShapeError, StoreError
+from cache.store import FeatureStore
+from cache.windows import Window
+from fusion.moments import Moments
+
+
+@dataclass(frozen=True, eq=False)
+class MappedRows:
+    """One modality of a bank, in its store.
+
+    Attributes:
+        store: where its trials are; read through the memory maps of finished chunks where the file system has them.
+        moments: what gathered rows are normalised with; None for rows as stored.
+    """
+
+    store: FeatureStore
+    moments: Moments | None = None
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.store.spec.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored type."""
+        dtype: torch.dtype = getattr(torch, self.store.spec.dtype)
+        return dtype
+
+    def to(self, device: torch.device) -> MappedRows:
+        """The same with moments on a device."""
+        return self if self.moments is None else replace(self, moments=self.moments.to(device))
+
+    def trial(self, trial_id: str) -> Tensor:
+        """(T, D) rows of a trial as stored, on the CPU, in memory of their own."""
+        return torch.from_numpy(np.array(self.store.read(trial_id).embeddings))
+
+    def gather(self, windows: Sequence[Window], valid: Tensor, result: Tensor, block: Tensor) -> None:
+        """Fill (B * L, D) float32 with windows of L frames, zero behind their ends and where not valid.
+
+        Args:
+            windows: B windows.
+            valid: (B * L,) on the device of the result, false in padding.
+            result: what is filled, on any device.
+            block: scratch (rows, D) of the stored type on the CPU; as many whole windows as fit are done at a time.
+        """
+        length = len(result) // len(windows)
+        step = max(1, len(block) // length)
+        rows = block.numpy()
+        for first in range(0, len(windows), step):
+            part = windows[first : first + step]
+            for i, window in enumerate(part):
+                start, used = i * length, window.num_frames
+                embeddings = self.store.read(window.trial_id, window.start, window.stop).embeddings
+                rows[start : start + used] = embeddings[:: window.stride]
+                rows[start + used : start + length] = 0
+            span = slice(first * length, (first + len(part)) * length)
+            self._finish(result[span], valid[span], block[: len(part) * length])
+
+    def _finish(self, result: Tensor, valid: Tensor, block: Tensor) -> None:
+        result.copy_(block)
+        if self.moments is None:
+            return
+        self.moments.normalise_(result, valid, self.dtype)
+        if self.dtype == result.dtype:
+            return
+        if result.device != block.device:
+            block = torch.empty_like(block, device=result.device)
+        result.copy_(block.copy_(result))
+
+
+def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_gb: float) -> set[str]:
+    """Modalities that a bank loads, the smallest first, as long as they and their normalised copies fit.
+
+    Args:
+        stores: modality → its features.
+        num_frames: frames of all trials.
+        memory_gb: the budget, 10^9 bytes.
+
+    Raises:
+        SettingError: if the budget is negative.
+    """
+    if not memory_gb >= 0:
+        raise SettingError(f"memory_gb is {memory_gb}, expected 0 or more. Change params.yaml.")
+    left, chosen = memory_gb * 1e9, set()
+    sizes = {m: 2 * num_frames * store.spec.dim * np.dtype(store.spec.dtype).itemsize for m, store in stores.items()}
+    for modality in sorted(sizes, key=lambda name: (sizes[name], name)):
+        left -= sizes[modality]
+        if left >= 0:
+            chosen.add(modality)
+    return chosen
+
+
+def load_rows(
+    modality: str, store: FeatureStore, lengths: Mapping[str, int], resident: bool
+) -> tuple[Tensor | MappedRows, Tensor]:
+    """Read trials in a row, comparing every byte with its digest; a last row is padding.
+
+    Args:
+        modality: for messages.
+        store: its features.
+        lengths: trial id → frames on its clock.
+        resident: whether to keep the embeddings in memory.
+
+    Returns:
+        Embeddings (F + 1, D), or where they are, and valid (F + 1,).
+
+    Raises:
+        StoreError: if the store lacks a trial, or its bytes were altered.
+        ShapeError: if a trial's rows do not equal the ticks of its clock.
+    """
+    absent = [trial_id for trial_id in lengths if store.find_record(trial_id) is None]
+    if absent:
+        names = ", ".join(f"'{name}'" for name in absent[:5])
+        raise StoreError(
+            f"The {modality} features '{store.spec.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
+            "Run the extraction again."
+        )
+    num_rows = sum(lengths.values()) + 1
+    embeddings = torch.zeros(num_rows * resident, store.spec.dim, dtype=getattr(torch, store.spec.dtype))
+    valid = torch.zeros(num_rows, dtype=torch.bool)
+    row = 0
+    for trial_id, num_frames in lengths.items():
+        features = store.read(trial_id, check=True)
+        if len(features.embeddings) != num_frames:
+            raise ShapeError(
+                f"Trial '{trial_id}' has {len(features.embeddings)} rows of {modality} features but {num_frames} frames "
+                "on its clock. Extract it again."
+            )
+        if resident:
+            embeddings.numpy()[row : row + num_frames] = features.embeddings
+        valid.numpy()[row : row + num_frames] = features.valid
+        row += num_frames
+    return embeddings if resident else MappedRows(store), valid
