@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cache.errors import SettingError
-from cache.manifest import Manifest
-from cache.names import config_of, load_named
+from cache.manifest import Manifest, Trial
+from cache.names import config_of, encode_trial_id, load_named
 from extract.corpora import CORPORA
+from pipelines import paths
 from pipelines.params import CorpusParams, from_mapping
 
 
@@ -29,6 +32,23 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         root = Path(params.root).expanduser()
     else:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
-    manifest: Manifest = corpus.read(root)
+    manifest = add_transcripts(corpus.read(root))
     manifest.save(folder)
     return manifest
+
+
+def transcript_path(trial: Trial) -> Path:
+    """Where the recognised words of a trial lie."""
+    return paths.WORDS / f"{encode_trial_id(trial.id)}.json"
+
+
+def add_transcripts(manifest: Manifest) -> Manifest:
+    """The manifest with recognised transcripts for the trials that have no words of their own."""
+    trials = []
+    for trial in manifest.trials:
+        transcript = transcript_path(trial)
+        if "words" not in trial.media and transcript.is_file():
+            place = Path(os.path.relpath(transcript.resolve(), manifest.root.resolve())).as_posix()
+            trial = replace(trial, media={**trial.media, "words": place})
+        trials.append(trial)
+    return replace(manifest, trials=tuple(trials))

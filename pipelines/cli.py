@@ -142,6 +142,36 @@ def extract_features(
     show([extraction.row() for extraction in done], as_json)
 
 
+@avfusion.command("transcribe")
+@click.option(
+    "--recogniser", default="pocketsphinx", show_default=True, help="pocketsphinx, or vosk:<folder of a model>."
+)
+@click.option("--punctuate", is_flag=True, help="Restore punctuation, so that sentences are known.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for transcripts."
+)
+@click.option("--redo", is_flag=True, help="Recognise again what is finished.")
+@_JSON
+@click.argument("media", nargs=-1, type=click.Path(path_type=Path))
+@guarded
+def transcribe(
+    recogniser: str, punctuate: bool, out: Path | None, redo: bool, media: tuple[Path, ...], as_json: bool
+) -> None:
+    """Recognise speech, for trials without words (or for loose MEDIA, into --out)."""
+    if bool(media) != bool(out):
+        raise click.UsageError("Media files and --out go together; without both, the project's trials are transcribed.")
+    from pipelines import paths
+    from pipelines import transcribe_speech as stage
+    from pipelines.extract_features import raise_failures
+
+    if out is not None:
+        outcome = stage.transcribe_loose(media, out, recogniser, punctuate)
+    else:
+        outcome = stage.transcribe_project(recogniser, punctuate, redo)
+    raise_failures("words", outcome, (out or paths.WORDS) / "failures.json")
+    show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
+
+
 @avfusion.command("train")
 @click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
 @_JSON

@@ -1,0 +1,51 @@
+"""Transcripts for trials that come without words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import pipelines.transcribe_speech as stage
+from cache.manifest import Manifest
+from extract.transcripts import write_words
+from extract.words import Word
+
+
+@pytest.fixture
+def wordless(project: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    """The project's manifest, its trials without words, and a recogniser that always hears one."""
+    manifest = Manifest.load(project / "work/corpus")
+    trials = tuple(replace(t, media={k: v for k, v in t.media.items() if k != "words"}) for t in manifest.trials)
+    replace(manifest, trials=trials).save(project / "work/corpus")
+
+    def hear(path: Path, transcript: Path, recogniser: str, restorer: object) -> None:
+        transcript.parent.mkdir(parents=True, exist_ok=True)
+        write_words(transcript, [Word("happy", 0.5, 1.0)])
+
+    monkeypatch.setattr(stage, "transcribe", hear)
+    return manifest
+
+
+def test_trials_without_words_get_them_once(wordless: Manifest, project: Path, run: Callable[..., Result]) -> None:
+    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 3, "kept": 0}]
+    manifest = Manifest.load(project / "work/corpus")
+    for trial in manifest.trials:
+        words = json.loads(manifest.path(trial, "words").read_text(encoding="utf-8"))
+        assert [word["word"] for word in words["words"]] == ["happy"]
+    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 0, "kept": 0}]
+
+
+def test_the_words_of_the_corpus_win(project: Path, run: Callable[..., Result]) -> None:
+    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 0, "kept": 0}]
+
+
+def test_usage(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert run("transcribe", tmp_path / "a.wav").exit_code == 2
+    result = run("transcribe", "--out", tmp_path / "out", "--recogniser", "vosk:/none", tmp_path / "a.wav")
+    assert result.exit_code == 1
+    assert "vosk-model-en-us-0.22" in result.stderr
