@@ -1,16 +1,18 @@
-"""Bytes of single crops, from a folder or from within a zip, safe for several threads at once."""
+"""Single crops in a folder or a zip: their numbers, and their bytes, safe for several threads at once."""
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import weakref
 import zipfile
 import zlib
 from pathlib import Path
 
-from cache.errors import MediaError
+from cache.errors import MediaError, ShapeError
 
+_NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
@@ -83,3 +85,39 @@ class ZipFiles:
         if zlib.crc32(data) != checksum:
             raise damaged_crop(self._path, name, "its checksum differs")
         return data
+
+
+def open_crops(path: Path) -> FolderFiles | ZipFiles:
+    """The files of a folder or zip.
+
+    Raises:
+        MediaError: if it is neither.
+    """
+    return FolderFiles(path) if path.is_dir() else ZipFiles(path)
+
+
+def crop_numbers(path: Path, names: list[str]) -> dict[int, int]:
+    """Number → position of every name that is one; other files are left aside.
+
+    Args:
+        path: the folder or zip, for messages.
+        names: of its files.
+
+    Raises:
+        ShapeError: if a number is 0 or occurs twice.
+    """
+    places: dict[int, int] = {}
+    for position, name in enumerate(names):
+        match = _NAME.fullmatch(name.rsplit("/", 1)[-1])
+        if match is None:
+            continue
+        number = int(match[1])
+        if number == 0:
+            raise ShapeError(f"Crop '{name}' of '{path}' has number 0; expected numbers from 1. Rename the crops.")
+        if number in places:
+            raise ShapeError(
+                f"Crops '{names[places[number]]}' and '{name}' of '{path}' have the same number; expected one per "
+                "frame. Remove one of them."
+            )
+        places[number] = position
+    return places

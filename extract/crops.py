@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import struct
 import threading
 import zipfile
@@ -28,14 +27,15 @@ from PIL import Image
 
 from cache.clock import FrameClock, check_length
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
-from extract.crop_files import FolderFiles, ZipFiles, damaged_crop
+from extract.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
-from extract.tracking import Track, follow_face
+from extract.likeness import SIZE as LIKENESS_SIZE
+from extract.likeness import Reference, reference_key
+from extract.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.video import probe, read_frames, sha256_file, shrunk_size
 
 VERSION = 1  # of the commit record
-ALGORITHM = 1  # raise it when the same settings make other crops
-_NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+ALGORITHM = 2  # raise it when the same settings make other crops
 _END_RECORD = struct.Struct("<4sHHHHIIH")
 
 
@@ -47,11 +47,15 @@ class CropConfig:
         faces: detection and tracking.
         size: side of a crop, pixels.
         quality: of the JPEGs, 1 to 100; chroma is never subsampled.
+        reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
+        reference_similarity: cosine from which on a face is that of the picture.
     """
 
     faces: FaceConfig = field(default_factory=FaceConfig)
     size: int = TEMPLATE_SIZE
     quality: int = 95
+    reference_weights: str = "vggface2"
+    reference_similarity: float = 0.5
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.quality <= 100:
@@ -61,8 +65,14 @@ class CropConfig:
             )
 
     def fingerprint(self, face: str) -> str:
-        """Digest of everything but the video that decides over the crops of one face, hex sha256."""
+        """Digest of everything but the video that decides over the crops of one face, hex sha256.
+
+        Args:
+            face: as in a trial, or the `reference_key` of a picture.
+        """
         document = {"algorithm": ALGORITHM, "face": face, **asdict(self)}
+        if not face.startswith(REFERENCE):  # what is not used changes nothing
+            del document["reference_weights"], document["reference_similarity"]
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -78,6 +88,7 @@ def write_crops(
     device: str = "cpu",
     batch_size: int = 16,
     source_digest: str | None = None,
+    reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Find one face in a video and write its aligned crops, in two streaming passes.
 
@@ -87,7 +98,7 @@ def write_crops(
     Args:
         video: the video.
         clock: the label clock.
-        face: "largest", "centre", "left" or "right".
+        face: "largest", "centre", "left", "right" or "reference".
         out_zip: where to write; its folder exists.
         config: settings.
         trial_id: the trial, for messages.
@@ -95,23 +106,25 @@ def write_crops(
         device: torch device of the detector.
         batch_size: pictures per batch of the detector.
         source_digest: sha256 of the video, computed if None.
+        reference: for "reference", whom to follow.
 
     Returns:
         the commit record.
 
     Raises:
         MissingFileError: if there is no video.
-        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        MediaError: if it is empty, truncated, of no known format, has no pictures, or nobody like the reference.
         ShapeError: if its length differs from the clock's by more than two ticks.
-        SettingError: if the face is none of the four.
+        SettingError: if the face is none of these, or without its reference.
     """
     source = source_digest or sha256_file(video)
     detector = detector or make_detector(config.faces, device)
-    track = _follow(video, clock, face, config.faces, trial_id, detector, batch_size)
+    track = _follow(video, clock, face, config.faces, trial_id, detector, batch_size, reference)
+    key = reference_key(reference.path, config.reference_weights) if reference and face == REFERENCE else face
     record = {
         "version": VERSION,
         "source": source,
-        "settings": config.fingerprint(face),
+        "settings": config.fingerprint(key),
         **_clock_record(clock),
         "present": int(track.present.sum()),
     }
@@ -133,8 +146,9 @@ def _clock_record(clock: FrameClock) -> dict[str, Any]:
 
 
 def _follow(
-    video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int
-) -> Track:
+    video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int,
+    reference: Reference | None,
+) -> Track:  # fmt: skip
     """First pass: where the face is, in pixels of the video."""
     info = probe(video)
     height, width = shrunk_size(info.height, info.width, config.max_side)
@@ -144,8 +158,28 @@ def _follow(
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
         return [faces.scaled(factors) for faces in detector(pictures)]
 
+    def likeness(people: Sequence[Sequence[Sighting]]) -> NDArray[np.float64]:
+        assert reference is not None
+        return reference.score(_cut_faces(video, clock, trial_id, people), trial_id)
+
     found = detect_faces(frames, detect, config, clock.num_frames, batch_size)
-    return follow_face(found, config, face, clock.num_frames, (info.height, info.width))
+    size = (info.height, info.width)
+    return follow_face(found, config, face, clock.num_frames, size, likeness if reference else None)
+
+
+def _cut_faces(
+    video: Path, clock: FrameClock, trial_id: str, people: Sequence[Sequence[Sighting]]
+) -> list[NDArray[np.uint8]]:
+    """Aligned faces (N, 160, 160, 3) of each person's sightings; one pass over the video."""
+    wanted: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
+    for person, sightings in enumerate(people):
+        for frame, landmarks in sightings:
+            wanted.setdefault(frame, []).append((person, landmarks))
+    faces: list[list[NDArray[np.uint8]]] = [[] for _ in people]
+    for frame, picture in read_frames(video, clock, trial_id, wanted=wanted.__contains__):
+        for person, landmarks in wanted[frame]:
+            faces[person].append(align_face(picture, landmarks, LIKENESS_SIZE))
+    return [np.stack(each) for each in faces]
 
 
 def _crops(
@@ -251,8 +285,8 @@ class CropReader:
         self._path = path
         self._record = read_crop_record(path)
         _check_clock(path, self._record, clock)
-        self._files = FolderFiles(path) if path.is_dir() else ZipFiles(path)
-        names = _numbers(path, self._files.names)
+        self._files = open_crops(path)
+        names = crop_numbers(path, self._files.names)
         if not names and self._record is None:
             raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the media paths.")
         last = max(names, default=0)
@@ -333,22 +367,3 @@ def _check_clock(path: Path, record: dict[str, Any] | None, clock: FrameClock) -
         f"Crops '{path}' were made for {record['num_frames']} frames at {record['rate']} Hz; expected {clock.num_frames} "
         f"at {clock.rate} Hz from {clock.start_s} s. Run 'avfusion crops' again."
     )
-
-
-def _numbers(path: Path, names: list[str]) -> dict[int, int]:
-    """Number → position of every name that is one."""
-    places: dict[int, int] = {}
-    for position, name in enumerate(names):
-        match = _NAME.fullmatch(name.rsplit("/", 1)[-1])
-        if match is None:
-            continue
-        number = int(match[1])
-        if number == 0:
-            raise ShapeError(f"Crop '{name}' of '{path}' has number 0; expected numbers from 1. Rename the crops.")
-        if number in places:
-            raise ShapeError(
-                f"Crops '{names[places[number]]}' and '{name}' of '{path}' have the same number; expected one per "
-                "frame. Remove one of them."
-            )
-        places[number] = position
-    return places

@@ -7,7 +7,7 @@ person; one person is the trial's.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,15 @@ from cache.errors import SettingError
 from extract.faces import Detection, FaceConfig, match_boxes
 
 FACES = ("largest", "centre", "left", "right")
+REFERENCE = "reference"  # the face that is most like a picture
 _SHARE = 0.25  # of the frames of the person seen longest, to be more than a passer-by
 _SAME_PLACE = 1.0  # face sizes between the centres of two tracks of one person
 _SAME_SIZE = 2.0  # ratio of the sides of two tracks of one person
+_SIGHTINGS = 5  # frames by which a person is compared with a picture
+
+Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
+Likeness = Callable[[Sequence[Sequence[Sighting]]], NDArray[np.float64]]
+"""Sightings of N people → (N,) how much each of them is like a picture; above 0 for the same person."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,12 @@ class _Person:
         sides = np.sqrt(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
         return np.median((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0), float(np.median(sides))
 
+    def sightings(self) -> list[Sighting]:
+        """A few detections, spread evenly over all of them."""
+        seen = [pair for part in self.tracklets for pair in zip(part.frames, part.landmarks, strict=True)]
+        places = np.linspace(0, len(seen) - 1, min(_SIGHTINGS, len(seen)) + 2)[1:-1]
+        return [seen[at] for at in dict.fromkeys(np.rint(places).astype(int).tolist())]
+
     def neighbours(self, part: _Tracklet) -> tuple[_Tracklet | None, _Tracklet | None]:
         """The tracklets before and after the moment that another one starts."""
         at = bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
@@ -100,38 +112,98 @@ def follow_face(
     face: str,
     num_frames: int,
     frame_size: tuple[int, int],
+    likeness: Likeness | None = None,
 ) -> Track:
     """Choose one person of a trial and follow the face.
 
     Persons seen for less than a quarter of the time of the one seen longest are passers-by. Among the
     others the face is chosen by medians over the trial, so that two people never swap: the largest
-    area, the leftmost, the rightmost, or the one nearest the centre. Where the chosen person is not
-    seen, another track fills in only if its person is never seen together with the chosen one, is of
-    similar size, and is not nearer to someone who is: the same face after it moved or after a cut.
+    area, or the one nearest the centre. The left (right) one is the leftmost (rightmost) where two of
+    them are seen together; otherwise the one in that half of the picture, however seldom, and nobody
+    if that half is empty: who is alone because the other one left does not change sides. By a
+    reference picture, passers-by count too, and everybody who is like it is the same person.
+
+    Where the chosen person is not seen, another track fills in only if its person is never seen
+    together with the chosen one, is of similar size, is not nearer to someone who is, and not in the
+    other half where the half decides: the same face after it moved or after a cut.
 
     Args:
         detections: frame → its faces; frames that are missing were not looked at.
         config: settings.
-        face: "largest", "centre", "left" or "right", as seen in the picture.
+        face: "largest", "centre", "left" or "right", as seen in the picture, or "reference".
         num_frames: T.
         frame_size: height and width of the picture, pixels.
+        likeness: for "reference", how much people are like the picture.
 
     Returns:
         landmarks and presence of all T frames, interpolated linearly between detections.
 
     Raises:
-        SettingError: if `face` is none of the four.
+        SettingError: if `face` is none of these, or there is no picture.
     """
-    if face not in FACES:
-        raise SettingError(f"Face '{face}' of a trial; expected one of {', '.join(FACES)}. Mend the manifest.")
+    if face not in FACES and (face != REFERENCE or likeness is None):
+        raise SettingError(
+            f"Face '{face}' of a trial; expected one of {', '.join(FACES)}, or {REFERENCE} with a picture. "
+            "Mend the manifest."
+        )
     people = _people(_link(detections, config))
     track = Track(np.full((num_frames, 5, 2), np.nan, np.float32), np.zeros(num_frames, bool))
-    if people:
-        chosen = _choose(people, face, frame_size)
-        _fill_in(chosen, [person for person in people if person is not chosen])
-        for part in chosen.tracklets:
-            _draw(part, track)
+    for part in _choose(people, face, frame_size, likeness) if people else ():
+        _draw(part, track)
     return track
+
+
+def _choose(
+    people: list[_Person], face: str, frame_size: tuple[int, int], likeness: Likeness | None
+) -> list[_Tracklet]:
+    """Tracklets of the trial's person; none where nobody can be."""
+    if likeness is not None and face == REFERENCE:
+        return _choose_like(people, likeness)
+    pool, fillers = _regulars(people), people
+    if face in ("left", "right") and not _seen_together(pool):
+        fillers = [person for person in people if _in_half(person, face, frame_size[1])]
+        pool = _regulars(fillers)
+    if not pool:
+        return []
+
+    def rank(person: _Person) -> float:
+        centre, side = person.place()
+        if face == "largest":
+            return -side
+        if face == "centre":
+            return float(np.hypot(centre[0] - frame_size[1] / 2, centre[1] - frame_size[0] / 2))
+        return float(centre[0] if face == "left" else -centre[0])
+
+    chosen = min(pool, key=rank)
+    _fill_in(chosen, [person for person in fillers if person is not chosen])
+    return chosen.tracklets
+
+
+def _choose_like(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
+    """The person most like the picture, and in other frames everybody else who is like it."""
+    scores = likeness([person.sightings() for person in people])
+    order = [people[at] for at in np.argsort(-scores, kind="stable") if scores[at] > 0]
+    for person in order[1:]:
+        for part in person.tracklets:
+            if not order[0].meets(part):
+                order[0].add(part)
+    return order[0].tracklets if order else []
+
+
+def _regulars(people: list[_Person]) -> list[_Person]:
+    longest = max((person.num_frames for person in people), default=0)
+    return [person for person in people if person.num_frames >= _SHARE * longest]
+
+
+def _seen_together(people: list[_Person]) -> bool:
+    """Whether any two of them are seen at one moment."""
+    return any(one.meets(part) for one in people for other in people if one is not other for part in other.tracklets)
+
+
+def _in_half(person: _Person, face: str, width: int) -> bool:
+    """Whether a face lies in the left or right half of the picture; one on the middle line lies in both."""
+    centre, side = person.place()
+    return float(centre[0] - width / 2) * (1 if face == "left" else -1) < side / 2
 
 
 def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[_Tracklet]:
@@ -166,21 +238,6 @@ def _people(tracklets: list[_Tracklet]) -> list[_Person]:
             at = -1
         people[at].add(part)
     return people
-
-
-def _choose(people: list[_Person], face: str, frame_size: tuple[int, int]) -> _Person:
-    longest = max(person.num_frames for person in people)
-    regulars = [person for person in people if person.num_frames >= _SHARE * longest]
-
-    def rank(person: _Person) -> float:
-        centre, side = person.place()
-        if face == "largest":
-            return -side
-        if face == "centre":
-            return float(np.hypot(centre[0] - frame_size[1] / 2, centre[1] - frame_size[0] / 2))
-        return float(centre[0] if face == "left" else -centre[0])
-
-    return min(regulars, key=rank)
 
 
 def _fill_in(chosen: _Person, others: list[_Person]) -> None:

@@ -16,6 +16,8 @@ from extract.crops import CropConfig, crops_are_current, read_crop_record, write
 from extract.engine import Outcome
 from extract.executors import choose_device
 from extract.faces import Detector, make_detector
+from extract.likeness import Embedder, make_embedder, read_reference, reference_key
+from extract.tracking import REFERENCE
 from extract.video import sha256_file
 from pipelines.console import progress
 from pipelines.params import from_mapping
@@ -42,17 +44,25 @@ def make_crops(
     wanted = [trial for trial in trials if "crops" not in trial.media]
     folder = crops_folder(crops, config)
     detector: list[Detector] = []
+    embedder: list[Embedder] = []
     with progress("crops", sum(trial.clock.num_frames for trial in wanted)) as advance:
         for trial in wanted:
             try:
                 path = folder / f"{encode_trial_id(trial.id)}.zip"
                 video = manifest.path(trial, "video")
                 source = sha256_file(video)
-                if crops_are_current(path, source, config.fingerprint(trial.face), trial.clock):
+                picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
+                face = reference_key(picture, config.reference_weights) if picture else trial.face
+                if crops_are_current(path, source, config.fingerprint(face), trial.clock):
                     outcome.kept.append(trial.id)
                 else:
                     detector = detector or [make_detector(config.faces, str(choose_device(device)))]
                     folder.mkdir(parents=True, exist_ok=True)
+                    reference = None
+                    if picture:
+                        embedder = embedder or [make_embedder(config.reference_weights, str(choose_device(device)))]
+                        similarity = config.reference_similarity
+                        reference = read_reference(picture, detector[0], config.faces, embedder[0], similarity)
                     write_crops(
                         video,
                         trial.clock,
@@ -62,6 +72,7 @@ def make_crops(
                         trial.id,
                         detector=detector[0],
                         source_digest=source,
+                        reference=reference,
                     )
                     outcome.computed.append(trial.id)
                     outcome.frames += trial.clock.num_frames

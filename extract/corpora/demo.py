@@ -29,6 +29,7 @@ from extract.corpora.demo_media import write_text, write_video
 from extract.corpora.demo_script import Script, at_frames, draw_run, draw_turns, write_script
 from extract.corpora.demo_stage import Actor, cast_actor, draw_pictures
 from extract.corpora.demo_voice import SAMPLE_RATE, Voice, speak
+from extract.corpora.reading import finish
 
 TARGETS = ("valence", "arousal")
 BATCHES = ("batch1", "batch2")
@@ -115,6 +116,11 @@ class DemoCorpus:
         rows = sorted(f"{trial},{video.subject},{video.partition}\n" for video in videos for trial in video.trials)
         write_text(root / "subjects.csv", ",".join(SUBJECTS_HEADER) + "\n" + "".join(rows))
 
+    @staticmethod
+    def recognises(root: Path) -> bool:
+        """Whether a folder looks like this corpus."""
+        return (root / "subjects.csv").is_file() and (root / "truth").is_dir()
+
     def read(self, root: Path) -> Manifest:
         """Read a corpus folder.
 
@@ -128,10 +134,7 @@ class DemoCorpus:
             trial = _read_trial(root, *row, faults)
             if trial is not None:
                 trials.append(trial)
-        if faults:
-            listed = "\n- ".join(faults)
-            raise CorpusError(f"Corpus '{root}' has {len(faults)} faults:\n- {listed}\nMend them or generate it again.")
-        return Manifest(root, tuple(trials), TARGETS)
+        return finish(root, trials, TARGETS, faults)
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from cache.errors import SettingError
 from extract.faces import Detection, FaceConfig
-from extract.tracking import Track, follow_face
+from extract.tracking import Sighting, Track, follow_face
 
 SIZE = (480, 640)
 Place = tuple[float, float, float]  # centre x, centre y, side
@@ -79,10 +79,10 @@ def test_largest_is_by_the_median_not_by_the_moment() -> None:
 
 def test_passers_by_are_not_chosen() -> None:
     def places(frame: int) -> list[Place | None]:
-        return [(400.0, 200.0, 60.0), (60.0, 200.0, 200.0) if 10 <= frame < 20 else None]
+        return [(300.0, 200.0, 60.0), (60.0, 200.0, 200.0) if 10 <= frame < 20 else None]
 
     for face in ("left", "largest"):
-        assert set(centres(follow(places, face, 100))[:, 0].tolist()) == {400.0}
+        assert set(centres(follow(places, face, 100))[:, 0].tolist()) == {300.0}
 
 
 def test_landmarks_lie_on_the_line_between_samples() -> None:
@@ -123,6 +123,66 @@ def test_the_other_person_never_fills_in() -> None:
 
     track = follow(places, "left", 120, max_gap=0)
     np.testing.assert_array_equal(track.present, np.arange(120) < 50)
+
+
+def test_a_side_is_a_half_of_the_picture_where_one_of_two_is_seldom_seen() -> None:
+    """The left one is seen for a tenth of the time: not a passer-by, and never the other one."""
+
+    def places(frame: int) -> list[Place | None]:
+        return [(150.0, 200.0, 80.0) if 40 <= frame < 50 else None, (480.0, 200.0, 90.0)]
+
+    left, right = (follow(places, face, 100, max_gap=0) for face in ("left", "right"))
+    np.testing.assert_array_equal(np.flatnonzero(left.present), np.arange(40, 50))
+    assert set(centres(left)[left.present, 0].tolist()) == {150.0}
+    assert right.present.all()
+    assert set(centres(right)[:, 0].tolist()) == {480.0}
+
+
+def test_two_people_who_take_turns_stay_on_their_sides() -> None:
+    def places(frame: int) -> list[Place | None]:
+        return [(170.0, 200.0, 90.0) if frame < 50 else (470.0, 200.0, 90.0)]
+
+    left, right = (follow(places, face, 120, max_gap=0) for face in ("left", "right"))
+    np.testing.assert_array_equal(left.present, np.arange(120) < 50)
+    np.testing.assert_array_equal(right.present, np.arange(120) >= 50)
+
+
+def test_nobody_is_taken_from_the_other_half() -> None:
+    assert not follow(lambda frame: [(480.0, 200.0, 90.0)], "left", 20).present.any()
+    assert follow(lambda frame: [(350.0, 200.0, 90.0)], "left", 20).present.all()  # on the middle line
+
+
+def test_two_people_in_one_half_are_told_apart() -> None:
+    def places(frame: int) -> list[Place | None]:
+        return [(400.0, 200.0, 60.0), (560.0, 200.0, 60.0) if frame > 5 else None]
+
+    left, right = (follow(places, face, 40) for face in ("left", "right"))
+    assert set(centres(left)[:, 0].tolist()) == {400.0}
+    assert set(centres(right)[right.present, 0].tolist()) == {560.0}
+
+
+def test_the_face_like_a_picture_is_followed_wherever_it_moves() -> None:
+    """Alike are the one at 100 and, after a cut, the one at 500; a third one is always larger."""
+
+    def places(frame: int) -> list[Place | None]:
+        return [(100.0 if frame < 30 else 500.0, 100.0, 40.0) if not 20 <= frame < 40 else None, (300.0, 300.0, 120.0)]
+
+    found = {frame: detection(*places(frame)) for frame in range(80)}
+    asked: list[int] = []
+
+    def likeness(people: Sequence[Sequence[Sighting]]) -> np.ndarray:
+        asked.extend(len(sightings) for sightings in people)
+        return np.array([0.2 if sightings[0][1][2, 1] == 100 else -0.3 for sightings in people])
+
+    track = follow_face(found, FaceConfig(max_gap=0), "reference", 80, SIZE, likeness)
+    frames = np.arange(80)
+    np.testing.assert_array_equal(track.present, (frames < 20) | (frames >= 40))
+    assert set(centres(track)[track.present, 0].tolist()) == {100.0, 500.0}
+    assert asked == [5, 5, 5]
+    nobody = follow_face(found, FaceConfig(), "reference", 80, SIZE, lambda people: np.full(len(people), -0.1))
+    assert not nobody.present.any()
+    with pytest.raises(SettingError, match="or reference with a picture"):
+        follow_face(found, FaceConfig(), "reference", 80, SIZE)
 
 
 def test_no_face_at_all() -> None:

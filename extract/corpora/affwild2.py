@@ -1,0 +1,289 @@
+"""Aff-Wild2 with the annotations of any ABAW edition, valence-arousal track, from crops, videos or both.
+
+[Kollias2019]. Released under a signed agreement by its authors, never by us; point `corpus.root` at the
+folder that you unpacked everything into, in whatever order and depth. Row i of an annotation is frame i of the video and
+crop `i + 1`; crops are found by their number, never by their position. Crops that come with the corpus are used as they
+are; without them the faces are found in the videos.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock, check_length
+from cache.errors import AvFusionError, CorpusError
+from cache.manifest import Manifest, Trial
+from extract.corpora.affwild2_folders import (
+    PARTITION_FOLDERS,
+    VIDEO_SUFFIXES,
+    Folders,
+    find_folders,
+    given_folders,
+    index_videos,
+)
+from extract.corpora.annotations import read_annotation, split_side
+from extract.corpora.reading import (
+    find_crops,
+    find_transcript,
+    finish,
+    list_crops,
+    media_path,
+    parse_rate,
+    probe_videos,
+    visible,
+)
+from extract.video import VideoInfo
+
+TARGETS = ("valence", "arousal")
+_OTHER = {"left": "right", "right": "left"}
+_NAMED_RATE = re.compile(r"\d+-(\d+)-\d+x\d+(?:\D.*)?")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the parts are, if not under the root; paths are absolute or start at the root.
+
+    Attributes:
+        crops: folders of crops, in any order; empty: every folder named cropped_aligned….
+        videos: folders of videos; empty: every folder named batch1, batch2, ….
+        annotations: folder that holds Train_Set and Validation_Set; empty: that of the newest edition.
+        test_list: file that names the trials of the test partition; empty: found by its name.
+        use_crops: false to find the faces anew in the videos although there are crops.
+        rate: frames per second of trials without a video whose names tell none (crops need no rate, sound does).
+    """
+
+    crops: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    annotations: str = ""
+    test_list: str = ""
+    use_crops: bool = True
+    rate: str = "30"
+
+    def __post_init__(self) -> None:
+        parse_rate(self.rate)
+
+
+@dataclass
+class _Found:
+    """What is known of one trial before its files are opened."""
+
+    name: str
+    partition: str
+    annotation: Path | None
+    video_name: str
+    face: str
+    video: Path | None = None
+    crops: Path | None = None
+    last_crop: int = 0
+
+
+class AffWild2:
+    """Aff-Wild2 on disk."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+
+    @staticmethod
+    def recognises(root: Path) -> bool:
+        """Whether a folder looks like this corpus."""
+        return root.is_dir() and not (root / "subjects.csv").exists() and bool(find_folders(root).annotations)
+
+    def read(self, root: Path) -> Manifest:
+        """Read a corpus folder.
+
+        Raises:
+            MissingFileError: if the folder, or one named in the settings, does not exist.
+            CorpusError: if names, labels, crops or videos are missing or wrong; lists every fault.
+        """
+        folders = self._folders(root)
+        faults: list[str] = []
+        entries = _list_trials(root, folders, faults)
+        videos = index_videos(folders.videos)
+        found = [_identify(name, partition, path, videos, entries) for name, (partition, path) in entries.items()]
+        for item in found:
+            _find_media(item, folders, videos, faults)
+        probed = probe_videos(item.video for item in found if item.video is not None)
+        trials = [trial for item in found if (trial := self._read_trial(root, item, probed, faults)) is not None]
+        _report(trials)
+        return finish(root, trials, TARGETS, faults)
+
+    def _folders(self, root: Path) -> Folders:
+        found, config = find_folders(root), self.config
+        crops = given_folders(root, config.crops) if config.crops else found.crops
+        return Folders(
+            crops if config.use_crops else (),
+            given_folders(root, config.videos) if config.videos else found.videos,
+            given_folders(root, [config.annotations]) if config.annotations else found.annotations,
+            given_folders(root, [config.test_list]) if config.test_list else found.test_lists,
+        )
+
+    def _read_trial(
+        self, root: Path, item: _Found, probed: Mapping[Path, VideoInfo | AvFusionError], faults: list[str]
+    ) -> Trial | None:
+        """One trial, or None and its faults added to the list."""
+        info = probed[item.video] if item.video is not None else None
+        labels = None
+        try:
+            if item.annotation is not None:
+                labels = read_annotation(item.annotation, TARGETS)
+            if isinstance(info, AvFusionError):
+                raise info
+            clock = self._clock(item, info, labels)
+        except AvFusionError as error:
+            faults.append(f"trial '{item.name}': {error}")
+            return None
+        if clock is None:
+            return None  # its media are missing, which is a fault already
+        media = {}
+        if item.video is not None and info is not None:
+            media["video"] = media_path(item.video, root)
+            if info.has_audio:
+                media["audio"] = media["video"]
+        if item.crops is not None:
+            media["crops"] = media_path(item.crops, root)
+        words = find_transcript(root / "words", item.name, item.video_name)
+        if words is not None:
+            media["words"] = media_path(words, root)
+        return Trial(item.name, item.video_name, item.partition, clock, media, labels, item.face)
+
+    def _clock(self, item: _Found, info: VideoInfo | None, labels: NDArray[np.float32] | None) -> FrameClock | None:
+        """One tick per label row; without labels one per picture of the video, else up to the last crop."""
+        lengths = (labels is not None and len(labels), info is not None and info.num_frames, item.last_crop)
+        num_frames = int(next((length for length in lengths if length), 0))
+        if not num_frames:
+            return None
+        if info is not None:
+            check_length(item.name, "video frames", info.num_frames, num_frames, str(item.video))
+        if item.last_crop > num_frames:
+            check_length(item.name, "numbered crops", item.last_crop, num_frames, str(item.crops))
+        return FrameClock(info.rate if info is not None else self._named_rate(item.video_name), num_frames)
+
+    def _named_rate(self, video_name: str) -> Fraction:
+        match = _NAMED_RATE.fullmatch(video_name)
+        return Fraction(match[1]) if match and int(match[1]) else parse_rate(self.config.rate)
+
+
+def _list_trials(root: Path, folders: Folders, faults: list[str]) -> dict[str, tuple[str, Path | None]]:
+    """Trial → partition and annotation file, by name."""
+    places: dict[str, list[tuple[str, Path | None]]] = {}
+    if len(folders.annotations) != 1:
+        seen = "; ".join(f"'{path}'" for path in folders.annotations) or "none"
+        faults.append(
+            f"annotations in {seen}, expected one folder '<N>th ABAW Annotations/VA_Estimation_Challenge' or 'VA_Set' under "
+            f"'{root}', or corpus.settings.annotations in params.yaml"
+        )
+    for folder in folders.annotations[:1]:
+        for path, partition in _annotation_files(folder, faults):
+            places.setdefault(path.stem, []).append((partition, path))
+    if len(folders.test_lists) > 1:
+        seen = "; ".join(f"'{path}'" for path in folders.test_lists)
+        faults.append(f"test lists {seen}, expected one; name it in corpus.settings.test_list in params.yaml")
+    for path in folders.test_lists[:1]:
+        for name in _read_test_list(path, faults):
+            places.setdefault(name, []).append(("test", None))
+    for name, several in sorted(places.items()):
+        if len(several) > 1:
+            where = " and in ".join(partition for partition, _ in several)
+            faults.append(f"trial '{name}' is in {where}, expected one partition")
+    return {name: several[0] for name, several in sorted(places.items())}
+
+
+def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]:
+    """Annotation files of all partitions; a fault where there are none."""
+    found = []
+    for inner in visible(folder):
+        partition = PARTITION_FOLDERS.get(inner.name.lower().replace(" ", "_"))
+        if partition and inner.is_dir():
+            found += [(path, partition) for path in visible(inner) if path.suffix.lower() == ".txt"]
+    missing = {"train", "validation"} - {partition for _, partition in found}
+    if missing:
+        names = ", ".join(sorted(missing))
+        faults.append(f"no annotations of {names} in '{folder}', expected Train_Set and Validation_Set with text files")
+    return found
+
+
+def _read_test_list(path: Path, faults: list[str]) -> list[str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+    counts = Counter(line for line in lines if line)
+    faults += [f"'{path}' names '{name}' {count} times" for name, count in counts.items() if count > 1]
+    if not counts:
+        faults.append(f"test list '{path}' is empty, expected one trial a line")
+    return list(counts)
+
+
+def _identify(
+    name: str, partition: str, annotation: Path | None, videos: Mapping[str, object], names: Mapping[str, object]
+) -> _Found:
+    """Which video a trial belongs to and which of its faces it is.
+
+    A video of the trial's very name is its video. Otherwise the side at the END of the name is left out. Where only one of
+    two people has a side in the name, the trial without is the person on the other one.
+    """
+    video_name, face = (name, "largest") if name in videos else split_side(name)
+    sides = [side for side in _OTHER if f"{name}_{side}" in names and f"{name}_{side}" not in videos]
+    if face == "largest" and len(sides) == 1:
+        face = _OTHER[sides[0]]
+    return _Found(name, partition, annotation, video_name, face)
+
+
+def _find_media(item: _Found, folders: Folders, videos: Mapping[str, Sequence[Path]], faults: list[str]) -> None:
+    """Fill in video and crops of a trial, or add what is wrong with them to the faults."""
+    if folders.videos:
+        several = videos.get(item.video_name, ())
+        if len(several) != 1:
+            where = " and ".join(f"'{path}'" for path in several or folders.videos)
+            wanted = " or ".join(f"'{item.video_name}{suffix}'" for suffix in VIDEO_SUFFIXES)
+            faults.append(f"trial '{item.name}': {len(several)} videos {wanted} in {where}, expected 1")
+        else:
+            item.video = several[0]
+    if folders.crops:
+        try:
+            item.crops, item.last_crop = _find_crops(item.name, folders.crops)
+        except AvFusionError as error:
+            faults.append(f"trial '{item.name}': {error}")
+    if not folders.videos and not folders.crops:
+        faults.append(
+            f"trial '{item.name}' has neither crops nor a video; expected folders cropped_aligned or batch1, batch2"
+        )
+
+
+def _find_crops(name: str, folders: Sequence[Path]) -> tuple[Path, int]:
+    """Crops of this very name, and the last number among them; the same crops may lie in two folders."""
+    places = [place for folder in folders if (place := find_crops(folder, name)) is not None]
+    numbers = [list_crops(place) for place in places]
+    if not places:
+        where = " or ".join(f"'{folder}'" for folder in folders)
+        raise CorpusError(f"no crops '{name}' in {where}. Unpack them, or set corpus.settings.use_crops to false.")
+    if any(other != numbers[0] for other in numbers[1:]):
+        where = " and ".join(f"'{place}'" for place in places)
+        raise CorpusError(f"different crops in {where}. Remove one of them.")
+    if not numbers[0]:
+        raise CorpusError(f"'{places[0]}' holds no crops, expected pictures such as '00001.jpg'. Unpack it again.")
+    return places[0], numbers[0][-1]
+
+
+def _report(trials: Sequence[Trial]) -> None:
+    """Warn of what is no fault but should be known."""
+    bare = [trial for trial in trials if "video" not in trial.media]
+    if bare:
+        _log.warning(
+            "%d trials have no video, e.g. '%s': no sound, their rate is that of the name or of the settings, and without "
+            "labels their last crop ends them.", len(bare), bare[0].id,
+        )  # fmt: skip
+    homes: dict[str, set[str]] = {}
+    for trial in trials:
+        homes.setdefault(trial.subject, set()).add(trial.partition)
+    for subject, partitions in homes.items():
+        if len(partitions) > 1:
+            _log.warning("People of video '%s' are in partitions %s.", subject, " and ".join(sorted(partitions)))

@@ -1,0 +1,238 @@
+"""Your own videos in a plain folder, with a CSV of labels for each, and little else to prepare.
+
+videos/NAME.mp4|avi|mkv|mov|webm   the recordings; a trial is named after its file
+labels/NAME.csv                    header names the targets; one row per frame, or a column `time` in seconds
+subjects.csv                       optional: trial,subject,partition
+words/NAME.json|srt|vtt|TextGrid   optional: transcripts with word times
+crops/NAME or crops/NAME.zip       optional: face crops 00001.jpg, 00002.jpg, …, used as they are
+faces/NAME.jpg|png                 optional: a picture of whom to follow, by trial or by subject
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock, check_length
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
+from cache.manifest import PARTITIONS, Manifest, Trial
+from extract.corpora.label_tables import LabelTable, read_table
+from extract.corpora.reading import find_crops, find_transcript, finish, list_crops, media_path, probe_videos, visible
+from extract.tracking import FACES, REFERENCE
+from extract.video import VideoInfo
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SUBJECTS_HEADER = ["trial", "subject", "partition"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to read.
+
+    Attributes:
+        targets: label columns to use, in this order; empty: all those of the first label file.
+        face: whose face is followed where there is no picture in `faces`: largest, centre, left or right.
+    """
+
+    targets: tuple[str, ...] = ()
+    face: str = "largest"
+
+    def __post_init__(self) -> None:
+        if self.face not in FACES:
+            raise SettingError(f"Face '{self.face}'; expected one of {', '.join(FACES)}. Change corpus.settings.face.")
+
+
+class Folder:
+    """A plain folder of videos."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+
+    @staticmethod
+    def recognises(root: Path) -> bool:
+        """Whether a folder looks like this corpus."""
+        return (root / "videos").is_dir()
+
+    def read(self, root: Path) -> Manifest:
+        """Read a corpus folder; without `subjects.csv` every trial is a subject of its own, without a partition.
+
+        Raises:
+            MissingFileError: if it has no folder `videos`.
+            CorpusError: if labels, videos, crops or the list of subjects are missing or wrong; lists every fault.
+        """
+        faults: list[str] = []
+        videos = _find_videos(root / "videos", faults)
+        tables = _read_tables(root / "labels", videos, self.config.targets, faults)
+        targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
+        subjects = _read_subjects(root / "subjects.csv", videos, faults)
+        trials = []
+        for name, info in _probe(videos, faults).items():
+            subject, partition = subjects.get(name, (name, ""))
+            try:
+                clock, labels = _label(name, info, tables.get(name), targets, videos[name])
+                media, face = _find_media(root, name, subject, videos[name], info, clock)
+            except AvFusionError as error:
+                faults.append(f"trial '{name}': {error}")
+                continue
+            trials.append(Trial(name, subject, partition, clock, media, labels, face or self.config.face))
+            if labels is None and partition in ("train", "validation"):
+                faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
+        _report(trials)
+        return finish(root, trials, targets, faults)
+
+
+def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
+    """Videos by name."""
+    if not folder.is_dir():
+        raise MissingFileError(f"No folder '{folder}'; expected videos there. Check corpus.root in params.yaml.")
+    videos: dict[str, Path] = {}
+    for path in visible(folder):
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            faults.append(f"'{path}' is none of {', '.join(VIDEO_SUFFIXES)}; move it out of the folder")
+        elif path.stem in videos:
+            faults.append(
+                f"two videos are named '{path.stem}': '{videos[path.stem].name}' and '{path.name}', expected one"
+            )
+        else:
+            videos[path.stem] = path
+    return videos
+
+
+def _probe(videos: Mapping[str, Path], faults: list[str]) -> dict[str, VideoInfo]:
+    """What the videos hold; those that cannot be read are faults."""
+    probed = probe_videos(videos.values())
+    infos = {}
+    for name, path in videos.items():
+        info = probed[path]
+        if isinstance(info, VideoInfo):
+            infos[name] = info
+        else:
+            faults.append(f"trial '{name}': {info}")
+    return infos
+
+
+def _read_tables(
+    folder: Path, videos: Mapping[str, Path], targets: tuple[str, ...], faults: list[str]
+) -> dict[str, LabelTable]:
+    """Label tables by trial; all of them must hold the same targets."""
+    tables: dict[str, LabelTable] = {}
+    for path in visible(folder):
+        if path.suffix.lower() != ".csv":
+            continue
+        if path.stem not in videos:
+            faults.append(
+                f"labels '{path}' belong to no video, expected '{path.stem}' with one of {', '.join(VIDEO_SUFFIXES)}"
+            )
+            continue
+        try:
+            table = read_table(path)
+        except CorpusError as error:
+            faults.append(str(error))
+            continue
+        wanted = targets or next(iter(tables.values()), table).columns
+        missing = [name for name in wanted if name not in table.columns]
+        further = [] if targets else [name for name in table.columns if name not in wanted]
+        if missing or further:
+            faults.append(
+                f"labels '{path}' have the columns {', '.join(table.columns)}, expected {', '.join(wanted)} as the others have"
+            )
+        else:
+            tables[path.stem] = table
+    return tables
+
+
+def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) -> dict[str, tuple[str, str]]:
+    """Trial → subject and partition; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    if not lines or lines[0] != SUBJECTS_HEADER:
+        faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
+    subjects: dict[str, tuple[str, str]] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        place = f"'{path}' line {number}"
+        if not any(line):
+            continue
+        if len(line) != 3 or not line[0] or not line[1] or line[2] not in (*PARTITIONS, ""):
+            wanted = ", ".join(PARTITIONS)
+            faults.append(f"{place}: '{','.join(line)}', expected a trial, a subject and one of {wanted}, or nothing")
+        elif line[0] in subjects:
+            faults.append(f"{place}: trial '{line[0]}' again, expected one line per trial")
+        elif line[0] not in videos:
+            faults.append(f"{place}: trial '{line[0]}' has no video")
+        else:
+            subjects[line[0]] = line[1], line[2]
+    faults += [f"'{path}' does not name trial '{name}'" for name in videos if name not in subjects]
+    return subjects
+
+
+def _label(
+    name: str, info: VideoInfo, table: LabelTable | None, targets: tuple[str, ...], video: Path
+) -> tuple[FrameClock, NDArray[np.float32] | None]:
+    """Clock and labels (T, C): rows that are frames set the length, rows with a time are interpolated."""
+    if table is None:
+        return FrameClock(info.rate, info.num_frames), None
+    rows = table.select(targets)
+    if table.times_s is None:
+        check_length(name, "video frames", info.num_frames, len(rows), str(video))
+        return FrameClock(info.rate, len(rows)), rows
+    clock = FrameClock(info.rate, info.num_frames)
+    return clock, interpolate(table.times_s, rows, clock)
+
+
+def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: FrameClock) -> NDArray[np.float32]:
+    """Labels at the ticks of a clock, linearly between rows; nan outside their time range and next to a nan.
+
+    Args:
+        times_s: (N,) strictly increasing, seconds from the first picture.
+        rows: (N, C).
+        clock: T ticks.
+
+    Returns:
+        (T, C) float32.
+    """
+    ticks = clock.times_s()
+    ticks = np.where(np.abs(ticks - times_s[-1]) < 1e-6, times_s[-1], ticks)  # rounded times in the file
+    columns = [np.interp(ticks, times_s, column, left=np.nan, right=np.nan) for column in rows.T.astype(np.float64)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _find_media(
+    root: Path, name: str, subject: str, video: Path, info: VideoInfo, clock: FrameClock
+) -> tuple[dict[str, str], str]:
+    """Media of a trial, and the face if a picture says which."""
+    media = {"video": media_path(video, root)}
+    if info.has_audio:
+        media["audio"] = media["video"]
+    words, crops = find_transcript(root / "words", name), find_crops(root / "crops", name)
+    if words is not None:
+        media["words"] = media_path(words, root)
+    if crops is not None:
+        last = max(list_crops(crops), default=0)
+        if not last:
+            raise CorpusError(f"'{crops}' holds no crops, expected pictures such as '00001.jpg'.")
+        if last > clock.num_frames:
+            check_length(name, "numbered crops", last, clock.num_frames, str(crops))
+        media["crops"] = media_path(crops, root)
+    places = (root / "faces" / f"{who}{suffix}" for who in (name, subject) for suffix in PICTURE_SUFFIXES)
+    picture = next((path for path in places if path.is_file()), None)
+    if picture is None:
+        return media, ""
+    return {**media, "face": media_path(picture, root)}, REFERENCE
+
+
+def _report(trials: list[Trial]) -> None:
+    """Warn of trials that can only be predicted."""
+    bare = [trial.id for trial in trials if trial.labels is None]
+    if bare and len(bare) < len(trials):
+        _log.warning("%d trials have no labels, e.g. '%s'; they teach nothing.", len(bare), bare[0])

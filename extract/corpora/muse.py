@@ -1,0 +1,233 @@
+"""MuSe 2022 to 2024: labels by timestamp, features made by the organisers, subjects that bring their partition.
+
+    metadata/partition.csv                  subject and one of train, devel, test
+    label_segments/TARGET/SUBJECT.csv       timestamp (milliseconds), value
+    feature_segments/FEATURE/SUBJECT.csv    brought in by `avfusion cache import --kind muse`
+    raw_data/videos/SUBJECT.mp4             optional: with it, features can be extracted here
+
+[Christ2022MuSe]. The label clock is that of the timestamps, usually one tick every 500 or 250 ms; ticks that no row
+stands at are not annotated.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock, check_length
+from cache.errors import AvFusionError, CorpusError, MissingFileError
+from cache.manifest import Manifest, Trial
+from extract.corpora.reading import finish, media_path, probe_videos, visible
+from extract.video import VideoInfo
+
+LABELS, FEATURES, VIDEOS = "label_segments", "feature_segments", "raw_data/videos"
+PARTITION_NAMES = {"train": "train", "devel": "validation", "test": "test"}
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+
+_ROUNDING_MS = 1.01  # timestamps may be rounded to whole milliseconds
+_GAP = 1.5  # steps that long are gaps, in medians
+
+_log = logging.getLogger(__name__)
+
+Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # timestamps (N,) in ms, increasing; values (N,)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to read.
+
+    Attributes:
+        targets: folders of `label_segments`, in this order.
+    """
+
+    targets: tuple[str, ...] = ("valence", "arousal")
+
+
+class MuSe:
+    """A MuSe challenge package on disk."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+
+    @staticmethod
+    def recognises(root: Path) -> bool:
+        """Whether a folder looks like this corpus."""
+        return (root / LABELS).is_dir() and (root / "metadata" / "partition.csv").is_file()
+
+    def read(self, root: Path) -> Manifest:
+        """Read a corpus folder.
+
+        Raises:
+            MissingFileError: if the list of partitions or a target's folder does not exist.
+            CorpusError: if labels, features or videos are missing or wrong; lists every fault.
+        """
+        faults: list[str] = []
+        partitions = _read_partitions(root / "metadata" / "partition.csv", faults)
+        missing = [name for name in self.config.targets if not (root / LABELS / name).is_dir()]
+        if missing or not self.config.targets:
+            known = ", ".join(path.name for path in visible(root / LABELS) if path.is_dir()) or "none"
+            raise MissingFileError(
+                f"No labels of {', '.join(missing) or 'any target'} in '{root / LABELS}', only {known}. "
+                "Set corpus.settings.targets in params.yaml."
+            )
+        for target in self.config.targets:
+            files = [path for path in visible(root / LABELS / target) if path.suffix == ".csv"]
+            faults += [
+                f"labels '{path}': subject '{path.stem}' has no partition"
+                for path in files
+                if path.stem not in partitions
+            ]
+        videos = {path.stem: path for path in visible(root / VIDEOS) if path.suffix.lower() in VIDEO_SUFFIXES}
+        probed = probe_videos(path for name, path in videos.items() if name in partitions)
+        trials = []
+        for name, partition in partitions.items():
+            try:
+                trials.append(self._read_trial(root, name, partition, videos, probed))
+            except AvFusionError as error:
+                faults.append(f"subject '{name}': {error}")
+        return finish(root, trials, self.config.targets, faults)
+
+    def _read_trial(
+        self,
+        root: Path,
+        name: str,
+        partition: str,
+        videos: Mapping[str, Path],
+        probed: Mapping[Path, VideoInfo | AvFusionError],
+    ) -> Trial:
+        """One subject; of test subjects the values, or the whole files, may be absent."""
+        paths = [root / LABELS / target / f"{name}.csv" for target in self.config.targets]
+        absent = [path for path in paths if not path.is_file()]
+        if partition != "test" and absent:
+            raise CorpusError(f"no labels {' and '.join(repr(str(path)) for path in absent)}.")
+        series = [_read_series(path) for path in paths] if not absent else []
+        times_ms = series[0][0] if series else _feature_times(root / FEATURES, name)
+        for path, (other_ms, _) in zip(paths, series, strict=False):
+            if not np.array_equal(other_ms, times_ms):
+                raise CorpusError(f"the timestamps of '{path}' and '{paths[0]}' differ, expected the same.")
+        clock, media, place = infer_clock(times_ms, paths[0]), {}, videos.get(name)
+        if place is not None:
+            info = probed[place]
+            if isinstance(info, AvFusionError):
+                raise info
+            clock = _cover(name, clock, info, place)
+            media = dict.fromkeys(("video", "audio") if info.has_audio else ("video",), media_path(place, root))
+        labels = _at_ticks(times_ms, [values for _, values in series], clock) if series else None
+        if labels is not None and np.isnan(labels).all():
+            if partition != "test":
+                raise CorpusError(f"'{paths[0]}' holds no values.")
+            labels = None
+        return Trial(name, name, partition, clock, media, labels)
+
+
+def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
+    """Subject → partition in our words."""
+    if not path.is_file():
+        raise MissingFileError(
+            f"No '{path}'; expected a subject and one of train, devel, test in each line. Check corpus.root."
+        )
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    partitions: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        if len(line) < 2 or not line[0] or line[1] not in PARTITION_NAMES:
+            faults.append(
+                f"'{path}' line {number}: '{','.join(line)}', expected a subject and one of {', '.join(PARTITION_NAMES)}"
+            )
+        elif line[0] in partitions:
+            faults.append(f"'{path}' line {number}: subject '{line[0]}' again, expected one line per subject")
+        else:
+            partitions[line[0]] = PARTITION_NAMES[line[1]]
+    return partitions
+
+
+def _read_series(path: Path, column: str = "value") -> Series:
+    """Timestamps and one column of a file by time; values that are empty are nan."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(line)]
+    header = lines[0] if lines else []
+    if "timestamp" not in header or column not in header or len(lines) < 2:
+        raise CorpusError(f"'{path}' starts with '{','.join(header)[:60]}', expected timestamp,{column} and rows.")
+    places = header.index("timestamp"), header.index(column)
+    rows, wrong = [], []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            time, value = (float(line[at] or "nan") for at in places)
+        except (ValueError, IndexError):
+            time = value = np.nan
+        if not np.isfinite(time) or np.isinf(value) or (column == "value" and abs(value) > 1):
+            wrong.append(str(number))
+        rows.append((time, value))
+    if wrong:
+        shown = ", ".join(wrong[:20])
+        raise CorpusError(
+            f"'{path}' lines {shown}: expected milliseconds, and values in [-1, 1] or none. Mend the file."
+        )
+    table = np.array(rows)[np.argsort([time for time, _ in rows], kind="stable")]
+    if (np.diff(table[:, 0]) <= 0).any():
+        raise CorpusError(f"'{path}' has two rows of one timestamp, expected one. Mend the file.")
+    return table[:, 0], table[:, 1]
+
+
+def _feature_times(folder: Path, name: str) -> NDArray[np.float64]:
+    """Timestamps of the first feature of a subject that has no labels."""
+    for feature in visible(folder):
+        if (feature / f"{name}.csv").is_file():
+            return _read_series(feature / f"{name}.csv", "timestamp")[0]
+    raise CorpusError(f"no labels, and no features in '{folder}' that would tell its timestamps.")
+
+
+def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
+    """The clock on whose ticks all timestamps lie; there may be gaps.
+
+    Args:
+        times_ms: (N,) increasing, milliseconds, possibly rounded to whole ones.
+        path: where they are from, for messages.
+
+    Raises:
+        CorpusError: if there is no such clock.
+    """
+    steps = np.diff(times_ms)
+    if not len(steps):
+        raise CorpusError(f"'{path}' has 1 timestamp, expected at least 2.")
+    step_ms = float(steps[steps < _GAP * np.median(steps)].mean())
+    whole = round(1000 / step_ms)
+    usual = [Fraction(whole), Fraction(whole * 1000, 1001)] if whole else []
+    rates = [*usual, Fraction(1000 / step_ms).limit_denominator(1000)]
+    since = times_ms - times_ms[0]
+    misses = [float(np.abs(since - np.rint(since * float(rate) / 1000) * 1000 / float(rate)).max()) for rate in rates]
+    best = int(np.argmin(misses))
+    ticks = np.rint(since * float(rates[best]) / 1000)
+    if misses[best] > _ROUNDING_MS or (np.diff(ticks) < 1).any():
+        raise CorpusError(
+            f"the timestamps of '{path}' stand on no regular clock: steps of about {step_ms:.1f} ms, one {misses[best]:.1f} ms off. "
+            "Mend the column 'timestamp' (milliseconds)."
+        )
+    return FrameClock(rates[best], int(ticks[-1]) + 1, float(times_ms[0]) / 1000)
+
+
+def _cover(name: str, clock: FrameClock, info: VideoInfo, path: Path) -> FrameClock:
+    """The same clock up to the end of the video; what is beyond the labels is not annotated."""
+    ticks = round((Fraction(info.duration_s) - Fraction(clock.start_s)) * clock.rate)
+    if ticks < clock.num_frames:
+        check_length(name, "ticks of video", ticks, clock.num_frames, str(path))
+    return FrameClock(clock.rate, max(ticks, clock.num_frames), clock.start_s)
+
+
+def _at_ticks(
+    times_ms: NDArray[np.float64], columns: list[NDArray[np.float64]], clock: FrameClock
+) -> NDArray[np.float32]:
+    """(T, C) the values at their ticks, nan elsewhere and where any target lacks a value."""
+    labels = np.full((clock.num_frames, len(columns)), np.nan, np.float32)
+    labels[np.rint((times_ms / 1000 - clock.start_s) * clock.rate_hz).astype(int)] = np.stack(columns, axis=1)
+    labels[np.isnan(labels).any(axis=1)] = np.nan
+    return labels

@@ -1,0 +1,112 @@
+"""What all corpus readers do alike: gather faults, probe videos, list crops, find transcripts, name media."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+from cache.errors import AvFusionError, CorpusError, SettingError
+from cache.manifest import Manifest, Trial
+from extract.crop_files import crop_numbers, open_crops
+from extract.video import VideoInfo, probe
+
+TRANSCRIPTS = (".json", ".srt", ".vtt", ".TextGrid")
+_READERS = 4  # videos probed at once; disks gain little from more
+
+
+class CorpusFaults(CorpusError):
+    """Everything that is wrong with a corpus.
+
+    Attributes:
+        faults: one sentence each.
+        manifest: the trials that could be read all the same.
+    """
+
+    def __init__(self, faults: Sequence[str], manifest: Manifest) -> None:
+        self.faults, self.manifest = tuple(faults), manifest
+        listed = "\n- ".join(faults)
+        count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+        super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nMend them and read it again.")
+
+
+def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults: list[str]) -> Manifest:
+    """The manifest of these trials.
+
+    Raises:
+        CorpusFaults: if there are faults, or no trials; holds the manifest of what could be read.
+    """
+    manifest = Manifest(root, tuple(trials), targets)
+    if not manifest.trials and not faults:
+        faults = ["it holds no trials"]
+    if faults:
+        raise CorpusFaults(faults, manifest)
+    return manifest
+
+
+def visible(folder: Path) -> list[Path]:
+    """Entries of a folder by name, without hidden ones such as the "._…" that macOS strews; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def media_path(path: Path, root: Path) -> str:
+    """Path of a medium as a manifest holds it: relative to the root where it lies inside, else absolute.
+
+    >>> media_path(Path("/a/b/c.mp4"), Path("/a"))
+    'b/c.mp4'
+    """
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.resolve().as_posix()
+
+
+def probe_videos(paths: Iterable[Path]) -> dict[Path, VideoInfo | AvFusionError]:
+    """What each video holds, or why it cannot be read."""
+
+    def look(path: Path) -> VideoInfo | AvFusionError:
+        try:
+            return probe(path)
+        except AvFusionError as error:
+            return error
+
+    wanted = sorted(set(paths))
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(wanted, pool.map(look, wanted), strict=True))
+
+
+def list_crops(path: Path) -> list[int]:
+    """Numbers of the crops in a folder or zip, from 1, sorted.
+
+    Raises:
+        MediaError: if it is no whole zip.
+        ShapeError: if a number is 0 or occurs twice.
+    """
+    return sorted(crop_numbers(path, open_crops(path).names))
+
+
+def find_crops(folder: Path, name: str) -> Path | None:
+    """Crops of this very name in a folder: a folder of pictures, or a zip of them."""
+    places = (folder / name, folder / f"{name}.zip")
+    return places[0] if places[0].is_dir() else places[1] if places[1].is_file() else None
+
+
+def find_transcript(folder: Path, *names: str) -> Path | None:
+    """The transcript of the first name that has one."""
+    places = (folder / f"{name}{suffix}" for name in names for suffix in TRANSCRIPTS)
+    return next((path for path in places if path.is_file()), None)
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames per second of a setting.
+
+    Raises:
+        SettingError: if it is no positive number or fraction.
+    """
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise SettingError(f"Rate '{text}' is no frame rate; expected a positive number such as 25 or 30000/1001.")
+    return rate
