@@ -75,6 +75,32 @@ def corpus_build(as_json: bool) -> None:
     )
 
 
+@corpus.command("check")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus",
+    "name",
+    default="",
+    help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
+)
+@_JSON
+@guarded
+def corpus_check(folder: Path, name: str, as_json: bool) -> None:
+    """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
+    from cache.errors import CorpusError
+    from pipelines import paths
+    from pipelines.check_corpus import check_corpus
+    from pipelines.console import warn
+    from pipelines.params import read_params
+
+    found = check_corpus(folder, name, read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None)
+    show([found.document()] if as_json else found.rows, as_json)
+    for note in () if as_json else found.notes:
+        warn(note)
+    if found.faults:
+        raise CorpusError(found.message(folder))
+
+
 @avfusion.command("crops")
 @_DEVICE
 @_JSON
@@ -196,7 +222,7 @@ def evaluate_fusion(as_json: bool) -> None:
     from pipelines.params import read_params
 
     params = read_params(paths.PARAMS)
-    document = evaluate_systems(params.fusion, params.evaluate.partition)
+    document = evaluate_systems(params.fusion, params.evaluate)
     rows = [
         {
             "system": name,

@@ -1,0 +1,153 @@
+"""Command `corpus check`: every fault of a corpus at once, and what it holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import AvFusionError, SettingError
+from cache.manifest import PARTITIONS, Manifest, Trial
+from cache.names import config_of, load_named
+from extract.corpora import CORPORA
+from extract.corpora.reading import CorpusFaults, list_crops
+from extract.transcripts import read_words
+from pipelines.params import CorpusParams, from_mapping
+
+
+@dataclass(frozen=True)
+class CorpusCheck:
+    """What was found.
+
+    Attributes:
+        corpus: name of the reader.
+        faults: what must be mended, one sentence each.
+        notes: what should be known, as warned by the reader.
+        rows: counts, one row per partition and one for all.
+    """
+
+    corpus: str
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"corpus": self.corpus, "faults": self.faults, "notes": self.notes, "partitions": self.rows}
+
+    def message(self, root: Path) -> str:
+        """All faults, as an error says them."""
+        listed = "\n- ".join(self.faults)
+        count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
+        return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nMend them and check it again."
+
+
+def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None) -> CorpusCheck:
+    """Read a corpus folder and all that its trials name.
+
+    Args:
+        root: the folder.
+        name: of a corpus; "" takes that of the parameters if they are about this folder, else recognises it.
+        params: section `corpus` of params.yaml, if there is one.
+
+    Raises:
+        UnknownNameError: if there is no such corpus.
+        SettingError: if the folder looks like no corpus, or like several.
+        MissingFileError: if the folder is not there or lacks what makes it that corpus.
+    """
+    about_this = params is not None and bool(params.root) and Path(params.root).expanduser().resolve() == root.resolve()
+    if not name:
+        name = params.name if params is not None and about_this else recognise(root)
+    kind = load_named("corpus", CORPORA, name)
+    settings = params.settings if params is not None and about_this and params.name == name else {}
+    corpus = kind(from_mapping(config_of(kind), settings, f"corpus.settings of '{name}'"))
+    with _warnings() as notes:
+        try:
+            manifest, faults = corpus.read(root), []
+        except CorpusFaults as error:
+            manifest, faults = error.manifest, list(error.faults)
+    crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
+    return CorpusCheck(name, tuple(faults), tuple(notes), tuple(_count(manifest, crops)))
+
+
+def recognise(root: Path) -> str:
+    """Name of the corpus that a folder looks like.
+
+    Raises:
+        SettingError: if it looks like none, or like several.
+    """
+    names = [name for name in CORPORA if load_named("corpus", CORPORA, name).recognises(root)]
+    if len(names) != 1:
+        seen = f"like {' and '.join(names)}" if names else "like no corpus"
+        raise SettingError(
+            f"Folder '{root}' looks {seen}; expected one of {', '.join(CORPORA)}. Name it with --corpus."
+        )
+    return names[0]
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Warnings of the readers, gathered instead of shown."""
+    texts: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("extract.corpora")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | None:
+    """(T,) bool, which frames have a crop, or None for a trial without crops; media that cannot be read are faults."""
+    present = None
+    try:
+        for kind in trial.media:
+            if not manifest.path(trial, kind).exists():
+                faults.append(f"trial '{trial.id}': no {kind} '{manifest.path(trial, kind)}'")
+            elif kind == "words":
+                read_words(manifest.path(trial, kind))
+            elif kind == "crops":
+                numbers = np.array(list_crops(manifest.path(trial, kind)), np.int64)
+                present = np.zeros(trial.clock.num_frames, bool)
+                present[numbers[numbers <= trial.clock.num_frames] - 1] = True
+    except AvFusionError as error:
+        faults.append(f"trial '{trial.id}': {error}")
+    return present
+
+
+def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:
+    for partition in (*PARTITIONS, "", None):
+        trials = [trial for trial in manifest.trials if partition in (None, trial.partition)]
+        if trials or partition is None:
+            yield {"partition": {"": "none", None: "all"}.get(partition, partition), **_count_trials(trials, crops)}
+
+
+def _count_trials(trials: list[Trial], crops: dict[str, np.ndarray | None]) -> dict[str, int]:
+    """Trials, subjects and frames; of the frames those with labels, and with or without a crop."""
+    with_crops = [(trial, present) for trial in trials if (present := crops[trial.id]) is not None]
+    labelled = {trial.id: _labelled(trial) for trial in trials}
+    return {
+        "trials": len(trials),
+        "subjects": len({trial.subject for trial in trials}),
+        "frames": sum(trial.clock.num_frames for trial in trials),
+        "labelled_frames": sum(int(labelled[trial.id].sum()) for trial in trials),
+        "trials_with_crops": len(with_crops),
+        "crops": sum(int(present.sum()) for _, present in with_crops),
+        "missing_crops": sum(int((~present).sum()) for _, present in with_crops),
+        "labelled_without_crop": sum(int((labelled[trial.id] & ~present).sum()) for trial, present in with_crops),
+    }
+
+
+def _labelled(trial: Trial) -> np.ndarray:
+    if trial.labels is None:
+        return np.zeros(trial.clock.num_frames, bool)
+    return np.isfinite(trial.labels).all(axis=1)
