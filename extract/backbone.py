@@ -7,7 +7,7 @@ cards, the layers, and the class. Preprocessing constants and weights are never 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -112,4 +112,6 @@ def load_backbone(name: str, weights: str, settings: dict[str, Any] | None = Non
         config = config_type(**settings)
     except TypeError as error:
         raise SettingError(f"Settings {settings} do not fit backbone '{name}': {error}.") from error
-    return kind.load(config, weights).eval().requires_grad_(False)
+    backbone = kind.load(config, weights).eval().requires_grad_(False)
+    backbone.weights = replace(backbone.weights, tensors=None)  # copied into the network; up to 290 MB
+    return backbone

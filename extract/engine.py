@@ -1,7 +1,9 @@
 """The extraction engine: reads ahead in threads, computes in batches, writes behind.
 
-Batches never cross a trial's border. A convolution's last bits may depend on which rows share its batch; with batches
-that depend on the trial alone, a run that was killed and taken up again gives the same bytes as one that was not.
+Batches of images or sound have one fixed size and cross the borders of trials; only the very last one is filled up with
+copies of a row. Of such batches every row's bytes depend on that row alone (see `extract.executors`). Sentences are
+computed together, so batches of words end with their trial. Either way, a run that was killed and taken up again gives
+the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -12,23 +14,34 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import AvFusionError, StoreError
 from cache.locks import Claim
 from cache.manifest import Manifest, Trial
+from cache.spec import FeatureSpec
 from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
-from extract.executors import TorchExecutor, choose_device
-from extract.sources import Source, open_source
+from extract.batches import Batch, Piece, Run, cut_batches, join_inputs
+from extract.executors import (
+    Executor,
+    OpenVinoExecutor,
+    TorchExecutor,
+    blank_batch,
+    check_running,
+    rows_are_apart,
+    running_versions,
+)
+from extract.sources import open_source
 
 _PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
 
@@ -38,19 +51,25 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run; nothing here changes what is computed beyond the last bits.
+    """How to run; nothing here but the precision changes what is computed beyond the last bits.
 
     Attributes:
         batch_size: frames per step.
         threads: that decode ahead.
         device: auto, cpu, cuda or cuda:N.
         redo: compute again what is finished.
+        runtime: torch or openvino.
+        precision: fp32, or bf16 or fp16 for autocast; part of the recipe, see `recipe`.
+        compiled: whether torch compiles the network first.
     """
 
     batch_size: int = 32
     threads: int = 2
     device: str = "auto"
     redo: bool = False
+    runtime: str = "torch"
+    precision: str = "fp32"
+    compiled: bool = False
 
 
 @dataclass
@@ -73,17 +92,10 @@ class Outcome:
             path.unlink(missing_ok=True)
 
 
-@dataclass
-class _Run:
-    """A trial on its way through the engine: `rows` (T,) says which input each frame uses, -1 for none."""
-
-    trial: Trial
-    source: Source
-    digest: str
-    rows: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
-    started: float
-    claim: Claim
+def recipe(backbone: Backbone, dtype: str, precision: str) -> FeatureSpec:
+    """The recipe of a backbone's embeddings as computed in some precision."""
+    spec = backbone.spec(dtype)
+    return spec if precision == "fp32" else replace(spec, settings={**spec.settings, "precision": precision})
 
 
 def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
@@ -124,20 +136,21 @@ def extract_features(
         media never stops the others.
 
     Raises:
-        SettingError: if the device does not exist.
+        SettingError: if the device does not exist, or the backbone cannot run as asked.
         StoreError: if the store cannot be written (disk full, read-only); finished trials are kept.
     """
     outcome, start = Outcome(), time.perf_counter()
-    executor = TorchExecutor(backbone, choose_device(options.device))
-    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress)
+    device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
+    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device)
     with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
+        computing: deque[tuple[Batch, Result]] = deque()
+        behind = 1 if device.type == "cuda" else 0  # batches that the device computes while the next one is made ready
         written: deque[Future[None]] = deque()
         try:
-            for run, rows, inputs in engine.stream(trials, readers):
-                if rows is None:
-                    written.append(writer.submit(engine.write, run))
-                elif run.trial.id not in outcome.failures:
-                    engine.compute(run, rows, inputs, executor)
+            for batch in engine.batches(trials, readers):
+                computing.append((batch, engine.start(batch)))
+                while computing and (batch.flush or len(computing) > behind):
+                    written.extend(writer.submit(engine.write, run) for run in engine.finish(*computing.popleft()))
                 while written and (written[0].done() or len(written) > 2):
                     written.popleft().result()
             for future in written:
@@ -151,7 +164,8 @@ def extract_features(
     return outcome
 
 
-_Item = tuple[_Run, NDArray[np.int64] | None, "Future[NDArray[Any]] | None"]
+Result = Callable[[], list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]]
+"""Waits for a batch; the rows and embeddings of each piece that could be read."""
 
 
 @dataclass
@@ -163,33 +177,55 @@ class _Engine:
     options: EngineOptions
     outcome: Outcome
     progress: Progress
+    device: torch.device
     claims: dict[str, Claim] = field(default_factory=dict)
 
-    def stream(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item]:
-        """Batches of all trials in order, each trial closed by an item without frames; reads run ahead of the caller."""
-        ahead: deque[_Item] = deque()
-        for item in self._items(trials, readers):
-            if item is not None:
-                ahead.append(item)
-            while ahead and (item is None or len(ahead) > 2 * self.options.threads):
-                yield ahead.popleft()
-        yield from ahead
+    @cached_property
+    def executor(self) -> Executor:
+        """Made for the first batch, since it may take long and a run may have nothing to compute."""
+        if self.options.runtime == "openvino":
+            return OpenVinoExecutor(self.backbone, blank_batch(self.backbone, self.options.batch_size))
+        return TorchExecutor(self.backbone, self.device, self.options.precision, self.options.compiled)
 
-    def compute(
-        self, run: _Run, rows: NDArray[np.int64], inputs: Future[NDArray[Any]] | None, executor: TorchExecutor
-    ) -> None:
-        """Embed one batch; a fault of its media fails the trial."""
-        assert inputs is not None
-        try:
-            run.embeddings[rows] = executor(inputs.result())
-        except AvFusionError as error:
-            self.outcome.failures[run.trial.id] = str(error)
-            return
-        frames = int(np.isin(run.rows, rows).sum())
-        self.outcome.frames += frames
-        self.progress(run.trial.id, frames)
+    def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
+        """All trials in order, cut into batches; the last one flushes."""
+        return cut_batches(self._ahead(trials, readers), self.options.batch_size, self._mixes)
 
-    def write(self, run: _Run) -> None:
+    def start(self, batch: Batch) -> Result:
+        """Begin to compute; a fault of its media fails a piece's trial."""
+        parts: list[tuple[Run, NDArray[np.int64]]] = []
+        inputs: list[NDArray[Any]] = []
+        for run, rows, future in batch.pieces:
+            if run.trial.id not in self.outcome.failures:
+                assert future is not None
+                try:
+                    found = future.result()
+                    self.backbone.input.check(torch.from_numpy(found))
+                except AvFusionError as error:
+                    self.outcome.failures[run.trial.id] = str(error)
+                    continue
+                parts.append((run, rows))
+                inputs.append(found)
+        if not parts:
+            return list
+        wait = self.executor.start(join_inputs(inputs, self.options.batch_size if self._mixes else 0))
+
+        def result() -> list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]:
+            stops = np.cumsum([len(rows) for _, rows in parts])
+            return [(*part, found) for part, found in zip(parts, np.split(wait(), stops), strict=False)]
+
+        return result
+
+    def finish(self, batch: Batch, result: Result) -> list[Run]:
+        """Put a batch's embeddings in their places; the trials that can be written now."""
+        for run, rows, embeddings in result():
+            run.embeddings[rows] = embeddings
+            frames = int(run.frames[rows].sum())
+            self.outcome.frames += frames
+            self.progress(run.trial.id, frames)
+        return batch.ended
+
+    def write(self, run: Run) -> None:
         """Commit a trial unless it failed on the way, and give it back."""
         with run.claim:
             self._write(run)
@@ -199,13 +235,14 @@ class _Engine:
         for claim in self.claims.values():
             claim.release()
 
-    def _write(self, run: _Run) -> None:
+    def _write(self, run: Run) -> None:
         if run.trial.id in self.outcome.failures:
             return
+        versions = running_versions(self.options.runtime, self.options.compiled)
         try:
             self.store.write(
                 run.trial.id, run.embeddings[run.rows], run.rows >= 0, source=run.digest, clock=run.trial.clock,
-                seconds=time.perf_counter() - run.started, versions={"torch": version("torch")},
+                seconds=time.perf_counter() - run.started, versions=versions,
             )  # fmt: skip
         except OSError as error:
             raise StoreError(
@@ -218,8 +255,24 @@ class _Engine:
         self.outcome.computed.append(run.trial.id)
         self.progress(run.trial.id, int((run.rows < 0).sum()))
 
-    def _items(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[_Item | None]:
-        """As `stream`, read ahead; None says that everything before must be finished, because others are waited for."""
+    @property
+    def _mixes(self) -> bool:
+        return rows_are_apart(self.backbone)
+
+    def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
+        """Pieces of all trials, reads running ahead of the caller; None: all before must be finished now."""
+        ahead: deque[Piece] = deque()
+        for piece in self._pieces(trials, readers):
+            if piece is not None:
+                ahead.append(piece)
+            while ahead and (piece is None or len(ahead) > 2 * self.options.threads):
+                yield ahead.popleft()
+            if piece is None:
+                yield None
+        yield from ahead
+
+    def _pieces(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
+        """As `_ahead`; None before waiting for the trials of other processes."""
         busy = yield from self._round(trials, readers)
         while busy:
             yield None
@@ -228,9 +281,10 @@ class _Engine:
 
     def _round(
         self, trials: Sequence[Trial], readers: ThreadPoolExecutor
-    ) -> Generator[_Item | None, None, list[Trial]]:
-        """Items of all trials that this process can have; returns the others."""
+    ) -> Generator[Piece | None, None, list[Trial]]:
+        """Pieces of all trials that this process can have, cut where a batch is full; returns the others."""
         busy: list[Trial] = []
+        size = room = self.options.batch_size
         opened = deque(readers.submit(self._open, trial) for trial in trials[:1])
         for trial, follower in zip_longest(trials, trials[1:]):
             if follower is not None:
@@ -242,12 +296,14 @@ class _Engine:
             except AvFusionError as error:
                 self.outcome.failures[trial.id] = str(error)
                 continue
-            if isinstance(run, _Run):
-                used = np.unique(run.rows[run.rows >= 0])
-                for start in range(0, len(used), self.options.batch_size):
-                    rows = used[start : start + self.options.batch_size]
-                    yield run, rows, readers.submit(run.source.read, rows)
-                yield run, None, None
+            if isinstance(run, Run):
+                left = np.flatnonzero(run.frames)
+                while len(left):
+                    rows, left = left[:room], left[room:]
+                    room = (room - len(rows)) or size
+                    yield Piece(run, rows, readers.submit(run.source.read, rows))
+                room = room if self._mixes else size
+                yield Piece(run, left, None)
             elif run:
                 self.outcome.kept.append(trial.id)
                 self.progress(trial.id, trial.clock.num_frames)
@@ -280,7 +336,7 @@ class _Engine:
             claim.release()
         return claim is not None
 
-    def _open(self, trial: Trial) -> _Run | bool:
+    def _open(self, trial: Trial) -> Run | bool:
         """Open and claim a trial; true where it is finished already, false where another process works on it."""
         started = time.perf_counter()
         source = open_source(self.backbone, self.manifest, trial, self.crops)
@@ -299,8 +355,9 @@ class _Engine:
         except BaseException:
             claim.release()
             raise
-        embeddings = np.zeros((max(int(rows.max()), 0) + 1, self.backbone.dim), np.float32)
-        return _Run(trial, source, digest, rows, embeddings, started, claim)
+        frames = np.bincount(rows[rows >= 0], minlength=1)
+        embeddings = np.zeros((len(frames), self.backbone.dim), np.float32)
+        return Run(trial, source, digest, rows, frames, embeddings, started, claim)
 
     def _is_finished(self, trial: Trial, digest: str) -> bool:
         record = None if self.options.redo else self.store.find_record(trial.id)

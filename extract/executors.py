@@ -1,21 +1,42 @@
-"""How a backbone runs: folded, channels-last, without gradients, on one device."""
+"""How a backbone runs: with torch (folded, channels-last, without gradients) or with OpenVINO, on one device.
+
+Of a batch of one size, every row's embedding is the same to the last bit whatever the other rows are; a test holds
+this for every backbone of images or sound. So batches may cross the borders of trials, and a run that was killed and
+taken up again gives the same bytes as one that was not.
+"""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import importlib
 import itertools
 import sys
-from typing import Any
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from cache.errors import SettingError
+from cache.names import require_known
 from extract.backbone import Backbone
+from extract.extras import import_extra
+from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
+from extract.logmel import NUM_BANDS, PATCH
+from extract.wordpieces import WordRows
+from extract.words import Word
+
+RUNTIMES = ("openvino", "torch")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What convolutions and products are computed in; other than fp32 changes the embeddings, and so their fingerprint."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
 
@@ -77,20 +98,191 @@ def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
     return None
 
 
-class TorchExecutor:
-    """Runs a backbone with torch: batch norms folded, weights channels-last, inputs sent as they are stored."""
+def rows_are_apart(backbone: Backbone) -> bool:
+    """Whether every row of a batch has one size and is computed by itself; words share their sentence."""
+    return not isinstance(backbone.input, WordsInput)
 
-    def __init__(self, backbone: Backbone, device: torch.device) -> None:
-        self.device = device
+
+def blank_batch(backbone: Backbone, count: int) -> NDArray[Any]:
+    """Inputs of a backbone (B, …) that mean nothing: black, silence, one word again and again."""
+    kind = backbone.input
+    if isinstance(kind, ImageInput):
+        return np.zeros((count, kind.size, kind.size, 3), np.uint8)
+    if isinstance(kind, LogMelInput):
+        return np.zeros((count, PATCH, NUM_BANDS), np.float32)
+    if isinstance(kind, WordsInput):
+        words = [Word("one", i, i + 1) for i in range(count)]
+        return WordRows(words, kind.speller, kind.max_tokens, kind.pause_s).read(np.arange(count))
+    assert isinstance(kind, WaveInput)
+    return np.zeros((count, kind.num_samples), np.float32)
+
+
+class Executor(Protocol):
+    """Computes embeddings of batches of one size."""
+
+    def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a checked batch of frames' inputs; the result waits for embeddings (B, D)."""
+
+
+class TorchExecutor:
+    """Runs a backbone with torch: batch norms folded, weights channels-last, inputs sent as they are stored.
+
+    On CUDA the bytes go over the bus as they are (uint8 for images) from pinned memory, are normalised there, and the
+    embeddings come back while the next batch is already computed.
+
+    Args:
+        backbone: what computes.
+        device: where.
+        precision: "fp32", or "bf16" or "fp16" for autocast.
+        compiled: whether `torch.compile` makes it faster; takes up to half a minute, and a C++ compiler.
+    """
+
+    def __init__(
+        self, backbone: Backbone, device: torch.device, precision: str = "fp32", compiled: bool = False
+    ) -> None:
+        self.device, self._dtype = device, PRECISIONS[precision]
         self._network = copy.deepcopy(backbone, {id(backbone.weights): backbone.weights})
         fold_batch_norms(self._network)
         if any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
             self._network = self._network.to(memory_format=torch.channels_last)
         self._network = self._network.to(device)
+        self._forward: Callable[[Tensor], Tensor] = self._network
+        if compiled:
+            self._forward = _compile(self._network)
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Embeddings (B, D) of a batch of frames' inputs."""
+        return self.start(batch)()
+
+    def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a batch; the result waits for its embeddings (B, D)."""
         tensor = torch.from_numpy(batch)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return self._network.embed(tensor).float().cpu().numpy()
+        if self.device.type != "cuda":
+            rows = self._embed(tensor).numpy()
+            return lambda: rows
+        found = self._embed(tensor.pin_memory().to(self.device, non_blocking=True))
+        host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+        host.copy_(found, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> NDArray[np.float32]:
+            done.synchronize()
+            return host.numpy()
+
+        return wait
+
+    @torch.no_grad()
+    def _embed(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode(self._forward is self._network), self._autocast():
+            return self._forward(batch).float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
+
+
+def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
+    """The network compiled for the one batch size that it will see.
+
+    The weights are frozen into the code, which inference mode does not allow.
+    """
+    compiled = torch.compile(network, dynamic=False, options={"freezing": True})
+
+    def forward(batch: Tensor) -> Tensor:
+        try:
+            return compiled(batch)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise SettingError(
+                f"Backbone '{network.name}' cannot be compiled here ({reason}). Install a C++ compiler, or leave '--compile' out."
+            ) from error
+
+    return forward
+
+
+class OpenVinoExecutor:
+    """Runs a backbone with OpenVINO in float32 on the CPU, with as many threads as torch has; equal to a millionth.
+
+    Args:
+        backbone: what computes; not a language model, whose sentences differ in length.
+        example: a batch of the one size that it will see.
+
+    Raises:
+        SettingError: if OpenVINO is not installed.
+    """
+
+    def __init__(self, backbone: Backbone, example: NDArray[Any]) -> None:
+        openvino = _import_openvino(f"Backbone '{backbone.name}' with --runtime openvino")
+        frontend = importlib.import_module("openvino.frontend")
+        decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
+        with warnings.catch_warnings(), torch.no_grad():
+            for category in (FutureWarning, torch.jit.TracerWarning):  # tracing is old, and what OpenVINO reads best
+                warnings.simplefilter("ignore", category)
+            traced = torch.jit.trace(backbone, torch.from_numpy(example), check_trace=False)
+        decoder = decoders.TorchScriptPythonDecoder(traced)  # kept until the model is converted
+        reader = frontend.FrontEndManager().load_by_framework("pytorch")
+        model = reader.convert(reader.load(decoder))
+        model.reshape({model.inputs[0]: list(example.shape)})
+        # Two processes that pin their threads would both sit on the first core.
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Embeddings (B, D) of a batch of frames' inputs."""
+        return self.start(batch)()
+
+    def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Compute a batch; the result hands out its embeddings (B, D)."""
+        found = self._request.infer([batch], share_inputs=True)[0].copy()
+        return lambda: found
+
+
+def _import_openvino(purpose: str) -> ModuleType:
+    """OpenVINO without its telemetry, which would report every import to its makers over the network."""
+    telemetry = "openvino_telemetry"
+    known = sys.modules.get(telemetry, False)
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # an import of it fails, and OpenVINO goes without
+    try:
+        return import_extra("openvino", "openvino", purpose)
+    finally:
+        if known is False:
+            del sys.modules[telemetry]
+        else:
+            sys.modules[telemetry] = known  # type: ignore[assignment]
+
+
+def check_running(backbone: Backbone, device: str, runtime: str, precision: str, compiled: bool) -> torch.device:
+    """The device to run on, where a backbone can run as asked.
+
+    Raises:
+        SettingError: if it cannot, or the device does not exist.
+    """
+    require_known("runtime", runtime, RUNTIMES)
+    require_known("precision", precision, PRECISIONS)
+    chosen = choose_device(device)
+    if runtime == "openvino":
+        if device == "auto":
+            chosen = torch.device("cpu")
+        if chosen.type != "cpu" or precision != "fp32" or compiled:
+            raise SettingError(
+                f"Runtime 'openvino' computes in fp32 on the CPU; got device '{device}', precision '{precision}'"
+                f"{' and --compile' if compiled else ''}. Leave these out, or use '--runtime torch'."
+            )
+    if not rows_are_apart(backbone) and (runtime == "openvino" or compiled):
+        raise SettingError(
+            f"Backbone '{backbone.name}' reads sentences of any length, which {'--compile' if compiled else 'OpenVINO'} cannot "
+            "run well; expected a backbone of images or sound. Run it alone, with '--runtime torch' and without '--compile'."
+        )
+    return chosen
+
+
+def running_versions(runtime: str, compiled: bool) -> dict[str, str]:
+    """What computes, for the commit records."""
+    libraries = ("openvino", "torch") if runtime == "openvino" else ("torch",)
+    how = {"runtime": "torch.compile" if compiled else runtime}
+    return {library: version(library) for library in libraries} | how

@@ -57,7 +57,7 @@ class Weights:
     """Weights as loaded.
 
     Attributes:
-        tensors: parameter name → tensor; None for an untrained network.
+        tensors: parameter name → tensor; None for an untrained network, and once a network is built of them.
         sha256: of the file's bytes, or "random:<seed>".
         card: the card whose sha256 this is, None for a file that nobody registered.
         name: what the user asked for, for messages.
@@ -71,7 +71,7 @@ class Weights:
     @property
     def seed(self) -> int | None:
         """Seed of an untrained network, None for trained weights."""
-        return None if self.tensors is not None else int(self.sha256.removeprefix("random:"))
+        return int(self.sha256.removeprefix("random:")) if self.sha256.startswith("random:") else None
 
 
 def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
@@ -157,9 +157,7 @@ def _fetch(card: WeightsCard) -> Path:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
@@ -177,6 +175,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"Weights '{path}' hold no state dict of tensors. Save 'model.state_dict()' and give that file."
         )
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _numpy_globals() -> list[Any]:
