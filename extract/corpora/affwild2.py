@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock, check_length
-from cache.errors import AvFusionError, CorpusError
+from cache.errors import AvFusionError, CorpusError, ShapeError
 from cache.manifest import Manifest, Trial
 from extract.corpora.affwild2_folders import (
     PARTITION_FOLDERS,
@@ -115,7 +115,7 @@ class AffWild2:
             _find_media(item, folders, videos, faults)
         probed = probe_videos(item.video for item in found if item.video is not None)
         trials = [trial for item in found if (trial := self._read_trial(root, item, probed, faults)) is not None]
-        _report(trials)
+        _report(trials, bool(folders.videos))
         return finish(root, trials, TARGETS, faults)
 
     def _folders(self, root: Path) -> Folders:
@@ -132,19 +132,19 @@ class AffWild2:
         self, root: Path, item: _Found, probed: Mapping[Path, VideoInfo | AvFusionError], faults: list[str]
     ) -> Trial | None:
         """One trial, or None and its faults added to the list."""
+        before, labels = len(faults), None
         info = probed[item.video] if item.video is not None else None
-        labels = None
+        if isinstance(info, AvFusionError):
+            faults.append(f"trial '{item.name}': {info}")
         try:
-            if item.annotation is not None:
-                labels = read_annotation(item.annotation, TARGETS)
-            if isinstance(info, AvFusionError):
-                raise info
-            clock = self._clock(item, info, labels)
+            labels = None if item.annotation is None else read_annotation(item.annotation, TARGETS)
         except AvFusionError as error:
             faults.append(f"trial '{item.name}': {error}")
+        if isinstance(info, AvFusionError) or len(faults) > before:
             return None
+        clock = self._clock(item, info, labels, faults)
         if clock is None:
-            return None  # its media are missing, which is a fault already
+            return None
         media = {}
         if item.video is not None and info is not None:
             media["video"] = media_path(item.video, root)
@@ -157,16 +157,22 @@ class AffWild2:
             media["words"] = media_path(words, root)
         return Trial(item.name, item.video_name, item.partition, clock, media, labels, item.face)
 
-    def _clock(self, item: _Found, info: VideoInfo | None, labels: NDArray[np.float32] | None) -> FrameClock | None:
+    def _clock(
+        self, item: _Found, info: VideoInfo | None, labels: NDArray[np.float32] | None, faults: list[str]
+    ) -> FrameClock | None:
         """One tick per label row; without labels one per picture of the video, else up to the last crop."""
         lengths = (labels is not None and len(labels), info is not None and info.num_frames, item.last_crop)
         num_frames = int(next((length for length in lengths if length), 0))
         if not num_frames:
-            return None
-        if info is not None:
-            check_length(item.name, "video frames", info.num_frames, num_frames, str(item.video))
+            return None  # neither video nor crops, which is a fault already
+        counts = [("video frames", info.num_frames, item.video)] if info is not None else []
         if item.last_crop > num_frames:
-            check_length(item.name, "numbered crops", item.last_crop, num_frames, str(item.crops))
+            counts.append(("numbered crops", item.last_crop, item.crops))
+        for what, found, path in counts:
+            try:
+                check_length(item.name, what, found, num_frames, str(path))
+            except ShapeError as error:
+                faults.append(str(error))
         return FrameClock(info.rate if info is not None else self._named_rate(item.video_name), num_frames)
 
     def _named_rate(self, video_name: str) -> Fraction:
@@ -273,17 +279,16 @@ def _find_crops(name: str, folders: Sequence[Path]) -> tuple[Path, int]:
     return places[0], numbers[0][-1]
 
 
-def _report(trials: Sequence[Trial]) -> None:
+def _report(trials: Sequence[Trial], with_videos: bool) -> None:
     """Warn of what is no fault but should be known."""
-    bare = [trial for trial in trials if "video" not in trial.media]
-    if bare:
+    if trials and not with_videos:
         _log.warning(
-            "%d trials have no video, e.g. '%s': no sound, their rate is that of the name or of the settings, and without "
-            "labels their last crop ends them.", len(bare), bare[0].id,
-        )  # fmt: skip
+            "There are no videos: no sound; frame rates are those of the names or of the settings, and trials without labels "
+            "end with their last crop."
+        )
     homes: dict[str, set[str]] = {}
     for trial in trials:
         homes.setdefault(trial.subject, set()).add(trial.partition)
     for subject, partitions in homes.items():
         if len(partitions) > 1:
-            _log.warning("People of video '%s' are in partitions %s.", subject, " and ".join(sorted(partitions)))
+            _log.warning("People of video '%s' are in the partitions %s.", subject, " and ".join(sorted(partitions)))

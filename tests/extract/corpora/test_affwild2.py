@@ -259,7 +259,7 @@ def test_crops_alone_are_enough(small: Tree, caplog: pytest.LogCaptureFixture) -
         "video1": ("30000/1001", LENGTH),
         "video2": ("30000/1001", LENGTH),
     }
-    assert "4 trials have no video, e.g. '10-60-1280x720_right'" in caplog.text
+    assert "There are no videos: no sound; frame rates are those of the names" in caplog.text
     with pytest.raises(SettingError, match="Rate 'fast' is no frame rate"):
         Config(rate="fast")
 
@@ -311,9 +311,10 @@ def test_every_fault_at_once(small: Tree) -> None:
         f"has {LENGTH} labels but {LENGTH + 3} numbered crops",
         "faceless' holds no crops",
         "line 3 is '2,0'",
+        "odd.mp4' is empty",
     ):
         assert part in faults
-    with pytest.raises(CorpusError, match=r"has \d+ faults:\n- .*Mend them"):
+    with pytest.raises(CorpusError, match=r"(?s)has 10 faults:\n- .*Mend them"):
         small.read()
 
 
@@ -332,7 +333,7 @@ def test_people_of_one_video_in_two_partitions_are_reported(small: Tree, caplog:
     small.crops("cropped_aligned", "video1_right")
     with caplog.at_level(logging.WARNING):
         small.read()
-    assert "People of video 'video1' are in partitions train and validation." in caplog.text
+    assert "People of video 'video1' are in the partitions train and validation." in caplog.text
 
 
 def test_the_demo_corpus_is_read_alike(tmp_path: Path) -> None:

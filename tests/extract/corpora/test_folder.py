@@ -1,0 +1,154 @@
+"""One's own videos: labels by frame and by time, optional parts, and every fault at once."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from cache.clock import FrameClock
+from cache.errors import CorpusError, MissingFileError, SettingError
+from cache.folds import grouped_folds
+from extract.corpora.folder import Config, Folder, interpolate
+from extract.corpora.label_tables import read_table
+
+LENGTH = 10
+
+
+def write(root: Path, name: str, text: str) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, media: SimpleNamespace) -> Path:
+    """Two videos with labels: `a` by frame, `b` by time."""
+    folder = tmp_path / "mine"
+    (folder / "videos").mkdir(parents=True)
+    media.write_video(folder / "videos" / "a.mp4", LENGTH, 25)
+    media.write_video(folder / "videos" / "b.mkv", LENGTH, Fraction(30000, 1001), codec="ffv1")
+    rows = "".join(f"{i / 10},{-i / 10}\n" for i in range(LENGTH))
+    write(folder, "labels/a.csv", f"valence,arousal\n{rows}")
+    write(folder, "labels/b.csv", "time,arousal,valence\n0.0667333,0.0,0.5\n0.2002,0.4,0.5\n")
+    return folder
+
+
+def test_labels_by_frame_and_by_time(root: Path) -> None:
+    manifest = Folder().read(root)
+    a, b = manifest.trial("a"), manifest.trial("b")
+    assert manifest.targets == ("valence", "arousal")
+    assert (a.clock, b.clock) == (FrameClock(Fraction(25), LENGTH), FrameClock(Fraction(30000, 1001), LENGTH))
+    np.testing.assert_allclose(a.labels, [[i / 10, -i / 10] for i in range(LENGTH)], atol=1e-6)
+    assert b.labels is not None  # frames 2 to 6 lie in the range of time; columns go by their names
+    np.testing.assert_allclose(b.labels[2:7], [[0.5, x] for x in (0, 0.1, 0.2, 0.3, 0.4)], atol=1e-4)
+    assert np.isnan(b.labels[[0, 1, 7, 8, 9]]).all()
+    assert (a.subject, a.partition, a.media) == ("a", "", {"video": "videos/a.mp4"})
+    assert Folder.recognises(root)
+
+
+def test_interpolation_keeps_absence_absent() -> None:
+    clock = FrameClock(Fraction(10), 8)
+    times = np.array([0.1, 0.2, 0.4, 0.6])
+    rows = np.array([[0.1], [np.nan], [0.4], [0.6]], np.float32)
+    expected = [np.nan, 0.1, np.nan, np.nan, 0.4, 0.5, 0.6, np.nan]
+    np.testing.assert_allclose(interpolate(times, rows, clock)[:, 0], expected, atol=1e-6)
+
+
+def test_a_row_lacks_all_where_it_lacks_one(root: Path) -> None:
+    write(root, "labels/a.csv", "arousal,note_taker,valence\n" + ",0,0.5\n" + "0.1,,0.5\n" * (LENGTH - 1))
+    labels = Folder(Config(targets=("arousal", "valence"))).read(root).trial("a").labels
+    assert labels is not None
+    assert np.isnan(labels[0]).all()
+    np.testing.assert_allclose(labels[1:], [[0.1, 0.5]] * (LENGTH - 1), atol=1e-6)
+
+
+def test_everything_optional(root: Path) -> None:
+    write(root, "subjects.csv", "trial,subject,partition\na,Ann,train\nb,Bob,validation\n")
+    write(root, "words/a.vtt", "WEBVTT\n")
+    crop = root / "crops" / "b" / "00003.jpg"
+    crop.parent.mkdir(parents=True)
+    crop.write_bytes(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    (root / "faces").mkdir()
+    (root / "faces" / "Ann.png").write_bytes(b"")
+    manifest = Folder(Config(face="centre")).read(root)
+    a, b = manifest.trial("a"), manifest.trial("b")
+    assert (a.subject, a.partition, a.face) == ("Ann", "train", "reference")
+    assert a.media == {"video": "videos/a.mp4", "words": "words/a.vtt", "face": "faces/Ann.png"}
+    assert (b.subject, b.partition, b.face) == ("Bob", "validation", "centre")
+    assert b.media == {"video": "videos/b.mkv", "crops": "crops/b"}
+
+
+def test_without_partitions_there_are_grouped_folds(root: Path) -> None:
+    write(root, "subjects.csv", "trial,subject,partition\na,Ann,\nb,Bob,\n")
+    folds = grouped_folds(Folder().read(root), 2, seed=0)
+    assert {fold.validate for fold in folds} == {("a",), ("b",)}
+
+
+def test_videos_without_labels_can_be_predicted(root: Path) -> None:
+    (root / "labels" / "b.csv").unlink()
+    assert Folder().read(root).trial("b").labels is None
+    write(root, "subjects.csv", "trial,subject,partition\na,Ann,train\nb,Bob,validation\n")
+    with pytest.raises(CorpusError, match="trial 'b' of partition validation has no labels"):
+        Folder().read(root)
+
+
+def test_every_fault_at_once(root: Path) -> None:
+    write(root, "videos/notes.txt", "")
+    write(root, "videos/b.mov", "")
+    write(root, "videos/c.webm", "")
+    write(root, "labels/a.csv", "valence,arousal\n" + "0,0\n" * (LENGTH + 3))
+    write(root, "labels/b.csv", "time,valence\n0,0\n")
+    write(root, "labels/d.csv", "valence\n0\n")
+    write(root, "subjects.csv", "trial,subject,partition\na,Ann,dev\nb,Bob,\nb,Bob,\nz,Zoe,train\n")
+    (root / "crops" / "b").mkdir(parents=True)
+    with pytest.raises(CorpusError) as caught:
+        Folder().read(root)
+    message = str(caught.value)
+    for part in (
+        "notes.txt' is none of .mp4",
+        "two videos are named 'b': 'b.mkv' and 'b.mov'"
+        if "'b.mkv' and 'b.mov'" in message
+        else "two videos are named 'b'",
+        "c.webm' is empty",
+        f"Trial 'a' has {LENGTH + 3} labels but {LENGTH} video frames",
+        "b.csv' have the columns valence, expected valence, arousal as the others have",
+        "d.csv' belong to no video",
+        "line 2: 'a,Ann,dev', expected a trial, a subject and one of train",
+        "line 4: trial 'b' again",
+        "line 5: trial 'z' has no video",
+        "does not name trial 'a'",
+        "does not name trial 'c'",
+        "holds no crops",
+    ):
+        assert part in message
+    with pytest.raises(MissingFileError, match="No folder"):
+        Folder().read(root / "videos")
+    with pytest.raises(SettingError, match="Face 'nearest'"):
+        Config(face="nearest")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "expected the names of the targets"),
+        ("0.1,0.2\n0,0\n", "line 1 is '0.1,0.2', expected the names"),
+        ("time\n0\n", "expected the names of the targets"),
+        ("valence,valence\n0,0\n", "each once"),
+        ("valence\n", "it has no rows"),
+        ("valence\n-5\n", "line 2 is '-5', expected 1 values: labels in \\[-1, 1\\] or empty"),
+        ("valence,arousal\n0\n", "line 2 is '0'"),
+        ("valence\nhigh\n", "line 2 is 'high'"),
+        ("time,valence\n,0\n", "line 2 is ',0'"),
+        ("time,valence\n1,0\n1,0\n", "line 3: time 1.0 s is not later"),
+        ("valence\n" + "9\n" * 30, "; and 10 more"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(CorpusError, match=fault):
+        read_table(write(tmp_path, "t.csv", text))
