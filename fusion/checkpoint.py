@@ -116,6 +116,18 @@ def load(folder: Path | str) -> Checkpoint:
     return _rebuild(folder, document, parse_tensors(data))
 
 
+def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
+    """All networks of a run: the checkpoint in this folder, or those in its folders, one per target.
+
+    Raises:
+        MissingFileError: if there is none.
+        WeightsError: as `load`.
+    """
+    folder = Path(folder)
+    parts = [folder] if (folder / DOCUMENT).exists() else sorted(path.parent for path in folder.glob(f"*/{DOCUMENT}"))
+    return tuple(load(part) for part in parts or [folder])
+
+
 def _read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

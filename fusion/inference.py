@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from cache.errors import SettingError
 from cache.windows import stitch
 from fusion.bank import Bank
 from fusion.checkpoint import Checkpoint
 from fusion.model import FusionModel
+from fusion.padding import count_padding, padding_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +50,68 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     chosen = list(bank.lengths if trial_ids is None else trial_ids)
     normalised = bank.normalised(checkpoint.moments, chosen)
     training = checkpoint.training
-    return run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size)
+    padding = None if training.masked else padding_rows(checkpoint.moments)
+    return run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)
+
+
+def predict_ensemble(
+    checkpoints: Iterable[Checkpoint], bank: Bank, trial_ids: Sequence[str] | None = None
+) -> list[Prediction]:
+    """Predict trials with several models together: networks of single targets, seeds, folds, or all of these.
+
+    Args:
+        checkpoints: at least one; each normalises with its own moments and cuts its own windows.
+        bank: features as they came from the stores.
+        trial_ids: which trials; all of the bank by default.
+
+    Returns:
+        As `merge` of each model's predictions.
+
+    Raises:
+        SettingError: if there is no checkpoint.
+        FingerprintError: if the bank's features are not those of training.
+        UnknownNameError: if the bank lacks a trial or a modality of a model.
+    """
+    return merge([predict(checkpoint, bank, trial_ids) for checkpoint in checkpoints])
+
+
+def merge(runs: Sequence[Sequence[Prediction]]) -> list[Prediction]:
+    """Mean prediction of each trial and target over the runs that have it.
+
+    Args:
+        runs: predictions of one model each; they may differ in trials and in targets.
+
+    Returns:
+        One prediction per trial; trials and targets in the order in which they first appear.
+
+    Raises:
+        SettingError: if there is no run.
+    """
+    if not runs:
+        raise SettingError("An ensemble of no models; expected at least one. Name the checkpoints.")
+    trials: dict[str, list[Prediction]] = {}
+    for prediction in chain.from_iterable(runs):
+        trials.setdefault(prediction.trial_id, []).append(prediction)
+    return [_merge_trial(same) for same in trials.values()]
+
+
+def _merge_trial(predictions: Sequence[Prediction]) -> Prediction:
+    columns: dict[str, list[NDArray[np.float32]]] = {}
+    for prediction in predictions:
+        for index, target in enumerate(prediction.targets):
+            columns.setdefault(target, []).append(prediction.values[:, index])
+    values = [np.mean(same, axis=0, dtype=np.float64) for same in columns.values()]
+    return Prediction(predictions[0].trial_id, np.stack(values, axis=1).astype(np.float32), tuple(columns))
 
 
 def run_model(
-    model: FusionModel, bank: Bank, trial_ids: Sequence[str], window: int, hop: int, batch_size: int
+    model: FusionModel,
+    bank: Bank,
+    trial_ids: Sequence[str],
+    window: int,
+    hop: int,
+    batch_size: int,
+    padding: Mapping[str, Tensor] | None = None,
 ) -> list[Prediction]:
     """Predict trials of a bank that is already normalised; the model is left in the mode in which it came.
 
@@ -62,6 +122,7 @@ def run_model(
         window: frames per window.
         hop: frames between windows; below `window` they overlap and are averaged.
         batch_size: windows per forward pass.
+        padding: modality → (D,) where padding is input like any other; see `fusion.padding.count_padding`.
     """
     windows = bank.cut(trial_ids, window, hop)
     values = np.empty((len(windows), window, len(model.targets)), np.float32)
@@ -70,6 +131,7 @@ def run_model(
     try:
         with torch.inference_mode():
             for batch in bank.batches(windows, window, batch_size).epoch():
+                batch = batch if padding is None else count_padding(batch, padding)
                 estimate = model(batch.inputs).values
                 values[row : row + len(estimate)] = estimate.cpu().numpy()
                 row += len(estimate)

@@ -2,7 +2,8 @@
 
     L = L_ccc + lambda_mse L_mse + lambda_ce L_ce                                    [Karas2022, Equation 5]
 
-All take `prediction, target, mask`; frames outside the mask contribute nothing, neither value nor gradient.
+All take `prediction, target, mask`; frames outside the mask contribute nothing, neither value nor gradient. Where padding
+shall count with targets 0, as in [Zhang2023]'s code, the batch says so (`fusion.padding.count_padding`), not the loss.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 from cache.errors import SettingError
 from cache.names import load_named
 from fusion.model import Estimate
-from fusion.settings import LOSSES
+from fusion.settings import CLASS_WEIGHTINGS, LOSSES
 
 NUM_SECTORS, NUM_RINGS = 8, 3
 NUM_POLAR_CLASSES = NUM_SECTORS * NUM_RINGS
@@ -24,6 +25,8 @@ RADIUS_EDGES = tuple(
     ring * math.sqrt(2) / NUM_RINGS for ring in range(1, NUM_RINGS)
 )  # .4714, .9428; the rim is sqrt(2)
 ANGLE_EDGES = tuple((sector - 4) * math.pi / 4 for sector in range(1, NUM_SECTORS))  # from -3/4 pi to 3/4 pi
+
+LAMBDA_CE = 0.88  # of the recurrent model in [Karas2022, Table 4], where the settings leave it open
 
 # Class = sector + 8 ring; sectors 0-3 are negative arousal. From the authors' code of [Karas2022].
 CLASS_WEIGHTS = (
@@ -142,22 +145,50 @@ def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Te
     return total / (weight[classes] * mask).sum().clamp_min(1e-6)
 
 
+def published_class_weights(labels: Tensor) -> Tensor:
+    """Weights (24,) of the authors' code of [Karas2022], whatever the labels are."""
+    return torch.tensor(CLASS_WEIGHTS)
+
+
+def balanced_class_weights(labels: Tensor) -> Tensor:
+    """Weights (24,) such that every class that occurs weighs the same in total: w_c = N / (K n_c).
+
+    N frames, n_c of them in class c, K classes that occur; 1 where n_c is 0. As `class_weight="balanced"` in scikit-learn.
+
+    Args:
+        labels: (F, 2), valence and arousal of the training frames.
+    """
+    counts = torch.bincount(polar_class(labels[:, 0], labels[:, 1]), minlength=NUM_POLAR_CLASSES).float()
+    occurs = counts > 0
+    return torch.where(occurs, counts.sum() / (occurs.sum() * counts.clamp_min(1)), torch.ones_like(counts))
+
+
 class Objective(nn.Module):
     """The weighted sum of the losses [Karas2022, Equation 5]."""
 
     class_weights: Tensor
 
-    def __init__(self, targets: tuple[str, ...], loss: str, lambda_mse: float, lambda_ce: float) -> None:
+    def __init__(
+        self,
+        targets: tuple[str, ...],
+        loss: str,
+        lambda_mse: float,
+        lambda_ce: float | None,
+        class_weights: str = "paper",
+        labels: Tensor | None = None,
+    ) -> None:
         """Choose the losses.
 
         Args:
             targets: names of the C outputs.
             loss: a name of `fusion.settings.LOSSES`.
             lambda_mse: weight of the squared error.
-            lambda_ce: weight of the cross-entropy.
+            lambda_ce: weight of the cross-entropy; None for 0.88 where the model has polar classes, else 0.
+            class_weights: a name of `fusion.settings.CLASS_WEIGHTINGS`.
+            labels: (F, C) of the training frames, where the class weights come from them.
 
         Raises:
-            UnknownNameError: if there is no such loss.
+            UnknownNameError: if there is no such loss or rule of weights.
             SettingError: if a cross-entropy is asked for without both valence and arousal.
         """
         super().__init__()
@@ -167,8 +198,10 @@ class Objective(nn.Module):
             )
         self.ccc_loss = load_named("loss", LOSSES, loss)
         self.lambda_mse, self.lambda_ce = lambda_mse, lambda_ce
-        self.axes = (targets.index("valence"), targets.index("arousal")) if has_polar_plane(targets) else None
-        self.register_buffer("class_weights", torch.tensor(CLASS_WEIGHTS))
+        self.axes = [targets.index("valence"), targets.index("arousal")] if has_polar_plane(targets) else None
+        weigh = load_named("rule of class weights", CLASS_WEIGHTINGS, class_weights)
+        points = labels[:, self.axes] if self.axes and labels is not None else torch.zeros(0, 2)
+        self.register_buffer("class_weights", weigh(points))
 
     def forward(self, estimate: Estimate, target: Tensor, mask: Tensor) -> Tensor:
         """Scalar loss of an estimate against target (B, L, C) and mask (B, L).
@@ -179,9 +212,18 @@ class Objective(nn.Module):
         loss = self.ccc_loss(estimate.values, target, mask)
         if self.lambda_mse:
             loss = loss + self.lambda_mse * mse_loss(estimate.values, target, mask)
-        if self.lambda_ce and self.axes:
-            if estimate.logits is None:
-                raise SettingError(f"'lambda_ce' is {self.lambda_ce} but the model has no polar classes. Set it to 0.")
+        weight = self._weight_classes(estimate)
+        if weight and self.axes and estimate.logits is not None:
             classes = polar_class(target[..., self.axes[0]], target[..., self.axes[1]])
-            loss = loss + self.lambda_ce * cross_entropy_loss(estimate.logits, classes, mask, self.class_weights)
+            loss = loss + weight * cross_entropy_loss(estimate.logits, classes, mask, self.class_weights)
         return loss
+
+    def _weight_classes(self, estimate: Estimate) -> float:
+        """The cross-entropy's weight for a model that gives such estimates."""
+        if self.lambda_ce is None:
+            return 0.0 if estimate.logits is None else LAMBDA_CE
+        if self.lambda_ce and estimate.logits is None:
+            raise SettingError(
+                f"'lambda_ce' is {self.lambda_ce} but the model has no polar classes. Leave it out, or set it to 0."
+            )
+        return self.lambda_ce

@@ -1,4 +1,4 @@
-"""Metrics: CCC, PCC and RMSE of each target, in float64, over everything that was ever passed in.
+"""Metrics: CCC, PCC, RMSE and sign agreement of each target, in float64, over everything that was ever passed in.
 
 One estimator throughout, population moments (divided by N), as in [Lin1989] and the challenge. The functions take
 one set of frames; the classes accumulate over trials (`update`, then `compute`), merging moments in the stable form
@@ -71,6 +71,25 @@ def rmse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     return RMSE().update(prediction, target, mask).compute()
 
 
+def sagr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sign agreement of each target: the share of frames where sign(prediction) = sign(target) [Nicolaou2011].
+
+    The sign of 0 is 0: a label of exactly 0 is met by a prediction of exactly 0 only.
+
+    Args:
+        prediction: (..., C), any range.
+        target: (..., C), same range.
+        mask: (...), true where the frame counts; all of them by default.
+
+    Returns:
+        (C,) float64 in [0, 1].
+
+    Raises:
+        ShapeError: if the three do not fit each other.
+    """
+    return SAGR().update(prediction, target, mask).compute()
+
+
 class _Moments:
     """Count, means, sums of squared deviations and of their product, of two series per target."""
 
@@ -121,23 +140,72 @@ class PCC(_Moments):
         return (self.product / spread).clamp(-1, 1)
 
 
-class RMSE:
-    """Accumulating form of `rmse`; keeps the squared errors themselves, which moments would blur near zero."""
+class _Mean:
+    """Mean over frames of something that each frame has of its own."""
 
     def __init__(self) -> None:
         self.count = 0
         self.total = torch.zeros(1, dtype=torch.float64)
 
+    def frame(self, p: Tensor, t: Tensor) -> Tensor:
+        """(N, C) twice → (N, C)."""
+        raise NotImplementedError
+
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
         """Add frames: prediction and target (..., C), mask (...)."""
         p, t = _counted_frames(prediction, target, mask)
         self.count += len(p)
-        self.total = self.total + (p - t).square().sum(dim=0)
+        self.total = self.total + self.frame(p, t).sum(dim=0)
         return self
 
     def compute(self) -> Tensor:
         """(C,) over all frames so far."""
-        return (self.total / self.count).sqrt() if self.count else self.total * torch.nan
+        return self.total / self.count if self.count else self.total * torch.nan
+
+
+class RMSE(_Mean):
+    """Accumulating form of `rmse`; keeps the squared errors themselves, which moments would blur near zero."""
+
+    def frame(self, p: Tensor, t: Tensor) -> Tensor:
+        """Squared errors."""
+        return (p - t).square()
+
+    def compute(self) -> Tensor:
+        """(C,) over all frames so far."""
+        return super().compute().sqrt()
+
+
+class SAGR(_Mean):
+    """Accumulating form of `sagr`."""
+
+    def frame(self, p: Tensor, t: Tensor) -> Tensor:
+        """1 where the signs agree, 0 where not, nan where one is nan."""
+        return (p.sign() == t.sign()).double().masked_fill(p.isnan() | t.isnan(), torch.nan)
+
+
+class TrialCCC:
+    """Mean of the CCCs of single trials; `update` takes one whole trial. Trials whose CCC is nan are left out."""
+
+    def __init__(self) -> None:
+        self.trials: list[Tensor] = []
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
+        """Add a trial: prediction and target (..., C), mask (...)."""
+        self.trials.append(ccc(prediction, target, mask))
+        return self
+
+    def compute(self) -> Tensor:
+        """(C,) over all trials so far; nan where there is none."""
+        return torch.stack(self.trials).nanmean(dim=0) if self.trials else torch.full((1,), torch.nan).double()
+
+
+METRICS: dict[str, type[CCC] | type[PCC] | type[RMSE] | type[SAGR] | type[TrialCCC]] = {
+    "ccc": CCC,
+    "trial_ccc": TrialCCC,
+    "pcc": PCC,
+    "rmse": RMSE,
+    "sagr": SAGR,
+}
 
 
 def _counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Optimisers, learning-rate schedules, and early stopping.
 
-A schedule is one class and one line of `fusion.settings.SCHEDULES`. It is told of every optimiser step and of every epoch's
-validation score, so that per-step and plateau schedules look the same to the trainer.
+A schedule is one class and one line of `fusion.settings.SCHEDULES`. It is told of every optimiser step and of every epoch, so
+that per-step and plateau schedules look the same to the loop in `fusion.fitting`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ class Constant:
     Attributes:
         optimizer: whose learning rate is moved.
         reloads_best: whether every epoch starts from the best weights so far [Zhang2023] instead of the latest.
-        may_stop: whether early stopping may end the run now; a schedule with stages to come says no.
+        releases: whether it ever asks for the next group of weights.
+        patience: epochs without improvement that end a run where the settings say nothing.
     """
 
     reloads_best: bool = False
-    may_stop: bool = True
+    releases: bool = False
+    patience: int = 8
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig) -> None:
         self.optimizer = optimizer
@@ -49,11 +51,24 @@ class Constant:
         """Learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the rate is too small to go on: a new group of weights is released, or the run ends."""
+        return False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the present epoch counts towards early stopping."""
+        return True
+
+    def before_epoch(self, num_steps: int) -> None:
+        """Called before every epoch with the number of its optimiser steps."""
+
     def after_step(self) -> None:
         """Called after every optimiser step."""
 
-    def after_epoch(self, score: float) -> None:
-        """Called after every epoch with the validation CCC, higher is better."""
+    def after_epoch(self, improved: bool) -> None:
+        """Called after every epoch; `improved` says whether its validation CCC is the best of the run so far."""
 
 
 class CosineRestarts(Constant):
@@ -71,6 +86,70 @@ class CosineRestarts(Constant):
         self._cosine.step()
 
 
+class Plateau(Constant):
+    """Warm-up, then cuts on a plateau, always on from the best weights [Zhang2023, Section 3.4, and its code].
+
+    With r the epoch since the last release of weights and n the steps of an epoch:
+
+    * r < `warmup_epochs`: step k of n has lr (k + 1) / n, in each of these epochs anew [Zhang2023]; the published code
+      divides by 5 twice and climbs to lr (r + 1) / 25 only (`legacy_warmup`);
+    * then the rate is lr, cut by `plateau_factor` after more than `plateau_patience` epochs in a row that are not better
+      than the best epoch before them, of whatever stage;
+    * r > `warmup_epochs` and a rate below `min_lr`: `exhausted`. Early stopping counts epochs from the same r on.
+    """
+
+    reloads_best = True
+    releases = True
+    patience = 50
+
+    def __init__(self, optimizer: Optimizer, config: TrainConfig) -> None:
+        super().__init__(optimizer, config)
+        self._config = config
+        self._epoch = self._bad = self._cuts = self._step = 0
+        self._num_steps = 1
+        self._move()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the rate fell below `min_lr`; rates that differ by rounding only are equal."""
+        return self._epoch > self._config.warmup_epochs and self._cut_rate() < self._config.min_lr * (1 - 1e-9)
+
+    @property
+    def counts(self) -> bool:
+        """Not during the warm-up, nor in the first epoch behind it."""
+        return self._epoch > self._config.warmup_epochs
+
+    def before_epoch(self, num_steps: int) -> None:
+        """Begin to climb anew, as long as it is warm-up."""
+        self._num_steps, self._step = num_steps, 0
+        self._move()
+
+    def after_step(self) -> None:
+        """Climb one step, as long as it is warm-up."""
+        self._step += 1
+        self._move()
+
+    def after_epoch(self, improved: bool) -> None:
+        """Count epochs without improvement and cut the rate."""
+        if self._epoch >= self._config.warmup_epochs:
+            self._bad = 0 if improved else self._bad + 1
+            if self._bad > self._config.plateau_patience:
+                self._cuts, self._bad = self._cuts + 1, 0
+        self._epoch += 1
+        self._move()
+
+    def _cut_rate(self) -> float:
+        return self._config.lr * self._config.plateau_factor**self._cuts
+
+    def _move(self) -> None:
+        rate = self._cut_rate()
+        if self._epoch < self._config.warmup_epochs:
+            rate *= min(self._step + 1, self._num_steps) / self._num_steps
+            rate *= (self._epoch + 1) / 25 if self._config.legacy_warmup else 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
 class EarlyStopping:
     """Remembers the best epoch and counts those since.
 
@@ -85,13 +164,17 @@ class EarlyStopping:
         self.best_epoch = -1
         self._waited = 0
 
-    def update(self, epoch: int, score: float) -> bool:
-        """Note the score of an epoch; true if it is the best so far."""
+    def update(self, epoch: int, score: float, counts: bool = True) -> bool:
+        """Note the score of an epoch; true if it is the best so far. One that does not count never ends the run."""
         improved = not isnan(score) and score > self.best
         if improved:
             self.best, self.best_epoch = score, epoch
-        self._waited = 0 if improved else self._waited + 1
+        self._waited = 0 if improved else self._waited + int(counts)
         return improved
+
+    def restart(self) -> None:
+        """Count from nothing again; the best epoch stays."""
+        self._waited = 0
 
     @property
     def exhausted(self) -> bool:

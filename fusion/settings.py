@@ -6,7 +6,8 @@ Losses, optimisers and schedules are named here, lazily, so that reading setting
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cache.errors import SettingError
@@ -28,6 +29,12 @@ OPTIMIZERS = {
 SCHEDULES = {
     "constant": "fusion.schedule:Constant",
     "cosine": "fusion.schedule:CosineRestarts",
+    "plateau": "fusion.schedule:Plateau",
+}
+
+CLASS_WEIGHTINGS = {
+    "paper": "fusion.losses:published_class_weights",
+    "training": "fusion.losses:balanced_class_weights",
 }
 
 
@@ -36,7 +43,7 @@ def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
 
     Args:
         kind: whose settings they are, for the message ("model 'rnn'").
-        cls: a dataclass whose fields are int, float, bool, str or tuples of str.
+        cls: a dataclass whose fields are int, float, bool, str, tuples of one of them, or one of them or None.
         settings: field name → value.
 
     Raises:
@@ -59,6 +66,9 @@ def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
 
 
 def _convert(value: Any, hint: Any) -> Any:
+    if NoneType in get_args(hint):
+        (other,) = (kind for kind in get_args(hint) if kind is not NoneType)
+        return None if value is None else _convert(value, other)
     if get_origin(hint) is tuple:
         if isinstance(value, str) or not all(isinstance(item, get_args(hint)[0]) for item in value):
             raise TypeError
@@ -78,7 +88,7 @@ def check_ranges(
     Args:
         kind: whose settings they are, for the message.
         settings: the dataclass.
-        ranges: field → (lowest, highest).
+        ranges: field → (lowest, highest); None is never outside.
         choices: field → allowed values.
 
     Raises:
@@ -87,7 +97,7 @@ def check_ranges(
     faults = [
         f"'{name}' is {getattr(settings, name)}, expected {low:g} to {high:g}"
         for name, (low, high) in ranges.items()
-        if not low <= getattr(settings, name) <= high
+        if getattr(settings, name) is not None and not low <= getattr(settings, name) <= high
     ]
     faults += [
         f"'{name}' is '{getattr(settings, name)}', expected one of {', '.join(sorted(allowed))}"
@@ -104,52 +114,82 @@ class TrainConfig:
 
     Attributes:
         targets: what is predicted, in this order; names of label columns.
+        per_target: train one network per target [Zhang2023] instead of one for all of them.
         epochs: at most this many passes over the training windows.
-        patience: stop after this many epochs in a row without a better validation CCC.
+        patience: stop after this many epochs in a row without a better validation CCC; by default 8, and 50 with the
+            plateau schedule, as in the authors' codes ([Zhang2023] itself says 20).
+        stop_before_release: let patience end a run while groups of weights still wait to be released.
         batch_size: windows per optimiser step.
         window: frames per window.
         hop: frames between the starts of windows.
         dilation: training windows keep one of this many frames; validation always keeps all.
         tail: what happens to the frames behind the last whole training window: align, pad or drop.
+        reshuffle: draw a new order of windows for every epoch; otherwise they are shuffled once [Zhang2023's code].
+        masked: leave the padding of short windows out; otherwise it is input like any other (embeddings of zero before
+            normalisation) and counts in the loss with targets 0 [Zhang2023's code].
         loss: over what one CCC is taken: "batch" [Karas2022] or "window" [Zhang2023].
         lambda_mse: weight of the mean squared error.
-        lambda_ce: weight of the cross-entropy over the 24 polar classes; needs a model with that head.
+        lambda_ce: weight of the cross-entropy over the 24 polar classes; by default 0.88 for models with that head and 0
+            for others, which refuse any other number.
+        class_weights: of that cross-entropy: "paper", or "training" for the inverse frequency in the training labels.
         optimizer: adam (weight decay added to the gradient) or adamw (decoupled).
         lr: learning rate.
         weight_decay: as the optimiser understands it.
-        schedule: how the learning rate moves: constant or cosine.
-        restart_steps: optimiser steps from one warm restart of the cosine to the next.
+        schedule: how the learning rate moves: constant, cosine [Karas2022] or plateau [Zhang2023].
+        restart_steps: cosine: optimiser steps from one warm restart to the next.
+        warmup_epochs: plateau: epochs of each stage in which the rate climbs from 0 to `lr`, in each of them anew.
+        legacy_warmup: plateau: climb to lr (r + 1) / 25 in epoch r, as the published code does.
+        plateau_patience: plateau: the rate is cut after more than this many epochs without a better validation CCC.
+        plateau_factor: plateau: what the rate is cut by.
+        min_lr: plateau: below this rate the next group of weights is released; without one the run ends.
         seed: of weights, dropout and order of windows.
     """
 
     targets: tuple[str, ...] = ("valence", "arousal")
+    per_target: bool = False
     epochs: int = 30
-    patience: int = 8
+    patience: int | None = None
+    stop_before_release: bool = False
     batch_size: int = 64
     window: int = 16
     hop: int = 16
     dilation: int = 1
     tail: str = "align"
+    reshuffle: bool = True
+    masked: bool = True
     loss: str = "batch"
     lambda_mse: float = 0.84
-    lambda_ce: float = 0.88
+    lambda_ce: float | None = None
+    class_weights: str = "paper"
     optimizer: str = "adamw"
     lr: float = 2e-4
     weight_decay: float = 0.023
     schedule: str = "cosine"
     restart_steps: int = 200
+    warmup_epochs: int = 5
+    legacy_warmup: bool = False
+    plateau_patience: int = 5
+    plateau_factor: float = 0.1
+    min_lr: float = 1e-8
     seed: int = 0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {"hop": (1, self.window), "seed": (0, 2**63 - 1), "lr": (1e-12, 1e3)}
         ranges |= dict.fromkeys(("epochs", "patience", "batch_size", "window", "dilation", "restart_steps"), (1, 1e9))
-        ranges |= dict.fromkeys(("lambda_mse", "lambda_ce", "weight_decay"), (0, 1e9))
+        ranges |= dict.fromkeys(("lambda_mse", "lambda_ce", "weight_decay", "min_lr"), (0, 1e9))
+        ranges |= {"warmup_epochs": (0, 1e9), "plateau_patience": (0, 1e9), "plateau_factor": (1e-9, 0.999)}
         choices = {"tail": TAILS, "loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-        check_ranges("training", self, ranges, choices)
+        check_ranges("training", self, ranges, {**choices, "class_weights": CLASS_WEIGHTINGS})
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise SettingError(
                 f"Settings of training: 'targets' is {list(self.targets)}; expected at least one name, each once."
             )
+
+    def networks(self) -> tuple[TrainConfig, ...]:
+        """The settings of each network of a run: one for all targets, or one per target."""
+        if not self.per_target or len(self.targets) == 1:
+            return (self,)
+        return tuple(replace(self, targets=(target,)) for target in self.targets)
 
     def check_targets(self, known: tuple[str, ...]) -> None:
         """Refuse targets that the corpus does not label.

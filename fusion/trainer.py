@@ -1,46 +1,25 @@
-"""Training: epochs over windows, validation on whole trials, the best epoch kept."""
+"""Training on a bank: a fold's training windows teach, its validation trials choose the epoch."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cache.errors import AvFusionError, CorpusError, SettingError
+from cache.errors import CorpusError, SettingError
 from cache.folds import Fold
-from fusion.bank import Bank, Batches
+from fusion.bank import Bank, Batch, Batches
 from fusion.checkpoint import Checkpoint, current_versions
+from fusion.fitting import EpochRecord, Groups, fit
 from fusion.inference import run_model
 from fusion.losses import Objective
 from fusion.metrics import CCC
 from fusion.model import FusionModel, build_model
-from fusion.schedule import EarlyStopping, make_optimizer, make_schedule
+from fusion.padding import count_padding, padding_rows
 from fusion.settings import TrainConfig
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch, from 0.
-
-    Attributes:
-        epoch: its number.
-        loss: mean training loss over windows.
-        validation: target → CCC over all validation frames concatenated.
-        score: their mean, which chooses the model.
-        lr: learning rate after the last step.
-        best: whether the score is the highest so far.
-    """
-
-    epoch: int
-    loss: float
-    validation: dict[str, float]
-    score: float
-    lr: float
-    best: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +28,7 @@ class TrainResult:
 
     Attributes:
         checkpoint: ready to save or to predict with.
-        history: every epoch.
+        history: every epoch; one where the model is solved in closed form.
         best_epoch: the one whose weights were kept.
     """
 
@@ -65,16 +44,20 @@ def train(
     settings: Mapping[str, Any],
     config: TrainConfig,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    groups: Groups | None = None,
 ) -> TrainResult:
     """Train a fusion model on a fold of a bank; the same arguments give the same weights.
+
+    A model that has a method `fit` (see `fusion.models.linear`) is solved by it instead of by gradient steps.
 
     Args:
         bank: features as they came from the stores, with at least the fold's training and validation trials.
         fold: only its training trials teach, moments included; its validation trials choose the epoch.
         model: name of a fusion model.
         settings: of the model.
-        config: of the run.
+        config: of the run; where it asks for one network per target, train each of `config.networks()`.
         on_epoch: told of every epoch when it ends.
+        groups: model → groups of its weights, released one after another by the plateau schedule.
 
     Returns:
         The best epoch's model with its history; its model is on the bank's device, in evaluation mode.
@@ -85,10 +68,16 @@ def train(
         CorpusError: if training or validation trials have no labels.
         AvFusionError: if the loss stops being finite.
     """
+    if len(config.networks()) > 1:
+        raise SettingError(
+            f"'per_target' asks for {len(config.networks())} networks, expected one at a time. Train each of 'config.networks()'."
+        )
     config.check_targets(bank.targets)
     moments = bank.measure(fold.train)
     resident = bank.select_targets(config.targets).normalised(moments, [*fold.train, *fold.validate])
-    batches = _training_batches(resident, fold, config)
+    padding = None if config.masked else padding_rows(moments)
+    lessons = _WindowLessons(_training_batches(resident, fold, config), config, padding)
+    objective = _make_objective(resident, fold, config)
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         network = build_model(model, bank.dims, config.targets, settings).to(bank.device)
@@ -96,12 +85,42 @@ def train(
             raise SettingError(
                 f"Model '{model}' accepts windows of {network.fixed_length} frames only, got {config.window}. Change 'window'."
             )
-        history, stopping = _fit(network, resident, fold, batches, config, on_epoch)
-    best = history[stopping.best_epoch]
+
+        def judge() -> dict[str, float]:
+            return validate(network, resident, fold, config, padding)
+
+        history: tuple[EpochRecord, ...]
+        if hasattr(network, "fit"):
+            history, best_epoch = (_solve(network, objective, lessons, judge, on_epoch),), 0
+        else:
+            history, best_epoch = fit(network, objective, lessons, judge, config, groups, on_epoch)
     checkpoint = Checkpoint(
-        network.eval(), moments, dict(resident.fingerprints), fold, config, best.validation, current_versions()
+        network.eval(),
+        moments,
+        dict(resident.fingerprints),
+        fold,
+        config,
+        history[best_epoch].validation,
+        current_versions(),
     )
-    return TrainResult(checkpoint, history, best.epoch)
+    return TrainResult(checkpoint, history, best_epoch)
+
+
+class _WindowLessons:
+    """Batches of windows, in a new order for every epoch or always in the same shuffled one."""
+
+    def __init__(self, batches: Batches, config: TrainConfig, padding: dict[str, Tensor] | None) -> None:
+        self._batches, self._config, self._padding = batches, config, padding
+        self._order = torch.Generator().manual_seed(config.seed)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._config.reshuffle:
+            self._order.manual_seed(self._config.seed)
+        for batch in self._batches.epoch(self._order):
+            yield batch if self._padding is None else count_padding(batch, self._padding)
 
 
 def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
@@ -118,63 +137,41 @@ def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
     return bank.batches(kept, config.window, config.batch_size)
 
 
-def _fit(
-    model: FusionModel,
-    bank: Bank,
-    fold: Fold,
-    batches: Batches,
-    config: TrainConfig,
+def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
+    """The losses, with class weights from the labelled training frames where the settings say so."""
+    labels = torch.cat([bank.labels[bank.span(trial_id)] for trial_id in fold.train]).cpu()
+    labels = labels[labels.isfinite().all(dim=1)]
+    objective = Objective(
+        config.targets, config.loss, config.lambda_mse, config.lambda_ce, config.class_weights, labels
+    )
+    return objective.to(bank.device)
+
+
+def _solve(
+    model: Any,
+    objective: Objective,
+    lessons: _WindowLessons,
+    judge: Callable[[], dict[str, float]],
     on_epoch: Callable[[EpochRecord], None] | None,
-) -> tuple[tuple[EpochRecord, ...], EarlyStopping]:
-    """Run the epochs; the model ends with the best weights."""
-    objective = Objective(config.targets, config.loss, config.lambda_mse, config.lambda_ce).to(bank.device)
-    optimizer = make_optimizer(model.parameters(), config)
-    schedule = make_schedule(optimizer, config)
-    stopping = EarlyStopping(config.patience)
-    order = torch.Generator().manual_seed(config.seed)
-    best, history = copy.deepcopy(model.state_dict()), []
-    for epoch in range(config.epochs):
-        model.train()
-        total = torch.zeros((), device=bank.device)
-        for batch in batches.epoch(order):
-            loss = objective(model(batch.inputs), batch.targets, batch.mask)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.after_step()
-            total += loss.detach() * len(batch.windows)
-        mean_loss = _finite_mean(total, len(batches.windows), epoch, config)
-        validation = validate(model, bank, fold, config)
-        score = sum(validation.values()) / len(validation)
-        improved = stopping.update(epoch, score)
-        if improved:
-            best = copy.deepcopy(model.state_dict())
-        history.append(EpochRecord(epoch, mean_loss, validation, score, schedule.lr, improved))
-        if on_epoch:
-            on_epoch(history[-1])
-        schedule.after_epoch(score)
-        if schedule.reloads_best:
-            model.load_state_dict(best)
-        if stopping.exhausted and schedule.may_stop:
-            break
-    if stopping.best_epoch < 0:
-        raise CorpusError("The validation CCC was nan in every epoch: its labels never vary. Choose another fold.")
-    model.load_state_dict(best)
-    return tuple(history), stopping
+) -> EpochRecord:
+    """Let the model solve for its weights; one epoch, whose loss is that of the solution."""
+    model.fit((batch.inputs, batch.targets, batch.mask) for batch in lessons)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in lessons:
+            total += float(objective(model(batch.inputs), batch.targets, batch.mask)) * len(batch.windows)
+            count += len(batch.windows)
+    validation = judge()
+    score = sum(validation.values()) / len(validation)
+    record = EpochRecord(0, total / count, validation, score, 0.0, True)
+    if on_epoch:
+        on_epoch(record)
+    return record
 
 
-def _finite_mean(total: Tensor, count: int, epoch: int, config: TrainConfig) -> float:
-    """Mean loss of an epoch; a loss that is not finite stays so in the sum, so one check per epoch is enough."""
-    mean = float(total) / count
-    if not torch.isfinite(total):
-        raise AvFusionError(
-            f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. "
-            "Lower 'lr', and look for labels outside [-1, 1]."
-        )
-    return mean
-
-
-def validate(model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig) -> dict[str, float]:
+def validate(
+    model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
     """CCC of each target over all labelled validation frames concatenated [Karas2022, Section 5].
 
     Args:
@@ -182,12 +179,14 @@ def validate(model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig) ->
         bank: normalised, with the model's targets.
         fold: whose validation trials are predicted.
         config: window, hop and batch size.
+        padding: modality → (D,) where padding is input like any other; see `fusion.padding.count_padding`.
 
     Returns:
         Target → CCC, population moments; nan where neither labels nor predictions vary.
     """
     agreement = CCC()
-    for prediction in run_model(model, bank, fold.validate, config.window, config.hop, config.batch_size):
+    window, hop, size = config.window, config.hop, config.batch_size
+    for prediction in run_model(model, bank, fold.validate, window, hop, size, padding):
         labels = bank.labels[bank.span(prediction.trial_id)].cpu()
         agreement.update(torch.from_numpy(prediction.values), labels, labels.isfinite().all(dim=1))
     return dict(zip(config.targets, agreement.compute().tolist(), strict=True))

@@ -1,107 +1,197 @@
-"""Stage `evaluate`: predict a partition with every trained run and score it."""
+"""Stage `evaluate`: predict a part of each fold with every trained run, score the runs and their ensemble."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import CorpusError, MissingFileError
+from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import encode_trial_id, require_known
 from cache.receipt import write_text
-from fusion.checkpoint import load
-from fusion.inference import Prediction, predict
-from fusion.metrics import CCC, PCC, RMSE
+from fusion.checkpoint import load_run
+from fusion.inference import Prediction, merge, predict_ensemble
+from fusion.intervals import bootstrap
+from fusion.metrics import METRICS
 from pipelines import paths
 from pipelines.console import progress
-from pipelines.params import FusionParams
-from pipelines.train_fusion import load_bank, seed_folder, torch_threads
+from pipelines.params import EvaluateParams, FusionParams, SystemParams
+from pipelines.train_fusion import load_bank, run_folder, torch_threads
 
-METRICS: dict[str, type[CCC] | type[PCC] | type[RMSE]] = {"ccc": CCC, "pcc": PCC, "rmse": RMSE}
+Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
 
-def evaluate_systems(params: FusionParams, partition: str) -> dict[str, Any]:
-    """Score every system and seed on a partition.
+def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str, Any]:
+    """Score every system on a part of the folds that it was trained on.
 
-    Writes one npz of mean predictions per system (trial → (T, C)), and returns, per system and target, the mean over
-    seeds of CCC, PCC and RMSE over all labelled frames concatenated, with the standard deviation over seeds.
+    Writes `results/scores.json` (everything), `results/metrics.json` (a few figures, for `dvc metrics`), and one npz per
+    system with the ensemble's predictions (trial → (T, C)).
+
+    Returns:
+        The content of `scores.json`: for each system, metric and target (and "mean", over targets)
+
+        * `mean`, `std`, `best`: over runs, that is folds and seeds, each over all its labelled frames concatenated;
+        * `low`, `high`: bootstrap interval of `mean` over trials;
+        * `ensemble`, `ensemble_low`, `ensemble_high`: the same of the runs' mean prediction, scored once.
+
+        And `runs`, one row per run with its own CCC.
 
     Raises:
         UnknownNameError: if there is no such partition.
         CorpusError: if it has no labelled trial.
         MissingFileError: if a run was never trained.
     """
-    require_known("partition", partition, PARTITIONS)
+    require_known("partition", evaluate.partition, PARTITIONS)
     manifest = Manifest.load(paths.CORPUS)
-    trial_ids = [trial.id for trial in manifest.trials if trial.partition == partition and trial.labels is not None]
-    if not trial_ids:
-        raise CorpusError(
-            f"The corpus has no labelled trial in partition '{partition}'. Set evaluate.partition in params.yaml."
-        )
-    document: dict[str, Any] = {"partition": partition, "seeds": len(params.seeds), "systems": {}}
-    total = len(params.systems) * len(params.seeds)
+    path = paths.MODELS / "folds.json"
+    if not path.is_file():
+        raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
+    folds = load_folds(path, manifest)
+    document: dict[str, Any] = {
+        "partition": evaluate.partition,
+        "seeds": len(params.seeds),
+        "folds": [fold.index for fold in folds],
+        "level": evaluate.level,
+        "systems": {},
+        "runs": [],
+    }
+    total = len(params.systems) * len(params.seeds) * len(folds)
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
-            bank = load_bank(system, manifest, params.device)
-            runs = []
-            for seed in params.seeds:
-                folder = seed_folder(paths.MODELS, name, seed)
-                if not folder.is_dir():
-                    raise MissingFileError(
-                        f"System '{name}' was never trained with seed {seed}. Run 'train-fusion' first."
-                    )
-                runs.append(predict(load(folder), bank, trial_ids))
-                advance(1, name)
-            document["systems"][name] = _summary([_score(run, manifest) for run in runs])
-            _save_predictions(paths.PREDICTIONS / f"{name}.npz", runs)
-    write_text(paths.RESULTS / "metrics.json", json.dumps(document, indent=1) + "\n")
+            runs = _predict_runs(name, system, params, folds, evaluate.partition, manifest, advance)
+            scored = [_score(run, manifest) for run in runs.values()]
+            ensemble = merge(list(runs.values()))
+            document["systems"][name] = _summary(scored, list(runs.values()), ensemble, manifest, evaluate)
+            document["runs"] += [
+                {"system": name, "fold": fold, "seed": seed, **_flat(scores["ccc"])}
+                for (fold, seed), scores in zip(runs, scored, strict=True)
+            ]
+            _save_predictions(paths.PREDICTIONS / f"{name}.npz", ensemble)
+    write_text(paths.RESULTS / "scores.json", json.dumps(document, indent=1) + "\n")
+    write_text(paths.RESULTS / "metrics.json", json.dumps(_metrics(document), indent=1) + "\n")
     return document
 
 
-def _score(predictions: Sequence[Prediction], manifest: Manifest) -> dict[str, dict[str, float]]:
-    """Metric → target → value over all labelled frames of the predicted trials, with the mean over targets."""
+def _predict_runs(
+    name: str,
+    system: SystemParams,
+    params: FusionParams,
+    folds: Sequence[Fold],
+    partition: str,
+    manifest: Manifest,
+    advance: Any,
+) -> dict[tuple[int, int], list[Prediction]]:
+    """Predictions of a system's runs by fold and seed."""
+    labelled = {trial.id for trial in manifest.trials if trial.labels is not None}
+    bank = load_bank(system, manifest, params.device)
+    runs = {}
+    for fold in folds:
+        trial_ids = [trial_id for trial_id in fold.part(partition) if trial_id in labelled]
+        if not trial_ids:
+            raise CorpusError(
+                f"Fold {fold.index} has no labelled trial in partition '{partition}'. Set evaluate.partition in params.yaml."
+            )
+        for seed in params.seeds:
+            folder = run_folder(paths.MODELS, name, fold.index, seed)
+            if not folder.is_dir():
+                raise MissingFileError(
+                    f"System '{name}' was never trained on fold {fold.index} with seed {seed}. Run 'train-fusion' first."
+                )
+            predictions = predict_ensemble(load_run(folder), bank, trial_ids)
+            runs[fold.index, seed] = [_order(prediction, manifest.targets) for prediction in predictions]
+            advance(1, name)
+    return runs
+
+
+def _order(prediction: Prediction, targets: Sequence[str]) -> Prediction:
+    """The same with its targets in the corpus's order."""
+    ordered = tuple(target for target in targets if target in prediction.targets)
+    columns = [prediction.targets.index(target) for target in ordered]
+    return replace(prediction, values=prediction.values[:, columns], targets=ordered)
+
+
+def _pairs(
+    predictions: Sequence[Prediction], manifest: Manifest
+) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
+    """Trial id → prediction and label (T, C) of its labelled frames."""
+    trials = {trial.id: trial for trial in manifest.trials}
+    columns = [manifest.targets.index(target) for target in predictions[0].targets]
+    pairs = {}
+    for prediction in predictions:
+        labels = trials[prediction.trial_id].labels
+        assert labels is not None
+        counted = np.isfinite(labels[:, columns]).all(axis=1)
+        pairs[prediction.trial_id] = prediction.values[counted], labels[counted][:, columns]
+    return pairs
+
+
+def _score(predictions: Sequence[Prediction], manifest: Manifest) -> Scores:
+    """Every metric over all labelled frames of the predicted trials."""
     import torch
 
     scores = {name: kind() for name, kind in METRICS.items()}
-    targets = predictions[0].targets
-    columns = [manifest.targets.index(target) for target in targets]
-    for prediction in predictions:
-        labels = manifest.trial(prediction.trial_id).labels
-        assert labels is not None
-        target = torch.from_numpy(labels[:, columns])
+    for prediction, labels in _pairs(predictions, manifest).values():
         for score in scores.values():
-            score.update(torch.from_numpy(prediction.values), target, target.isfinite().all(dim=1))
+            score.update(torch.from_numpy(prediction), torch.from_numpy(labels))
     table = {}
     for name, score in scores.items():
         values = score.compute().tolist()
-        table[name] = {**dict(zip(targets, values, strict=True)), "mean": sum(values) / len(values)}
+        table[name] = {**dict(zip(predictions[0].targets, values, strict=True)), "mean": sum(values) / len(values)}
     return table
 
 
-def _summary(runs: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Metric → target → mean and standard deviation over seeds (N - 1 form; 0 for one seed), and the best run."""
+def _summary(
+    scored: Sequence[Scores],
+    runs: Sequence[Sequence[Prediction]],
+    ensemble: Sequence[Prediction],
+    manifest: Manifest,
+    evaluate: EvaluateParams,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Metric → target → figures; the standard deviation in its N - 1 form, 0 for one run."""
+    options = evaluate.draws, evaluate.level, evaluate.seed
+    intervals = bootstrap([_pairs(run, manifest) for run in runs], *options)
+    together, around = _score(ensemble, manifest), bootstrap([_pairs(ensemble, manifest)], *options)
     summary: dict[str, dict[str, dict[str, float]]] = {}
-    for metric, targets in runs[0].items():
+    for metric, targets in together.items():
         summary[metric] = {}
-        for target in targets:
-            values = np.array([run[metric][target] for run in runs])
-            best = values.min() if metric == "rmse" else values.max()
-            summary[metric][target] = {
-                "mean": round(float(values.mean()), 4),
-                "std": round(float(values.std(ddof=1)) if len(values) > 1 else 0.0, 4),
-                "best": round(float(best), 4),
+        for column, target in enumerate(targets):
+            values = np.array([run[metric][target] for run in scored])
+            figures = {
+                "mean": values.mean(),
+                "std": values.std(ddof=1) if len(values) > 1 else 0.0,
+                "best": values.min() if metric == "rmse" else values.max(),
+                "low": intervals[metric][0, column],
+                "high": intervals[metric][1, column],
+                "ensemble": targets[target],
+                "ensemble_low": around[metric][0, column],
+                "ensemble_high": around[metric][1, column],
             }
+            summary[metric][target] = {key: round(float(value), 4) for key, value in figures.items()}
     return summary
 
 
-def _save_predictions(path: Path, runs: Sequence[Sequence[Prediction]]) -> None:
-    """One array per trial (T, C): the mean over seeds."""
+def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
+    return {"ccc" if target == "mean" else f"ccc_{target}": round(value, 4) for target, value in ccc.items()}
+
+
+def _metrics(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The few figures of each system that `dvc metrics show` lists: means over runs."""
+    table = {}
+    for name, scores in document["systems"].items():
+        means = _flat({target: figures["mean"] for target, figures in scores["ccc"].items()})
+        table[name] = {"ccc": means.pop("ccc"), "ccc_std": scores["ccc"]["mean"]["std"], **means}
+    return table
+
+
+def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> None:
+    """One array per trial (T, C)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    means = {
-        encode_trial_id(same[0].trial_id): np.mean([p.values for p in same], axis=0) for same in zip(*runs, strict=True)
-    }
-    np.savez(path, allow_pickle=False, **means)
+    arrays = {encode_trial_id(prediction.trial_id): prediction.values for prediction in ensemble}
+    np.savez(path, allow_pickle=False, **arrays)

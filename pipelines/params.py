@@ -6,7 +6,7 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,11 +57,35 @@ class SystemParams:
         model: name of a fusion model: see `avfusion list models`.
         modalities: modality → backbone whose embeddings it reads.
         settings: of the model's own `Config`.
+        train: settings of the training loop that differ from those of `fusion.train`.
     """
 
     model: str
     modalities: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FoldParams:
+    """How the corpus is divided.
+
+    Attributes:
+        kind: auto (the corpus's own partition, or grouped folds where it has none), partition, rotated (the six blocks
+            of [Zhang2023]), grouped (subjects kept together) or stratified (the same, by range of labels).
+        number: which fold is trained, from 0; -1 for every fold, one run each.
+        count: number of folds; the partition is always one.
+        seed: of grouped and stratified folds.
+        disjoint: rotated: keep subjects together, which the paper does not.
+        path: JSON file with folds that are used in the place of all this, in the form of `work/models/folds.json`.
+    """
+
+    kind: str = "auto"
+    number: int = 0
+    count: int = 6
+    seed: int = 0
+    disjoint: bool = True
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class FusionParams:
     Attributes:
         seeds: one training run each; figures are their mean and spread.
         systems: name → system; the first one is the main system of the report.
+        folds: how the corpus is divided.
         device: auto, cpu, cuda or cuda:N.
         threads: of torch on the CPU; more than one slows small models down.
         train: settings of the training loop.
@@ -78,6 +103,7 @@ class FusionParams:
 
     seeds: list[int]
     systems: dict[str, SystemParams]
+    folds: FoldParams = field(default_factory=FoldParams)
     device: str = "auto"
     threads: int = 1
     train: dict[str, Any] = field(default_factory=dict)
@@ -88,10 +114,16 @@ class EvaluateParams:
     """What is evaluated.
 
     Attributes:
-        partition: train, validation or test.
+        partition: train, validation or test: the part of each fold that its networks are scored on.
+        draws: bootstrap samples behind the confidence intervals over trials.
+        level: share of the samples inside an interval.
+        seed: of the samples.
     """
 
     partition: str = "test"
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,6 +221,6 @@ def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
         if is_dataclass(default) and not isinstance(default, type):
             result += rows(type(default), f"{prefix}{item.name}.")
         else:
-            shown = "required" if not isinstance(default, (str, int, float, bool, dict, list, tuple)) else repr(default)
+            shown = "required" if default is MISSING else repr(default)
             result.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
     return result

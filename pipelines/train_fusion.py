@@ -1,4 +1,4 @@
-"""Stage `train`: every system of `params.yaml`, once per seed, on cached features."""
+"""Stage `train`: every system of `params.yaml`, once per fold and seed, on cached features."""
 
 from __future__ import annotations
 
@@ -11,23 +11,60 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import MissingFileError, SettingError
-from cache.folds import partition_fold
+from cache.folds import Fold, load_folds, make_folds, save_folds
 from cache.manifest import Manifest
 from cache.names import require_known
 from cache.receipt import open_receipt, write_text
 from cache.store import FeatureStore
 from pipelines import paths
 from pipelines.console import progress
-from pipelines.params import FusionParams, SystemParams
+from pipelines.params import FoldParams, FusionParams, SystemParams
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
-    from fusion.trainer import EpochRecord
+    from fusion.fitting import EpochRecord
+    from fusion.settings import TrainConfig
+    from fusion.trainer import TrainResult
 
 
-def seed_folder(models: Path, system: str, seed: int) -> Path:
-    """Where the checkpoint of one run lies."""
-    return models / system / f"seed{seed}"
+HISTORY = paths.RESULTS / "history.csv"
+
+
+def run_folder(models: Path, system: str, fold: int, seed: int) -> Path:
+    """Where one run lies: its checkpoint, or one folder with a checkpoint per target."""
+    return models / system / f"fold{fold}" / f"seed{seed}"
+
+
+def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
+    """The folds that are trained.
+
+    Raises:
+        SettingError: if there is no fold of this number.
+        AvFusionError: whatever dividing the corpus or reading a file of folds refuses.
+    """
+    if params.path:
+        folds = load_folds(Path(params.path), manifest)
+    else:
+        folds = make_folds(manifest, params.kind, params.count, params.seed, params.disjoint)
+    if not -1 <= params.number < len(folds):
+        raise SettingError(
+            f"fusion.folds.number is {params.number}, expected 0 to {len(folds) - 1}, or -1 for all. Change params.yaml."
+        )
+    return folds if params.number == -1 else (folds[params.number],)
+
+
+def train_config(params: FusionParams, system: SystemParams, seed: int) -> TrainConfig:
+    """Settings of a system's training: `fusion.train`, then those of the system.
+
+    Raises:
+        SettingError: if a setting is unknown, of the wrong type or out of range, or is the seed.
+    """
+    from fusion.settings import TrainConfig, configure
+
+    settings = {**params.train, **system.train}
+    if "seed" in settings:
+        raise SettingError("'seed' stands in a section 'train'; expected it in 'fusion.seeds' only. Move it there.")
+    return configure("fusion.train", TrainConfig, {**settings, "seed": seed})
 
 
 def open_stores(features: Path, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
@@ -71,21 +108,21 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Train the systems, one checkpoint per system and seed, and write the history of all runs.
+    """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
+
+    Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
 
     Args:
         params: section `fusion`.
         only: names of the systems to train; all by default.
 
     Returns:
-        One row per run: system, seed, best epoch and validation CCC.
+        One row per network: system, fold, seed, targets, best epoch and its validation CCC.
 
     Raises:
         UnknownNameError: if a system of `only` is not in `params.yaml`.
         AvFusionError: whatever loading or training refuses.
     """
-    from fusion.settings import TrainConfig, configure
-
     for name in only:
         require_known("system in section 'fusion' of params.yaml", name, params.systems)
     if not params.seeds or not params.systems:
@@ -93,28 +130,28 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
             "Section 'fusion' of params.yaml names no seeds or no systems; expected at least one of each."
         )
     manifest = Manifest.load(paths.CORPUS)
+    folds = choose_folds(params.folds, manifest)
     systems = {name: params.systems[name] for name in (only or params.systems)}
+    configs = {
+        name: [part for seed in params.seeds for part in train_config(params, system, seed).networks()]
+        for name, system in systems.items()
+    }
+    total = len(folds) * sum(config.epochs for parts in configs.values() for config in parts)
     rows: list[dict[str, Any]] = []
-    history: list[dict[str, Any]] = []
-    epochs = configure("fusion.train", TrainConfig, params.train).epochs
-    total = len(systems) * len(params.seeds) * epochs
+    history = [row for row in _read_history() if row["system"] in params.systems and row["system"] not in systems]
     with torch_threads(params.threads), progress("training", total) as advance:
         for name, system in systems.items():
             shutil.rmtree(paths.MODELS / name, ignore_errors=True)
             bank = load_bank(system, manifest, params.device)
-            for seed in params.seeds:
-                runs = _train_one(name, system, bank, manifest, {**params.train, "seed": seed}, advance)
-                history += runs
-                best = max(runs, key=lambda row: row["ccc"])
-                rows.append(
-                    {
-                        key: best[key]
-                        for key in ("system", "seed", "epoch", "ccc_valence", "ccc_arousal", "ccc")
-                        if key in best
-                    }
-                )
-    _write_csv(paths.MODELS / "history.csv", history)
-    return rows
+            for fold in folds:
+                for config in configs[name]:
+                    epochs = _train_one(name, system, bank, fold, config, advance)
+                    history += epochs
+                    rows.append(max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])))
+    save_folds(folds, paths.MODELS / "folds.json", manifest)
+    _write_history(history)
+    shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
+    return [{key: row.get(key, "") for key in shown} for row in rows]
 
 
 def load_bank(system: SystemParams, manifest: Manifest, device: str) -> Bank:
@@ -127,24 +164,31 @@ def load_bank(system: SystemParams, manifest: Manifest, device: str) -> Bank:
 
 
 def _train_one(
-    name: str, system: SystemParams, bank: Bank, manifest: Manifest, settings: dict[str, Any], advance: Any
+    name: str, system: SystemParams, bank: Bank, fold: Fold, config: TrainConfig, advance: Any
 ) -> list[dict[str, Any]]:
-    from fusion.settings import TrainConfig, configure
+    """Train and save one network; one row per epoch."""
     from fusion.trainer import train
 
-    config = configure("fusion.train", TrainConfig, settings)
-
     def tell(record: EpochRecord) -> None:
-        advance(1, f"{name} seed {config.seed} CCC {record.score:.3f}")
+        advance(1, f"{name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
-    result = train(bank, partition_fold(manifest), system.model, system.settings, config, tell)
-    result.checkpoint.save(seed_folder(paths.MODELS, name, config.seed))
+    result = train(bank, fold, system.model, system.settings, config, tell)
+    folder = run_folder(paths.MODELS, name, fold.index, config.seed)
+    result.checkpoint.save(folder / config.targets[0] if config.per_target else folder)
     advance(config.epochs - len(result.history), name)
+    return _history_rows(name, fold, config, result)
+
+
+def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:
     return [
         {
             "system": name,
+            "fold": fold.index,
             "seed": config.seed,
+            "targets": "+".join(config.targets),
             "epoch": record.epoch,
+            "stage": record.stage,
+            "lr": record.lr,
             "loss": record.loss,
             **{f"ccc_{target}": value for target, value in record.validation.items()},
             "ccc": record.score,
@@ -153,9 +197,24 @@ def _train_one(
     ]
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _read_history() -> list[dict[str, Any]]:
+    """What earlier runs left; nothing where there is no file."""
+    if not HISTORY.is_file():
+        return []
+    with HISTORY.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Every column of CCC in the rows, the mean last."""
+    names = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
+    return [*names, "ccc"]
+
+
+def _write_history(rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    columns = ["system", "fold", "seed", "targets", "epoch", "stage", "lr", "loss", *_ccc_columns(rows)]
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(HISTORY, text.getvalue())

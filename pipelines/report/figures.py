@@ -56,17 +56,21 @@ def draw_trial(
 
 
 def draw_history(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Validation CCC by epoch, one thin line per seed, one colour per system."""
+    """Validation CCC by epoch, one thin line per network, one colour per system."""
     pyplot = _pyplot()
     figure, panel = pyplot.subplots(figsize=(6, 3))
+    runs: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for row in rows:
+        runs.setdefault(tuple(row[key] for key in ("system", "fold", "seed", "targets")), []).append(row)
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    for system, colour in zip(systems, COLOURS * len(systems), strict=False):
-        for seed in sorted({row["seed"] for row in rows if row["system"] == system}):
-            own = [row for row in rows if row["system"] == system and row["seed"] == seed]
-            name = system if seed == rows[0]["seed"] else None
-            panel.plot(
-                [int(r["epoch"]) for r in own], [float(r["ccc"]) for r in own], color=colour, linewidth=1, label=name
-            )
+    colours = dict(zip(systems, COLOURS * len(systems), strict=False))
+    named: set[str] = set()
+    for (system, *_), own in runs.items():
+        name = None if system in named else system
+        marker = "o" if len(own) == 1 else None  # a model that is solved has one epoch
+        epochs, scores = [int(r["epoch"]) for r in own], [float(r["ccc"]) for r in own]
+        panel.plot(epochs, scores, color=colours[system], linewidth=1, label=name, marker=marker)
+        named.add(system)
     panel.set_xlabel("epoch")
     panel.set_ylabel("validation CCC, mean of targets")
     panel.legend(frameon=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ def write_report(params: FusionParams) -> Path:
     Raises:
         MissingFileError: if nothing was evaluated yet.
     """
-    metrics = paths.RESULTS / "metrics.json"
-    if not metrics.is_file():
-        raise MissingFileError(f"No '{metrics}'. Run 'evaluate-fusion' first.")
-    document = json.loads(metrics.read_text(encoding="utf-8"))
+    scores = paths.RESULTS / "scores.json"
+    if not scores.is_file():
+        raise MissingFileError(f"No '{scores}'. Run 'evaluate-fusion' first.")
+    document = json.loads(scores.read_text(encoding="utf-8"))
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
-    with (paths.MODELS / "history.csv").open(encoding="utf-8", newline="") as file:
+    with (paths.RESULTS / "history.csv").open(encoding="utf-8", newline="") as file:
         draw_history(list(csv.DictReader(file)), figures / "history.png")
     drawn = _draw_trials(document, manifest, figures)
     path = paths.RESULTS / "report.md"
@@ -40,12 +41,12 @@ def write_report(params: FusionParams) -> Path:
 
 def _draw_trials(document: dict[str, Any], manifest: Manifest, figures: Path) -> list[tuple[str, str]]:
     """A figure for each trial of the evaluated partition; (trial id, file name)."""
-    systems = list(document["systems"])
+    targets = [t for t in next(iter(document["systems"].values()))["ccc"] if t != "mean"]
+    systems = [name for name, scores in document["systems"].items() if set(scores["ccc"]) == {*targets, "mean"}]
     drawn = []
     with np.load(paths.PREDICTIONS / f"{systems[0]}.npz") as first:
         names = set(first.files)
     archives = {system: np.load(paths.PREDICTIONS / f"{system}.npz") for system in systems}
-    targets = [t for t in document["systems"][systems[0]]["ccc"] if t != "mean"]
     for trial in manifest.trials:
         key = encode_trial_id(trial.id)
         if key in names:
@@ -59,45 +60,70 @@ def _draw_trials(document: dict[str, Any], manifest: Manifest, figures: Path) ->
 
 
 def _page(document: dict[str, Any], manifest: Manifest, params: FusionParams, drawn: list[tuple[str, str]]) -> str:
-    systems = document["systems"]
-    trials = [trial for trial in manifest.trials if trial.partition == document["partition"]]
+    systems, names = document["systems"], {trial_id for trial_id, _ in drawn}
+    trials = [trial for trial in manifest.trials if trial.id in names]
     lines = [
         "# Report",
         "",
         f"{len(systems)} systems on partition `{document['partition']}`: {len(trials)} trials of "
         f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
-        f"Each figure is the mean ± standard deviation of {document['seeds']} seeds over all labelled frames concatenated; "
-        "CCC with population moments.",
+        f"Each figure is the mean ± standard deviation of {_count_runs(document)} over all labelled frames concatenated; "
+        f"CCC with population moments. In brackets: {100 * document['level']:g} % bootstrap interval of the mean, over trials. "
+        "Ensemble: the runs' mean prediction, scored once.",
         "",
         *_untrained(params),
-        *_table(systems),
+        *_table(systems, _CCC_COLUMNS),
+        "",
+        *_table(systems, _OTHER_COLUMNS),
         "",
         "![Validation CCC by epoch](figures/history.png)",
         "",
         "## Prediction against label",
         "",
-        "Mean of the seeds. A gap in the label is a stretch that nobody annotated.",
+        "Mean of the runs. A gap in the label is a stretch that nobody annotated.",
         "",
     ]
     lines += [f"![Trial {trial_id}](figures/{name})" for trial_id, name in drawn]
     return "\n".join(lines) + "\n"
 
 
-def _table(systems: dict[str, Any]) -> list[str]:
-    targets = list(next(iter(systems.values()))["ccc"])
+def _count_runs(document: dict[str, Any]) -> str:
+    folds = len(document["folds"])
+    return f"{document['seeds']} seeds" + (f" on {folds} folds each" if folds > 1 else "")
+
+
+def _spread(figures: dict[str, float]) -> str:
+    return f"{figures['mean']:.3f} ± {figures['std']:.3f}"
+
+
+def _spread_and_interval(figures: dict[str, float]) -> str:
+    return f"{_spread(figures)} [{figures['low']:.3f}, {figures['high']:.3f}]"
+
+
+_Columns = list[tuple[str, str, bool, Callable[[dict[str, float]], str]]]  # title, metric, mean over targets?, cell
+_CCC_COLUMNS: _Columns = [
+    ("CCC", "ccc", False, _spread),
+    ("CCC", "ccc", True, _spread_and_interval),
+    ("ensemble's CCC", "ccc", True, lambda figures: f"{figures['ensemble']:.3f}"),
+    ("CCC per trial", "trial_ccc", True, _spread),
+]
+_OTHER_COLUMNS: _Columns = [(name.upper(), name, False, _spread) for name in ("pcc", "rmse", "sagr")]
+
+
+def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:
+    targets = [target for target in dict.fromkeys(t for s in systems.values() for t in s["ccc"]) if target != "mean"]
     columns = [
-        (metric, target)
-        for metric in ("ccc", "pcc", "rmse")
-        for target in targets
-        if metric == "ccc" or target != "mean"
+        (title, metric, target, cell)
+        for title, metric, over_targets, cell in kinds
+        for target in (["mean"] if over_targets else targets)
     ]
     rows = [
-        "| system | " + " | ".join(f"{metric.upper()} {target}" for metric, target in columns) + " |",
+        "| system | " + " | ".join(f"{title} {target}" for title, _, target, _ in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
     for name, scores in systems.items():
-        cells = (scores[metric][target] for metric, target in columns)
-        rows.append(f"| {name} | " + " | ".join(f"{cell['mean']:.3f} ± {cell['std']:.3f}" for cell in cells) + " |")
+        cells = (cell(scores[m][target]) if target in scores[m] else "" for _, m, target, cell in columns)
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return rows
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 import fusion.trainer
 from cache.errors import AvFusionError, CorpusError, SettingError, UnknownNameError
 from cache.folds import Fold
 from fusion.inference import predict
+from fusion.losses import Objective
 from fusion.metrics import ccc
 from fusion.model import FusionModel
 from fusion.settings import TrainConfig
@@ -111,13 +113,7 @@ def test_one_target(corpus):
     assert predict(result.checkpoint, corpus.bank("f"))[0].values.shape == (12, 1)
 
 
-def test_reloading_the_best_and_not_stopping_are_the_schedules_to_say(corpus, monkeypatch):
-    from fusion.schedule import Constant
-
-    class Stubborn(Constant):
-        reloads_best = True
-        may_stop = False
-
+def test_the_plateau_schedule_goes_on_from_the_best_weights(corpus, monkeypatch):
     scores = iter([0.3, 0.2, 0.1, 0.05])
     states = []
 
@@ -126,10 +122,116 @@ def test_reloading_the_best_and_not_stopping_are_the_schedules_to_say(corpus, mo
         return {"valence": next(scores)}
 
     monkeypatch.setattr(fusion.trainer, "validate", validate)
-    monkeypatch.setattr(fusion.trainer, "make_schedule", Stubborn)
-    result = run(corpus, replace(QUICK, epochs=4, patience=1))
-    assert len(result.history) == 4
+    result = run(corpus, replace(QUICK, epochs=4, patience=1, schedule="plateau"))
+    assert len(result.history) == 4, "warm-up does not count as waiting"
     assert all(torch.equal(tensor, states[0][name]) for name, tensor in weights(result).items())
+    assert not torch.equal(states[1]["lstm.weight_hh_l0"], states[0]["lstm.weight_hh_l0"])
+
+
+def record_batches(corpus, monkeypatch, config: TrainConfig) -> list[tuple]:
+    """What the objective of one run was given."""
+    seen = []
+    plain = Objective.forward
+
+    def forward(self, estimate, target, mask):
+        seen.append((estimate.values.shape, target.clone(), mask.clone()))
+        return plain(self, estimate, target, mask)
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    run(corpus, config)
+    return seen
+
+
+@pytest.mark.parametrize("reshuffle", [True, False])
+def test_windows_are_reshuffled_every_epoch_or_only_once(corpus, monkeypatch, reshuffle):
+    seen = record_batches(corpus, monkeypatch, replace(QUICK, epochs=2, reshuffle=reshuffle))
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    same = all(torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
+    assert same is not reshuffle
+    ordered = next(corpus.bank().batches(corpus.bank().cut(corpus.fold.train, 8, 6), 8, 4).epoch())
+    assert not torch.equal(first[0][1], ordered.targets), "shuffled at least once"
+
+
+def test_padding_counts_where_it_is_asked_to(corpus, monkeypatch):
+    """Trial 'c' has 8 frames: in windows of 10 two frames of padding, with target 0."""
+    config = replace(QUICK, epochs=1, window=10, batch_size=100)
+    ((_, target, masked),) = record_batches(corpus, monkeypatch, config)
+    ((_, again, counted),) = record_batches(corpus, monkeypatch, replace(config, masked=False))[-1:]
+    assert torch.equal(target, again)
+    extra = counted & ~masked
+    assert int(extra.sum()) == 2
+    assert not target[extra].any()
+    assert not (masked & ~counted).any()
+
+
+def test_class_weights_from_the_training_labels(corpus, monkeypatch):
+    from fusion.losses import balanced_class_weights
+
+    made = []
+    plain = Objective.forward
+    monkeypatch.setattr(Objective, "forward", lambda self, *a: made.append(self.class_weights) or plain(self, *a))
+    run(corpus, replace(QUICK, epochs=1, class_weights="training"))
+    bank = corpus.bank()
+    labels = torch.cat([bank.labels[bank.span(name)] for name in corpus.fold.train])
+    torch.testing.assert_close(made[0], balanced_class_weights(labels[labels.isfinite().all(dim=1)]))
+
+
+def test_the_cross_entropy_is_left_out_for_models_without_classes_unless_asked_for(corpus):
+    small = {"channels": (8,), "audio_channels": (4,)}
+    bank = corpus.bank()
+    automatic = train(bank, corpus.fold, "tcn", small, QUICK)
+    without = train(bank, corpus.fold, "tcn", small, replace(QUICK, lambda_ce=0.0))
+    assert automatic.history == without.history
+    with pytest.raises(SettingError, match="the model has no polar classes. Leave it out, or set it to 0"):
+        train(bank, corpus.fold, "tcn", small, replace(QUICK, lambda_ce=0.5))
+    with_head = run(corpus)
+    assert with_head.history == run(corpus, replace(QUICK, lambda_ce=0.88)).history
+    assert with_head.history != run(corpus, replace(QUICK, lambda_ce=0.0)).history
+
+
+def test_one_network_per_target(corpus):
+    config = replace(QUICK, per_target=True)
+    with pytest.raises(SettingError, match="'per_target' asks for 2 networks"):
+        run(corpus, config)
+    results = [run(corpus, part) for part in config.networks()]
+    assert [list(result.checkpoint.validation) for result in results] == [["valence"], ["arousal"]]
+    assert [part.networks() for part in config.networks()] == [(part,) for part in config.networks()]
+    assert QUICK.networks() == (QUICK,)
+
+
+def test_a_model_that_can_be_solved_is_solved(corpus):
+    told = []
+    bank = corpus.bank()
+    settings = {"spans": (1,), "alpha": 0.1}
+    config = replace(QUICK, hop=8, tail="pad")  # every frame once
+    result = train(bank, corpus.fold, "linear", settings, config, told.append)
+    assert tuple(told) == result.history
+    assert (len(result.history), result.best_epoch) == (1, 0)
+    rows, labels = [], []
+    normalised = bank.normalised(bank.measure(corpus.fold.train), corpus.fold.train)
+    for name in corpus.fold.train:
+        rows.append(torch.cat([normalised.embeddings[m][normalised.span(name)].double() for m in bank.dims], dim=1))
+        labels.append(normalised.labels[normalised.span(name)].double())
+    x, y = torch.cat(rows), torch.cat(labels)
+    known = y.isfinite().all(dim=1)
+    ridge = Ridge(alpha=0.1 * int(known.sum())).fit(x[known].numpy(), y[known].numpy())
+    regress = result.checkpoint.model.regress
+    torch.testing.assert_close(regress.weight.double(), torch.from_numpy(ridge.coef_), atol=1e-4, rtol=1e-3)
+    assert result.history[0].score > 0.8
+    with pytest.raises(SettingError, match="the model has no polar classes"):
+        train(bank, corpus.fold, "linear", settings, replace(config, lambda_ce=0.5))
+
+
+@pytest.mark.parametrize("name", ["recursive_cross_attention", "joint_cross_attention"])
+def test_models_of_fixed_length_reach_the_end_of_every_trial(corpus, name):
+    """Trials of 12, 8 and 40 frames in windows of 10: aligned, padded and whole."""
+    settings = {"length": 10} | ({} if name == "joint_cross_attention" else {"channels": (8,), "audio_channels": (4,)})
+    config = replace(QUICK, epochs=1, window=10, hop=7)
+    for masked in (True, False):
+        result = train(corpus.bank(), corpus.fold, name, settings, replace(config, masked=masked))
+        predictions = predict(result.checkpoint, corpus.bank(), ["f", "c", "a"])
+        assert [len(prediction.values) for prediction in predictions] == [12, 8, 40]
+        assert all(math.isfinite(prediction.values.sum()) for prediction in predictions)
 
 
 def test_a_fixed_window_length_must_be_met(corpus, monkeypatch):

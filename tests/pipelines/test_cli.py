@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
 from cache.errors import MissingFileError, SettingError
+from cache.folds import load_folds
+from cache.manifest import Manifest
+from fusion.checkpoint import load
 from pipelines.cli import avfusion
 from pipelines.params import FusionParams, from_mapping, read_params, rows
 from pipelines.reference import cli_page, params_page
@@ -20,23 +25,109 @@ Run = Callable[..., Result]
 
 def test_train_evaluate_report(project: Path, run: Run) -> None:
     trained = json.loads(run("train", "--json").stdout)
-    assert [(row["system"], row["seed"]) for row in trained] == [
-        (s, k) for s in ("fused", "visual", "audio") for k in (0, 1)
-    ]
+    systems = list(dict.fromkeys(row["system"] for row in trained))
+    assert {"fused", "visual", "audio"} <= set(systems)
+    assert [(row["system"], row["seed"]) for row in trained] == [(s, k) for s in systems for k in (0, 1)]
     again = json.loads(run("train", "--json", "--system", "audio").stdout)
-    assert again == trained[4:]
-    scores = json.loads(run("evaluate", "--json").stdout)[0]["systems"]
-    assert set(scores) == {"fused", "visual", "audio"}
-    assert set(scores["fused"]) == {"ccc", "pcc", "rmse"}
-    assert scores["fused"]["ccc"]["mean"]["best"] <= 1
+    assert again == [row for row in trained if row["system"] == "audio"]
+    with (project / "results/history.csv").open(encoding="utf-8", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    assert {row["system"] for row in epochs} == set(systems), "training one system keeps the history of the others"
+    document = json.loads(run("evaluate", "--json").stdout)[0]
+    assert document == json.loads((project / "results/scores.json").read_text(encoding="utf-8"))
+    scores = document["systems"]
+    assert set(scores) == set(systems)
+    assert set(scores["fused"]) == {"ccc", "trial_ccc", "pcc", "rmse", "sagr"}
+    check_figures(document, project)
     result = run("report")
     assert result.exit_code == 0, result.output
     text = (project / "results/report.md").read_text(encoding="utf-8")
-    assert "**Untrained features:** conv1d, mobilefacenet" in text
+    assert "**Untrained features:** " in text
+    assert "mean ± standard deviation of 2 seeds over" in text
+    assert f"[{scores['fused']['ccc']['mean']['low']:.3f}, " in text
     for line in text.splitlines():
         if line.startswith("!["):
             picture = project / "results" / line.rpartition("(")[2].rstrip(")")
             assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def check_figures(document: dict, project: Path) -> None:
+    """The figures of CCC agree with the runs they are made of, and with the small file."""
+    small = json.loads((project / "results/metrics.json").read_text(encoding="utf-8"))
+    assert set(small) == set(document["systems"])
+    for name, scores in document["systems"].items():
+        runs = [row["ccc"] for row in document["runs"] if row["system"] == name]
+        figures = scores["ccc"]["mean"]
+        assert figures["mean"] == pytest.approx(np.mean(runs), abs=1e-4)
+        assert figures["std"] == pytest.approx(np.std(runs, ddof=1), abs=1e-4)
+        assert figures["best"] == max(runs)
+        assert figures["low"] <= figures["mean"] <= figures["high"], "one trial only is drawn again and again"
+        assert small[name] == {
+            "ccc": figures["mean"],
+            "ccc_std": figures["std"],
+            "ccc_valence": scores["ccc"]["valence"]["mean"],
+            "ccc_arousal": scores["ccc"]["arousal"]["mean"],
+        }
+
+
+def read_predictions(project: Path, system: str) -> dict[str, np.ndarray]:
+    with np.load(project / f"work/predictions/{system}.npz") as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def keep_one_system(params: dict, **changes: object) -> None:
+    params["fusion"]["systems"] = {"fused": {**params["fusion"]["systems"]["fused"], **changes}}
+
+
+def test_networks_of_single_targets(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: keep_one_system(params, train={"per_target": True, "epochs": 1}))
+    rows = json.loads(run("train", "--json").stdout)
+    assert [(row["seed"], row["targets"]) for row in rows] == [
+        (seed, target) for seed in (0, 1) for target in ("valence", "arousal")
+    ]
+    assert all(row["ccc_valence"] == "" for row in rows if row["targets"] == "arousal")
+    folder = project / "work/models/fused/fold0/seed1"
+    assert sorted(path.name for path in folder.iterdir()) == ["arousal", "valence"]
+    scores = json.loads(run("evaluate", "--json").stdout)[0]["systems"]["fused"]
+    assert list(scores["ccc"]) == ["valence", "arousal", "mean"]
+    (trial_id,) = read_predictions(project, "fused")
+    members = [load(folder.parent / f"seed{seed}" / "arousal").model for seed in (0, 1)]
+    assert [member.targets for member in members] == [("arousal",)] * 2
+    assert run("report").exit_code == 0
+    assert trial_id
+
+
+def test_every_fold_is_trained_and_scored_on_its_own_trials(project: Path, run: Run, edit_params: Callable) -> None:
+    def change(params: dict) -> None:
+        keep_one_system(params)
+        params["fusion"]["folds"] = {"kind": "rotated", "number": -1, "count": 2}
+        params["evaluate"]["partition"] = "validation"
+
+    edit_params(change)
+    rows = json.loads(run("train", "--json").stdout)
+    assert [(row["fold"], row["seed"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    folds = load_folds(project / "work/models/folds.json", Manifest.load(project / "work/corpus"))
+    assert folds[0].validate == folds[1].train
+    document = json.loads(run("evaluate", "--json").stdout)[0]
+    assert document["folds"] == [0, 1]
+    assert len(document["runs"]) == 4
+    assert sorted(read_predictions(project, "fused")) == sorted((*folds[0].validate, *folds[1].validate))
+    assert run("report").exit_code == 0
+    assert "2 seeds on 2 folds each" in (project / "results/report.md").read_text(encoding="utf-8")
+    edit_params(lambda params: params["fusion"]["folds"].update(path="work/models/folds.json", number=1))
+    rows = json.loads(run("train", "--json").stdout)
+    assert [row["fold"] for row in rows] == [1, 1]
+    edit_params(lambda params: params["fusion"]["folds"].update(number=2))
+    assert "fusion.folds.number is 2, expected 0 to 0" in run("train").stderr
+
+
+def test_training_settings_of_a_system(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: keep_one_system(params, train={"epochs": 1, "window": 20, "hop": 10}))
+    assert run("train").exit_code == 0
+    training = load(project / "work/models/fused/fold0/seed0").training
+    assert (training.epochs, training.window, training.hop) == (1, 20, 10)
+    edit_params(lambda params: keep_one_system(params, train={"seed": 1}))
+    assert "expected it in 'fusion.seeds' only" in run("train").stderr
 
 
 def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
