@@ -121,7 +121,9 @@ def follow_face(
     area, or the one nearest the centre. The left (right) one is the leftmost (rightmost) where two of
     them are seen together; otherwise the one in that half of the picture, however seldom, and nobody
     if that half is empty: who is alone because the other one left does not change sides. By a
-    reference picture, passers-by count too, and everybody who is like it is the same person.
+    reference picture every tracklet is compared with it, wherever and however long it is seen, and
+    those that are like it are followed. (A cut from one face straight to another at the same place
+    goes unnoticed; a frame without detection between them is enough.)
 
     Where the chosen person is not seen, another track fills in only if its person is never seen
     together with the chosen one, is of similar size, is not nearer to someone who is, and not in the
@@ -146,7 +148,8 @@ def follow_face(
             f"Face '{face}' of a trial; expected one of {', '.join(FACES)}, or {REFERENCE} with a picture. "
             "Mend the manifest."
         )
-    people = _people(_link(detections, config))
+    tracklets = _lasting(_link(detections, config))
+    people = [_Person([part]) for part in tracklets] if face == REFERENCE else _people(tracklets)
     track = Track(np.full((num_frames, 5, 2), np.nan, np.float32), np.zeros(num_frames, bool))
     for part in _choose(people, face, frame_size, likeness) if people else ():
         _draw(part, track)
@@ -180,7 +183,7 @@ def _choose(
 
 
 def _choose_like(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
-    """The person most like the picture, and in other frames everybody else who is like it."""
+    """What is most like the picture, and in other frames what else is like it, best first."""
     scores = likeness([person.sightings() for person in people])
     order = [people[at] for at in np.argsort(-scores, kind="stable") if scores[at] > 0]
     for person in order[1:]:
@@ -226,11 +229,15 @@ def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[_Trac
     return sorted(done + active, key=lambda part: (part.frames[0], *part.boxes[0].tolist()))
 
 
+def _lasting(tracklets: list[_Tracklet]) -> list[_Tracklet]:
+    """Single detections count only if there is nothing else."""
+    return [part for part in tracklets if len(part.frames) > 1] or tracklets
+
+
 def _people(tracklets: list[_Tracklet]) -> list[_Person]:
-    """Join tracklets by place, the longest first; single detections count only if there is nothing else."""
-    lasting = [part for part in tracklets if len(part.frames) > 1] or tracklets
+    """Join tracklets by place, the longest first."""
     people: list[_Person] = []
-    for part in sorted(lasting, key=lambda part: part.frames[0] - part.frames[-1]):
+    for part in sorted(tracklets, key=lambda part: part.frames[0] - part.frames[-1]):
         near = [(person.distance(part), at) for at, person in enumerate(people) if not person.meets(part)]
         distance, at = min(near, default=(float("inf"), 0))
         if distance > _SAME_PLACE:
