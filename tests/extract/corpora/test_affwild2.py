@@ -338,7 +338,7 @@ def test_people_of_one_video_in_two_partitions_are_reported(small: Tree, caplog:
 
 def test_the_demo_corpus_is_read_alike(tmp_path: Path) -> None:
     """Only the test partition differs: Aff-Wild2 keeps its labels back. Subjects are people there, videos here."""
-    corpus = DemoCorpus(demo.Config(num_trials=6, num_subjects=5, min_s=1.0, max_s=1.2, width=160, height=120))
+    corpus = DemoCorpus(demo.Config(num_trials=5, num_subjects=4, min_s=1.0, max_s=1.2, width=160, height=120))
     corpus.generate(tmp_path)
     expected = [trial for trial in corpus.read(tmp_path).trials if trial.partition != "test"]
     found = AffWild2().read(tmp_path).trials
