@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SettingError
-from fusion.metrics import METRICS
 
 Array = NDArray[np.float64]
 Run = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
@@ -98,6 +97,3 @@ def _interval(values: Array, tails: Sequence[float]) -> Array:
         means = np.where(present, values, 0).sum(axis=0) / present.sum(axis=0)
     columns = [column[np.isfinite(column)] for column in means.T]
     return np.stack([np.percentile(c, tails) if len(c) else np.full(2, np.nan) for c in columns], axis=1)
-
-
-assert set(METRICS) == set(score_sums(np.ones((10, 1))))

@@ -11,7 +11,7 @@ import torch
 
 from cache.errors import FingerprintError, MissingFileError, WeightsError
 from cache.folds import Fold
-from fusion.checkpoint import Checkpoint, load
+from fusion.checkpoint import Checkpoint, load, load_run
 from fusion.inference import predict
 from fusion.model import build_model
 from fusion.models import MODELS
@@ -143,3 +143,13 @@ def test_refuses_other_features(corpus, tmp_path):
         predict(load(tmp_path / "run"), corpus.bank())
     for text in ("visual", other, checkpoint.fingerprints["visual"]):
         assert text in str(caught.value)
+
+
+def test_a_run_is_one_checkpoint_or_one_per_target(corpus, tmp_path):
+    make(corpus).save(tmp_path / "joint")
+    for seed, target in enumerate(TARGETS):
+        make(corpus, seed=seed).save(tmp_path / "split" / target)
+    assert len(load_run(tmp_path / "joint")) == 1
+    assert [part.training.seed for part in load_run(tmp_path / "split")] == [1, 0]  # arousal, valence
+    with pytest.raises(MissingFileError, match="Train a model first"):
+        load_run(tmp_path / "none")

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from cache.errors import SettingError, UnknownNameError
 from fusion.losses import (
     CLASS_WEIGHTS,
     Objective,
+    balanced_class_weights,
     ccc_loss,
     cross_entropy_loss,
     mse_loss,
@@ -161,3 +163,35 @@ def test_objective_refuses_what_it_cannot_do(batch):
         Objective(TARGETS, "batch", 0.0, 0.5)(Estimate(prediction), target, mask)
     with pytest.raises(UnknownNameError, match="Unknown loss 'windw'"):
         Objective(TARGETS, "windw", 0.0, 0.0)
+
+
+def test_an_open_weight_of_the_cross_entropy_asks_the_model(batch):
+    prediction, target, mask = batch
+    logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    automatic, explicit = (Objective(TARGETS, "batch", 0.3, weight).double() for weight in (None, 0.88))
+    torch.testing.assert_close(
+        automatic(Estimate(prediction, logits), target, mask), explicit(Estimate(prediction, logits), target, mask)
+    )
+    without = Objective(TARGETS, "batch", 0.3, 0.0)
+    torch.testing.assert_close(
+        automatic(Estimate(prediction), target, mask), without(Estimate(prediction), target, mask)
+    )
+    alone = Objective(("valence",), "batch", 0.0, None)
+    torch.testing.assert_close(
+        alone(Estimate(prediction[..., :1]), target[..., :1], mask),
+        ccc_loss(prediction[..., :1], target[..., :1], mask),
+    )
+
+
+def test_class_weights_from_labels_are_those_of_scikit_learn():
+    labels = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.6  # the outer ring is empty
+    labels[:200] = 0
+    classes = polar_class(labels[:, 0], labels[:, 1]).numpy()
+    occurring = np.unique(classes)
+    expected = np.ones(24)
+    expected[occurring] = compute_class_weight("balanced", classes=occurring, y=classes)
+    np.testing.assert_allclose(balanced_class_weights(labels), expected, rtol=1e-6)
+    assert len(occurring) < 24
+    swapped = Objective(TARGETS[::-1], "batch", 0.0, None, "training", labels.flip(-1))
+    np.testing.assert_allclose(swapped.class_weights, expected, rtol=1e-6)
+    assert torch.equal(Objective(TARGETS, "batch", 0.0, None).class_weights, torch.tensor(CLASS_WEIGHTS))

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import ShapeError
-from fusion.metrics import CCC, PCC, RMSE, ccc, pcc, rmse
+from fusion.metrics import CCC, METRICS, PCC, RMSE, SAGR, TrialCCC, ccc, pcc, rmse, sagr
 
-FORMS = [(ccc, CCC), (pcc, PCC), (rmse, RMSE)]
+FORMS = [(ccc, CCC), (pcc, PCC), (rmse, RMSE), (sagr, SAGR)]
 
 
 def series(frames: int = 200, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,3 +119,34 @@ def test_shapes_must_fit(function, kind):
         function(torch.zeros(4, 2), torch.zeros(4, 1))
     with pytest.raises(ShapeError, match="the mask \\(3,\\)"):
         function(torch.zeros(4, 2), torch.zeros(4, 2), torch.ones(3, dtype=torch.bool))
+
+
+def test_sign_agreement_is_the_share_of_equal_signs():
+    prediction, target = series()
+    target[:5] = 0
+    for column in range(2):
+        p, t = prediction[:, column].numpy(), target[:, column].numpy()
+        assert float(sagr(prediction, target)[column]) == pytest.approx(np.mean(np.sign(p) == np.sign(t)))
+        alike = audmetric.accuracy(np.sign(t), np.sign(p))
+        assert float(sagr(prediction, target)[column]) == pytest.approx(alike)
+    assert sagr(torch.zeros(3, 1), torch.tensor([[0.0], [0.1], [-0.0]])).tolist() == pytest.approx([2 / 3])
+
+
+def test_per_trial_is_the_mean_of_the_trials():
+    trials = [series(frames, seed) for seed, frames in enumerate((30, 200, 7))]
+    metric = TrialCCC()
+    for prediction, target in trials:
+        metric.update(prediction, target)
+    expected = [
+        np.mean([audmetric.concordance_cc(t[:, c].double().numpy(), p[:, c].double().numpy()) for p, t in trials])
+        for c in range(2)
+    ]
+    assert metric.compute().tolist() == pytest.approx(expected, abs=1e-12)
+    still = torch.full((4, 2), 0.1)
+    metric.update(still, still)  # neither varies: it has no CCC
+    assert metric.compute().tolist() == pytest.approx(expected, abs=1e-12)
+    assert TrialCCC().compute().isnan().all()
+
+
+def test_every_metric_has_its_class():
+    assert {"ccc": CCC, "trial_ccc": TrialCCC, "pcc": PCC, "rmse": RMSE, "sagr": SAGR} == METRICS
