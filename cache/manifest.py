@@ -35,9 +35,10 @@ class Trial:
         clock: the label clock.
         media: source kind → path relative to the manifest's media root, in POSIX form. Kinds:
             `video` (a container), `audio` (a container or sound file), `crops` (a folder or zip of
-            JPEGs), `words` (a transcript with word times).
+            JPEGs), `words` (a transcript with word times), `face` (a picture of the person).
         labels: (T, C) float32 in [-1, 1], nan where not annotated; None where a trial has no labels.
-        face: which face of the video is this trial's: largest, centre, left or right.
+        face: which face of the video is this trial's: largest, centre, left, right, or reference (the one like
+            the picture `face`).
     """
 
     id: str
