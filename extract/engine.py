@@ -34,10 +34,8 @@ from extract.backbone import Backbone
 from extract.batches import Batch, Piece, Run, cut_batches, join_inputs
 from extract.executors import (
     Executor,
-    OpenVinoExecutor,
-    TorchExecutor,
-    blank_batch,
     check_running,
+    make_executor,
     rows_are_apart,
     running_versions,
 )
@@ -183,9 +181,8 @@ class _Engine:
     @cached_property
     def executor(self) -> Executor:
         """Made for the first batch, since it may take long and a run may have nothing to compute."""
-        if self.options.runtime == "openvino":
-            return OpenVinoExecutor(self.backbone, blank_batch(self.backbone, self.options.batch_size))
-        return TorchExecutor(self.backbone, self.device, self.options.precision, self.options.compiled)
+        how = self.options
+        return make_executor(self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled)
 
     def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
         """All trials in order, cut into batches; the last one flushes."""

@@ -281,6 +281,19 @@ def check_running(backbone: Backbone, device: str, runtime: str, precision: str,
     return chosen
 
 
+def make_executor(
+    backbone: Backbone, batch_size: int, device: torch.device, runtime: str, precision: str, compiled: bool
+) -> Executor:
+    """The executor for batches of one size, where `check_running` allows it.
+
+    Raises:
+        SettingError: if OpenVINO is asked for and not installed.
+    """
+    if runtime == "openvino":
+        return OpenVinoExecutor(backbone, blank_batch(backbone, batch_size))
+    return TorchExecutor(backbone, device, precision, compiled)
+
+
 def running_versions(runtime: str, compiled: bool) -> dict[str, str]:
     """What computes, for the commit records."""
     libraries = ("openvino", "torch") if runtime == "openvino" else ("torch",)

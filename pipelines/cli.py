@@ -123,7 +123,11 @@ def crops(device: str, as_json: bool) -> None:
 
 @avfusion.command("extract")
 @click.option(
-    "--backbone", "names", multiple=True, required=True, help="Name of a backbone; may be given several times."
+    "--backbone",
+    "names",
+    multiple=True,
+    required=True,
+    help="Name of a backbone, may be given several times; 'all' for all of params.yaml.",
 )
 @click.option("--weights", help="For loose media: a registered name, a path, or 'random'.")
 @click.option(
@@ -139,33 +143,54 @@ def crops(device: str, as_json: bool) -> None:
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
 @click.option("--redo", is_flag=True, help="Compute again what is finished.")
+@click.option("--trials", "patterns", multiple=True, help="Only trials of this id, such as 'train_*'.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many trials.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how much and how long; write nothing.")
+@click.option("--runtime", default="torch", show_default=True, type=click.Choice(["torch", "openvino"]))
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Of convolutions and products; part of the features' recipe.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")
 @_DEVICE
 @_JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
     names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction, media: tuple[Path, ...],
-    batch_size: int, threads: int, redo: bool, device: str, as_json: bool,
+    batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool,
+    runtime: str, precision: str, compiled: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run backbones and store their embeddings.
 
-    Without MEDIA: over the project's corpus, with the settings of params.yaml. With MEDIA: over these files, into --out.
+    Without MEDIA: over the project's corpus, with the settings of params.yaml. With MEDIA: over these files, into --out;
+    words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). A receipt is written once
+    every trial is finished; what failed is listed beside it, and taken up by the next run.
     """
     if media and not (weights and out):
         raise click.UsageError("With media files, give --weights and --out too.")
     if not media and (weights or out):
         raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
+    if media and "all" in names:
+        raise click.UsageError("'all' stands for the backbones of params.yaml; with media files, name them.")
     from extract.engine import EngineOptions
     from pipelines import extract_features as stage
-    from pipelines import paths
+    from pipelines import paths, plan_extraction
     from pipelines.params import read_params
 
-    options = EngineOptions(batch_size, threads, device, redo)
-    if media:
-        done = stage.extract_loose(names, media, str(weights), Path(str(out)), rate, options)
-    else:
-        done = stage.extract_project(names, read_params(paths.PARAMS), options)
+    options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
+    selection = stage.Selection(patterns, limit)
+    loose = (names, media, str(weights), Path(str(out)), rate, options, selection)
+    project = None if media else (names, read_params(paths.PARAMS), options, selection)
+    if dry_run:
+        show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)
+        return
+    done = stage.extract_project(*project) if project else stage.extract_loose(*loose)
     show([extraction.row() for extraction in done], as_json)
+    stage.raise_failed(done)
 
 
 @avfusion.command("transcribe")

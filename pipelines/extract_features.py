@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cache.errors import AvFusionError, CorpusError, TrialsFailedError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest, Trial
-from cache.receipt import Receipt
+from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
-from extract.engine import EngineOptions, Outcome, extract_features
-from extract.executors import keep_big_buffers
+from extract.engine import EngineOptions, Outcome, extract_features, recipe
+from extract.executors import check_running, keep_big_buffers
 from extract.sources import media_clock
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
@@ -22,21 +23,55 @@ from pipelines.console import progress, warn
 from pipelines.params import BackboneParams, Params
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
 
+WORDS = (".json", ".srt", ".vtt", ".TextGrid")  # transcripts beside a loose file, in this order
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some trials of a corpus.
+
+    Attributes:
+        patterns: shell patterns, of which a trial's id fits one; none for every trial.
+        limit: at most so many of these, the first ones; None for all.
+    """
+
+    patterns: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def of(self, manifest: Manifest) -> Manifest:
+        """The manifest of the chosen trials.
+
+        Raises:
+            SettingError: if no trial fits.
+        """
+        patterns = self.patterns or ("*",)
+        chosen = [trial for trial in manifest.trials if any(fnmatchcase(trial.id, pattern) for pattern in patterns)]
+        if self.patterns and not chosen:
+            known, asked = ", ".join(trial.id for trial in manifest.trials[:3]), "' or '".join(self.patterns)
+            raise SettingError(
+                f"No trial is named '{asked}'; there are {len(manifest.trials)}, such as {known}. Change "
+                "--trials; '*' stands for any characters."
+            )
+        return replace(manifest, trials=tuple(chosen[: self.limit]))
+
 
 @dataclass(frozen=True)
 class Extraction:
-    """One backbone over some trials: what became of them, and where the features are."""
+    """One backbone over some trials: what became of them and of their crops, where the features and their receipt are."""
 
     backbone: Backbone
     outcome: Outcome
     store: Path | str
+    fingerprint: str
+    receipt: Path
+    crops: Outcome | None = None
 
     def row(self) -> dict[str, Any]:
         """As a row of the summary."""
         outcome = self.outcome
         return {
             "backbone": self.backbone.name,
-            "fingerprint": self.backbone.spec().fingerprint[:12],
+            "fingerprint": self.fingerprint[:12],
             "computed": len(outcome.computed),
             "kept": len(outcome.kept),
             "failed": len(outcome.failures),
@@ -46,55 +81,104 @@ class Extraction:
         }
 
 
-def extract_project(names: Sequence[str], params: Params, options: EngineOptions) -> list[Extraction]:
-    """Extract every trial of the project's corpus; corpus and crops are made first where they are missing.
+def load_backbones(names: Sequence[str], params: Params, options: EngineOptions) -> list[Backbone]:
+    """The project's backbones of these names, each able to run as asked; "all" stands for all of `params.yaml`.
 
     Raises:
-        TrialsFailedError: if a trial failed; all others are finished and kept.
+        UnknownNameError: if `params.yaml` has no section for a name.
+        SettingError: if one cannot run as asked.
+    """
+    wanted = dict.fromkeys(name for given in names for name in (params.extract if given == "all" else (given,)))
+    return [_load(name, params.backbone(name), options) for name in wanted]
+
+
+def load_loose(names: Sequence[str], weights: str, options: EngineOptions) -> list[Backbone]:
+    """Backbones for loose media, each able to run as asked.
+
+    Raises:
+        UnknownNameError: if there is no such backbone.
+        SettingError: if one cannot run as asked.
+    """
+    return [_load(name, BackboneParams(weights), options) for name in dict.fromkeys(names)]
+
+
+def extract_project(
+    names: Sequence[str], params: Params, options: EngineOptions, selection: Selection = Selection()
+) -> list[Extraction]:
+    """Extract trials of the project's corpus; corpus and crops are made first where they are missing.
+
+    A receipt speaks for the whole corpus: it is written when every trial was chosen and is finished, and removed when
+    it is not true any more.
+
+    Returns:
+        what became of each backbone, for `raise_failed`.
     """
     manifest = Manifest.load(paths.CORPUS) if paths.CORPUS.exists() else build_corpus(params.corpus, paths.CORPUS)
-    backbones = [_load(name, params.backbone(name)) for name in names]
-    crops = None
+    chosen = selection.of(manifest)
+    backbones = load_backbones(names, params, options)
+    whole = len(chosen.trials) == len(manifest.trials)
+    made, config = None, crop_config(params.crops)
     if any(backbone.source == "crops" for backbone in backbones):
-        config = crop_config(params.crops)
-        made = make_crops(manifest, manifest.trials, config, paths.CROPS, options.device)
-        raise_failures("crops", made, paths.CROPS / "failures.json")
-        save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
-        crops = crops_folder(paths.CROPS, config)
-    done = [_extract_one(b, params.backbone(b.name).dtype, manifest, crops, paths.FEATURES, options) for b in backbones]
-    for extraction in done:
-        receipt = paths.receipt_path(paths.FEATURES, extraction.backbone.modality, extraction.backbone.name)
-        raise_failures(extraction.backbone.name, extraction.outcome, receipt.with_suffix(".failures.json"))
+        made = make_crops(chosen, chosen.trials, config, paths.CROPS, options.device)
+        if whole and not made.failures:
+            save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
+    done = []
+    for backbone in backbones:
+        crops = made if backbone.source == "crops" else None
+        dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
+        extraction = _extract_one(backbone, dtype, chosen, folder, paths.FEATURES, options, crops)
+        outcome = extraction.outcome
+        if whole and not outcome.failures:
+            _save_receipt(extraction)
+        elif outcome.failures or not _is_true(extraction.receipt):
+            extraction.receipt.unlink(missing_ok=True)
+        done.append(extraction)
     return done
 
 
 def extract_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions
-) -> list[Extraction]:
-    """Extract loose media files into `out`; a trial is named after its file.
+    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions,
+    selection: Selection = Selection(),
+) -> list[Extraction]:  # fmt: skip
+    """Extract loose media files into `out`; a trial is named after its file, a transcript of its name is its words.
+
+    Returns:
+        what became of each backbone, for `raise_failed`.
 
     Raises:
         CorpusError: if two files have the same name.
-        TrialsFailedError: if a file failed; all others are finished and kept.
     """
-    backbones = [_load(name, BackboneParams(weights)) for name in names]
-    manifest, unread = _loose_manifest(media, rate)
+    backbones = load_loose(names, weights, options)
+    manifest, unread = loose_manifest(media, rate)
+    manifest = selection.of(manifest)
     done, config = [], crop_config({})
     for backbone in backbones:
-        outcome = Outcome(failures=dict(unread))
-        crops = None
+        made, folder = None, out / "crops"
         if backbone.source == "crops":
-            made = make_crops(manifest, manifest.trials, config, out / "crops", options.device)
-            outcome.failures |= made.failures
-            crops = crops_folder(out / "crops", config)
-        fit = Manifest(manifest.root, tuple(trial for trial in manifest.trials if trial.id not in outcome.failures))
-        extraction = _extract_one(backbone, "float16", fit, crops, out, options, partial=True)
-        extraction.outcome.failures |= outcome.failures
-        done.append(extraction)
-    for extraction in done:
-        receipt = paths.receipt_path(out, extraction.backbone.modality, extraction.backbone.name)
-        raise_failures(extraction.backbone.name, extraction.outcome, receipt.with_suffix(".failures.json"))
+            made = make_crops(manifest, manifest.trials, config, folder, options.device)
+        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, options, made)
+        _save_receipt(extraction)
+        extraction.outcome.failures |= unread
+        done.append(replace(extraction, crops=None))
     return done
+
+
+def raise_failed(done: Sequence[Extraction]) -> None:
+    """List the failed trials of crops and of every backbone in files beside the receipts, and refuse to go on.
+
+    Raises:
+        TrialsFailedError: naming every failed trial.
+    """
+    checks = [(e.backbone.name, e.outcome, e.receipt.with_suffix(".failures.json")) for e in done]
+    checks += [("crops", e.crops, paths.CROPS / "failures.json") for e in done if e.crops is not None][:1]
+    texts = []
+    for what, outcome, path in checks:
+        try:
+            raise_failures(what, outcome, path)
+        except TrialsFailedError as error:
+            texts.append(str(error))
+    if texts:
+        raise TrialsFailedError("\n".join(texts))
 
 
 def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
@@ -115,8 +199,9 @@ def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
         )
 
 
-def _load(name: str, params: BackboneParams) -> Backbone:
+def _load(name: str, params: BackboneParams, options: EngineOptions) -> Backbone:
     backbone = load_backbone(name, params.weights, params.settings)
+    check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
     if backbone.weights.seed is not None:
         warn(
             f"Backbone '{name}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
@@ -126,37 +211,47 @@ def _load(name: str, params: BackboneParams) -> Backbone:
 
 
 def _extract_one(
-    backbone: Backbone,
-    dtype: str,
-    manifest: Manifest,
-    crops: Path | None,
-    features: Path,
-    options: EngineOptions,
-    partial: bool = False,
-) -> Extraction:
+    backbone: Backbone, dtype: str, manifest: Manifest, folder: Path, features: Path, options: EngineOptions,
+    crops: Outcome | None,
+) -> Extraction:  # fmt: skip
+    """Extract one backbone; trials whose crops failed fail with them."""
     keep_big_buffers()
     receipt = paths.receipt_path(features, backbone.modality, backbone.name)
-    store = FeatureStore.create(receipt.with_suffix(".zarr"), backbone.spec(dtype))
-    total = sum(trial.clock.num_frames for trial in manifest.trials)
-    with progress(backbone.name, total) as advance:
-        outcome = extract_features(
-            backbone,
-            store,
-            manifest,
-            manifest.trials,
-            crops,
-            options,
-            lambda trial_id, frames: advance(frames, trial_id),
-        )
-    finished = outcome.computed + outcome.kept
-    if partial or len(finished) == len(manifest.trials):
-        Receipt.of(store, finished).save(receipt)
-    else:
-        receipt.unlink(missing_ok=True)
-    return Extraction(backbone, outcome, store.path)
+    store = FeatureStore.create(receipt.with_suffix(".zarr"), recipe(backbone, dtype, options.precision))
+    faults = {} if crops is None else crops.failures
+    trials = [trial for trial in manifest.trials if trial.id not in faults]
+    with progress(backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
+
+        def tell(trial_id: str, frames: int) -> None:
+            advance(frames, trial_id)
+
+        outcome = extract_features(backbone, store, manifest, trials, folder, options, tell)
+    outcome.failures |= faults
+    return Extraction(backbone, outcome, store.path, store.spec.fingerprint, receipt, crops)
 
 
-def _loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
+def _save_receipt(extraction: Extraction) -> None:
+    store = FeatureStore(extraction.store, extraction.fingerprint)
+    Receipt.of(store, extraction.outcome.computed + extraction.outcome.kept).save(extraction.receipt)
+
+
+def _is_true(receipt: Path) -> bool:
+    """Whether the store still holds what a receipt names."""
+    try:
+        open_receipt(receipt)
+    except MissingFileError:
+        return True
+    except AvFusionError:
+        return False
+    return True
+
+
+def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
+    """A manifest of loose files, and why some cannot be read.
+
+    Raises:
+        CorpusError: if two files have the same name.
+    """
     names = [path.stem for path in media]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -169,5 +264,7 @@ def _loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, di
             unread[path.stem] = str(error)
             continue
         place = path.resolve().as_posix()
-        trials.append(Trial(path.stem, path.stem, "", clock, {"video": place, "audio": place}))
+        words = next((found for suffix in WORDS if (found := path.resolve().with_suffix(suffix)).is_file()), None)
+        kinds = {"video": place, "audio": place} | ({"words": words.as_posix()} if words else {})
+        trials.append(Trial(path.stem, path.stem, "", clock, kinds))
     return Manifest(Path("/"), tuple(trials)), unread

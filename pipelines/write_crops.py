@@ -52,8 +52,7 @@ def make_crops(
                 video = manifest.path(trial, "video")
                 source = sha256_file(video)
                 picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
-                face = reference_key(picture, config.reference_weights) if picture else trial.face
-                if crops_are_current(path, source, config.fingerprint(face), trial.clock):
+                if has_crops(manifest, trial, config, folder, source):
                     outcome.kept.append(trial.id)
                 else:
                     detector = detector or [make_detector(config.faces, str(choose_device(device)))]
@@ -80,6 +79,19 @@ def make_crops(
                 outcome.failures[trial.id] = str(error)
             advance(trial.clock.num_frames, trial.id)
     return outcome
+
+
+def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:
+    """Whether a trial's crops are finished and of these settings and this video (of digest `source`, else computed).
+
+    Raises:
+        MissingFileError: if the video, or the picture of the face to follow, is absent.
+    """
+    picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
+    face = reference_key(picture, config.reference_weights) if picture else trial.face
+    source = source or sha256_file(manifest.path(trial, "video"))
+    path = folder / f"{encode_trial_id(trial.id)}.zip"
+    return crops_are_current(path, source, config.fingerprint(face), trial.clock)
 
 
 def crops_folder(crops: Path, config: CropConfig) -> Path:

@@ -1,0 +1,116 @@
+"""What an extraction would do, how much that is and how long it takes; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cache.errors import AvFusionError, FingerprintError, MissingFileError
+from cache.manifest import Manifest, Trial
+from cache.store import FeatureStore
+from extract.backbone import Backbone
+from extract.crops import CropConfig
+from extract.engine import EngineOptions, is_current, recipe
+from extract.executors import blank_batch, check_running, keep_big_buffers, make_executor
+from extract.sources import open_source
+from pipelines import paths
+from pipelines.extract_features import Selection, load_backbones, load_loose, loose_manifest
+from pipelines.params import Params
+from pipelines.write_crops import crop_config, crops_folder, has_crops
+
+PROBES = 2  # batches; the first one warms up
+
+
+def plan_project(
+    names: Sequence[str], params: Params, options: EngineOptions, selection: Selection
+) -> list[dict[str, Any]]:
+    """One row per backbone of the project: trials to do and kept, frames, bytes, seconds.
+
+    Raises:
+        MissingFileError: if the corpus is not built.
+    """
+    manifest = selection.of(Manifest.load(paths.CORPUS))
+    backbones = [(b, params.backbone(b.name).dtype) for b in load_backbones(names, params, options)]
+    config = crop_config(params.crops)
+    return [_plan(b, dtype, manifest, {}, config, paths.CROPS, paths.FEATURES, options) for b, dtype in backbones]
+
+
+def plan_loose(
+    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions,
+    selection: Selection,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """As `plan_project`, for loose files.
+
+    Raises:
+        CorpusError: if two files have the same name.
+    """
+    manifest, unread = loose_manifest(media, rate)
+    manifest, config = selection.of(manifest), crop_config({})
+    return [
+        _plan(backbone, "float16", manifest, unread, config, out / "crops", out, options)
+        for backbone in load_loose(names, weights, options)
+    ]
+
+
+def _plan(
+    backbone: Backbone, dtype: str, manifest: Manifest, unread: dict[str, str], config: CropConfig, crops: Path,
+    features: Path, options: EngineOptions,
+) -> dict[str, Any]:  # fmt: skip
+    spec = recipe(backbone, dtype, options.precision)
+    place = paths.receipt_path(features, backbone.modality, backbone.name).with_suffix(".zarr")
+    try:
+        store = FeatureStore(place, spec.fingerprint)
+    except (MissingFileError, FingerprintError):
+        store = None
+    folder = crops_folder(crops, config)
+    states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": [], "fault": []}
+    for trial in manifest.trials:
+        states[_state(backbone, store, manifest, trial, config, folder, options)].append(trial)
+    to_do = states["do"] + states["crop"]
+    frames = sum(trial.clock.num_frames for trial in to_do)
+    return {
+        "backbone": backbone.name,
+        "fingerprint": spec.fingerprint[:12],
+        "to_do": len(to_do),
+        "without_crops": len(states["crop"]),
+        "kept": len(states["kept"]),
+        "unreadable": len(states["fault"]) + len(unread),
+        "frames": frames,
+        "megabytes": round(frames * spec.dim * (2 if dtype == "float16" else 4) / 1e6, 1),
+        "seconds": round(frames * seconds_per_frame(backbone, options), 1) if frames else 0.0,
+    }
+
+
+def _state(
+    backbone: Backbone, store: FeatureStore | None, manifest: Manifest, trial: Trial, config: CropConfig, folder: Path,
+    options: EngineOptions,
+) -> str:  # fmt: skip
+    """What would happen to a trial: do, crop (make its crops first), kept or fault."""
+    try:
+        if backbone.source == "crops" and "crops" not in trial.media and not has_crops(manifest, trial, config, folder):
+            return "crop"
+        digest = open_source(backbone, manifest, trial, folder).digest()
+        if store is None or options.redo or not is_current(store.find_record(trial.id), digest, trial.clock):
+            return "do"
+        return "kept" if store.is_whole(trial.id) else "do"
+    except AvFusionError:
+        return "fault"
+
+
+def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
+    """Seconds that one frame takes, by a quick probe of two batches; reading and finding faces come on top.
+
+    Raises:
+        SettingError: if the backbone cannot run as asked.
+    """
+    keep_big_buffers()
+    device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
+    executor = make_executor(backbone, options.batch_size, device, options.runtime, options.precision, options.compiled)
+    batch = blank_batch(backbone, options.batch_size)
+    for _ in range(PROBES):
+        start = time.perf_counter()
+        executor.start(batch)()
+    return (time.perf_counter() - start) / options.batch_size

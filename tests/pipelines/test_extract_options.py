@@ -1,0 +1,181 @@
+"""Extraction of a part, in rehearsal, in other precisions and runtimes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import Result
+
+from cache.manifest import Manifest
+from cache.receipt import open_receipt
+from cache.store import FeatureStore
+from extract.engine import EngineOptions
+from extract.transcripts import write_words
+from extract.words import Word
+from pipelines.plan_extraction import seconds_per_frame
+
+VISUAL, AUDIO = Path("features/visual/mobilefacenet.json"), Path("features/audio/conv1d.json")
+Run = Callable[..., Result]
+
+
+def rows(result: Result) -> list[dict]:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def ids() -> list[str]:
+    return [trial.id for trial in Manifest.load(Path("work/corpus")).trials]
+
+
+def snapshot(*folders: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
+
+
+def test_all_stands_for_every_backbone_of_the_parameters(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: [params["extract"].pop(name) for name in list(params["extract"]) if name == "bert"])
+    table = rows(run("extract", "--backbone", "all", "--backbone", "conv1d", "--json"))
+    assert [(row["backbone"], row["kept"]) for row in table] == [("mobilefacenet", 3), ("conv1d", 3)]
+
+
+def test_a_part_of_the_corpus_has_no_receipt(project: Path, run: Run) -> None:
+    before = AUDIO.read_bytes()
+    AUDIO.unlink()
+    store = AUDIO.with_suffix(".zarr")
+    for chunk in store.rglob("zarr.json"):
+        if chunk.parent.parent.parent == store:
+            chunk.unlink()
+    assert rows(run("extract", "--backbone", "conv1d", "--limit", "1", "--json"))[0]["computed"] == 1
+    assert not AUDIO.exists()
+    table = rows(run("extract", "--backbone", "conv1d", "--trials", ids()[1], "--trials", "none*", "--json"))
+    assert (table[0]["computed"], table[0]["kept"]) == (1, 0)
+    assert not AUDIO.exists()
+    assert rows(run("extract", "--backbone", "conv1d", "--limit", "9", "--json"))[0]["kept"] == 2
+    assert AUDIO.read_bytes() == before
+
+
+def test_a_part_done_anew_leaves_a_true_receipt_and_removes_a_false_one(project: Path, run: Run) -> None:
+    before = AUDIO.read_bytes()
+    rows(run("extract", "--backbone", "conv1d", "--trials", ids()[0], "--redo", "--json"))
+    assert AUDIO.read_bytes() == before
+    manifest = Manifest.load(Path("work/corpus"))
+    video = manifest.path(manifest.trials[0], "video")
+    video.write_bytes(video.read_bytes() + b"\0\0\0\x08free")
+    rows(run("extract", "--backbone", "conv1d", "--trials", ids()[0], "--json"))
+    assert not AUDIO.exists()
+    rows(run("extract", "--backbone", "conv1d", "--json"))
+    assert open_receipt(AUDIO)
+
+
+def test_a_pattern_that_fits_nothing_is_refused(project: Path, run: Run) -> None:
+    result = run("extract", "--backbone", "conv1d", "--trials", "nobody*")
+    assert result.exit_code == 1
+    assert "No trial is named 'nobody*'; there are 3, such as" in result.stderr
+
+
+def test_a_rehearsal_writes_nothing(project: Path, run: Run, edit_params: Callable) -> None:
+    victim = next(Path("work/crops").rglob("*.zip"))
+    victim.unlink()
+    edit_params(lambda params: params["extract"]["conv1d"].update(settings={"window_s": 0.25}))
+    before = snapshot(project / "features", project / "work")
+    arguments = ["extract", "--backbone", "mobilefacenet", "--backbone", "conv1d", "--dry-run", "--json"]
+    visual, audio = rows(run(*arguments))
+    total = sum(trial.clock.num_frames for trial in Manifest.load(Path("work/corpus")).trials)
+    assert (visual["to_do"], visual["without_crops"], visual["kept"]) == (1, 1, 2)
+    assert (audio["to_do"], audio["kept"], audio["frames"]) == (3, 0, total)
+    assert audio["megabytes"] == round(total * 128 * 2 / 1e6, 1)
+    assert audio["seconds"] > 0
+    assert snapshot(project / "features", project / "work") == before
+    visual = rows(run(*arguments, "--redo"))[0]
+    assert (visual["to_do"], visual["kept"]) == (3, 0)
+
+
+def test_the_probe_runs_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from extract import executors
+    from extract.backbone import load_backbone
+
+    seen = []
+    start = executors.TorchExecutor.start
+    monkeypatch.setattr(
+        executors.TorchExecutor, "start", lambda self, batch: seen.append(len(batch)) or start(self, batch)
+    )
+    assert seconds_per_frame(load_backbone("conv1d", "random"), EngineOptions(batch_size=4, device="cpu")) > 0
+    assert seen == [4, 4]
+
+
+def test_precision_is_part_of_the_recipe(project: Path, run: Run) -> None:
+    before = open_receipt(AUDIO)[1]
+    row = rows(run("extract", "--backbone", "conv1d", "--precision", "bf16", "--json"))[0]
+    receipt = open_receipt(AUDIO)[1]
+    assert row["computed"] == 3
+    assert row["fingerprint"] == receipt.spec.fingerprint[:12] != before.spec.fingerprint[:12]
+    assert receipt.spec.settings["precision"] == "bf16"
+    assert rows(run("extract", "--backbone", "conv1d", "--json"))[0]["kept"] == 3
+    assert open_receipt(AUDIO)[1] == before
+
+
+def test_openvino_is_recorded_and_no_other_recipe(project: Path, run: Run) -> None:
+    pytest.importorskip("openvino")
+    before, first = open_receipt(AUDIO)[1], ids()[0]
+    expected = np.array(open_receipt(AUDIO)[0].read(first).embeddings, np.float32)
+    rows(run("extract", "--backbone", "conv1d", "--runtime", "openvino", "--redo", "--json"))
+    store, receipt = open_receipt(AUDIO)
+    assert receipt.spec == before.spec
+    assert store.record(first).versions["runtime"] == "openvino"
+    found = np.array(store.read(first).embeddings, np.float32)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
+def test_the_table_is_shown_although_a_trial_failed(project: Path, run: Run) -> None:
+    for crops in Path("work/crops").rglob("*.zip"):
+        crops.unlink()
+    manifest = Manifest.load(Path("work/corpus"))
+    manifest.path(manifest.trials[0], "video").write_bytes(b"no video")
+    result = run("extract", "--backbone", "mobilefacenet", "--backbone", "conv1d", "--json")
+    assert result.exit_code == 1
+    table = json.loads(result.stdout)
+    assert [(row["backbone"], row["failed"], row["kept"]) for row in table] == [
+        ("mobilefacenet", 1, 2),
+        ("conv1d", 1, 2),
+    ]
+    for text in ("mobilefacenet: 1 of 3", "conv1d: 1 of 3", "crops: 1 of 3"):
+        assert text in result.stderr
+    assert json.loads(Path("work/crops/failures.json").read_text())
+    assert not VISUAL.exists()
+
+
+def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(32_000, np.float32), 16_000)
+    write_words(tmp_path / "a.json", [Word("so", 0.1, 0.5), Word("it", 0.6, 0.9)])
+    out = tmp_path / "out"
+    media = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    arguments = ["extract", "--backbone", "bert", "--weights", "random", "--out", out]
+    plan = rows(run(*arguments, "--dry-run", "--json", *media))[0]
+    assert (plan["to_do"], plan["unreadable"]) == (1, 1)
+    assert not out.exists()
+    result = run(*arguments, *media)
+    assert result.exit_code == 1
+    assert "b: Trial 'b' has no words, only audio, video" in result.stderr
+    receipt = open_receipt(out / "text/bert.json")[1]
+    store = FeatureStore(out / "text/bert.zarr", receipt.spec.fingerprint)
+    assert list(receipt.trials) == ["a"]
+    assert store.read("a").valid.sum() > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--backbone", "all", "--weights", "random", "--out", "o", "clip.mp4"], 2, "name them"),
+        (["--backbone", "conv1d", "--limit", "0"], 2, "--limit"),
+        (["--backbone", "conv1d", "--runtime", "onnx"], 2, "'torch', 'openvino'"),
+        (["--backbone", "conv1d", "--runtime", "openvino", "--compile"], 1, "Leave these out"),
+    ],
+)
+def test_wrong_usage(project: Path, run: Run, arguments: list[str], code: int, text: str) -> None:
+    result = run("extract", *arguments)
+    assert (result.exit_code, text in result.stderr) == (code, True), result.stderr
