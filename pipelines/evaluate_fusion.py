@@ -90,7 +90,7 @@ def _predict_runs(
 ) -> dict[tuple[int, int], list[Prediction]]:
     """Predictions of a system's runs by fold and seed."""
     labelled = {trial.id for trial in manifest.trials if trial.labels is not None}
-    bank = load_bank(system, manifest, params.device)
+    bank = load_bank(system, manifest, params)
     runs = {}
     for fold in folds:
         trial_ids = [trial_id for trial_id in fold.part(partition) if trial_id in labelled]

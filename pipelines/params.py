@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,12 +59,27 @@ class SystemParams:
         modalities: modality → backbone whose embeddings it reads.
         settings: of the model's own `Config`.
         train: settings of the training loop that differ from those of `fusion.train`.
+        pca: modality → number of principal components that its embeddings are reduced to, fitted on the fold's training
+            trials; modalities that are not named keep all dimensions.
     """
 
     model: str
     modalities: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    pca: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BankParams:
+    """The features that training holds in memory.
+
+    Attributes:
+        memory_gb: at most so many 10^9 bytes of embeddings; what is beyond is read from the stores as it is needed, with
+            the same result. Everything is held by default.
+    """
+
+    memory_gb: float = inf
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,7 @@ class FusionParams:
         seeds: one training run each; figures are their mean and spread.
         systems: name → system; the first one is the main system of the report.
         folds: how the corpus is divided.
+        bank: the features in memory.
         device: auto, cpu, cuda or cuda:N.
         threads: of torch on the CPU; more than one slows small models down.
         train: settings of the training loop.
@@ -104,6 +121,7 @@ class FusionParams:
     seeds: list[int]
     systems: dict[str, SystemParams]
     folds: FoldParams = field(default_factory=FoldParams)
+    bank: BankParams = field(default_factory=BankParams)
     device: str = "auto"
     threads: int = 1
     train: dict[str, Any] = field(default_factory=dict)

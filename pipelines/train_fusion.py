@@ -142,10 +142,11 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
     with torch_threads(params.threads), progress("training", total) as advance:
         for name, system in systems.items():
             shutil.rmtree(paths.MODELS / name, ignore_errors=True)
-            bank = load_bank(system, manifest, params.device)
+            bank = load_bank(system, manifest, params)
             for fold in folds:
+                reduced = _reduce(bank, system, manifest, fold)
                 for config in configs[name]:
-                    epochs = _train_one(name, system, bank, fold, config, advance)
+                    epochs = _train_one(name, system, reduced, fold, config, advance)
                     history += epochs
                     rows.append(max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])))
     save_folds(folds, paths.MODELS / "folds.json", manifest)
@@ -154,13 +155,24 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
     return [{key: row.get(key, "") for key in shown} for row in rows]
 
 
-def load_bank(system: SystemParams, manifest: Manifest, device: str) -> Bank:
+def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams) -> Bank:
     """All trials of a system's modalities."""
     from extract.executors import choose_device
     from fusion.bank import Bank
 
     stores = open_stores(paths.FEATURES, system.modalities, manifest)
-    return Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials], str(choose_device(device)))
+    trial_ids = [trial.id for trial in manifest.trials]
+    return Bank.from_stores(stores, manifest, trial_ids, str(choose_device(params.device)), params.bank.memory_gb)
+
+
+def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold) -> Bank:
+    """The bank in the principal components of the fold's training trials, where the system asks for them."""
+    if not system.pca:
+        return bank
+    from fusion.projection import fit_projections
+
+    stores = open_stores(paths.FEATURES, system.modalities, manifest)
+    return bank.projected(fit_projections(stores, fold.train, system.pca))
 
 
 def _train_one(

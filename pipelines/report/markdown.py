@@ -104,6 +104,7 @@ _Columns = list[tuple[str, str, bool, Callable[[dict[str, float]], str]]]  # tit
 _CCC_COLUMNS: _Columns = [
     ("CCC", "ccc", False, _spread),
     ("CCC", "ccc", True, _spread_and_interval),
+    ("best run's CCC", "ccc", True, lambda figures: f"{figures['best']:.3f}"),
     ("ensemble's CCC", "ccc", True, lambda figures: f"{figures['ensemble']:.3f}"),
     ("CCC per trial", "trial_ccc", True, _spread),
 ]
