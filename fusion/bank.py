@@ -1,59 +1,29 @@
-"""The bank: all features of some trials in one contiguous tensor per modality, and windows of it as batches.
+"""The bank: all features of some trials in one contiguous tensor per modality, loaded once, in the type as stored.
 
-Features are loaded once, stay in the type in which they are stored, and are cast after gathering; a batch is a few
-`index_select`s into reused buffers. There is no DataLoader: its workers make a reader this cheap slower.
-
-Modalities beyond a memory budget stay in their stores (`fusion.mapped`); a thread then gathers one batch ahead.
+Modalities beyond a memory budget stay in their stores (`fusion.mapped`). `fusion.batches` gathers windows of both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import FingerprintError, SettingError, ShapeError
+from cache.errors import FingerprintError, SettingError
 from cache.manifest import Manifest
 from cache.names import require_known
 from cache.store import FeatureStore
 from cache.windows import Window, cut_windows
+from fusion.batches import Batch, Batches
 from fusion.mapped import MappedRows, choose_resident, load_rows
-from fusion.model import Inputs
 from fusion.moments import Moments, measure_moments
+from fusion.projection import Projection
 
-_BLOCK = 2**18  # numbers gathered and cast at a time: they are still in the processor's cache when they are cast
-_LONG = 128  # frames from which on a window is copied as a slice, without gathering, on a CPU
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """B windows of L frames. Its embeddings live in buffers that the next batch overwrites.
-
-    Attributes:
-        embeddings: {modality: (B, L, D)} float32, zero where not valid.
-        valid: {modality: (B, L)} true where the backbone saw input; false in padding.
-        mask: (B, L) true where the frame lies inside the trial and every target is labelled.
-        targets: (B, L, C) float32, zero outside the mask.
-        windows: the B windows.
-        lengths: (B,) int64 on the CPU, frames of each window before padding.
-    """
-
-    embeddings: dict[str, Tensor]
-    valid: dict[str, Tensor]
-    mask: Tensor
-    targets: Tensor
-    windows: tuple[Window, ...]
-    lengths: Tensor
-
-    @property
-    def inputs(self) -> Inputs:
-        """What a model is given."""
-        return Inputs(self.embeddings, self.valid, self.lengths)
+__all__ = ["Bank", "Batch", "Batches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +39,7 @@ class Bank:
         lengths: trial id → its number of frames, in the order of the rows.
         targets: names of the label columns.
         fingerprints: modality → fingerprint of the features.
+        projections: modality → the principal components that its embeddings were reduced to.
     """
 
     embeddings: dict[str, Tensor | MappedRows]
@@ -78,6 +49,7 @@ class Bank:
     lengths: dict[str, int]
     targets: tuple[str, ...]
     fingerprints: dict[str, str]
+    projections: dict[str, Projection] = field(default_factory=dict)
 
     @classmethod
     def from_stores(
@@ -169,6 +141,20 @@ class Bank:
             require_known("target", target, self.targets)
         return replace(self, labels=self.labels[:, [self.targets.index(target) for target in targets]], targets=targets)
 
+    def projected(self, projections: Mapping[str, Projection]) -> Bank:
+        """The same bank with some modalities reduced to principal components, in float32 and in memory.
+
+        Raises:
+            UnknownNameError: if the bank lacks a modality.
+            ShapeError: if components were fitted on embeddings of another dimension.
+        """
+        reduced: dict[str, Tensor | MappedRows] = {}
+        for modality, projection in projections.items():
+            parts = [projection.apply(*self._valid_rows(modality, trial_id)) for trial_id in self.lengths]
+            padding = torch.zeros(1, len(projection.components))
+            reduced[modality] = torch.cat([part.to(self.device) for part in (*parts, padding)])
+        return replace(self, embeddings=self.embeddings | reduced, projections=self.projections | dict(projections))
+
     def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
         """Moments of every modality over the valid frames of these trials, and of no other.
 
@@ -207,7 +193,10 @@ class Bank:
         valid = {modality: self.valid[modality][rows] for modality in sorted(moments)}
         embeddings = {modality: self._normalise(modality, moments[modality], spans) for modality in valid}
         fingerprints = {modality: self.fingerprints[modality] for modality in valid}
-        return Bank(embeddings, valid, self.labels[rows], _starts(lengths), lengths, self.targets, fingerprints)
+        projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
+        return Bank(
+            embeddings, valid, self.labels[rows], _starts(lengths), lengths, self.targets, fingerprints, projections
+        )
 
     def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor | MappedRows:
         source, valid = self.embeddings[modality], self.valid[modality]
@@ -265,122 +254,6 @@ class Bank:
         ]
         if faults:
             raise FingerprintError(f"{'; '.join(faults)}. Extract with the settings of training, or train again.")
-
-
-class Batches:
-    """A pass over windows of a bank, as often as wanted, through the same buffers."""
-
-    def __init__(self, bank: Bank, windows: Sequence[Window], length: int, batch_size: int) -> None:
-        self.bank, self.windows, self.length, self.batch_size = bank, tuple(windows), length, batch_size
-        for window in self.windows:
-            span = bank.span(window.trial_id)
-            if window.num_frames > length or window.start < 0 or window.stop > span.stop - span.start:
-                raise ShapeError(
-                    f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows anew."
-                )
-        columns = ([bank.starts[w.trial_id] + w.start, w.stride, w.num_frames] for w in self.windows)
-        self._columns = (
-            torch.tensor(list(columns), dtype=torch.int64).reshape(-1, 3).T.contiguous()
-        )  # first, stride, used
-        self._steps = torch.arange(length)
-        labelled = bank.labels.isfinite().all(dim=1)
-        self._targets = bank.labels.masked_fill(~labelled[:, None], 0)
-        self._flags = torch.stack(
-            [*bank.valid.values(), labelled], dim=1
-        )  # (F + 1, modalities + 1): one gather for all
-        mapped = any(isinstance(rows, MappedRows) for rows in bank.embeddings.values())
-        self._scratch = [self._make_scratch() for _ in range(2 if mapped else 1)]
-
-    def _make_scratch(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Modality → what its batches are gathered into, and a block in the stored type on the way there."""
-        frames = self.length * min(self.batch_size, max(1, len(self.windows)))
-        scratch = {}
-        for modality, source in self.bank.embeddings.items():
-            dim, mapped = self.bank.dims[modality], isinstance(source, MappedRows)
-            on_cpu = self.bank.device.type == "cpu"
-            rows = min(frames, max(1, _BLOCK // dim)) if on_cpu else frames  # all at once where no cache is to mind
-            rows = max(rows, self.length) if mapped else rows
-            result = torch.empty(frames, dim, device=self.bank.device)
-            device = torch.device("cpu") if mapped else self.bank.device
-            scratch[modality] = result, torch.empty(rows, dim, dtype=source.dtype, device=device)
-        return scratch
-
-    def __len__(self) -> int:
-        """Batches per pass; the last one may be smaller."""
-        return -(-len(self.windows) // self.batch_size)
-
-    @property
-    def labelled(self) -> Tensor:
-        """(N,) on the CPU: whether a window holds at least one labelled frame."""
-        parts = self._columns.split(4096, dim=1)
-        counts = [self._flags[self._rows(*columns), -1].any(dim=1) for columns in parts]
-        return torch.cat(counts).cpu()
-
-    def epoch(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """One pass, in the given order, or shuffled where a CPU generator is given."""
-        count = len(self.windows)
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        chosen = order.split(self.batch_size) if count else ()
-        if len(self._scratch) == 1 or not chosen:
-            return (self._gather(part, self._scratch[0]) for part in chosen)
-        return self._prefetch(chosen)
-
-    def _prefetch(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
-        """Batches gathered one ahead in a thread, into two sets of buffers in turn."""
-        inference = torch.is_inference_mode_enabled()
-
-        def gather(index: int) -> Batch:
-            with torch.inference_mode(inference):
-                return self._gather(chosen[index], self._scratch[index % 2])
-
-        with ThreadPoolExecutor(1, "bank") as thread:
-            pending = thread.submit(gather, 0)
-            for following in range(1, len(chosen)):
-                batch = pending.result()
-                pending = thread.submit(gather, following)
-                yield batch
-            yield pending.result()
-
-    def _rows(self, firsts: Tensor, strides: Tensor, used: Tensor) -> Tensor:
-        """(B, L) rows of the bank; padding is its last row."""
-        rows = torch.addcmul(firsts[:, None], strides[:, None], self._steps)
-        if len(used) and int(used.min()) < self.length:
-            rows = rows.masked_fill_(self._steps >= used[:, None], len(self._targets) - 1)
-        return rows.to(self.bank.device, non_blocking=True)
-
-    def _gather(self, chosen: Tensor, scratch: dict[str, tuple[Tensor, Tensor]]) -> Batch:
-        columns = self._columns[:, chosen]
-        rows = self._rows(*columns)
-        shape, flat = rows.shape, rows.flatten()
-        flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
-        valid = dict(zip(scratch, flags, strict=False))
-        windows = tuple([self.windows[i] for i in chosen.tolist()])
-        embeddings = {}
-        for modality, (buffer, block) in scratch.items():
-            source, result = self.bank.embeddings[modality], buffer[: len(flat)]
-            if isinstance(source, MappedRows):
-                source.gather(windows, valid[modality].flatten(), result, block)
-            else:
-                self._fill(source, flat, columns, result, block)
-            embeddings[modality] = result.view(*shape, -1)
-        targets = self._targets.index_select(0, flat).view(*shape, -1)
-        return Batch(embeddings, valid, flags[-1], targets, windows, columns[2])
-
-    def _fill(self, source: Tensor, rows: Tensor, columns: Tensor, result: Tensor, block: Tensor) -> None:
-        """Fill (B * L, D) float32 with these rows of these windows."""
-        if source.device.type == "cpu" and self.length >= _LONG:
-            self._copy_windows(source, result.view(-1, self.length, source.shape[1]), columns)
-        elif source.dtype == result.dtype:
-            torch.index_select(source, 0, rows, out=result)
-        else:
-            for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
-                out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
-
-    def _copy_windows(self, source: Tensor, result: Tensor, columns: Tensor) -> None:
-        for out, (first, stride, used) in zip(result, columns.T.tolist(), strict=True):
-            out[:used].copy_(source[first : first + stride * used : stride])
-            if used < self.length:
-                out[used:].zero_()
 
 
 def _starts(lengths: Mapping[str, int]) -> dict[str, int]:

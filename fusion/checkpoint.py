@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
 from fusion.model import FusionModel, build_model
 from fusion.moments import Moments
+from fusion.projection import Projection
 from fusion.settings import TrainConfig, configure
 
 VERSION = 1
@@ -42,6 +43,7 @@ class Checkpoint:
         training: the settings of the run; window and hop are those of inference too.
         validation: target → CCC on the fold's validation trials.
         versions: of the libraries that trained it.
+        projections: modality → principal components that its embeddings are reduced to before the moments.
     """
 
     model: FusionModel
@@ -51,6 +53,7 @@ class Checkpoint:
     training: TrainConfig
     validation: dict[str, float]
     versions: dict[str, str]
+    projections: dict[str, Projection] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> None:
         """Write the folder as a whole: under a temporary name beside it, then renamed; an older one is replaced."""
@@ -72,6 +75,8 @@ class Checkpoint:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for modality, moments in self.moments.items():
             tensors |= {f"moments.{modality}.mean": moments.mean, f"moments.{modality}.std": moments.std}
+        for modality, kept in self.projections.items():
+            tensors |= {f"projections.{modality}.{name}": tensor for name, tensor in vars(kept).items()}
         return {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
 
     def _document(self) -> dict[str, Any]:
@@ -86,6 +91,7 @@ class Checkpoint:
             "training": asdict(self.training),
             "validation": self.validation,
             "versions": self.versions,
+            "projections": sorted(self.projections),
         }
 
 
@@ -159,6 +165,10 @@ def _rebuild(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor])
             training,
             document["validation"],
             document["versions"],
+            {
+                m: Projection(*(tensors[f"projections.{m}.{name}"] for name in ("mean", "components")))
+                for m in document.get("projections", ())
+            },
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
         text = " ".join(str(error).split())

@@ -48,7 +48,7 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     """
     bank.check_fingerprints(checkpoint.fingerprints)
     chosen = list(bank.lengths if trial_ids is None else trial_ids)
-    normalised = bank.normalised(checkpoint.moments, chosen)
+    normalised = bank.projected(checkpoint.projections).normalised(checkpoint.moments, chosen)
     training = checkpoint.training
     padding = None if training.masked else padding_rows(checkpoint.moments)
     return run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)

@@ -102,6 +102,7 @@ def train(
         config,
         history[best_epoch].validation,
         current_versions(),
+        dict(resident.projections),
     )
     return TrainResult(checkpoint, history, best_epoch)
 
