@@ -106,8 +106,14 @@ def _table_of_sums(pictures: Tensor) -> Tensor:
     """(B, H + 1, W + 1, 3) int32: sum of all pixels above and to the left, exact modulo 2 to the 32."""
     batch, height, width, channels = pictures.shape
     table = torch.zeros((batch, height + 1, width + 1, channels), dtype=torch.int32, device=pictures.device)
-    torch.cumsum(pictures, 1, dtype=torch.int32, out=table[:, 1:, 1:])
-    torch.cumsum(table[:, 1:, 1:].clone(), 2, dtype=torch.int32, out=table[:, 1:, 1:])
+    if pictures.device.type != "cpu":
+        torch.cumsum(pictures, 1, dtype=torch.int32, out=table[:, 1:, 1:])
+        torch.cumsum(table[:, 1:, 1:].clone(), 2, dtype=torch.int32, out=table[:, 1:, 1:])
+        return table
+    for picture, sums in zip(pictures, table.numpy(), strict=True):  # row by row within the cache: five times sooner
+        along_rows = torch.cumsum(picture, 1, dtype=torch.int32).numpy()
+        for row in range(height):
+            np.add(sums[row, 1:], along_rows[row], out=sums[row + 1, 1:])
     return table
 
 
@@ -123,9 +129,12 @@ def _shrink(sums: Tensor, height: int, width: int) -> Tensor:
     lengths = torch.tensor(sums.shape[1:3], device=sums.device) - 1
     (top,), (bottom,) = _cells(lengths[:1], height)
     (left,), (right,) = _cells(lengths[1:], width)
-    rows = sums.index_select(1, bottom) - sums.index_select(1, top)
-    total = rows.index_select(2, right) - rows.index_select(2, left)
-    return _normalise(total, ((bottom - top)[:, None] * (right - left))[None, ..., None])
+    area = ((bottom - top)[:, None] * (right - left))[None, ..., None]
+    levels = []
+    for picture in sums.split(1 if sums.device.type == "cpu" else len(sums)):  # one at a time stays within the cache
+        rows = picture.index_select(1, bottom) - picture.index_select(1, top)
+        levels.append(_normalise(rows.index_select(2, right) - rows.index_select(2, left), area))
+    return torch.cat(levels)
 
 
 def _cut(sums: Tensor, boxes: Tensor, owner: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +159,9 @@ def _cut(sums: Tensor, boxes: Tensor, owner: Tensor, size: int) -> tuple[Tensor,
 
 def _normalise(total: Tensor, area: Tensor) -> Tensor:
     """(N, H, W, 3) sums over areas to (N, 3, H, W) network inputs in [-1, 1]."""
-    return ((total / area - 127.5) * 0.0078125).permute(0, 3, 1, 2)  # channels last, which pools three times sooner
+    return (
+        (total / area).sub_(127.5).mul_(0.0078125).permute(0, 3, 1, 2)
+    )  # channels last, which pools three times sooner
 
 
 def _apply(network: Any, crops: Tensor) -> tuple[Tensor, ...]:
