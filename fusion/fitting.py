@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import AvFusionError, CorpusError, SettingError
-from fusion.bank import Batch
+from fusion.batches import Batch
 from fusion.schedule import Constant, EarlyStopping, make_optimizer, make_schedule
 from fusion.settings import TrainConfig
 

@@ -13,7 +13,7 @@ from cache.errors import ShapeError
 from fusion.model import Inputs
 
 if TYPE_CHECKING:
-    from fusion.bank import Batch
+    from fusion.batches import Batch
     from fusion.moments import Moments
 
 

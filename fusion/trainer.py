@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cache.errors import CorpusError, SettingError
 from cache.folds import Fold
-from fusion.bank import Bank, Batch, Batches
+from fusion.bank import Bank
+from fusion.batches import Batch, Batches
 from fusion.checkpoint import Checkpoint, current_versions
 from fusion.fitting import EpochRecord, Groups, fit
 from fusion.inference import run_model

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cache.errors import CorpusError, SettingError
-from fusion.bank import Batch
+from fusion.batches import Batch
 from fusion.fitting import EpochRecord, fit
 from fusion.model import Inputs
 from fusion.settings import TrainConfig
