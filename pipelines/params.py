@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,18 +70,6 @@ class SystemParams:
 
 
 @dataclass(frozen=True)
-class BankParams:
-    """The features that training holds in memory.
-
-    Attributes:
-        memory_gb: at most so many 10^9 bytes of embeddings; what is beyond is read from the stores as it is needed, with
-            the same result. Everything is held by default.
-    """
-
-    memory_gb: float = inf
-
-
-@dataclass(frozen=True)
 class FoldParams:
     """How the corpus is divided.
 
@@ -112,18 +99,18 @@ class FusionParams:
         seeds: one training run each; figures are their mean and spread.
         systems: name → system; the first one is the main system of the report.
         folds: how the corpus is divided.
-        bank: the features in memory.
         device: auto, cpu, cuda or cuda:N.
-        threads: of torch on the CPU; more than one slows small models down.
+        threads: of torch on the CPU, in each worker; more than one slows small models down.
+        workers: processes that train side by side, one run each; the results are the same.
         train: settings of the training loop.
     """
 
     seeds: list[int]
     systems: dict[str, SystemParams]
     folds: FoldParams = field(default_factory=FoldParams)
-    bank: BankParams = field(default_factory=BankParams)
     device: str = "auto"
     threads: int = 1
+    workers: int = 1
     train: dict[str, Any] = field(default_factory=dict)
 
 

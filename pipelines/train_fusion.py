@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from cache.store import FeatureStore
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.params import FoldParams, FusionParams, SystemParams
+from pipelines.side_by_side import run_jobs
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
@@ -136,19 +139,15 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
         name: [part for seed in params.seeds for part in train_config(params, system, seed).networks()]
         for name, system in systems.items()
     }
-    total = len(folds) * sum(config.epochs for parts in configs.values() for config in parts)
-    rows: list[dict[str, Any]] = []
+    jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
     history = [row for row in _read_history() if row["system"] in params.systems and row["system"] not in systems]
-    with torch_threads(params.threads), progress("training", total) as advance:
-        for name, system in systems.items():
-            shutil.rmtree(paths.MODELS / name, ignore_errors=True)
-            bank = load_bank(system, manifest, params)
-            for fold in folds:
-                reduced = _reduce(bank, system, manifest, fold)
-                for config in configs[name]:
-                    epochs = _train_one(name, system, reduced, fold, config, advance)
-                    history += epochs
-                    rows.append(max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])))
+    for name in systems:
+        shutil.rmtree(paths.MODELS / name, ignore_errors=True)
+    with progress("training", sum(job.config.epochs for job in jobs)) as advance:
+        runner = functools.partial(Runner, params, manifest)
+        runs = run_jobs(jobs, runner, params.workers, Runner(params, manifest, advance))
+    history += [row for epochs in runs for row in epochs]
+    rows = [max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])) for epochs in runs]
     save_folds(folds, paths.MODELS / "folds.json", manifest)
     _write_history(history)
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
@@ -175,20 +174,50 @@ def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold) ->
     return bank.projected(fit_projections(stores, fold.train, system.pca))
 
 
-def _train_one(
-    name: str, system: SystemParams, bank: Bank, fold: Fold, config: TrainConfig, advance: Any
-) -> list[dict[str, Any]]:
-    """Train and save one network; one row per epoch."""
+@dataclass(frozen=True)
+class Job:
+    """One network to train: the system's name and settings, the fold, and the settings of training."""
+
+    name: str
+    system: SystemParams
+    fold: Fold
+    config: TrainConfig
+
+
+class Runner:
+    """Trains and saves one network after the other; keeps the bank as long as the system and the fold stay the same."""
+
+    def __init__(self, params: FusionParams, manifest: Manifest, advance: Callable[[int, str], None] | None = None):
+        self._params, self._manifest, self._advance = params, manifest, advance
+        self._bank: tuple[str, Bank] | None = None
+        self._reduced: tuple[str, Fold, Bank] | None = None
+
+    def __call__(self, job: Job) -> list[dict[str, Any]]:
+        """Train one network; one row per epoch."""
+        with torch_threads(self._params.threads):
+            return _train_one(job, self._choose_bank(job), self._advance or (lambda steps, note: None))
+
+    def _choose_bank(self, job: Job) -> Bank:
+        if self._bank is None or self._bank[0] != job.name:
+            self._bank = job.name, load_bank(job.system, self._manifest, self._params)
+        if self._reduced is None or self._reduced[:2] != (job.name, job.fold):
+            self._reduced = job.name, job.fold, _reduce(self._bank[1], job.system, self._manifest, job.fold)
+        return self._reduced[2]
+
+
+def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> list[dict[str, Any]]:
     from fusion.trainer import train
 
-    def tell(record: EpochRecord) -> None:
-        advance(1, f"{name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
+    config, fold = job.config, job.fold
 
-    result = train(bank, fold, system.model, system.settings, config, tell)
-    folder = run_folder(paths.MODELS, name, fold.index, config.seed)
+    def tell(record: EpochRecord) -> None:
+        advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
+
+    result = train(bank, fold, job.system.model, job.system.settings, config, tell)
+    folder = run_folder(paths.MODELS, job.name, fold.index, config.seed)
     result.checkpoint.save(folder / config.targets[0] if config.per_target else folder)
-    advance(config.epochs - len(result.history), name)
-    return _history_rows(name, fold, config, result)
+    advance(config.epochs - len(result.history), job.name)
+    return _history_rows(job.name, fold, config, result)
 
 
 def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:

@@ -1,0 +1,77 @@
+"""Jobs that need no one but themselves, side by side in several processes.
+
+The calling process works too, so that two workers need one process more, and whoever is free takes the next job.
+Every job computes what it would compute alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from cache.errors import SettingError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+_shared: dict[str, Any] = {}  # of a worker process: the counter, the jobs and how to run them
+
+
+def run_jobs(
+    jobs: Sequence[J],
+    make_runner: Callable[[], Callable[[J], R]],
+    workers: int,
+    own_runner: Callable[[J], R] | None = None,
+) -> list[R]:
+    """Run jobs, results in the order of the jobs.
+
+    Args:
+        jobs: what to do; sent to the other processes where there are any.
+        make_runner: called once in each process, a function of a module; what it returns is called with a job.
+        workers: processes, this one among them.
+        own_runner: what runs jobs in this process instead, for instance with progress.
+
+    Raises:
+        SettingError: if `workers` is less than one.
+        AvFusionError: whatever a job raises; jobs that were not begun are then left.
+    """
+    if workers < 1:
+        raise SettingError(f"fusion.workers is {workers}, expected at least 1. Change params.yaml.")
+    own = own_runner or make_runner()
+    others = min(workers, len(jobs)) - 1
+    if others < 1:
+        return [own(job) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    following = context.Value("l", 0)
+    results: dict[int, R] = {}
+    with ProcessPoolExecutor(others, context, _start, (following, jobs, make_runner)) as pool:
+        futures = [pool.submit(_work) for _ in range(others)]
+        try:
+            results |= _take(following, jobs, own)
+            for future in futures:
+                results |= future.result()
+        finally:
+            following.value = len(jobs)
+    return [results[index] for index in range(len(jobs))]
+
+
+def _start(following: Any, jobs: Sequence[Any], make_runner: Callable[[], Callable[[Any], Any]]) -> None:
+    _shared.update(following=following, jobs=jobs, make_runner=make_runner)
+
+
+def _work() -> dict[int, Any]:
+    return _take(_shared["following"], _shared["jobs"], _shared["make_runner"]())
+
+
+def _take(following: Any, jobs: Sequence[J], run: Callable[[J], R]) -> dict[int, R]:
+    """Take the next job until none is left; index → result."""
+    results: dict[int, R] = {}
+    while True:
+        with following.get_lock():
+            index = following.value
+            following.value = index + 1
+        if index >= len(jobs):
+            return results
+        results[index] = run(jobs[index])
