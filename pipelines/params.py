@@ -70,6 +70,18 @@ class SystemParams:
 
 
 @dataclass(frozen=True)
+class BankParams:
+    """The features that training holds in memory.
+
+    Attributes:
+        memory_gb: budget for the features of a system and their normalised copy, in 10^9 bytes and in each worker;
+            modalities beyond it are read from the store while training, with the same result.
+    """
+
+    memory_gb: float = 8.0
+
+
+@dataclass(frozen=True)
 class FoldParams:
     """How the corpus is divided.
 
@@ -99,6 +111,7 @@ class FusionParams:
         seeds: one training run each; figures are their mean and spread.
         systems: name → system; the first one is the main system of the report.
         folds: how the corpus is divided.
+        bank: the features in memory.
         device: auto, cpu, cuda or cuda:N.
         threads: of torch on the CPU, in each worker; more than one slows small models down.
         workers: processes that train side by side, one run each; the results are the same.
@@ -108,6 +121,7 @@ class FusionParams:
     seeds: list[int]
     systems: dict[str, SystemParams]
     folds: FoldParams = field(default_factory=FoldParams)
+    bank: BankParams = field(default_factory=BankParams)
     device: str = "auto"
     threads: int = 1
     workers: int = 1

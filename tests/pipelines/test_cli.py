@@ -130,6 +130,21 @@ def test_training_settings_of_a_system(project: Path, run: Run, edit_params: Cal
     assert "expected it in 'fusion.seeds' only" in run("train").stderr
 
 
+def test_features_in_components_and_beyond_the_memory_budget(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: keep_one_system(params, pca={"visual": 3}))
+    assert run("train").exit_code == 0
+    checkpoint = load(project / "work/models/fused/fold0/seed0")
+    assert checkpoint.model.dims["visual"] == 3
+    before = run("evaluate", "--json").stdout
+    edit_params(lambda params: keep_one_system(params, pca={}))
+    plain = run("train", "--json").stdout
+    edit_params(lambda params: params["fusion"].update(bank={"memory_gb": 0}))
+    assert run("train", "--json").stdout == plain
+    assert run("evaluate", "--json").stdout != before
+    edit_params(lambda params: params["fusion"].update(bank={"memory_gb": -1}))
+    assert "memory_gb is -1" in run("train").stderr
+
+
 def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
     assert "Run 'train-fusion' first" in run("evaluate").stderr
     assert "Run 'evaluate-fusion' first" in run("report").stderr
