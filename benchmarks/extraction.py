@@ -1,20 +1,24 @@
 """Frames per second from face crops to the store: our engine, the bare network, and the loop that everybody writes.
 
-    python benchmarks/extraction.py [--frames 512] [--rounds 5] [--cores 1] [--backbones mobilefacenet facenet resnet50]
+    python benchmarks/extraction.py [--frames 256] [--rounds 3] [--cores 1] [--backbones mobilefacenet facenet resnet50]
+    python benchmarks/extraction.py --scaling
 
-Three variants take turns in one process, on generated 112x112 JPEGs and random weights; the best round of each counts.
+All variants take turns in one process, on generated 112x112 JPEGs and random weights; the best round of each counts.
 
 * usual loop: Pillow, torchvision transforms, one frame at a time, eager, without gradients; its rows in one list;
-* bare network: our executor on one batch that lies in memory, nothing else;
-* engine: `extract_features` from a folder of crops to a finished store on disk.
+* bare network: our executor on one batch that lies in memory, nothing else, with torch and with OpenVINO;
+* engine: `extract_features` from a folder of crops to a finished store on disk, on the same runtime;
+* sgemm: a product of two matrices of 1536x1536, the machine's rate for the share of it that a network reaches.
 
 The process is bound to `--cores` cores, so that decoding cannot hide on another one. The allocator's setting that keeps
-big buffers holds for all three (it speeds the usual loop up as well). Prints a Markdown table.
+big buffers holds for all (it speeds the usual loop up as well). With `--scaling`: batches of 64 against 8, and two
+threads against one, bare networks. Prints Markdown tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import tempfile
@@ -26,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from cache.clock import FrameClock
@@ -33,7 +38,7 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, extract_features
-from extract.executors import TorchExecutor, choose_device, keep_big_buffers
+from extract.executors import choose_device, keep_big_buffers, make_executor
 from extract.inputs import ImageInput
 
 SIDE = 112  # pixels of a crop
@@ -86,19 +91,40 @@ def usual_loop(backbone: Backbone, manifest: Manifest) -> Callable[[], int]:
     return run
 
 
-def bare_network(backbone: Backbone, batch_size: int, num_frames: int, device: str) -> Callable[[], int]:
+def bare_network(backbone: Backbone, batch_size: int, num_frames: int, device: str, runtime: str) -> Callable[[], int]:
     """Batch after batch of the same pixels; says how many frames it did."""
-    executor = TorchExecutor(backbone, choose_device(device))
+    executor = make_executor(backbone, batch_size, choose_device(device), runtime, "fp32", False)
     size = backbone.input.size  # type: ignore[attr-defined]
     batch = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     count = max(1, num_frames // batch_size)
 
     def run() -> int:
         for _ in range(count):
-            executor(batch)
+            executor.start(batch)()
         return count * batch_size
 
     return run
+
+
+def sgemm() -> Callable[[], int]:
+    """Products of two matrices; says how many operations it did."""
+    one, other = torch.rand(1536, 1536), torch.rand(1536, 1536)
+
+    def run() -> int:
+        for _ in range(4):
+            torch.mm(one, other)
+        return 4 * 2 * 1536**3
+
+    return run
+
+
+def operations(backbone: Backbone) -> float:
+    """Operations of one frame, two per multiplication and addition."""
+    image = backbone.input
+    assert isinstance(image, ImageInput)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(torch.zeros((1, image.size, image.size, 3), dtype=torch.uint8))
+    return float(counter.get_total_flops())
 
 
 def engine(backbone: Backbone, manifest: Manifest, folder: Path, options: EngineOptions) -> Callable[[], int]:
@@ -134,38 +160,84 @@ def machine(cores: int, device: str) -> str:
     return f"{name}, {cores} core{'s' if cores > 1 else ''}, torch {torch.__version__}"
 
 
+def show_engine(options: argparse.Namespace, runtimes: list[str]) -> None:
+    """The usual loop, bare networks and engines."""
+    print(
+        "| backbone | usual loop, frames/s | runtime | bare network | engine | engine / bare | engine / usual | of sgemm |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        manifest = make_corpus(Path(place) / "corpus", options.frames)
+        for name in options.backbones:
+            backbone = load_backbone(name, "random")
+            calls = {"usual": usual_loop(backbone, manifest), "sgemm": sgemm()}
+            for runtime in runtimes:
+                how = EngineOptions(batch_size=options.batch_size, device=options.device, runtime=runtime)
+                bare = bare_network(backbone, options.batch_size, options.frames, options.device, runtime)
+                calls |= {f"bare {runtime}": bare, f"engine {runtime}": engine(backbone, manifest, Path(place), how)}
+            speed = measure(calls, options.rounds)
+            usual = speed["usual"]
+            for runtime in runtimes:
+                bare_speed, ours = speed[f"bare {runtime}"], speed[f"engine {runtime}"]
+                share = bare_speed * operations(backbone) / speed["sgemm"]
+                print(
+                    f"| {name} | {usual:.1f} | {runtime} | {bare_speed:.1f} | {ours:.1f} | {ours / bare_speed:.2f} | "
+                    f"{ours / usual:.2f} | {share:.2f} |",
+                    flush=True,
+                )
+
+
+def show_scaling(options: argparse.Namespace, runtimes: list[str]) -> None:
+    """Bare networks: batch sizes, and numbers of threads."""
+    print("| backbone | runtime | batches of 64 / of 8 | two threads / one |\n|---|---|---|---|")
+
+    def threaded(call: Callable[[], int], threads: int) -> Callable[[], int]:
+        def run() -> int:
+            torch.set_num_threads(threads)
+            return call()
+
+        return run
+
+    for name in options.backbones:
+        backbone = load_backbone(name, "random")
+        for runtime in runtimes:
+            calls = {}
+            for label, size, threads in (
+                ("8", 8, 1),
+                ("64", 64, 1),
+                ("two", options.batch_size, 2),
+                ("one", options.batch_size, 1),
+            ):
+                torch.set_num_threads(threads)
+                calls[label] = threaded(bare_network(backbone, size, 128, options.device, runtime), threads)
+            speed = measure(calls, options.rounds)
+            print(
+                f"| {name} | {runtime} | {speed['64'] / speed['8']:.2f} | {speed['two'] / speed['one']:.2f} |",
+                flush=True,
+            )
+
+
 def main() -> None:
-    """Measure every backbone and print the table."""
+    """Measure every backbone and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--backbones", nargs="+", default=["mobilefacenet", "facenet", "resnet50"])
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    torch.set_num_threads(options.cores)
+    runtimes = ["torch"]
+    if options.device == "cpu" and importlib.util.find_spec("openvino"):
+        runtimes.append("openvino")
     keep_big_buffers()
+    if not options.scaling:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        torch.set_num_threads(options.cores)
     print(f"{machine(options.cores, options.device)}; batches of {options.batch_size}\n")
-    print("| backbone | usual loop, frames/s | bare network | engine | engine / bare | engine / usual |")
-    print("|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as place:
-        manifest = make_corpus(Path(place) / "corpus", options.frames)
-        how = EngineOptions(batch_size=options.batch_size, device=options.device)
-        for name in options.backbones:
-            backbone = load_backbone(name, "random")
-            speed = measure(
-                {
-                    "usual": usual_loop(backbone, manifest),
-                    "bare": bare_network(backbone, options.batch_size, options.frames, options.device),
-                    "engine": engine(backbone, manifest, Path(place), how),
-                },
-                options.rounds,
-            )
-            usual, bare, ours = speed["usual"], speed["bare"], speed["engine"]
-            print(f"| {name} | {usual:.1f} | {bare:.1f} | {ours:.1f} | {ours / bare:.2f} | {ours / usual:.2f} |")
+    (show_scaling if options.scaling else show_engine)(options, runtimes)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""VGGish: patches of log-mel per second against computing each anew, and the engine against the bare network.
+
+    python benchmarks/vggish.py [--seconds 60] [--rounds 3]
+
+* per frame: torchvggish's own front end on the 0.975 s of sound of each frame, as the usual code does (30 frames timed);
+* ours: one spectrogram of the whole sound, patches cut from it, one per frame at 30 Hz;
+* bare network: our executor on one batch in memory; engine: from a sound file to a finished store.
+
+One core, one thread; the variants take turns, the best round of each counts. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from cache.clock import FrameClock
+from cache.manifest import Manifest, Trial
+from cache.store import FeatureStore
+from extract.backbone import load_backbone
+from extract.engine import EngineOptions, extract_features
+from extract.executors import blank_batch, choose_device, keep_big_buffers, make_executor
+from extract.logmel import LogMelPatches
+
+RATE_HZ, FPS, BATCH = 16_000, 30, 32
+PATCH_SAMPLES = 15_600  # 0.975 s
+
+
+def measure(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Best frames per second of each call, the calls taking turns after one round that does not count."""
+    best = dict.fromkeys(calls, 0.0)
+    for index in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            frames = call()
+            if index:
+                best[name] = max(best[name], frames / (time.perf_counter() - start))
+    return best
+
+
+def per_frame(samples: np.ndarray) -> Callable[[], int]:
+    """The log-mel patch of each frame from its own samples."""
+    from torchvggish import vggish_input
+
+    def run() -> int:
+        for frame in range(FPS):
+            start = frame * RATE_HZ // FPS
+            vggish_input.waveform_to_examples(samples[start : start + PATCH_SAMPLES], RATE_HZ)
+        return FPS
+
+    return run
+
+
+def shared(samples: np.ndarray, clock: FrameClock) -> Callable[[], int]:
+    """Patches of all frames from one spectrogram."""
+
+    def run() -> int:
+        patches = LogMelPatches(samples, clock, "ahead")
+        frames = np.flatnonzero(patches.valid)
+        for start in range(0, len(frames), BATCH):
+            patches.read(frames[start : start + BATCH])
+        return len(frames)
+
+    return run
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    torch.set_num_threads(1)
+    keep_big_buffers()
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, options.seconds * RATE_HZ).astype(np.float32)
+    patches = measure(
+        {
+            "per frame": per_frame(samples),
+            "ours": shared(samples, FrameClock(Fraction(FPS), options.seconds * FPS)),
+        },
+        options.rounds,
+    )
+    backbone = load_backbone("vggish", "random")
+    executor = make_executor(backbone, BATCH, choose_device("cpu"), "torch", "fp32", False)
+    batch, count = blank_batch(backbone, BATCH), 6
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        short = FrameClock(Fraction(FPS), count * BATCH)
+        soundfile.write(folder / "a.wav", samples[: round(short.num_frames / FPS * RATE_HZ)], RATE_HZ)
+        manifest = Manifest(folder, (Trial("a", "a", "", short, {"audio": "a.wav"}),))
+
+        def bare() -> int:
+            for _ in range(count):
+                executor.start(batch)()
+            return count * BATCH
+
+        def engine() -> int:
+            with tempfile.TemporaryDirectory(dir=folder) as into:
+                store = FeatureStore.create(Path(into) / "vggish.zarr", backbone.spec())
+                how = EngineOptions(BATCH, device="cpu")
+                return extract_features(backbone, store, manifest, manifest.trials, None, how).frames
+
+        speed = measure({"bare": bare, "engine": engine}, options.rounds)
+    print("| what | usual, per second | ours | ratio |\n|---|---|---|---|")
+    usual, ours = patches["per frame"], patches["ours"]
+    print(f"| log-mel patches | {usual:.0f} | {ours:.0f} | {ours / usual:.0f} |")
+    print(
+        f"| engine against bare network | {speed['bare']:.1f} | {speed['engine']:.1f} | {speed['engine'] / speed['bare']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
