@@ -114,6 +114,7 @@ def extract_features(
     crops: Path | None,
     options: EngineOptions,
     progress: Progress = lambda trial_id, frames: None,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Compute what is missing of some trials' embeddings and commit trial by trial.
 
@@ -125,6 +126,7 @@ def extract_features(
         crops: folder of our crop zips, None where the corpus brings its own.
         options: how to run.
         progress: called as frames are finished; a kept trial counts with all its frames.
+        executor: for batches of the options' size, made as the options say if None.
 
     Several processes may do this at once on one store: each claims the trials it works on, takes others in the
     meantime, and waits at the end for those that it did not get.
@@ -139,7 +141,7 @@ def extract_features(
     """
     outcome, start = Outcome(), time.perf_counter()
     device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
-    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device)
+    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device, executor)
     with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
         computing: deque[tuple[Batch, Result]] = deque()
         behind = 1 if device.type == "cuda" else 0  # batches that the device computes while the next one is made ready
@@ -176,13 +178,16 @@ class _Engine:
     outcome: Outcome
     progress: Progress
     device: torch.device
+    given: Executor | None
     claims: dict[str, Claim] = field(default_factory=dict)
 
     @cached_property
     def executor(self) -> Executor:
         """Made for the first batch, since it may take long and a run may have nothing to compute."""
         how = self.options
-        return make_executor(self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled)
+        return self.given or make_executor(
+            self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled
+        )
 
     def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
         """All trials in order, cut into batches; the last one flushes."""
