@@ -161,9 +161,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
-        reason = str(error).split("\n", 1)[0]
         raise WeightsError(
-            f"Weights '{path}' cannot be read as a state dict ({reason}). Give a file of tensors saved by torch or safetensors."
+            f"Weights '{path}' cannot be read as a state dict: it is damaged, or holds more than tensors. "
+            "Give a file of tensors saved by torch or safetensors."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -16,7 +16,7 @@ from pipelines.params import CorpusParams, from_mapping
 
 
 def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
-    """Write the manifest of the corpus into `folder`; a corpus that is generated goes into `folder/media` first.
+    """Write the manifest of the corpus into `folder`; a corpus that can be generated is, into `folder/media`, unless `root` is set.
 
     Raises:
         UnknownNameError: if there is no such corpus.
@@ -25,11 +25,11 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
     """
     kind = load_named("corpus", CORPORA, params.name)
     corpus: Any = kind(from_mapping(config_of(kind), params.settings, f"corpus.settings of '{params.name}'"))
-    if hasattr(corpus, "generate"):
+    if params.root:
+        root = Path(params.root).expanduser()
+    elif hasattr(corpus, "generate"):
         root = folder / "media"
         corpus.generate(root)
-    elif params.root:
-        root = Path(params.root).expanduser()
     else:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
     manifest = add_transcripts(corpus.read(root))

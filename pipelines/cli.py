@@ -113,8 +113,8 @@ def crops(device: str, as_json: bool) -> None:
     from pipelines.params import read_params
     from pipelines.write_crops import crop_config, make_crops, save_crops_receipt
 
-    manifest = Manifest.load(paths.CORPUS)
     config = crop_config(read_params(paths.PARAMS).crops)
+    manifest = Manifest.load(paths.CORPUS)
     outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device)
     raise_failures("crops", outcome, paths.CROPS / "failures.json")
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)

@@ -37,9 +37,7 @@ def cache() -> None:
 @guarded
 def list_features(features: str, as_json: bool) -> None:
     """Which features there are, what they are made of, and how far they are done."""
-    from cache.checking import list_holdings
-
-    rows = [_row(holding) for holding in list_holdings(features)]
+    rows = [_row(holding) for holding in _holdings(features)]
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
 
 
@@ -107,10 +105,9 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
 @guarded
 def verify(features: str, against_source: int, seed: int, drop: bool, as_json: bool) -> None:
     """Read everything back and compare with digests, receipts and the manifest; exit code 1 on any fault."""
-    from cache.checking import list_holdings
     from cache.checking import verify as check
 
-    holdings = list_holdings(features)
+    holdings = _holdings(features)
     with progress("verify", sum(_row(holding)["frames"] for holding in holdings)) as advance:
         findings = check(features, _manifest(), advance)
     if against_source:
@@ -198,6 +195,19 @@ def import_features(
     show(
         [{"fingerprint": store.spec.fingerprint[:12], "trials": len(receipt.trials), "store": str(store.path)}], as_json
     )
+
+
+def _holdings(features: str) -> list[Holding]:
+    """What a folder of features holds; nothing at all is an error, so that a wrong path never passes for a sound store."""
+    from cache.checking import list_holdings
+    from cache.errors import MissingFileError
+
+    holdings = list_holdings(features)
+    if not holdings:
+        raise MissingFileError(
+            f"No features in '{features}'. Run an extraction first, or give their folder with --features."
+        )
+    return holdings
 
 
 def _row(holding: Holding) -> dict[str, Any]:

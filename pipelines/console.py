@@ -28,6 +28,16 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(1)
         except BrokenPipeError:
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("Stopped. What was finished is kept; run the same command to go on.", err=True)
+            sys.exit(130)
+        except OSError as error:
+            if debug:
+                raise
+            click.echo(
+                f"Error: {error}. Check the path, its permissions and the free space; finished work is kept.", err=True
+            )
+            sys.exit(1)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
 

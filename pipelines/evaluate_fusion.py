@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CorpusError, MissingFileError
+from cache.errors import CorpusError, FingerprintError, MissingFileError
 from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
-from cache.names import encode_trial_id, require_known
+from cache.names import config_of, encode_trial_id, require_known
 from cache.receipt import write_text
-from fusion.checkpoint import load_run
+from fusion.checkpoint import Checkpoint, load_run
 from fusion.inference import Prediction, merge, predict_ensemble
 from fusion.intervals import bootstrap
 from fusion.metrics import METRICS
+from fusion.settings import configure
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
-from pipelines.train_fusion import load_bank, run_folder, torch_threads
+from pipelines.train_fusion import load_bank, run_folder, torch_threads, train_config
 
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
@@ -79,6 +80,25 @@ def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str
     return document
 
 
+def _refuse_stale(
+    name: str, system: SystemParams, params: FusionParams, seed: int, networks: Sequence[Checkpoint]
+) -> None:
+    """Refuse networks that were trained with other settings than those of `params.yaml`.
+
+    Raises:
+        FingerprintError: naming the system.
+    """
+    expected = train_config(params, system, seed).networks()
+    for network in networks:
+        model = network.model
+        config: Any = configure(f"model '{system.model}'", config_of(type(model)), system.settings)
+        if model.name != system.model or model.config != config or network.training not in expected:
+            raise FingerprintError(
+                f"System '{name}' was trained with other settings than params.yaml has now (seed {seed}). "
+                f"Run 'train-fusion --system {name}' again."
+            )
+
+
 def _predict_runs(
     name: str,
     system: SystemParams,
@@ -104,7 +124,9 @@ def _predict_runs(
                 raise MissingFileError(
                     f"System '{name}' was never trained on fold {fold.index} with seed {seed}. Run 'train-fusion' first."
                 )
-            predictions = predict_ensemble(load_run(folder), bank, trial_ids)
+            networks = load_run(folder)
+            _refuse_stale(name, system, params, seed, networks)
+            predictions = predict_ensemble(networks, bank, trial_ids)
             runs[fold.index, seed] = [_order(prediction, manifest.targets) for prediction in predictions]
             advance(1, name)
     return runs

@@ -11,16 +11,18 @@ from typing import Any
 
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest, Trial
+from cache.names import config_of, load_named
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.backbones import BACKBONES
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
 from extract.executors import check_running, keep_big_buffers
 from extract.sources import media_clock
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import progress, warn
-from pipelines.params import BackboneParams, Params
+from pipelines.params import BackboneParams, Params, from_mapping
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
 
 WORDS = (".json", ".srt", ".vtt", ".TextGrid")  # transcripts beside a loose file, in this order
@@ -200,6 +202,8 @@ def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
 
 
 def _load(name: str, params: BackboneParams, options: EngineOptions) -> Backbone:
+    config = config_of(load_named("backbone", BACKBONES, name))
+    from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
     check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
     if backbone.weights.seed is not None:

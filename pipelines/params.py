@@ -6,6 +6,7 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import yaml
 
 from cache.errors import MissingFileError, SettingError
 from cache.names import require_known
+from extract.backbones import BACKBONES
 
 T = TypeVar("T")
 
@@ -25,7 +27,8 @@ class CorpusParams:
 
     Attributes:
         name: of a corpus: see `avfusion list corpora`.
-        root: folder of the corpus; "" for a corpus that is generated in place.
+        root: folder of the corpus; "" for a corpus that is generated in place (`work/corpus` belongs to DVC, which
+            restores it: keep media that you edit elsewhere).
         settings: of the corpus's own `Config`.
     """
 
@@ -182,13 +185,21 @@ def read_params(path: Path) -> Params:
     """
     if not path.is_file():
         raise MissingFileError(
-            f"No '{path}' here. Run in the project's folder, or name your media: 'extract-features --help'."
+            f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SettingError(f"'{path}' is no YAML: {' '.join(str(error).split())}. Mend the line.") from error
-    return from_mapping(Params, document, str(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"'{path}' is no YAML in UTF-8: {' '.join(str(error).split())}. Mend the line.") from error
+    params = from_mapping(Params, document, str(path))
+    for name in params.extract:
+        require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
+    for name in params.fusion.systems:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise SettingError(
+                f"System '{name}' cannot name a folder; use letters, digits, '_', '-' and '.' in fusion.systems."
+            )
+    return params
 
 
 def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
@@ -213,7 +224,7 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
             f"Unknown setting {unknown} in '{where}'; expected some of {allowed}, or of their sections."
         ) from error
     except (dacite.DaciteError, ValueError, TypeError) as error:
-        raise SettingError(f"Setting in '{where}' is wrong: {error}. See docs/params.md.") from error
+        raise SettingError(f"Setting in '{where}' is wrong: {str(error).rstrip('.')}. See docs/params.md.") from error
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

@@ -141,17 +141,25 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
     }
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
     history = [row for row in _read_history() if row["system"] in params.systems and row["system"] not in systems]
-    for name in systems:
-        shutil.rmtree(paths.MODELS / name, ignore_errors=True)
     with progress("training", sum(job.config.epochs for job in jobs)) as advance:
         runner = functools.partial(Runner, params, manifest)
         runs = run_jobs(jobs, runner, params.workers, Runner(params, manifest, advance))
     history += [row for epochs in runs for row in epochs]
     rows = [max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])) for epochs in runs]
+    _remove_other_runs(jobs)
     save_folds(folds, paths.MODELS / "folds.json", manifest)
     _write_history(history)
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
     return [{key: row.get(key, "") for key in shown} for row in rows]
+
+
+def _remove_other_runs(jobs: Sequence[Job]) -> None:
+    """Drop runs that the systems no longer have, once all new ones are saved."""
+    wanted = {run_folder(paths.MODELS, job.name, job.fold.index, job.config.seed) for job in jobs}
+    for name in {job.name for job in jobs}:
+        for folder in (paths.MODELS / name).glob("fold*/seed*"):
+            if folder not in wanted:
+                shutil.rmtree(folder)
 
 
 def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams) -> Bank:

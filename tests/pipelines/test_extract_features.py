@@ -147,7 +147,7 @@ def test_sigkill_keeps_finished_trials_and_changes_nothing(project: Path, run: R
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished = next(path for path in store.iterdir() if path.is_dir())
     deadline = time.monotonic() + 120
-    while process.poll() is None and not list(finished.glob("*/zarr.json")) and time.monotonic() < deadline:
+    while process.poll() is None and not list(finished.glob("[!.]*/zarr.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
