@@ -214,3 +214,60 @@ def test_the_generated_pages_are_current() -> None:
 
 def test_every_setting_is_documented() -> None:
     assert "|  |" not in params_page()
+
+
+def test_a_wrong_setting_loses_no_trained_model(project: Path, run: Run, edit_params: Callable) -> None:
+    assert run("train", "--system", "audio").exit_code == 0
+    before = {path: path.read_bytes() for path in (project / "work/models").rglob("*.safetensors")}
+    edit_params(lambda params: params["fusion"]["systems"]["audio"].update(settings={"d_modell": 3}))
+    result = run("train", "--system", "audio")
+    assert (result.exit_code, "d_modell" in result.stderr) == (1, True)
+    assert before == {path: path.read_bytes() for path in (project / "work/models").rglob("*.safetensors")}
+
+
+def test_evaluation_refuses_models_of_other_settings(project: Path, run: Run, edit_params: Callable) -> None:
+    assert run("train").exit_code == 0
+    edit_params(lambda params: params["fusion"]["train"].update(lr=0.001))
+    result = run("evaluate")
+    assert result.exit_code == 1
+    assert "was trained with other settings" in result.stderr
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden"])
+def test_a_system_cannot_name_another_folder(project: Path, run: Run, edit_params: Callable, name: str) -> None:
+    edit_params(lambda params: params["fusion"]["systems"].update({name: params["fusion"]["systems"]["audio"]}))
+    result = run("train")
+    assert result.exit_code == 1
+    assert "cannot name a folder" in result.stderr
+
+
+def test_looking_at_no_features_is_an_error(run: Run, tmp_path: Path) -> None:
+    for command in ("ls", "verify"):
+        result = run("cache", command, "--features", tmp_path / "none")
+        assert result.exit_code == 1
+        assert "No features in" in result.stderr
+
+
+def test_the_demo_corpus_is_read_where_a_root_is_given(project: Path, run: Run, edit_params: Callable) -> None:
+    elsewhere = project / "mine"
+    (project / "work/corpus/media").rename(elsewhere)
+    labels = next(elsewhere.rglob("Train_Set/*.txt"))
+    labels.write_text(labels.read_text() + "0.1,0.1\n" * 5)
+    edit_params(lambda params: params["corpus"].update(root=str(elsewhere)))
+    result = run("corpus", "build")
+    assert result.exit_code == 1
+    assert "a difference of 2 is allowed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({"window_s": "half"}, "extract.conv1d.settings"), ({"window_s": -1}, "expected 0.02 to 10 s")],
+)
+def test_wrong_backbone_settings_are_refused_once(
+    project: Path, run: Run, edit_params: Callable, settings: dict, text: str
+) -> None:
+    edit_params(lambda params: params["extract"]["conv1d"].update(settings=settings))
+    result = run("extract", "--backbone", "conv1d")
+    assert (result.exit_code, result.stderr.count(text)) == (1, 1), result.stderr
