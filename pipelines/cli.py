@@ -269,6 +269,39 @@ def report() -> None:
     click.echo(write_report(read_params(paths.PARAMS).fusion))
 
 
+@avfusion.command("compare")
+@_JSON
+@guarded
+def compare(as_json: bool) -> None:
+    """All evaluated systems, the best first, with confidence intervals over trials."""
+    from pipelines.compare import compare_systems, table_rows
+
+    rows = compare_systems()
+    show(rows if as_json else table_rows(rows), as_json)
+
+
+@avfusion.command("reproduce")
+@click.argument("paper")
+@click.option("--table", required=True, help="Number of the table in the paper.")
+@click.option("--corpus", default="", help="Name of the corpus; the project's by default. 'demo' runs in minutes.")
+@_JSON
+@guarded
+def reproduce_table(paper: str, table: str, corpus: str, as_json: bool) -> None:
+    """Train the systems of a paper's table and print our figures beside the paper's.
+
+    PAPER is karas2022 (tables 2, 3, 5), zhang2023 (1) or praveen2024 (1). Table 5 counts parameters and needs no data.
+    """
+    from pipelines import paths
+    from pipelines.params import read_params
+    from pipelines.reproduce import markdown, reproduce
+
+    document = reproduce(paper, table, lambda: read_params(paths.PARAMS), corpus)
+    if as_json:
+        show([document], as_json)
+    else:
+        click.echo(markdown(document))
+
+
 @avfusion.command("params")
 @guarded
 def params() -> None:

@@ -9,6 +9,7 @@ CROPS_RECEIPT = Path("work/crops.json")
 WORDS = Path("work/words")
 FEATURES = Path("features")
 MODELS = Path("work/models")
+REPRODUCED = Path("work/reproduce")
 PREDICTIONS = Path("work/predictions")
 RESULTS = Path("results")
 

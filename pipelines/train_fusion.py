@@ -203,9 +203,10 @@ class Runner:
     def __call__(self, job: Job) -> list[dict[str, Any]]:
         """Train one network; one row per epoch."""
         with torch_threads(self._params.threads):
-            return _train_one(job, self._choose_bank(job), self._advance or (lambda steps, note: None))
+            return _train_one(job, self.choose_bank(job), self._advance or (lambda steps, note: None))
 
-    def _choose_bank(self, job: Job) -> Bank:
+    def choose_bank(self, job: Job) -> Bank:
+        """The bank of a job's system, in the principal components of its fold where it asks for them."""
         if self._bank is None or self._bank[0] != job.name:
             self._bank = job.name, load_bank(job.system, self._manifest, self._params)
         if self._reduced is None or self._reduced[:2] != (job.name, job.fold):

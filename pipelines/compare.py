@@ -1,0 +1,67 @@
+"""All evaluated systems in one table, the best first, with confidence intervals."""
+
+from __future__ import annotations
+
+import json
+from math import isnan, nan
+from typing import Any
+
+from cache.errors import MissingFileError, SettingError
+from pipelines import paths
+
+
+def compare_systems() -> list[dict[str, Any]]:
+    """One row per system of `results/scores.json` and of every other `results/scores-*.json`.
+
+    Returns:
+        Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
+        the best run, and the CCC of each target, sorted by mean CCC; a system without one comes last.
+
+    Raises:
+        MissingFileError: if nothing was evaluated yet.
+        SettingError: if the file is not one of `evaluate-fusion`.
+    """
+    files = [
+        path for path in (paths.RESULTS / "scores.json", *sorted(paths.RESULTS.glob("scores-*.json"))) if path.is_file()
+    ]
+    if not files:
+        raise MissingFileError(f"No '{paths.RESULTS / 'scores.json'}'. Run 'evaluate-fusion' first.")
+    rows = []
+    for path in files:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            rows += [_row(name, scores["ccc"]) for name, scores in document["systems"].items()]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SettingError(f"'{path}' is damaged ({error!r}). Run 'evaluate-fusion' again.") from error
+    rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
+    return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
+
+
+def _row(name: str, ccc: dict[str, dict[str, float]]) -> dict[str, Any]:
+    targets = [target for target in ccc if target != "mean"]
+    means = [_number(ccc[target], "mean") for target in targets]
+    total = ccc.get("mean", {"mean": sum(means) / len(means)})
+    figures = {key: _number(total, key) for key in ("std", "low", "high", "best")}
+    each = {f"ccc_{target}": value for target, value in zip(targets, means, strict=True)}
+    return {"system": name, "ccc": _number(total, "mean"), **figures, **each}
+
+
+def _number(figures: dict[str, float], key: str) -> float:
+    value = figures.get(key)
+    return nan if value is None else float(value)
+
+
+def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows as a person reads them."""
+    targets = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
+    return [
+        {
+            "#": str(row["rank"]),
+            "system": row["system"],
+            "CCC": f"{row['ccc']:.3f} ± {row['std']:.3f}",
+            "interval": f"[{row['low']:.3f}, {row['high']:.3f}]",
+            "best": f"{row['best']:.3f}",
+            **{key.removeprefix("ccc_"): f"{row[key]:.3f}" if key in row else "" for key in targets},
+        }
+        for row in rows
+    ]

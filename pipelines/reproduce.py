@@ -1,0 +1,266 @@
+"""A table of a paper with our figures beside the printed ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from cache.errors import MissingFileError, SettingError, WeightsError
+from cache.folds import make_folds
+from cache.manifest import Manifest
+from pipelines import paths
+from pipelines.console import progress
+from pipelines.params import FusionParams, Params, SystemParams
+from pipelines.presets import Preset, SystemFigure, Table, read_preset, read_table
+from pipelines.side_by_side import run_jobs
+from pipelines.train_fusion import Job, Runner, open_stores, run_folder, torch_threads, train_config
+
+Counts = dict[tuple[str, int], tuple[int, int]]
+
+
+def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str = "") -> dict[str, Any]:
+    """Train what a table needs, or count parameters, and lay our figures out as the paper does.
+
+    Finished networks are kept in `work/reproduce/` and used again as long as settings, features and folds are the same.
+
+    Args:
+        paper: name of a preset.
+        number: of a table.
+        params: gives the project's settings; not called where no data is needed.
+        corpus: name of the corpus, which must be that of the project; the project's by default.
+
+    Returns:
+        JSON values: paper, table, source, caption, corpus, notes, columns, and rows of {group} or {cells}, each cell
+        the printed text or {paper, ours} and, where the print is wrong, `corrected`.
+
+    Raises:
+        UnknownNameError: if there is no such paper or table.
+        SettingError: if the project has another corpus.
+        MissingFileError: if a backbone was not extracted; the message names the command.
+        AvFusionError: whatever training refuses.
+    """
+    preset, table = read_preset(paper), read_table(paper, number)
+    head: dict[str, Any] = {"paper": paper, "table": number, "source": table.source, "caption": table.caption}
+    if any(column.count for column in table.columns):
+        counts = count_parameters(preset, table)
+        ours = {
+            (id(row), c.name): counts[f.system, row.unused_classes][c.count == "total"] for row, c, f in table.figures()
+        }
+        return head | {"corpus": None, "notes": table.notes, **_lay_out(table, ours)}
+    project = params()
+    name = project.corpus.name
+    if corpus and corpus != name:
+        raise SettingError(
+            f"The project's corpus is '{name}', not '{corpus}'. Set corpus.name in params.yaml and run 'dvc repro'."
+        )
+    notes = list(table.notes)
+    if name == "demo":
+        preset = preset.narrowed()
+        notes.insert(0, _say_narrowed(preset))
+    scores = train_figures(paper, preset, {figure for _, _, figure in table.figures()}, project.fusion)
+    ours = {(id(row), column.name): round(scores[figure], 3) for row, column, figure in table.figures()}
+    return head | {"corpus": name, "notes": notes, **_lay_out(table, ours)}
+
+
+def _say_narrowed(preset: Preset) -> str:
+    demo = preset.demo
+    swaps = ", ".join(f"{mine} stands in for {theirs}" for theirs, mine in demo.backbones.items())
+    return (
+        f"Narrowed for the demo corpus, to show that it runs: {swaps or 'the same backbones'}; seeds {preset.fusion.seeds}; "
+        f"{json.dumps(demo.train)}; {json.dumps(demo.settings)}. The figures say nothing about the paper."
+    )
+
+
+def _lay_out(table: Table, ours: Mapping[tuple[int, str], Any]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for row in table.rows:
+        if row.group:
+            rows.append({"group": row.group})
+            continue
+        cells: list[Any] = []
+        for column, printed in zip(table.columns, row.cells, strict=True):
+            if column.target or column.fold is not None or column.count:
+                cell = {"paper": printed, "ours": ours.get((id(row), column.name))}
+                cells.append(cell | ({"corrected": row.corrected[column.name]} if column.name in row.corrected else {}))
+            else:
+                cells.append(printed)
+        rows.append({"cells": cells})
+    return {"columns": [column.name for column in table.columns], "rows": rows}
+
+
+def count_parameters(preset: Preset, table: Table) -> Counts:
+    """(system, unused classes) → parameters of the fusion model, and with its encoders; by building them untrained."""
+    from torch import nn
+
+    from extract.backbone import load_backbone
+    from fusion.model import build_model
+
+    @functools.cache
+    def encoder(name: str) -> tuple[int, int]:
+        backbone = load_backbone(name, "random")
+        return backbone.dim, _size(backbone)
+
+    counts = {}
+    for row, _, figure in table.figures():
+        system = preset.fusion.systems[figure.system]
+        encoders = {modality: encoder(backbone) for modality, backbone in system.modalities.items()}
+        dims = {modality: dim for modality, (dim, _) in encoders.items()}
+        sequence = _size(build_model(system.model, dims, ("valence", "arousal"), system.settings))
+        total = sequence + sum(size for _, size in encoders.values())
+        if row.unused_classes:
+            total += _size(nn.Linear(dims["visual"], row.unused_classes, device="meta"))
+        counts[figure.system, row.unused_classes] = sequence, total
+    return counts
+
+
+def _size(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def train_figures(
+    paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams
+) -> dict[SystemFigure, float]:
+    """Validation CCC of each figure over the preset's seeds, their best or their mean."""
+    manifest = Manifest.load(paths.CORPUS)
+    fusion = replace(
+        preset.fusion, device=project.device, threads=project.threads, workers=project.workers, bank=project.bank
+    )
+    names = [name for name in fusion.systems if any(figure.system == name for figure in wanted)]
+    check_features({name: fusion.systems[name] for name in names}, manifest)
+    division = fusion.folds
+    folds = {f.index: f for f in make_folds(manifest, division.kind, division.count, division.seed, division.disjoint)}
+    jobs = [
+        Job(name, fusion.systems[name], folds[fold], config)
+        for name in names
+        for fold in sorted({figure.fold for figure in wanted if figure.system == name})
+        for seed in fusion.seeds
+        for config in train_config(fusion, fusion.systems[name], seed).networks()
+    ]
+    folder = paths.REPRODUCED / paper
+    with progress("training", sum(job.config.epochs for job in jobs)) as advance:
+        make = functools.partial(Trainer, fusion, manifest, folder)
+        scores = run_jobs(jobs, make, fusion.workers, Trainer(fusion, manifest, folder, advance))
+    runs: dict[tuple[str, int, int], dict[str, float]] = {}
+    for job, score in zip(jobs, scores, strict=True):
+        runs.setdefault((job.name, job.fold.index, job.config.seed), {}).update(score)
+    return {figure: _choose(figure, runs, preset.statistic) for figure in wanted}
+
+
+def _choose(figure: SystemFigure, runs: Mapping[tuple[str, int, int], Mapping[str, float]], statistic: str) -> float:
+    values = [
+        sum(run.values()) / len(run) if figure.target == "mean" else run[figure.target]
+        for (name, fold, _), run in runs.items()
+        if (name, fold) == (figure.system, figure.fold)
+    ]
+    return max(values) if statistic == "best" else sum(values) / len(values)
+
+
+def check_features(systems: Mapping[str, SystemParams], manifest: Manifest) -> None:
+    """Refuse before training what was not extracted.
+
+    Raises:
+        MissingFileError: naming every absent backbone and the command that extracts them.
+    """
+    used = {(modality, name) for system in systems.values() for modality, name in system.modalities.items()}
+    absent = sorted(name for m, name in used if not paths.receipt_path(paths.FEATURES, m, name).is_file())
+    if absent:
+        options = " ".join(f"--backbone {name}" for name in absent)
+        raise MissingFileError(
+            f"The table needs {', '.join(absent)}, which {'was' if len(absent) == 1 else 'were'} not extracted. "
+            f"Put the weights in section 'extract' of params.yaml and run 'extract-features {options}'."
+        )
+
+
+class Trainer:
+    """Trains one network after the other, or takes it from an earlier run with the same settings."""
+
+    def __init__(
+        self,
+        params: FusionParams,
+        manifest: Manifest,
+        folder: Path,
+        advance: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._params, self._manifest, self._folder = params, manifest, folder
+        self._runner, self._advance = Runner(params, manifest), advance or (lambda steps, note: None)
+
+    def __call__(self, job: Job) -> dict[str, float]:
+        """Target → CCC on the fold's validation trials, of the best epoch."""
+        folder = run_folder(self._folder, job.name, job.fold.index, job.config.seed) / "+".join(job.config.targets)
+        kept = self._find(folder, job)
+        if kept is None:
+            kept = self._train(folder, job)
+        self._advance(job.config.epochs, f"{job.name} fold {job.fold.index} seed {job.config.seed}")
+        return kept
+
+    def _train(self, folder: Path, job: Job) -> dict[str, float]:
+        from fusion.trainer import train
+
+        with torch_threads(self._params.threads):
+            bank = self._runner.choose_bank(job)
+            checkpoint = train(bank, job.fold, job.system.model, job.system.settings, job.config).checkpoint
+        checkpoint.save(folder)
+        return checkpoint.validation
+
+    def _find(self, folder: Path, job: Job) -> dict[str, float] | None:
+        """What an earlier run with the same settings, features and fold reached; None where there is none."""
+        from cache.names import config_of, load_named
+        from fusion.checkpoint import load
+        from fusion.models import MODELS
+        from fusion.settings import configure
+
+        try:
+            kept = load(folder)
+        except (MissingFileError, WeightsError):
+            return None
+        model = job.system.model
+        settings = asdict(
+            configure(f"model '{model}'", config_of(load_named("fusion model", MODELS, model)), job.system.settings)
+        )
+        stores = open_stores(paths.FEATURES, job.system.modalities, self._manifest)
+        same = (
+            kept.model.name == model
+            and kept.model.settings == settings
+            and kept.training == job.config
+            and kept.fold == job.fold
+            and kept.fingerprints == {modality: store.spec.fingerprint for modality, store in stores.items()}
+        )
+        return kept.validation if same else None
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A reproduced table as Markdown: two columns, paper and ours, for every printed figure."""
+    first = next(row["cells"] for row in document["rows"] if "cells" in row)
+    header: list[str] = []
+    for name, cell in zip(document["columns"], first, strict=True):
+        header += [f"{name} (paper)", f"{name} (ours)"] if isinstance(cell, dict) else [name]
+    lines = [f"**{document['source']}** {document['caption']}", ""]
+    lines += [f"* {note}" for note in document["notes"]] + [""] * bool(document["notes"])
+    lines += [_line(header), "|" + "---|" * len(header)]
+    for row in document["rows"]:
+        if "group" in row:
+            lines.append(_line([f"*{row['group']}*"] + [""] * (len(header) - 1)))
+            continue
+        texts: list[str] = []
+        for cell in row["cells"]:
+            texts += [_printed(cell), _figure(cell["ours"])] if isinstance(cell, dict) else [cell]
+        lines.append(_line(texts))
+    return "\n".join(lines)
+
+
+def _line(texts: list[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _printed(cell: Mapping[str, Any]) -> str:
+    return f"{cell['paper']} [meant {cell['corrected']}]" if "corrected" in cell else str(cell["paper"])
+
+
+def _figure(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
