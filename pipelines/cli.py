@@ -277,6 +277,8 @@ def compare(as_json: bool) -> None:
     from pipelines.compare import compare_systems, table_rows
 
     rows = compare_systems()
+    if as_json:
+        rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
     show(rows if as_json else table_rows(rows), as_json)
 
 

@@ -47,10 +47,11 @@ def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str
     head: dict[str, Any] = {"paper": paper, "table": number, "source": table.source, "caption": table.caption}
     if any(column.count for column in table.columns):
         counts = count_parameters(preset, table)
-        ours = {
-            (id(row), c.name): counts[f.system, row.unused_classes][c.count == "total"] for row, c, f in table.figures()
+        counted = {
+            (id(row), column.name): counts[figure.system, row.unused_classes][column.count == "total"]
+            for row, column, figure in table.figures()
         }
-        return head | {"corpus": None, "notes": table.notes, **_lay_out(table, ours)}
+        return head | {"corpus": None, "notes": table.notes, **_lay_out(table, counted)}
     project = params()
     name = project.corpus.name
     if corpus and corpus != name:
