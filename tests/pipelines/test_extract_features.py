@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import Result
 
 from cache.manifest import Manifest
@@ -142,7 +143,8 @@ def test_sigkill_keeps_finished_trials_and_changes_nothing(project: Path, run: R
         if chunk.parent.parent.parent == store:
             chunk.unlink()
     VISUAL.unlink()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    threads = str(torch.get_num_threads())  # another number of threads may change the last bits
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-m", "pipelines", "extract", "--backbone", "mobilefacenet", "--batch-size", "4"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished = next(path for path in store.iterdir() if path.is_dir())
