@@ -170,13 +170,12 @@ def test_sigkill_from_outside(drive: Drive, corpus: Path, undisturbed: bytes, tm
 
 
 def test_two_at_once_share_the_work(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    """Each trial is computed once; which process gets it, or whether one only waits, is a matter of luck."""
     pids = [drive.start(corpus, tmp_path, slow=0.2) for _ in range(2)]
     (code_a, first), (code_b, second) = (drive.wait(pid) for pid in pids)
     assert (code_a, code_b) == (0, 0), (first, second)
     assert sorted(first["computed"] + second["computed"]) == list(TRIALS)
     assert sorted(first["computed"] + first["kept"]) == sorted(second["computed"] + second["kept"]) == list(TRIALS)
-    assert first["computed"]
-    assert second["computed"]
     assert (tmp_path / "conv1d.json").read_bytes() == undisturbed
     assert not list(tmp_path.rglob(".*"))
 
