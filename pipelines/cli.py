@@ -258,6 +258,21 @@ def evaluate_fusion(as_json: bool) -> None:
     show([document] if as_json else rows, as_json)
 
 
+@avfusion.command("matrix")
+@_JSON
+@guarded
+def matrix(as_json: bool) -> None:
+    """Train and evaluate the systems of section 'matrix' of params.yaml, and show them, the best first."""
+    from pipelines import paths
+    from pipelines.compare import compare_systems, table_rows
+    from pipelines.params import read_params
+    from pipelines.train_matrix import train_matrix
+
+    train_matrix(read_params(paths.PARAMS))
+    rows = compare_systems([paths.MATRIX.scores])
+    show(rows if as_json else table_rows(rows), as_json)
+
+
 @avfusion.command("report")
 @guarded
 def report() -> None:
@@ -274,9 +289,10 @@ def report() -> None:
 @guarded
 def compare(as_json: bool) -> None:
     """All evaluated systems, the best first, with confidence intervals over trials."""
+    from pipelines import paths
     from pipelines.compare import compare_systems, table_rows
 
-    rows = compare_systems()
+    rows = compare_systems([paths.PROJECT.scores, paths.MATRIX.scores])
     if as_json:
         rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
     show(rows if as_json else table_rows(rows), as_json)

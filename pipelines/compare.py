@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isnan, nan
+from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError, SettingError
-from pipelines import paths
 
 
-def compare_systems() -> list[dict[str, Any]]:
-    """One row per system of `results/scores.json` and of every other `results/scores-*.json`.
+def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row per system that was evaluated.
+
+    Args:
+        files: `scores.json` of evaluations; those that do not exist are left out.
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
@@ -19,15 +23,13 @@ def compare_systems() -> list[dict[str, Any]]:
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
-        SettingError: if the file is not one of `evaluate-fusion`.
+        SettingError: if a file is not one of `evaluate-fusion`.
     """
-    files = [
-        path for path in (paths.RESULTS / "scores.json", *sorted(paths.RESULTS.glob("scores-*.json"))) if path.is_file()
-    ]
-    if not files:
-        raise MissingFileError(f"No '{paths.RESULTS / 'scores.json'}'. Run 'evaluate-fusion' first.")
+    present = [path for path in files if path.is_file()]
+    if not present:
+        raise MissingFileError(f"No '{files[0]}'. Run 'evaluate-fusion' first.")
     rows = []
-    for path in files:
+    for path in present:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             rows += [_row(name, scores["ccc"]) for name, scores in document["systems"].items()]

@@ -29,7 +29,9 @@ from pipelines.train_fusion import load_bank, run_folder, torch_threads, train_c
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
 
-def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str, Any]:
+def evaluate_systems(
+    params: FusionParams, evaluate: EvaluateParams, outputs: paths.Outputs = paths.PROJECT
+) -> dict[str, Any]:
     """Score every system on a part of the folds that it was trained on.
 
     Writes `results/scores.json` (everything), `results/metrics.json` (a few figures, for `dvc metrics`), and one npz per
@@ -51,9 +53,9 @@ def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str
     """
     require_known("partition", evaluate.partition, PARTITIONS)
     manifest = Manifest.load(paths.CORPUS)
-    path = paths.MODELS / "folds.json"
+    path = outputs.models / "folds.json"
     if not path.is_file():
-        raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
+        raise MissingFileError(f"No trained systems in '{outputs.models}'. Run 'train-fusion' first.")
     folds = load_folds(path, manifest)
     document: dict[str, Any] = {
         "partition": evaluate.partition,
@@ -66,7 +68,7 @@ def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str
     total = len(params.systems) * len(params.seeds) * len(folds)
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
-            runs = _predict_runs(name, system, params, folds, evaluate.partition, manifest, advance)
+            runs = _predict_runs(name, system, params, folds, evaluate.partition, manifest, outputs.models, advance)
             scored = [_score(run, manifest) for run in runs.values()]
             ensemble = merge(list(runs.values()))
             document["systems"][name] = _summary(scored, list(runs.values()), ensemble, manifest, evaluate)
@@ -74,9 +76,9 @@ def evaluate_systems(params: FusionParams, evaluate: EvaluateParams) -> dict[str
                 {"system": name, "fold": fold, "seed": seed, **_flat(scores["ccc"])}
                 for (fold, seed), scores in zip(runs, scored, strict=True)
             ]
-            _save_predictions(paths.PREDICTIONS / f"{name}.npz", ensemble)
-    write_text(paths.RESULTS / "scores.json", json.dumps(document, indent=1) + "\n")
-    write_text(paths.RESULTS / "metrics.json", json.dumps(_metrics(document), indent=1) + "\n")
+            _save_predictions(outputs.predictions / f"{name}.npz", ensemble)
+    write_text(outputs.scores, json.dumps(document, indent=1) + "\n")
+    write_text(outputs.metrics, json.dumps(_metrics(document), indent=1) + "\n")
     return document
 
 
@@ -106,6 +108,7 @@ def _predict_runs(
     folds: Sequence[Fold],
     partition: str,
     manifest: Manifest,
+    models: Path,
     advance: Any,
 ) -> dict[tuple[int, int], list[Prediction]]:
     """Predictions of a system's runs by fold and seed."""
@@ -119,7 +122,7 @@ def _predict_runs(
                 f"Fold {fold.index} has no labelled trial in partition '{partition}'. Set evaluate.partition in params.yaml."
             )
         for seed in params.seeds:
-            folder = run_folder(paths.MODELS, name, fold.index, seed)
+            folder = run_folder(models, name, fold.index, seed)
             if not folder.is_dir():
                 raise MissingFileError(
                     f"System '{name}' was never trained on fold {fold.index} with seed {seed}. Run 'train-fusion' first."

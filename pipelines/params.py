@@ -158,6 +158,7 @@ class Params:
         extract: backbone → its settings.
         fusion: the systems and their training.
         evaluate: what is evaluated.
+        matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities.
     """
 
     corpus: CorpusParams
@@ -165,6 +166,7 @@ class Params:
     extract: dict[str, BackboneParams]
     fusion: FusionParams
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
+    matrix: FusionParams | None = None
 
     def backbone(self, name: str) -> BackboneParams:
         """Settings of one backbone.

@@ -1,6 +1,7 @@
 """Where the project's stages leave their files, relative to the project's root."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
@@ -12,6 +13,28 @@ MODELS = Path("work/models")
 REPRODUCED = Path("work/reproduce")
 PREDICTIONS = Path("work/predictions")
 RESULTS = Path("results")
+
+
+class Outputs(NamedTuple):
+    """What training and evaluating a section of `params.yaml` leaves."""
+
+    models: Path
+    history: Path
+    predictions: Path
+    scores: Path
+    metrics: Path
+
+
+PROJECT = Outputs(
+    MODELS, RESULTS / "history.csv", PREDICTIONS, RESULTS / "scores.json", RESULTS / "metrics.json"
+)  # of section `fusion`
+MATRIX = Outputs(
+    Path("work/matrix/models"),
+    Path("work/matrix/history.csv"),
+    Path("work/matrix/predictions"),
+    RESULTS / "scores-matrix.json",
+    RESULTS / "metrics-matrix.json",
+)  # of section `matrix`
 
 
 def receipt_path(features: Path, modality: str, backbone: str) -> Path:

@@ -187,7 +187,7 @@ class Trainer:
         advance: Callable[[int, str], None] | None = None,
     ) -> None:
         self._params, self._manifest, self._folder = params, manifest, folder
-        self._runner, self._advance = Runner(params, manifest), advance or (lambda steps, note: None)
+        self._runner, self._advance = Runner(params, manifest, folder), advance or (lambda steps, note: None)
 
     def __call__(self, job: Job) -> dict[str, float]:
         """Target → CCC on the fold's validation trials, of the best epoch."""

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from fusion.trainer import TrainResult
 
 
-HISTORY = paths.RESULTS / "history.csv"
-
-
 def run_folder(models: Path, system: str, fold: int, seed: int) -> Path:
     """Where one run lies: its checkpoint, or one folder with a checkpoint per target."""
     return models / system / f"fold{fold}" / f"seed{seed}"
@@ -110,7 +107,9 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+def train_systems(
+    params: FusionParams, only: Sequence[str] = (), outputs: paths.Outputs = paths.PROJECT
+) -> list[dict[str, Any]]:
     """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
 
     Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
@@ -118,6 +117,7 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
     Args:
         params: section `fusion`.
         only: names of the systems to train; all by default.
+        outputs: where checkpoints and history go.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
@@ -140,24 +140,28 @@ def train_systems(params: FusionParams, only: Sequence[str] = ()) -> list[dict[s
         for name, system in systems.items()
     }
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
-    history = [row for row in _read_history() if row["system"] in params.systems and row["system"] not in systems]
+    history = [
+        row
+        for row in _read_history(outputs.history)
+        if row["system"] in params.systems and row["system"] not in systems
+    ]
     with progress("training", sum(job.config.epochs for job in jobs)) as advance:
-        runner = functools.partial(Runner, params, manifest)
-        runs = run_jobs(jobs, runner, params.workers, Runner(params, manifest, advance))
+        runner = functools.partial(Runner, params, manifest, outputs.models)
+        runs = run_jobs(jobs, runner, params.workers, Runner(params, manifest, outputs.models, advance))
     history += [row for epochs in runs for row in epochs]
     rows = [max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])) for epochs in runs]
-    _remove_other_runs(jobs)
-    save_folds(folds, paths.MODELS / "folds.json", manifest)
-    _write_history(history)
+    _remove_other_runs(jobs, outputs.models)
+    save_folds(folds, outputs.models / "folds.json", manifest)
+    _write_history(outputs.history, history)
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
     return [{key: row.get(key, "") for key in shown} for row in rows]
 
 
-def _remove_other_runs(jobs: Sequence[Job]) -> None:
+def _remove_other_runs(jobs: Sequence[Job], models: Path) -> None:
     """Drop runs that the systems no longer have, once all new ones are saved."""
-    wanted = {run_folder(paths.MODELS, job.name, job.fold.index, job.config.seed) for job in jobs}
+    wanted = {run_folder(models, job.name, job.fold.index, job.config.seed) for job in jobs}
     for name in {job.name for job in jobs}:
-        for folder in (paths.MODELS / name).glob("fold*/seed*"):
+        for folder in (models / name).glob("fold*/seed*"):
             if folder not in wanted:
                 shutil.rmtree(folder)
 
@@ -195,15 +199,22 @@ class Job:
 class Runner:
     """Trains and saves one network after the other; keeps the bank as long as the system and the fold stay the same."""
 
-    def __init__(self, params: FusionParams, manifest: Manifest, advance: Callable[[int, str], None] | None = None):
-        self._params, self._manifest, self._advance = params, manifest, advance
+    def __init__(
+        self,
+        params: FusionParams,
+        manifest: Manifest,
+        models: Path,
+        advance: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._params, self._manifest, self._models = params, manifest, models
+        self._advance = advance or (lambda steps, note: None)
         self._bank: tuple[str, Bank] | None = None
         self._reduced: tuple[str, Fold, Bank] | None = None
 
     def __call__(self, job: Job) -> list[dict[str, Any]]:
         """Train one network; one row per epoch."""
         with torch_threads(self._params.threads):
-            return _train_one(job, self.choose_bank(job), self._advance or (lambda steps, note: None))
+            return _train_one(job, self.choose_bank(job), self._models, self._advance)
 
     def choose_bank(self, job: Job) -> Bank:
         """The bank of a job's system, in the principal components of its fold where it asks for them."""
@@ -214,7 +225,7 @@ class Runner:
         return self._reduced[2]
 
 
-def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> list[dict[str, Any]]:
+def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str], None]) -> list[dict[str, Any]]:
     from fusion.trainer import train
 
     config, fold = job.config, job.fold
@@ -223,7 +234,7 @@ def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> lis
         advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
     result = train(bank, fold, job.system.model, job.system.settings, config, tell)
-    folder = run_folder(paths.MODELS, job.name, fold.index, config.seed)
+    folder = run_folder(models, job.name, fold.index, config.seed)
     result.checkpoint.save(folder / config.targets[0] if config.per_target else folder)
     advance(config.epochs - len(result.history), job.name)
     return _history_rows(job.name, fold, config, result)
@@ -247,11 +258,11 @@ def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResul
     ]
 
 
-def _read_history() -> list[dict[str, Any]]:
+def _read_history(path: Path) -> list[dict[str, Any]]:
     """What earlier runs left; nothing where there is no file."""
-    if not HISTORY.is_file():
+    if not path.is_file():
         return []
-    with HISTORY.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -261,10 +272,10 @@ def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*names, "ccc"]
 
 
-def _write_history(rows: Sequence[dict[str, Any]]) -> None:
+def _write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
     columns = ["system", "fold", "seed", "targets", "epoch", "stage", "lr", "loss", *_ccc_columns(rows)]
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(HISTORY, text.getvalue())
+    write_text(path, text.getvalue())

@@ -39,3 +39,32 @@ def test_a_damaged_file_is_refused(tmp_path: Path, run: Callable, monkeypatch: p
     result = run("compare")
     assert result.exit_code == 1
     assert "is damaged" in result.stderr
+
+
+def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, edit_params: Callable) -> None:
+    def shrink(params: dict) -> None:
+        matrix = params["matrix"]
+        matrix.update(seeds=[0], workers=1, train={"epochs": 1})
+        matrix["systems"] = {name: matrix["systems"][name] for name in ("rnn_va", "linear_va")}
+        params["fusion"]["systems"] = {"audio": params["fusion"]["systems"]["audio"]}
+
+    edit_params(shrink)
+    result = run("matrix", "--json")
+    assert result.exit_code == 0, result.output
+    assert {row["system"] for row in json.loads(result.stdout)} == {"rnn_va", "linear_va"}
+    assert not (project / "work/models").exists()
+    assert not (project / "results/scores.json").exists()
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+    assert {row["system"] for row in json.loads(run("compare", "--json").stdout)} == {"rnn_va", "linear_va", "audio"}
+    edit_params(lambda params: params.pop("matrix"))
+    assert "has no section 'matrix'" in run("matrix").stderr
+
+
+def test_the_matrix_has_every_model() -> None:
+    from fusion.models import MODELS
+    from pipelines.params import read_params
+
+    matrix = read_params(Path(__file__).parents[2] / "params.yaml").matrix
+    assert matrix is not None
+    assert {system.model for system in matrix.systems.values()} == set(MODELS)

@@ -1,0 +1,24 @@
+"""Stage `matrix`: many models over many sets of modalities, trained and scored for comparison only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache.errors import SettingError
+from pipelines import paths
+from pipelines.evaluate_fusion import evaluate_systems
+from pipelines.params import Params
+from pipelines.train_fusion import train_systems
+
+
+def train_matrix(params: Params) -> dict[str, Any]:
+    """Train and score section `matrix`, beside the systems of section `fusion`; returns the scores.
+
+    Raises:
+        SettingError: if there is no such section.
+        AvFusionError: whatever training or evaluating refuses.
+    """
+    if params.matrix is None:
+        raise SettingError("params.yaml has no section 'matrix'; expected systems as in section 'fusion'. Add it.")
+    train_systems(params.matrix, outputs=paths.MATRIX)
+    return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX)
