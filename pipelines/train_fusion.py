@@ -206,6 +206,9 @@ class Runner:
         models: Path,
         advance: Callable[[int, str], None] | None = None,
     ) -> None:
+        from extract.executors import keep_big_buffers
+
+        keep_big_buffers()  # a step of a small model is 1.4 times as fast
         self._params, self._manifest, self._models = params, manifest, models
         self._advance = advance or (lambda steps, note: None)
         self._bank: tuple[str, Bank] | None = None
