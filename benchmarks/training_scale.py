@@ -28,7 +28,7 @@ from extract.executors import keep_big_buffers
 from fusion.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.trainer import train
-from pipelines.side_by_side import run_jobs
+from pipelines.side_by_side import available_cores, run_jobs
 
 DIMS = {"audio": 128, "visual": 512}
 
@@ -69,14 +69,14 @@ def show_budget(folder: Path, repeats: int) -> None:
 class Trainer:
     """Trains the AV-RNN from stores, as `train-fusion` does: the bank is loaded once per process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ahead: bool) -> None:
         keep_big_buffers()
         torch.set_num_threads(1)
         manifest = Manifest.load(folder)
         stores = {
             m: FeatureStore.create(folder / f"{m}.zarr", FeatureSpec("random", m, dim)) for m, dim in DIMS.items()
         }
-        self._bank = Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials])
+        self._bank = Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials], ahead=ahead)
         self._fold = make_folds(manifest, "grouped", 5)[0]
 
     def __call__(self, seed: int) -> float:
@@ -89,11 +89,10 @@ def show_seeds(folder: Path, seeds: int, workers: int) -> None:
     """Time of some seeds against one."""
     _, manifest = make_corpus(folder, 60, 1000, DIMS)
     manifest.save(folder)
-    make = partial(Trainer, folder)
     times = {}
     for count, processes in ((1, 1), (seeds, 1), (seeds, workers)):
         start = time.perf_counter()
-        run_jobs(range(count), make, processes)
+        run_jobs(range(count), partial(Trainer, folder, processes < available_cores()), processes)
         times[count, processes] = time.perf_counter() - start
     one = times[1, 1]
     print("\n| seeds | processes | seconds | times one seed |\n|---|---|---|---|")

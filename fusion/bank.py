@@ -40,6 +40,7 @@ class Bank:
         targets: names of the label columns.
         fingerprints: modality → fingerprint of the features.
         projections: modality → the principal components that its embeddings were reduced to.
+        ahead: whether a thread gathers the next batch while this one is computed, where a core is free for it.
     """
 
     embeddings: dict[str, Tensor | MappedRows]
@@ -50,6 +51,7 @@ class Bank:
     targets: tuple[str, ...]
     fingerprints: dict[str, str]
     projections: dict[str, Projection] = field(default_factory=dict)
+    ahead: bool = True
 
     @classmethod
     def from_stores(
@@ -59,6 +61,7 @@ class Bank:
         trial_ids: Sequence[str],
         device: str = "cpu",
         memory_gb: float = math.inf,
+        ahead: bool = True,
     ) -> Bank:
         """Load trials from one store per modality, comparing every byte with its digest.
 
@@ -69,6 +72,7 @@ class Bank:
             device: where the tensors live.
             memory_gb: budget for the embeddings and their normalised copy, 10^9 bytes; the modalities that exceed it
                 stay in their stores, the smaller ones are loaded first.
+            ahead: see the attribute.
 
         Raises:
             UnknownNameError: if a trial is not in the manifest.
@@ -100,6 +104,7 @@ class Bank:
             lengths,
             manifest.targets,
             {modality: store.spec.fingerprint for modality, store in sorted(stores.items())},
+            ahead=ahead,
         )
 
     @property
@@ -194,8 +199,15 @@ class Bank:
         embeddings = {modality: self._normalise(modality, moments[modality], spans) for modality in valid}
         fingerprints = {modality: self.fingerprints[modality] for modality in valid}
         projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
-        return Bank(
-            embeddings, valid, self.labels[rows], _starts(lengths), lengths, self.targets, fingerprints, projections
+        return replace(
+            self,
+            embeddings=embeddings,
+            valid=valid,
+            labels=self.labels[rows],
+            starts=_starts(lengths),
+            lengths=lengths,
+            fingerprints=fingerprints,
+            projections=projections,
         )
 
     def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor | MappedRows:

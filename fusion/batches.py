@@ -1,7 +1,7 @@
 """Windows of a bank as batches: a few `index_select`s into reused buffers, cast after gathering.
 
-There is no DataLoader: its workers make a reader this cheap slower. On a CPU, and where a modality stays in its store, a
-thread gathers one batch ahead, while the model computes.
+There is no DataLoader: its workers make a reader this cheap slower. On a CPU with a free core, and where a modality stays
+in its store, a thread gathers one batch ahead, while the model computes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Batches:
             [*bank.valid.values(), labelled], dim=1
         )  # (F + 1, modalities + 1): one gather for all
         mapped = any(isinstance(rows, MappedRows) for rows in bank.embeddings.values())
-        self._ahead = mapped or bank.device.type == "cpu"
+        self._ahead = mapped or (bank.ahead and bank.device.type == "cpu")
         self._scratch = [self._make_scratch() for _ in range(2 if self._ahead else 1)]
 
     def _make_scratch(self) -> dict[str, tuple[Tensor, Tensor]]:

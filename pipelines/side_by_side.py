@@ -7,6 +7,7 @@ Every job computes what it would compute alone.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -17,6 +18,11 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 _shared: dict[str, Any] = {}  # of a worker process: the counter, the jobs and how to run them
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(

@@ -21,7 +21,7 @@ from cache.store import FeatureStore
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.params import FoldParams, FusionParams, SystemParams
-from pipelines.side_by_side import run_jobs
+from pipelines.side_by_side import available_cores, run_jobs
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
@@ -173,7 +173,8 @@ def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams) ->
 
     stores = open_stores(paths.FEATURES, system.modalities, manifest)
     trial_ids = [trial.id for trial in manifest.trials]
-    return Bank.from_stores(stores, manifest, trial_ids, str(choose_device(params.device)), params.bank.memory_gb)
+    device, busy = str(choose_device(params.device)), params.workers * params.threads
+    return Bank.from_stores(stores, manifest, trial_ids, device, params.bank.memory_gb, ahead=busy < available_cores())
 
 
 def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold) -> Bank:
