@@ -1,4 +1,4 @@
-"""Recompute a sample of trials and compare them with what the store holds."""
+"""Recompute a sample of trials, in the precision that their recipe names, and compare them with what the store holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cache.places import Where
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
-from extract.engine import EngineOptions, extract_features
+from extract.engine import EngineOptions, extract_features, recipe
 from pipelines import paths
 from pipelines.params import Params
 from pipelines.write_crops import crop_config, crops_folder
@@ -52,12 +52,13 @@ def check_against_source(
         backbone = load_backbone(name, section.weights, section.settings)
         where = f"{features}/{backbone.modality}/{name}.json"
         store, receipt = open_receipt(where)
-        if receipt.spec != backbone.spec(section.dtype):
+        precision = str(receipt.spec.settings.get("precision", "fp32"))
+        if receipt.spec != recipe(backbone, section.dtype, precision):
             text = "params.yaml asks for other settings or weights than the receipt names; extract again"
             findings.append(Finding(where, receipt.spec.fingerprint, "", text))
             continue
         trials = _sample(manifest, receipt, number, seed)
-        findings += recompute(backbone, store, manifest, trials, crops, EngineOptions(device=device))
+        findings += recompute(backbone, store, manifest, trials, crops, EngineOptions(device=device, precision=precision))
     return findings
 
 

@@ -16,7 +16,7 @@ from cache.manifest import Manifest, Trial
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import load_backbone
-from extract.engine import EngineOptions, extract_features
+from extract.engine import EngineOptions, extract_features, recipe
 from pipelines.cli import avfusion
 
 PARAMS = """
@@ -96,3 +96,18 @@ def test_changed_settings_are_found(project: FeatureStore) -> None:
     result, (finding,) = verify(3)
     assert result.exit_code == 1
     assert "params.yaml asks for other settings or weights" in finding["what"]
+
+
+def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> None:
+    backbone, manifest = load_backbone("conv1d", "random"), Manifest.load(Path("work/corpus"))
+    store = FeatureStore.create("features/audio/conv1d.zarr", recipe(backbone, "float16", "bf16"))
+    extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(precision="bf16"))
+    Receipt.of(store, "abc").save("features/audio/conv1d.json")
+    result, findings = verify(2)
+    assert (result.exit_code, findings) == (0, [])
+
+    kept, record = project.read("a"), project.record("a")  # of fp32, which is near enough to bf16
+    store.write("a", kept.embeddings * np.float16(1.1), kept.valid, source=record.source, clock=record.clock, seconds=1)
+    Receipt.of(store, "abc").save("features/audio/conv1d.json")
+    result, (finding,) = verify(3)
+    assert (result.exit_code, finding["trial"], finding["fingerprint"]) == (1, "a", store.spec.fingerprint)
