@@ -79,7 +79,7 @@ def make_folds(
             "auto" for the partition, or grouped folds where the corpus has none.
         count: number of folds; the partition is always one.
         seed: of grouped and stratified folds.
-        disjoint: rotated: keep subjects together, which the paper does not.
+        disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
 
     Raises:
         UnknownNameError: if there is no such rule.
@@ -165,7 +165,7 @@ def partition_fold(manifest: Manifest) -> Fold:
 
 
 def rotated_folds(manifest: Manifest, count: int = 6, disjoint: bool = True) -> tuple[Fold, ...]:
-    """The papers' blocks of the ordered trials, each the validation part of one fold [Zhang2023, and its code].
+    """The papers' blocks of the ordered trials, each the validation part of one fold [Zhang2023, Section 3.3, and its code].
 
     The training trials in the order of their names make `count - 1` blocks of equal size, the last of them with the
     remainder, the validation trials make one more. Fold f is the blocks rotated to the right by f, of which the last one

@@ -53,7 +53,7 @@ def cut_windows(
     and each of them is cut on its own; with `hop == length` every frame is then used once [Karas2022, Section 4.1].
     Windows start at 0, hop, 2 hop, …; `tail` says what happens to frames behind the last whole window:
 
-    * `align`: one more window of the last `length` frames, [0, 300) and [1, 301) of 301 frames [Zhang2023];
+    * `align`: one more window of the last `length` frames, [0, 300) and [1, 301) of 301 frames [Zhang2023's code];
     * `pad`: one more window at the next start, shorter than `length`;
     * `drop`: they are left out.
 

@@ -1,6 +1,6 @@
 """MTCNN in batches: the networks and weights of facenet-pytorch under a cascade that does not fail.
 
-Joint face detection and alignment with three cascaded networks [Zhang2016]. The weights lie in the
+Joint face detection and alignment with three cascaded networks [Zhang2016MTCNN]. The weights lie in the
 wheel of facenet-pytorch (MIT). Its own `detect_face` fails where a box lies outside the picture,
 where a picture is smaller than the smallest face, and (with numpy 1.24 and later) where some
 pictures of a batch show no face; it also spends a third of its time resizing. Here every resize is
@@ -146,13 +146,14 @@ def _cut(sums: Tensor, boxes: Tensor, owner: Tensor, size: int) -> tuple[Tensor,
     boxes, owner, low, high = boxes[inside], owner[inside], low[inside], high[inside]
     left, right = (cell + low[:, :1] for cell in _cells(high[:, 0] - low[:, 0], size))
     top, bottom = (cell + low[:, 1:] for cell in _cells(high[:, 1] - low[:, 1], size))
-    of, rows, columns = owner[:, None, None], (top[:, :, None], bottom[:, :, None]), (left[:, None], right[:, None])
-    total = (
-        sums[of, rows[1], columns[1]]
-        - sums[of, rows[0], columns[1]]
-        - sums[of, rows[1], columns[0]]
-        + sums[of, rows[0], columns[0]]
-    )
+    points = sums.reshape(-1, 3)  # rows of one index are gathered several times sooner than by three indices
+
+    def gather(rows: Tensor, columns: Tensor) -> Tensor:
+        lines = owner[:, None] * sums.shape[1] + rows
+        return points.index_select(0, (lines[:, :, None] * sums.shape[2] + columns[:, None]).flatten())
+
+    total = gather(bottom, right).sub_(gather(top, right)).sub_(gather(bottom, left)).add_(gather(top, left))
+    total = total.view(-1, size, size, 3)
     area = ((bottom - top)[:, :, None] * (right - left)[:, None])[..., None]
     return _normalise(total, area), boxes, owner
 

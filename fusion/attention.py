@@ -13,7 +13,7 @@ _READY = 512  # positions kept from the start; more are computed when a longer w
 
 
 def sinusoids(num_frames: int, dim: int) -> Tensor:
-    """Fixed position codes (num_frames, dim) [Vaswani2017, Section 3.5], sine and cosine interleaved.
+    """Fixed position codes (num_frames, dim) [Vaswani2017], sine and cosine interleaved.
 
     p[t, 2i] = sin(t / 10000^(2i/dim)),    p[t, 2i + 1] = cos(t / 10000^(2i/dim))
     """
@@ -54,7 +54,7 @@ class FrameConv(nn.Conv1d):
 
 
 class EncoderStack(nn.ModuleList):
-    """Post-norm Transformer encoder layers [Vaswani2017, Section 3.1], no final norm; PyTorch's own layer.
+    """Post-norm Transformer encoder layers [Vaswani2017], no final norm; PyTorch's own layer.
 
     y = LN(x + drop(MHA(x, x, x))),    z = LN(y + drop(W2 drop(act(W1 y))))
     """
@@ -142,7 +142,7 @@ class PreNormCrossLayer(CrossLayer):
 
 
 class CrossStack(nn.ModuleList):
-    """Cross layers that all read the same, untouched source [Tsai2019MulT, Section 3.2].
+    """Cross layers that all read the same, untouched source [Tsai2019MulT].
 
     With `keep_target` false, the flaw of "multv2": every layer is given the first target instead of what the layer
     before made of it, so that only the last layer has an effect, and the others get no gradient.

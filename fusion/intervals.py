@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of the metrics, over trials [Efron1993, Section 13.3].
+"""Bootstrap confidence intervals of the metrics, over trials [Efron1993].
 
 Frames of one trial depend on each other, trials do not, so trials are what is drawn, with replacement, as many as there
 are. All metrics are functions of sums over frames; they are summed per trial once, and a draw only weighs these sums.

@@ -61,7 +61,9 @@ def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean over windows and targets of 1 - CCC, each CCC along one window [Zhang2023, Section 3.4].
+    """Mean over windows and targets of 1 - CCC, each CCC along one window, as in the code of [Zhang2023].
+
+    The paper says no more than "the CCC loss" (Section 3.4).
 
     Windows without a counted frame are left out of the mean. Deviation: population moments throughout, the
     published code divides the covariance by N and the variances by N - 1 (factor .9967 for 300 frames).

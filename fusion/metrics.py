@@ -21,7 +21,7 @@ from cache.errors import ShapeError
 def ccc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Concordance correlation coefficient of each target.
 
-    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989, Equation 2], not the N-1 form.
+    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989], not the N-1 form.
 
     Args:
         prediction: (..., C), any range.

@@ -74,7 +74,7 @@ class Constant:
 class CosineRestarts(Constant):
     """Cosine annealing to 0 with warm restarts every `restart_steps` optimiser steps [Karas2022, Section 4.2].
 
-    lr_t = lr (1 + cos(pi (t mod T) / T)) / 2 [Loshchilov2017SGDR, Equation 5].
+    lr_t = lr (1 + cos(pi (t mod T) / T)) / 2 [Loshchilov2017SGDR].
     """
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig) -> None:

@@ -3,8 +3,8 @@
 Level i of a network has dilation d = 2^i and kernel k. With x of level i - 1, W the weight-normalised convolution
 (W = g v / |v|, one g per output channel) and S a 1 x 1 convolution where the channels change, else the identity:
 
-    conv(x)_t = b + sum_{j<k} W_j x_{t - j d}                                     [Bai2018TCN, Equation 2]
-    block(x) = drop(leaky(conv(x))),    level(x) = leaky(block(block(x)) + S x)    [Bai2018TCN, Section 3.4]
+    conv(x)_t = b + sum_{j<k} W_j x_{t - j d}
+    block(x) = drop(leaky(conv(x))),    level(x) = leaky(block(block(x)) + S x)
 
 Strictly causal: a frame sees itself and the 2 (k - 1) (2^levels - 1) frames before it: 121 frames in all with four
 levels of kernel 5, 249 with five. [Zhang2023] says none of this; layout and widths are those of the authors' code.

@@ -174,7 +174,7 @@ def _solve(
 def validate(
     model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """CCC of each target over all labelled validation frames concatenated [Karas2022, Section 5].
+    """CCC of each target over all labelled validation frames concatenated, as in the authors' code of [Karas2022].
 
     Args:
         model: on any device; its mode is kept.

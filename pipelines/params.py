@@ -5,11 +5,12 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
 import yaml
@@ -94,7 +95,7 @@ class FoldParams:
         number: which fold is trained, from 0; -1 for every fold, one run each.
         count: number of folds; the partition is always one.
         seed: of grouped and stratified folds.
-        disjoint: rotated: keep subjects together, which the paper does not.
+        disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
         path: JSON file with folds that are used in the place of all this, in the form of `work/models/folds.json`.
     """
 
@@ -217,16 +218,42 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
     """
     if not isinstance(mapping, dict):
         raise SettingError(f"'{where}' holds {type(mapping).__name__}, expected keys and values.")
+    _refuse_unknown(kind, mapping, where)
     try:
         return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))
-    except dacite.UnexpectedDataError as error:
-        allowed = ", ".join(vars(kind)["__dataclass_fields__"])
-        unknown = ", ".join(f"'{key}'" for key in sorted(error.keys))
-        raise SettingError(
-            f"Unknown setting {unknown} in '{where}'; expected some of {allowed}, or of their sections."
-        ) from error
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise SettingError(f"Setting in '{where}' is wrong: {str(error).rstrip('.')}. See docs/params.md.") from error
+
+
+def _refuse_unknown(hint: Any, value: Any, where: str, section: str = "") -> None:
+    """Refuse keys that are no field of a settings dataclass, or of one nested in it.
+
+    Args:
+        hint: type of the value: a dataclass, a mapping to one, or anything else, which is not looked into.
+        value: as read.
+        where: file or section, for messages.
+        section: place of the value in it.
+
+    Raises:
+        SettingError: naming the section, and the keys that it may hold.
+    """
+    if not isinstance(value, dict):
+        return
+    if get_origin(hint) is dict:
+        for key, inner in value.items():
+            _refuse_unknown(get_args(hint)[1], inner, where, f"{section}.{key}")
+        return
+    for kind in (each for each in (hint, *get_args(hint)) if is_dataclass(each)):
+        hints = get_type_hints(kind)
+        unknown = [str(key) for key in value if key not in hints]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], hints, n=1)
+            raise SettingError(
+                f"Unknown setting {', '.join(map(repr, unknown))} in '{where}'{f', section {section!r}' if section else ''}; "
+                f"expected some of {', '.join(hints)}.{f' Did you mean {near[0]!r}?' if near else ''}"
+            )
+        for key, inner in value.items():
+            _refuse_unknown(hints[key], inner, where, f"{section}.{key}".strip("."))
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

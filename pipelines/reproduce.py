@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,18 +60,18 @@ def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str
     notes = list(table.notes)
     if name == "demo":
         preset = preset.narrowed()
-        notes.insert(0, _say_narrowed(preset))
+        notes.insert(0, _say_narrowed(paper, preset))
     scores = train_figures(paper, preset, {figure for _, _, figure in table.figures()}, project.fusion)
     ours = {(id(row), column.name): round(scores[figure], 3) for row, column, figure in table.figures()}
     return head | {"corpus": name, "notes": notes, **_lay_out(table, ours)}
 
 
-def _say_narrowed(preset: Preset) -> str:
-    demo = preset.demo
-    swaps = ", ".join(f"{mine} stands in for {theirs}" for theirs, mine in demo.backbones.items())
+def _say_narrowed(paper: str, preset: Preset) -> str:
+    swaps = ", ".join(f"{mine} in the place of {theirs}" for theirs, mine in preset.demo.backbones.items())
+    count = len(preset.fusion.seeds)
     return (
-        f"Narrowed for the demo corpus, to show that it runs: {swaps or 'the same backbones'}; seeds {preset.fusion.seeds}; "
-        f"{json.dumps(demo.train)}; {json.dumps(demo.settings)}. The figures say nothing about the paper."
+        f"Demo corpus: the figures show that the command runs, and say nothing about the paper. Narrow models, few epochs, "
+        f"{count} seed{'s' * (count > 1)}{', ' * bool(swaps)}{swaps} (section 'demo' of presets/{paper}.yaml)."
     )
 
 
@@ -234,27 +233,35 @@ class Trainer:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A reproduced table as Markdown: two columns, paper and ours, for every printed figure."""
-    first = next(row["cells"] for row in document["rows"] if "cells" in row)
+    """A reproduced table as Markdown: the paper's columns, and beside each one with figures of ours, those."""
+    rows = [row["cells"] for row in document["rows"] if "cells" in row]
+    ours = [
+        any(isinstance(cells[i], dict) and cells[i]["ours"] is not None for cells in rows) for i in range(len(rows[0]))
+    ]
     header: list[str] = []
-    for name, cell in zip(document["columns"], first, strict=True):
-        header += [f"{name} (paper)", f"{name} (ours)"] if isinstance(cell, dict) else [name]
-    lines = [f"**{document['source']}** {document['caption']}", ""]
-    lines += [f"* {note}" for note in document["notes"]] + [""] * bool(document["notes"])
-    lines += [_line(header), "|" + "---|" * len(header)]
+    for name, has in zip(document["columns"], ours, strict=True):
+        header += [name, "ours"] if has else [name]
+    table = [header]
     for row in document["rows"]:
         if "group" in row:
-            lines.append(_line([f"*{row['group']}*"] + [""] * (len(header) - 1)))
+            table.append([f"*{row['group']}*"] + [""] * (len(header) - 1))
             continue
         texts: list[str] = []
-        for cell in row["cells"]:
-            texts += [_printed(cell), _figure(cell["ours"])] if isinstance(cell, dict) else [cell]
-        lines.append(_line(texts))
-    return "\n".join(lines)
+        for cell, has in zip(row["cells"], ours, strict=True):
+            texts.append(_printed(cell) if isinstance(cell, dict) else cell)
+            texts += [_figure(cell["ours"])] if has else []
+        table.append(texts)
+    lines = [f"**{document['source']}** {document['caption']}", ""]
+    lines += [f"* {note}" for note in document["notes"]] + [""] * bool(document["notes"])
+    return "\n".join(lines + _align(table))
 
 
-def _line(texts: list[str]) -> str:
-    return f"| {' | '.join(texts)} |"
+def _align(table: list[list[str]]) -> list[str]:
+    """Rows of Markdown with columns of equal width, a line of dashes under the first."""
+    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(table[0]))]
+    rows = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in table]
+    rows.insert(1, ["-" * width for width in widths])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _printed(cell: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ that starts as s_b, where attention is softmax(Q K^T / sqrt(d_k)) V [Karas2022, 
     h = encoder([y_{a→b} for all pairs]),    values = V act(h) + v,    logits = U act(h) + u                (3)
 
 The paper has audio and visual, hence two stacks and d_model in (3). With M modalities there are M (M - 1) stacks, and
-the encoder is M (M - 1) d_model / 2 wide; concatenating all that reaches one target is [Tsai2019MulT, Section 3.2].
+the encoder is M (M - 1) d_model / 2 wide; concatenating all that reaches one target is [Tsai2019MulT].
 A modality alone has nothing to cross: it is reduced to `d_model` and goes straight into the encoder.
 
 Variants: "mult" is the one that the paper describes. "multv2" is the default of the authors' command line, may be what

@@ -1,4 +1,4 @@
-"""Joint cross-attention (JCA) [Praveen2023JCA, Section 3], straight on the embeddings.
+"""Joint cross-attention (JCA) [Praveen2023JCA], straight on the embeddings.
 
 With X_m (L x d_m) the embeddings of modality m and J (L x d) the concatenation of all, which every one attends to:
 

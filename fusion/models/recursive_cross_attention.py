@@ -1,4 +1,4 @@
-"""Recursive joint cross-modal attention (RCMA) [Praveen2024, Section 1.2], and RJCMA, its joint of all modalities.
+"""Recursive joint cross-modal attention (RCMA) [Praveen2024, Section 1.4], and RJCMA, its joint of all modalities.
 
 A branch per modality m (see `fusion.tcn`) gives X_m (L x d_m). The joint J_m (L x d_J) is the concatenation of the
 *other* modalities, or of all (`joint`). One iteration, all modalities from the inputs of the iteration:

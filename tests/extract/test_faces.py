@@ -152,7 +152,7 @@ def test_settings_out_of_range(wrong: dict[str, object]) -> None:
 
 
 def umeyama(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 3) similarity of least squares by the singular value decomposition [Umeyama1991, Eqs. 34-43]."""
+    """(2, 3) similarity of least squares by the singular value decomposition [Umeyama1991]."""
     source_mean, target_mean = source.mean(0), target.mean(0)
     covariance = (target - target_mean).T @ (source - source_mean) / len(source)
     left, values, right = np.linalg.svd(covariance)
