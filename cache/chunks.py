@@ -15,8 +15,8 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,15 @@ from numpy.typing import NDArray
 from cache.errors import StoreError
 from cache.places import Folder, LocalFolder
 
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
 LONGEST_CHUNK = 65_536  # frames; longer trials are split into equal chunks
 
 _PLAIN_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _PLAIN_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+_ZSTD_LEVEL = 9  # of archives, which are written once
+_REDO = "Run the extraction again; only this trial is redone."
 
 Rows = Callable[[slice], NDArray[Any]]
 """Gives some consecutive rows of an array."""
@@ -42,16 +47,19 @@ def chunk_rows(num_frames: int) -> int:
     return math.ceil(num_frames / math.ceil(num_frames / LONGEST_CHUNK))
 
 
-def array_metadata(shape: tuple[int, ...], dtype: str, attributes: dict[str, Any]) -> bytes:
-    """The `zarr.json` of a plain array of shape (T, D)."""
+def array_metadata(
+    shape: tuple[int, ...], dtype: str, attributes: dict[str, Any], *, compressed: bool = False
+) -> bytes:
+    """The `zarr.json` of an array of shape (T, D), plain or with chunks from `compress_chunks`."""
     num_frames, dim = shape
+    zstd = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
     document = {
         "shape": [num_frames, dim],
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows(num_frames), dim]}},
         "chunk_key_encoding": _PLAIN_KEYS,
         "fill_value": 0.0,
-        "codecs": _PLAIN_CODECS,
+        "codecs": [*_PLAIN_CODECS, zstd] if compressed else _PLAIN_CODECS,
         "attributes": attributes,
         "dimension_names": ["frame", "embedding"],
         "zarr_format": 3,
@@ -77,12 +85,21 @@ def split_chunks(array: NDArray[Any]) -> dict[str, memoryview]:
     return {f"c/{i}/0": flat[start : start + rows].data for i, start in enumerate(range(0, len(array), rows))}
 
 
-def open_rows(folder: Folder, metadata: dict[str, Any]) -> Rows | None:
+def compress_chunks(chunks: Mapping[str, Buffer]) -> dict[str, Buffer]:
+    """Chunk files of an archive: zstd, as the codec of Zarr v3 reads it."""
+    from numcodecs.zstd import Zstd
+
+    codec = Zstd(_ZSTD_LEVEL)
+    return {name: codec.encode(content) for name, content in chunks.items()}
+
+
+def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> Rows | None:
     """A reader of rows without zarr, or None where the array is not plain memory.
 
     Args:
         folder: the array's folder, with `c/<i>/0` below it.
         metadata: its parsed `zarr.json`.
+        remedy: what to do about a damaged trial, for messages.
 
     Raises:
         StoreError: if a chunk file is absent or does not have the size that the metadata promises.
@@ -104,7 +121,7 @@ def open_rows(folder: Folder, metadata: dict[str, Any]) -> Rows | None:
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
     names = [f"c/{i}/0" for i in range(math.ceil(num_frames / rows))]
     for name in names:
-        _check_size(folder, name, rows * dim * dtype.itemsize)
+        _check_size(folder, name, rows * dim * dtype.itemsize, remedy)
     if isinstance(folder, LocalFolder):
         chunks = [_map_chunk(folder, name, dtype, rows, dim) for name in names]
     else:
@@ -112,14 +129,42 @@ def open_rows(folder: Folder, metadata: dict[str, Any]) -> Rows | None:
     return chunks[0] if len(chunks) == 1 else _join(chunks, rows, num_frames)
 
 
-def _check_size(folder: Folder, name: str, expected: int) -> None:
+def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str = _REDO) -> Rows:
+    """A reader of rows through zarr: of whatever is compressed, sharded or otherwise chunked.
+
+    Args:
+        folder: the array's folder.
+        valid: (T,) true where the backbone saw input. zarr reads an absent chunk as zeros, which only other rows may be.
+        remedy: what to do about a damaged trial, for messages.
+
+    Raises:
+        StoreError: if a chunk is absent; the reader raises it if one cannot be decoded.
+    """
+    import zarr
+
+    array = zarr.open_array(folder.zarr_store(), mode="r")
+    rows, columns = array.shards or array.chunks
+    present = folder.sizes()
+    for i in range(math.ceil(array.shape[0] / rows)):
+        names = [array.metadata.encode_chunk_key((i, j)) for j in range(math.ceil(array.shape[1] / columns))]
+        absent = [name for name in names if name not in present]
+        if absent and valid[i * rows : (i + 1) * rows].any():
+            raise StoreError(f"Chunk '{folder.where}/{absent[0]}' is absent, expected the trial's numbers. {remedy}")
+
+    def read(wanted: slice) -> NDArray[Any]:
+        try:
+            return np.asarray(array[wanted])
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(f"A chunk of '{folder.where}' cannot be decoded ({error}). {remedy}") from error
+
+    return read
+
+
+def _check_size(folder: Folder, name: str, expected: int, remedy: str) -> None:
     size = folder.size(name)
     if size != expected:
         found = "absent" if size is None else f"{size} bytes long"
-        raise StoreError(
-            f"Chunk '{folder.where}/{name}' is {found}, expected {expected} bytes. Delete the folder '{folder.where}' and "
-            "run the extraction again; only this trial is redone."
-        )
+        raise StoreError(f"Chunk '{folder.where}/{name}' is {found}, expected {expected} bytes. {remedy}")
 
 
 def _map_chunk(folder: LocalFolder, name: str, dtype: np.dtype[Any], rows: int, dim: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Features in and out of the store: HDF5, MuSe CSV and npy folders.
+"""Features in and out of the store: HDF5, MuSe CSV, npy folders, and archives compressed with zstd.
 
 What we exported comes back as the same store, byte for byte: the recipe and the commit records travel along. What
 others made becomes a store whose fingerprint is that of its content, with the same commit records and a receipt.
@@ -27,7 +27,7 @@ from cache.records import VERSION, CommitRecord, check_version, digest_embedding
 from cache.spec import FeatureSpec, canonical_json
 from cache.store import FeatureStore
 
-FORMATS = {"hdf5": "cache.hdf5:HDF5", "muse": "cache.muse:MUSE", "npy": "cache.npy:NPY"}
+FORMATS = {"hdf5": "cache.hdf5:HDF5", "muse": "cache.muse:MUSE", "npy": "cache.npy:NPY", "zstd": "cache.archive:ZSTD"}
 SIDECAR = "avfusion.json"
 
 
@@ -95,7 +95,7 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
     Args:
         store: the features.
         trial_ids: which trials.
-        kind: hdf5, muse or npy.
+        kind: hdf5, muse, npy or zstd.
         path: what to make; must not exist.
 
     Raises:
@@ -120,7 +120,7 @@ def import_features(
 
     Args:
         path: the file or folder.
-        kind: hdf5, muse or npy.
+        kind: hdf5, muse, npy or zstd.
         features: folder of all features; the store goes to `<modality>/<name>.zarr` below it.
         options: needed for what another program wrote; what we exported says everything itself.
         manifest: of the corpus; clocks come from it, and its trials must be just those that are imported.
@@ -157,7 +157,7 @@ def _item(store: FeatureStore, trial_id: str) -> Item:
 
 
 def _write_again(store: FeatureStore, item: Item) -> None:
-    """Write a trial that came from a store of ours, unless it is there."""
+    """Write a trial that came from a store of ours, unless it is there and whole."""
     record = item.record
     assert record is not None
     stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
@@ -166,7 +166,7 @@ def _write_again(store: FeatureStore, item: Item) -> None:
             f"Trial '{item.trial_id}' differs from the digest that was exported with it: it was altered since. Export it "
             f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features."
         )
-    if store.find_record(item.trial_id) != record:
+    if store.find_record(item.trial_id) != record or not store.is_whole(item.trial_id):
         store.write(
             item.trial_id, stored, item.valid, source=record.source, clock=record.clock, seconds=record.seconds,
             versions=record.versions,
@@ -209,8 +209,8 @@ def _adopt(
     )  # fmt: skip
 
     def write(store: FeatureStore, item: Item) -> None:
-        record = store.find_record(item.trial_id)
-        if record is None or (record.source, record.clock) != (digests[item.trial_id], clocks[item.trial_id]):
+        record, made = store.find_record(item.trial_id), (digests[item.trial_id], clocks[item.trial_id])
+        if record is None or (record.source, record.clock) != made or not store.is_whole(item.trial_id):
             item = _mark_missing(item, options)
             store.write(
                 item.trial_id, item.embeddings, item.valid, source=digests[item.trial_id],

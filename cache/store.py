@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from cache.chunks import (
     Rows,
     array_metadata,
+    compress_chunks,
     group_metadata,
     open_rows,
     parse_metadata,
     read_metadata,
     split_chunks,
+    zarr_rows,
 )
 from cache.clock import FrameClock
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError
@@ -51,6 +53,7 @@ class _Handle(NamedTuple):
     record: CommitRecord
     rows: Rows
     valid: NDArray[np.bool_]
+    plain: bool
 
 
 class FeatureStore:
@@ -144,9 +147,13 @@ class FeatureStore:
         return record
 
     def is_whole(self, trial_id: str) -> bool:
-        """Whether a trial is finished and its files have the sizes that it promises; their bytes are not read."""
+        """Whether a trial is finished and its files have the sizes that it promises.
+
+        Bytes are read only where sizes tell nothing, of compressed trials.
+        """
         try:
-            self._open(trial_id)
+            if not self._open(trial_id).plain:
+                self.read(trial_id, check=True)
         except StoreError:
             return False
         return True
@@ -193,6 +200,7 @@ class FeatureStore:
         clock: FrameClock,
         seconds: float,
         versions: dict[str, str] | None = None,
+        compressed: bool = False,
     ) -> CommitRecord:
         """Write a trial: chunk, fsync, commit record, in this order.
 
@@ -204,6 +212,7 @@ class FeatureStore:
             clock: the trial's clock, T ticks.
             seconds: how long it took to compute.
             versions: of the libraries that computed it.
+            compressed: with zstd, for archives: smaller, and slower to read.
 
         Raises:
             ShapeError: if shapes do not fit the clock and the spec, or a number is not finite in the stored dtype.
@@ -214,8 +223,10 @@ class FeatureStore:
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
             round(seconds, 3), {"numpy": np.__version__, **(versions or {})},
         )  # fmt: skip
-        metadata = array_metadata(stored.shape, self.spec.dtype, {COMMIT: record.to_document()})
-        self._folder.write_array(encode_trial_id(trial_id), split_chunks(stored), metadata)
+        attributes = {COMMIT: record.to_document()}
+        metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
+        chunks = split_chunks(stored)
+        self._folder.write_array(encode_trial_id(trial_id), compress_chunks(chunks) if compressed else chunks, metadata)
         self._handles.pop(trial_id, None)
         return record
 
@@ -256,33 +267,40 @@ class FeatureStore:
             if metadata.get("shape") != [record.num_frames, self.spec.dim]:
                 raise StoreError(
                     f"'{folder.where}' has shape {metadata.get('shape')}, expected {[record.num_frames, self.spec.dim]}. "
-                    "Delete the folder and run the extraction again; only this trial is redone."
+                    f"{self._remedy}; only this trial is redone."
                 )
             try:
-                rows = open_rows(folder, metadata)
+                rows = open_rows(folder, metadata, f"{self._remedy}; only this trial is redone.")
             except StoreError:
                 if self._folder.stamp(key) == stamp:
                     raise
                 continue
             if self._folder.stamp(key) == stamp:  # else it was rewritten in between
                 break
-        if rows is None:
-            rows = _zarr_rows(folder)
         valid = record.valid
         valid.flags.writeable = False
-        return _Handle(record, rows, valid)
+        if rows is None:
+            packed = zarr_rows(folder, valid, f"{self._remedy}; only this trial is redone.")
+            return _Handle(record, packed, valid, plain=False)
+        return _Handle(record, rows, valid, plain=True)
 
     def _check(self, trial_id: str, embeddings: NDArray[Any], record: CommitRecord) -> None:
         if digest_embeddings(embeddings, record.invalid) != record.embeddings:
             raise StoreError(
                 f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run 'avfusion cache verify --drop', then 'extract-features --backbone {self.spec.name}'."
+                f"disk is failing. Run 'avfusion cache verify --drop' first. {self._remedy}; only this trial is redone."
             )
 
     def _unfinished(self, trial_id: str) -> StoreError:
         return StoreError(
-            f"Trial '{trial_id}' is not finished in '{self.group}'. Run 'extract-features --backbone {self.spec.name}' again."
+            f"Trial '{trial_id}' is not finished in '{self.group}'. {self._remedy}; what is finished is kept."
         )
+
+    @property
+    def _remedy(self) -> str:
+        if "imported" in self.spec.settings:
+            return "Import the features again ('avfusion cache import')"
+        return f"Run 'extract-features --backbone {self.spec.name}' again"
 
     def _prepare(
         self, trial_id: str, embeddings: NDArray[Any], valid: NDArray[np.bool_], clock: FrameClock
@@ -338,11 +356,3 @@ def _read_spec(metadata: dict[str, Any] | None, path: Where, fingerprint: str) -
             "It was edited; delete the folder and run the extraction again."
         )
     return spec
-
-
-def _zarr_rows(folder: Any) -> Rows:
-    """Rows of whatever else zarr can read: compressed, sharded, otherwise chunked."""
-    import zarr
-
-    array = zarr.open_array(folder.zarr_store(), mode="r")
-    return lambda wanted: np.asarray(array[wanted])

@@ -20,7 +20,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead
 _FEATURES = click.option(
     "--features", default="features", show_default=True, metavar="PATH_OR_URL", help="Folder of all features."
 )
-_FORMAT = click.Choice(["hdf5", "muse", "npy"])
+_FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
 
 
 @click.group("cache")
@@ -158,7 +158,10 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 def export_features(
     fingerprint: str, path: Path, kind: str, trials: tuple[str, ...], features: str, as_json: bool
 ) -> None:
-    """Write one fingerprint as an HDF5 file, a folder of MuSe CSV files or a folder of npy files."""
+    """Write one fingerprint as an HDF5 file, a folder of MuSe CSV files or of npy files, or a compressed archive.
+
+    An archive (zstd) is a folder of features like any other: the cache commands and training read it with --features.
+    """
     from cache.checking import find_holding
     from cache.interchange import export_features as export
 

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import zarr
 
+from cache.checking import verify
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
 from cache.interchange import FORMATS, ImportOptions, export_features, import_features
@@ -22,6 +24,7 @@ from cache.store import FeatureStore
 
 IDS = ("video 59/left", "P1", "日本")
 OPTIONS = ImportOptions("egemaps", "audio")
+FOREIGN = sorted(FORMATS.keys() - {"zstd"})  # what other programs write too
 
 
 @pytest.fixture(params=["float16", "float32"])
@@ -81,6 +84,62 @@ def test_muse_csv_looks_like_one(store: FeatureStore, tmp_path: Path) -> None:
     assert (tmp_path / "out/unseen.csv").read_text().splitlines()[1] == "1500,1" + 8 * ",nan"
 
 
+def test_an_archive_is_a_compressed_folder_of_features(store: FeatureStore, tmp_path: Path) -> None:
+    """It is verified, trained from and read by plain zarr where it lies, and damage is noticed."""
+    export_features(store, store.trial_ids(), "zstd", tmp_path / "out")
+    receipt = tmp_path / "out/visual/mobilefacenet.json"
+    assert Receipt.load(receipt) == Receipt.of(store, store.trial_ids())
+    archive, _ = open_receipt(receipt)
+    for trial_id in store.trial_ids():
+        whole, part = archive.read(trial_id, check=True), archive.read(trial_id, 3, 11)
+        assert whole.embeddings.tobytes() == store.read(trial_id).embeddings.tobytes()
+        assert part.embeddings.tobytes() == whole.embeddings[3:11].tobytes()
+    array = zarr.open_array(f"{archive.group}/P1", mode="r")
+    assert [codec.to_dict()["name"] for codec in array.metadata.codecs] == ["bytes", "zstd"]
+    assert array[:].tobytes() == store.read("P1").embeddings.tobytes()
+    assert (Path(archive.group) / "unseen/c/0/0").stat().st_size < 60
+    assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "absent", "flipped"])
+def test_a_damaged_archive_is_noticed(store: FeatureStore, tmp_path: Path, damage: str) -> None:
+    export_features(store, ["P1", "unseen"], "zstd", tmp_path / "out")
+    archive, _ = open_receipt(tmp_path / "out/visual/mobilefacenet.json")
+    chunk = Path(archive.group) / "P1/c/0/0"
+    content = chunk.read_bytes()
+    chunk.unlink()
+    if damage != "absent":
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+        chunk.write_bytes(content[:half] if damage == "truncated" else flipped)
+    assert [archive.is_whole(trial_id) for trial_id in ("P1", "unseen")] == [False, True]
+    (finding,) = verify(tmp_path / "out")
+    assert (finding.trial, finding.damaged) == ("P1", True)
+    if damage == "absent":  # plain zarr would read zeros
+        with pytest.raises(StoreError, match="c/0/0' is absent"):
+            archive.read("P1", 0, 1)
+    with pytest.raises(StoreError, match="'extract-features --backbone mobilefacenet' again; only this trial"):
+        archive.read("P1", check=True)
+    with pytest.raises(StoreError):
+        import_features(tmp_path / "out", "zstd", tmp_path / "again")
+
+
+def test_importing_again_mends_a_damaged_trial(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    options = replace(OPTIONS, rate="25")
+    store, receipt = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
+    (Path(store.group) / "a/c/0/0").write_bytes(b"short")
+    (finding,) = verify(tmp_path / "features")
+    assert "Import the features again ('avfusion cache import'); only this trial is redone." in finding.text
+    again, same = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
+    assert same == receipt
+    assert verify(tmp_path / "features") == []
+    export_features(again, ["a", "b"], "npy", tmp_path / "out")
+    (Path(again.group) / "b/c/0/0").unlink()
+    import_features(tmp_path / "out", "npy", tmp_path / "features")
+    assert verify(tmp_path / "features") == []
+
+
 def test_altered_exports_are_refused(store: FeatureStore, tmp_path: Path) -> None:
     export_features(store, ["P1"], "npy", tmp_path / "out")
     values = np.load(tmp_path / "out/P1.npy")
@@ -129,7 +188,7 @@ def manifest_of(lengths: dict[str, int]) -> Manifest:
     return Manifest(Path("."), tuple(trials))
 
 
-@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("kind", FOREIGN)
 def test_features_of_others_become_a_store(tmp_path: Path, kind: str) -> None:
     arrays = foreign(tmp_path)
     manifest = manifest_of({"a": 30, "b": 40})
@@ -239,4 +298,6 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="expected floats"):
         import_features(tmp_path / "empty", "npy", features, OPTIONS)
     assert not features.exists() or not list(features.rglob("*.json"))
-    assert json.dumps(sorted(FORMATS)) == '["hdf5", "muse", "npy"]'
+    with pytest.raises(CorpusError, match="holds 0 fingerprints .none., expected 1"):
+        import_features(tmp_path / "npy", "zstd", features, OPTIONS)
+    assert json.dumps(sorted(FORMATS)) == '["hdf5", "muse", "npy", "zstd"]'

@@ -108,7 +108,7 @@ def test_prune(store: FeatureStore, tmp_path: Path) -> None:
     assert Path(store.group).exists()
 
 
-@pytest.mark.parametrize("kind", ["hdf5", "muse", "npy"])
+@pytest.mark.parametrize("kind", ["hdf5", "muse", "npy", "zstd"])
 def test_export_and_import(store: FeatureStore, tmp_path: Path, kind: str) -> None:
     assert run_json("export", "facenet", "out", "--to", kind) == [{"path": "out", "trials": 2}]
     (row,) = run_json("import", "out", "--from", kind, "--features", "again")

@@ -1,0 +1,51 @@
+"""Archives: one fingerprint as a folder of features of its own, with its receipt, every chunk compressed with zstd.
+
+An archive is read, verified and trained from like any folder of features, through zarr and so more slowly. Importing it
+gives back the plain store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cache.checking import list_holdings
+from cache.clock import FrameClock
+from cache.errors import CorpusError
+from cache.interchange import Bundle, Format, Item
+from cache.receipt import Receipt
+from cache.spec import FeatureSpec
+from cache.store import FeatureStore
+
+
+def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
+    place = path / spec.modality
+    store = FeatureStore.create(place / f"{spec.name}.zarr", spec)
+    for item in items:
+        assert item.record is not None
+        record = item.record
+        store.write(
+            item.trial_id, item.embeddings, item.valid, source=record.source, clock=record.clock,
+            seconds=record.seconds, versions=record.versions, compressed=True,
+        )  # fmt: skip
+    Receipt.of(store, store.trial_ids()).save(place / f"{spec.name}.json")
+
+
+def _read(path: Path) -> Bundle:
+    holdings = list_holdings(path)
+    if len(holdings) != 1:
+        found = ", ".join(holding.fingerprint[:12] for holding in holdings) or "none"
+        raise CorpusError(
+            f"'{path}' holds {len(holdings)} fingerprints ({found}), expected 1: the folder that 'avfusion cache export "
+            "--to zstd' made. Name that one."
+        )
+    store = holdings[0].open()
+
+    def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+        features, record = store.read(trial_id, check=True), store.record(trial_id)
+        return Item(trial_id, features.embeddings, features.valid, record.clock, record)
+
+    return Bundle(store.spec, store.trial_ids(), load)
+
+
+ZSTD = Format(_write, _read)
