@@ -281,14 +281,14 @@ class CropReader:
 
     def __init__(self, path: Path, clock: FrameClock, trial_id: str = "") -> None:
         if not path.exists():
-            raise MissingFileError(f"No crops at '{path}'. Check the media paths of the manifest.")
+            raise MissingFileError(f"No crops at '{path}'. Check the path.")
         self._path = path
         self._record = read_crop_record(path)
         _check_clock(path, self._record, clock)
         self._files = open_crops(path)
         names = crop_numbers(path, self._files.names)
         if not names and self._record is None:
-            raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the media paths.")
+            raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the path.")
         last = max(names, default=0)
         if last > clock.num_frames:
             check_length(trial_id or path.stem, "numbered crops", last, clock.num_frames, str(path))

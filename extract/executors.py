@@ -11,6 +11,7 @@ import copy
 import ctypes
 import importlib
 import itertools
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -61,10 +62,9 @@ def choose_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise SettingError(f"Unknown device '{wanted}'; expected auto, cpu, cuda or cuda:N.") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise SettingError(f"Unknown device '{wanted}'; expected auto, cpu, cuda or cuda:N. Change it.")
+    device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingError(
             f"Device '{wanted}' does not exist; there are {torch.cuda.device_count()} CUDA devices. Use 'auto' or 'cpu'."

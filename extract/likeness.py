@@ -80,7 +80,7 @@ def read_reference(
         MediaError: if it cannot be read, or no face is found in it.
     """
     if not picture.is_file():
-        raise MissingFileError(f"No reference picture '{picture}'. Check the media paths of the manifest.")
+        raise MissingFileError(f"No reference picture '{picture}'. Check the path.")
     try:
         with Image.open(picture) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")

@@ -146,7 +146,7 @@ def follow_face(
     if face not in FACES and (face != REFERENCE or likeness is None):
         raise SettingError(
             f"Face '{face}' of a trial; expected one of {', '.join(FACES)}, or {REFERENCE} with a picture. "
-            "Mend the manifest."
+            "Change it in the settings of the corpus."
         )
     tracklets = _lasting(_link(detections, config))
     people = [_Person([part]) for part in tracklets] if face == REFERENCE else _people(tracklets)

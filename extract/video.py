@@ -93,7 +93,7 @@ def sha256_file(path: Path) -> str:
         MissingFileError: if there is no such file.
     """
     if not path.is_file():
-        raise MissingFileError(f"No file '{path}'. Check the media paths of the manifest.")
+        raise MissingFileError(f"No file '{path}'. Check the path.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -161,11 +161,9 @@ def open_media(path: Path) -> Iterator[Any]:
         MediaError: if it is empty, of no known format, or a fault occurs while it is open.
     """
     if not path.exists():
-        raise MissingFileError(f"No media file '{path}'. Check the media paths of the manifest.")
+        raise MissingFileError(f"No media file '{path}'. Check the path.")
     if not path.is_file():
-        raise MediaError(
-            f"'{path}' is a folder; expected a video or sound file. Check the media paths of the manifest."
-        )
+        raise MediaError(f"'{path}' is a folder; expected a video or sound file. Check the path.")
     if path.stat().st_size == 0:
         raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
     options = {"protocol_whitelist": "file"}
@@ -225,10 +223,7 @@ def _find_video(container: Any) -> Any:
 def _video_stream(container: Any, path: Path) -> Any:
     stream = _find_video(container)
     if stream is None:
-        raise MediaError(
-            f"'{path}' has no video stream that can be decoded; expected a video. "
-            "Check the media paths of the manifest."
-        )
+        raise MediaError(f"'{path}' has no video stream that can be decoded; expected a video. Check the path.")
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = DECODER_THREADS
     return stream

@@ -58,7 +58,9 @@ def check_against_source(
             findings.append(Finding(where, receipt.spec.fingerprint, "", text))
             continue
         trials = _sample(manifest, receipt, number, seed)
-        findings += recompute(backbone, store, manifest, trials, crops, EngineOptions(device=device, precision=precision))
+        findings += recompute(
+            backbone, store, manifest, trials, crops, EngineOptions(device=device, precision=precision)
+        )
     return findings
 
 

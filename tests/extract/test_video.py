@@ -150,7 +150,7 @@ def test_shrinking(tmp_path: Path, media: SimpleNamespace) -> None:
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="No media file '.*no.mp4'. Check the media paths"):
+    with pytest.raises(MissingFileError, match="No media file '.*no.mp4'. Check the path"):
         probe(tmp_path / "no.mp4")
     with pytest.raises(MediaError, match="is a folder; expected"):
         probe(tmp_path)

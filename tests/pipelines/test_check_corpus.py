@@ -90,7 +90,7 @@ def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run
         recognise(affwild2)
     assert run("corpus", "check", affwild2, "--corpus", "affwild2").exit_code == 0
     wrong = run("corpus", "check", affwild2, "--corpus", "afwild2")
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "Did you mean 'affwild2'?" in wrong.stderr
 
 

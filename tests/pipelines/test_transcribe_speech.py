@@ -47,5 +47,5 @@ def test_the_words_of_the_corpus_win(project: Path, run: Callable[..., Result]) 
 def test_usage(run: Callable[..., Result], tmp_path: Path) -> None:
     assert run("transcribe", tmp_path / "a.wav").exit_code == 2
     result = run("transcribe", "--out", tmp_path / "out", "--recogniser", "siri", tmp_path / "a.wav")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Unknown recogniser 'siri'" in result.stderr
