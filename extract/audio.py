@@ -59,7 +59,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     """
     if rate_hz < 1:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
-    if path.suffix.lower() == ".wav" and path.is_file() and path.stat().st_size:
+    if _is_wav(path):
         blocks = _read_wav(path)
     else:
         blocks = _place(path, _decode(path), first_picture_s(path))
@@ -74,6 +74,15 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
 
 Block = tuple[int, NDArray[np.float32]]  # samples per second, (S,) mono
+
+
+def _is_wav(path: Path) -> bool:
+    """Whether a file begins as wav files do, whatever its name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[:4] in (b"RIFF", b"RF64", b"RIFX") and start[8:] == b"WAVE"
 
 
 def _read_wav(path: Path) -> Iterator[Block]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import random
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -21,6 +25,12 @@ from extract.video import sha256_file
 
 RATES = [Fraction(25), Fraction(30000, 1001), Fraction(30)]
 FRAMES = (0, 1, 7, 29, 58)
+
+
+def resident_mb() -> int:
+    """Resident memory as Linux tells it, elsewhere 0."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20 if statm.is_file() else 0
 
 
 def clicks(rate: Fraction, rate_hz: int, seconds: float = 3.0) -> NDArray[np.float32]:
@@ -104,6 +114,79 @@ def test_channels_are_averaged(tmp_path: Path, media: SimpleNamespace, name: str
     samples = load_audio(media.write_audio(tmp_path / name, both, codec, 16000))
     assert len(samples) == 16000
     np.testing.assert_allclose(samples, 0.125, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("s.wav", "pcm_s16le"), ("s.mka", "flac"), ("s.mp4", "aac")])
+def test_six_channels_are_averaged(tmp_path: Path, name: str, codec: str) -> None:
+    """5.1: each speaker is heard at a sixth of its loudness, the one for the bass too."""
+    times = np.arange(48000) / 48000
+    levels = np.array([0.1, 0.2, 0.3, 0.0, 0.5, 0.1], np.float32)
+    tone = np.sin(2 * np.pi * 220 * times).astype(np.float32)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=48000, layout="5.1")
+        resampler = av.AudioResampler(format=stream.format.name, layout="5.1", rate=48000)
+        for start in range(0, 48000, 4800):
+            block = np.ascontiguousarray(levels[:, None] * tone[start : start + 4800])
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="5.1")
+            frame.sample_rate, frame.pts = 48000, start
+            for converted in resampler.resample(frame):
+                container.mux(stream.encode(converted))
+        container.mux(stream.encode())
+    samples = load_audio(tmp_path / name)
+    assert len(samples) == pytest.approx(16000, abs=1024)  # aac fills up its last frame
+    expected = levels.mean() * np.sin(2 * np.pi * 220 * np.arange(15000) / 16000)
+    np.testing.assert_allclose(samples[4000:15000], expected[4000:], atol=0.01)  # aac swings in
+
+
+def test_telephone_sound_in_a_video_stays_in_time(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mp4", 75, audio=clicks(Fraction(25), 8000), audio_rate=8000)
+    check_clicks(load_audio(path), Fraction(25), 64)
+
+
+def test_an_hour_of_sound(tmp_path: Path, media: SimpleNamespace) -> None:
+    """The click in its last second is still in time, and nothing but the samples is held."""
+    sound = np.zeros(3600 * 8000, np.float32)
+    sound[-4000] = 0.9
+    path = media.write_audio(tmp_path / "hour.m4a", sound, rate=8000)
+    before = resident_mb()
+    samples = load_audio(path)
+    assert resident_mb() - before < 300, "an hour of samples is 230 MB"
+    assert len(samples) == pytest.approx(3600 * 16000, abs=2048)
+    assert abs(int(np.abs(samples).argmax()) - (3600 * 16000 - 8000)) <= 64
+    clock = FrameClock(Fraction(25), 90_000)
+    window = AudioWindows(samples, clock).read(np.array([89_987]))[0]  # its centre is 0.5 s before the end
+    assert abs(int(np.abs(window).argmax()) - 4000) <= 400
+    assert AudioWindows(samples, clock).valid.all()
+
+
+def test_sound_under_a_wrong_name(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_audio(tmp_path / "s.mka", clicks(Fraction(25), 16000), "flac", 16000).rename(tmp_path / "s.mp4")
+    check_clicks(load_audio(path), Fraction(25), 1)
+    soundfile.write(tmp_path / "w.wav", clicks(Fraction(25), 16000), 16000)
+    check_clicks(load_audio((tmp_path / "w.wav").rename(tmp_path / "w.mp3")), Fraction(25), 1)
+    media.write_audio(tmp_path / "s.m4a", clicks(Fraction(25), 16000), "aac", 16000).rename(tmp_path / "s.wav")
+    check_clicks(load_audio(tmp_path / "s.wav"), Fraction(25), 64)
+
+
+@pytest.mark.parametrize("name", ["w.wav", "w.m4a", "w.mp4", "w.flac"])
+def test_damaged_sound_never_fails_otherwise(tmp_path: Path, media: SimpleNamespace, name: str) -> None:
+    if name == "w.mp4":
+        whole = media.write_video(tmp_path / name, 50, audio=clicks(Fraction(25), 16000), audio_rate=16000).read_bytes()
+    elif name == "w.m4a":
+        whole = media.write_audio(tmp_path / name, clicks(Fraction(25), 16000), "aac", 16000).read_bytes()
+    else:
+        soundfile.write(tmp_path / name, clicks(Fraction(25), 16000), 16000)
+        whole = (tmp_path / name).read_bytes()
+    path = tmp_path / f"d{name}"
+    for seed in range(25):
+        chance, damaged = random.Random(seed), bytearray(whole)
+        for _ in range(20):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        with suppress(MediaError):
+            samples = load_audio(path)
+            assert np.isfinite(samples).all()
+            assert np.abs(samples).max() <= 1
 
 
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s32le", "pcm_f32le", "pcm_f64le"])

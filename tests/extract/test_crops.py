@@ -47,6 +47,11 @@ def draw_grey(index: int, height: int, width: int) -> NDArray[np.uint8]:
     return np.full((height, width, 3), 0 if 10 <= index < 25 else 50 + 4 * index, np.uint8)
 
 
+def draw_by_quarter(index: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Grey for a quarter of an hour, lighter, black, lighter still; one picture per second."""
+    return np.full((height, width, 3), (60, 120, 0, 180)[index // 900], np.uint8)
+
+
 @pytest.fixture
 def video(tmp_path: Path, media: SimpleNamespace) -> Path:
     return media.write_video(tmp_path / "v.mkv", 40, codec="ffv1", pix_fmt="gray", size=(128, 128), draw=draw_grey)
@@ -306,6 +311,16 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamesp
     record = write_crops(video, clock, "left", tmp_path / "c.zip", CONFIG, "P1", detector=find_grey)
     assert record["present"] == 3000
     assert resident_mb() - before < 40, "3000 pictures are 147 MB"
+
+
+def test_crops_of_an_hour(tmp_path: Path, media: SimpleNamespace) -> None:
+    clock = FrameClock(Fraction(1), 3600)
+    video = media.write_video(tmp_path / "hour.mp4", 3600, 1, size=(120, 160), draw=draw_by_quarter)
+    record = write_crops(video, clock, "largest", tmp_path / "c.zip", CONFIG, "P1", detector=find_grey)
+    reader = CropReader(tmp_path / "c.zip", clock)
+    assert (record["present"], len(reader.frames)) == (2700, 2700)
+    assert np.flatnonzero(~reader.valid).tolist() == list(range(1800, 2700))
+    assert reader.frames[-1] == 3599
 
 
 def test_a_real_face(tmp_path: Path, media: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import suppress
 from fractions import Fraction
@@ -16,6 +17,13 @@ from cache.errors import MediaError, MissingFileError, ShapeError
 from extract.video import first_picture_s, probe, read_frames, sha256_file, shrunk_size
 
 NTSC = Fraction(30000, 1001)
+
+STATM = Path("/proc/self/statm")
+
+
+def resident_mb() -> int:
+    """Resident memory as Linux tells it, elsewhere 0."""
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20 if STATM.is_file() else 0
 
 
 def codes(media: SimpleNamespace, path: Path, clock: FrameClock) -> list[int]:
@@ -208,6 +216,26 @@ def test_damaged_videos_never_fail_otherwise(tmp_path: Path, media: SimpleNamesp
             path.write_bytes(damaged)
             with suppress(MediaError, ShapeError):
                 assert len(list(read_frames(path, clock, "P1"))) == 30
+
+
+@pytest.mark.parametrize(
+    ("made", "named"), [("w.mp4", "v.avi"), ("w.mkv", "v.mp4"), ("w.avi", "v.wav"), ("w.mp4", "v")]
+)
+def test_a_wrong_extension_does_not_matter(tmp_path: Path, media: SimpleNamespace, made: str, named: str) -> None:
+    path = media.write_video(tmp_path / made, 30).rename(tmp_path / named)
+    assert codes(media, path, FrameClock(Fraction(25), 30)) == list(range(30))
+
+
+def test_an_hour(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "hour.mp4", 7200, 2, codec="libx264", options={"preset": "ultrafast"})
+    info = probe(path)
+    assert (info.num_frames, info.rate, info.duration_s) == (7200, 2, 3600)
+    before = resident_mb()
+    for index, picture in read_frames(path, FrameClock(Fraction(2), 7200), "P1"):
+        if index % 100 == 0 or index > 7190:
+            assert media.read_code(picture) == index % 256
+    assert index == 7199
+    assert resident_mb() - before < 20, "7200 pictures are 66 MB"
 
 
 def test_shared_media(media: SimpleNamespace) -> None:
