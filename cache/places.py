@@ -93,6 +93,23 @@ def split_place(where: Where) -> tuple[Folder, str]:
     return open_folder(head if slash else "."), name
 
 
+def join_place(where: Where, name: str) -> Where:
+    """A place below another one; `name` has `/` between levels."""
+    return open_folder(where).child(name).where
+
+
+def is_file(where: Where) -> bool:
+    """Whether there is a file of this name."""
+    folder, name = split_place(where)
+    return folder.size(name) is not None
+
+
+def remove_file(where: Where) -> None:
+    """Remove a file; nothing happens where it is absent."""
+    folder, name = split_place(where)
+    folder.remove(name)
+
+
 def replace_suffix(where: Where, suffix: str) -> Where:
     """The same place with another suffix, `a/b.json` → `a/b.zarr`."""
     if isinstance(where, Path):

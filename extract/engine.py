@@ -28,6 +28,8 @@ from cache.clock import FrameClock
 from cache.errors import AvFusionError, StoreError
 from cache.locks import Claim
 from cache.manifest import Manifest, Trial
+from cache.places import Where, remove_file
+from cache.receipt import write_text
 from cache.spec import FeatureSpec
 from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
@@ -80,14 +82,12 @@ class Outcome:
     frames: int = 0
     seconds: float = 0.0
 
-    def save_failures(self, path: Path) -> None:
+    def save_failures(self, path: Where) -> None:
         """Write the failed trials with their reasons, or remove the file where there are none."""
         if self.failures:
-            path.write_text(
-                json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-            )
+            write_text(path, json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         else:
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def recipe(backbone: Backbone, dtype: str, precision: str) -> FeatureSpec:

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from cache.manifest import Manifest
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_FEATURES = click.option(
-    "--features", default="features", show_default=True, metavar="PATH_OR_URL", help="Folder of all features."
+FEATURES = click.option(
+    "--features",
+    default="features",
+    show_default=True,
+    metavar="PATH_OR_URL",
+    help="Folder of all features, or a URL such as s3://bucket/features.",
 )
 _FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
 
@@ -32,7 +36,7 @@ def cache() -> None:
 
 
 @cache.command("ls")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def list_features(features: str, as_json: bool) -> None:
@@ -43,7 +47,7 @@ def list_features(features: str, as_json: bool) -> None:
 
 @cache.command("info")
 @click.argument("fingerprint")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def info(fingerprint: str, features: str, as_json: bool) -> None:
@@ -73,7 +77,7 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
 @cache.command("diff")
 @click.argument("first")
 @click.argument("second")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def diff(first: str, second: str, features: str, as_json: bool) -> None:
@@ -91,7 +95,7 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
 
 
 @cache.command("verify")
-@_FEATURES
+@FEATURES
 @click.option(
     "--against-source",
     default=0,
@@ -124,7 +128,7 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
 
 @cache.command("prune")
 @click.option("--yes", is_flag=True, help="Remove it; without, only show what would go.")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def prune(yes: bool, features: str, as_json: bool) -> None:
@@ -152,7 +156,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial; may be given several times.")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def export_features(
@@ -182,7 +186,7 @@ def export_features(
 )
 @click.option("--zeros-missing", is_flag=True, help="Frames of zeros alone were never seen.")
 @click.option("--no-manifest", is_flag=True, help="Do not compare with the project's corpus.")
-@_FEATURES
+@FEATURES
 @_JSON
 @guarded
 def import_features(

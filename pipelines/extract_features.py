@@ -12,12 +12,13 @@ from typing import Any
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest, Trial
 from cache.names import config_of, load_named
+from cache.places import Where, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
-from extract.executors import check_running, keep_big_buffers
+from extract.executors import check_running, choose_device, keep_big_buffers
 from extract.sources import media_clock
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
@@ -63,9 +64,9 @@ class Extraction:
 
     backbone: Backbone
     outcome: Outcome
-    store: Path | str
+    store: Where
     fingerprint: str
-    receipt: Path
+    receipt: Where
     crops: Outcome | None = None
 
     def row(self) -> dict[str, Any]:
@@ -105,7 +106,11 @@ def load_loose(names: Sequence[str], weights: str, options: EngineOptions) -> li
 
 
 def extract_project(
-    names: Sequence[str], params: Params, options: EngineOptions, selection: Selection = Selection()
+    names: Sequence[str],
+    params: Params,
+    options: EngineOptions,
+    selection: Selection = Selection(),
+    features: Where = paths.FEATURES,
 ) -> list[Extraction]:
     """Extract trials of the project's corpus; corpus and crops are made first where they are missing.
 
@@ -128,12 +133,12 @@ def extract_project(
     for backbone in backbones:
         crops = made if backbone.source == "crops" else None
         dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
-        extraction = _extract_one(backbone, dtype, chosen, folder, paths.FEATURES, options, crops)
+        extraction = _extract_one(backbone, dtype, chosen, folder, features, options, crops)
         outcome = extraction.outcome
         if whole and not outcome.failures:
             _save_receipt(extraction)
         elif outcome.failures or not _is_true(extraction.receipt):
-            extraction.receipt.unlink(missing_ok=True)
+            remove_file(extraction.receipt)
         done.append(extraction)
     return done
 
@@ -149,10 +154,14 @@ def extract_loose(
 
     Raises:
         CorpusError: if two files have the same name.
+        TrialsFailedError: if none of the files can be read.
     """
-    backbones = load_loose(names, weights, options)
     manifest, unread = loose_manifest(media, rate)
+    if not manifest.trials:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(unread.items()))
+        raise TrialsFailedError(f"None of {len(media)} files can be read; nothing was extracted.\n{reasons}")
     manifest = selection.of(manifest)
+    backbones = load_loose(names, weights, options)
     done, config = [], crop_config({})
     for backbone in backbones:
         made, folder = None, out / "crops"
@@ -171,7 +180,9 @@ def raise_failed(done: Sequence[Extraction]) -> None:
     Raises:
         TrialsFailedError: naming every failed trial.
     """
-    checks = [(e.backbone.name, e.outcome, e.receipt.with_suffix(".failures.json")) for e in done]
+    checks: list[tuple[str, Outcome, Where]] = [
+        (e.backbone.name, e.outcome, replace_suffix(e.receipt, ".failures.json")) for e in done
+    ]
     checks += [("crops", e.crops, paths.CROPS / "failures.json") for e in done if e.crops is not None][:1]
     texts = []
     for what, outcome, path in checks:
@@ -183,14 +194,12 @@ def raise_failed(done: Sequence[Extraction]) -> None:
         raise TrialsFailedError("\n".join(texts))
 
 
-def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
+def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
     """List failed trials in a file and refuse to go on; remove the file where none failed.
 
     Raises:
         TrialsFailedError: naming every failed trial.
     """
-    if outcome.failures:
-        path.parent.mkdir(parents=True, exist_ok=True)
     outcome.save_failures(path)
     if outcome.failures:
         total = len(outcome.failures) + len(outcome.computed) + len(outcome.kept)
@@ -202,6 +211,7 @@ def raise_failures(what: str, outcome: Outcome, path: Path) -> None:
 
 
 def _load(name: str, params: BackboneParams, options: EngineOptions) -> Backbone:
+    choose_device(options.device)  # before weights are fetched
     config = config_of(load_named("backbone", BACKBONES, name))
     from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
@@ -215,13 +225,13 @@ def _load(name: str, params: BackboneParams, options: EngineOptions) -> Backbone
 
 
 def _extract_one(
-    backbone: Backbone, dtype: str, manifest: Manifest, folder: Path, features: Path, options: EngineOptions,
+    backbone: Backbone, dtype: str, manifest: Manifest, folder: Path, features: Where, options: EngineOptions,
     crops: Outcome | None,
 ) -> Extraction:  # fmt: skip
     """Extract one backbone; trials whose crops failed fail with them."""
     keep_big_buffers()
     receipt = paths.receipt_path(features, backbone.modality, backbone.name)
-    store = FeatureStore.create(receipt.with_suffix(".zarr"), recipe(backbone, dtype, options.precision))
+    store = FeatureStore.create(replace_suffix(receipt, ".zarr"), recipe(backbone, dtype, options.precision))
     faults = {} if crops is None else crops.failures
     trials = [trial for trial in manifest.trials if trial.id not in faults]
     with progress(backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
@@ -239,7 +249,7 @@ def _save_receipt(extraction: Extraction) -> None:
     Receipt.of(store, extraction.outcome.computed + extraction.outcome.kept).save(extraction.receipt)
 
 
-def _is_true(receipt: Path) -> bool:
+def _is_true(receipt: Where) -> bool:
     """Whether the store still holds what a receipt names."""
     try:
         open_receipt(receipt)

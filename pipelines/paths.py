@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.places import Where, join_place
+
 PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CROPS = Path("work/crops")
@@ -37,6 +39,6 @@ MATRIX = Outputs(
 )  # of section `matrix`
 
 
-def receipt_path(features: Path, modality: str, backbone: str) -> Path:
-    """Receipt of one backbone's extraction; its store lies beside it."""
-    return features / modality / f"{backbone}.json"
+def receipt_path(features: Where, modality: str, backbone: str) -> Where:
+    """Receipt of one backbone's extraction in a folder or URL of features; its store lies beside it."""
+    return join_place(features, f"{modality}/{backbone}.json")

@@ -10,6 +10,7 @@ from typing import Any
 
 from cache.errors import AvFusionError, FingerprintError, MissingFileError
 from cache.manifest import Manifest, Trial
+from cache.places import Where, replace_suffix
 from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.crops import CropConfig
@@ -25,7 +26,11 @@ PROBES = 2  # batches; the first one warms up
 
 
 def plan_project(
-    names: Sequence[str], params: Params, options: EngineOptions, selection: Selection
+    names: Sequence[str],
+    params: Params,
+    options: EngineOptions,
+    selection: Selection,
+    features: Where = paths.FEATURES,
 ) -> list[dict[str, Any]]:
     """One row per backbone of the project: trials to do and kept, frames, bytes, seconds.
 
@@ -35,7 +40,7 @@ def plan_project(
     manifest = selection.of(Manifest.load(paths.CORPUS))
     backbones = [(b, params.backbone(b.name).dtype) for b in load_backbones(names, params, options)]
     config = crop_config(params.crops)
-    return [_plan(b, dtype, manifest, {}, config, paths.CROPS, paths.FEATURES, options) for b, dtype in backbones]
+    return [_plan(b, dtype, manifest, {}, config, paths.CROPS, features, options) for b, dtype in backbones]
 
 
 def plan_loose(
@@ -57,10 +62,10 @@ def plan_loose(
 
 def _plan(
     backbone: Backbone, dtype: str, manifest: Manifest, unread: dict[str, str], config: CropConfig, crops: Path,
-    features: Path, options: EngineOptions,
+    features: Where, options: EngineOptions,
 ) -> dict[str, Any]:  # fmt: skip
     spec = recipe(backbone, dtype, options.precision)
-    place = paths.receipt_path(features, backbone.modality, backbone.name).with_suffix(".zarr")
+    place = replace_suffix(paths.receipt_path(features, backbone.modality, backbone.name), ".zarr")
     try:
         store = FeatureStore(place, spec.fingerprint)
     except (MissingFileError, FingerprintError):

@@ -13,14 +13,15 @@ import numpy as np
 from cache.errors import MissingFileError
 from cache.manifest import Manifest
 from cache.names import encode_trial_id
+from cache.places import Where
 from cache.receipt import Receipt, write_text
 from pipelines import paths
 from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
 
 
-def write_report(params: FusionParams) -> Path:
-    """Write `results/report.md` and its figures from what `evaluate` left.
+def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
+    """Write `results/report.md` and its figures from what `evaluate` left, and the receipts in a folder or URL of features.
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
@@ -35,7 +36,7 @@ def write_report(params: FusionParams) -> Path:
         draw_history(list(csv.DictReader(file)), figures / "history.png")
     drawn = _draw_trials(document, manifest, figures)
     path = paths.RESULTS / "report.md"
-    write_text(path, _page(document, manifest, params, drawn))
+    write_text(path, _page(document, manifest, _untrained(params, features), drawn))
     return path
 
 
@@ -59,7 +60,7 @@ def _draw_trials(document: dict[str, Any], manifest: Manifest, figures: Path) ->
     return drawn
 
 
-def _page(document: dict[str, Any], manifest: Manifest, params: FusionParams, drawn: list[tuple[str, str]]) -> str:
+def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], drawn: list[tuple[str, str]]) -> str:
     systems, names = document["systems"], {trial_id for trial_id, _ in drawn}
     trials = [trial for trial in manifest.trials if trial.id in names]
     lines = [
@@ -71,7 +72,7 @@ def _page(document: dict[str, Any], manifest: Manifest, params: FusionParams, dr
         f"CCC with population moments. In brackets: {100 * document['level']:g} % bootstrap interval of the mean, over trials. "
         "Ensemble: the runs' mean prediction, scored once.",
         "",
-        *_untrained(params),
+        *untrained,
         *_table(systems, _CCC_COLUMNS),
         "",
         *_table(systems, _OTHER_COLUMNS),
@@ -128,13 +129,13 @@ def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:
     return rows
 
 
-def _untrained(params: FusionParams) -> list[str]:
+def _untrained(params: FusionParams, features: Where) -> list[str]:
     """A warning that names the backbones with random weights."""
     used = {(modality, name) for system in params.systems.values() for modality, name in system.modalities.items()}
     random = [
         name
         for modality, name in sorted(used)
-        if Receipt.load(paths.receipt_path(paths.FEATURES, modality, name)).spec.weights_sha256.startswith("random:")
+        if Receipt.load(paths.receipt_path(features, modality, name)).spec.weights_sha256.startswith("random:")
     ]
     if not random:
         return []
