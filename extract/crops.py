@@ -7,6 +7,7 @@ crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames witho
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -139,6 +140,12 @@ def write_crops(
         temporary.unlink(missing_ok=True)
     _sync_folder(out_zip.parent)
     return record
+
+
+def remove_unfinished(out_zip: Path) -> None:
+    """Remove what killed processes left of a zip; nobody may be writing it."""
+    for leftover in out_zip.parent.glob(f".{glob.escape(out_zip.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _clock_record(clock: FrameClock) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cache.errors import AvFusionError
+from cache.locks import claim, holder, sweep
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from cache.receipt import write_text
-from extract.crops import CropConfig, crops_are_current, read_crop_record, write_crops
+from extract.crops import CropConfig, crops_are_current, read_crop_record, remove_unfinished, write_crops
 from extract.engine import Outcome
 from extract.executors import choose_device
 from extract.faces import Detector, make_detector
@@ -21,6 +25,8 @@ from extract.tracking import REFERENCE
 from extract.video import sha256_file
 from pipelines.console import progress
 from pipelines.params import from_mapping
+
+_PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
 
 
 def crop_config(settings: dict[str, Any]) -> CropConfig:
@@ -37,48 +43,105 @@ def make_crops(
 ) -> Outcome:
     """Write what is missing of the trials' crops; trials that come with crops are left alone.
 
+    Several processes may do this at once: each claims the trials it works on, takes others in the meantime, and waits at
+    the end for those that it did not get.
+
     Returns:
-        What was computed, kept or failed.
+        What was computed, kept (also where another process made them) or failed.
     """
     outcome = Outcome()
-    wanted = [trial for trial in trials if "crops" not in trial.media]
-    folder = crops_folder(crops, config)
-    detector: list[Detector] = []
-    embedder: list[Embedder] = []
-    with progress("crops", sum(trial.clock.num_frames for trial in wanted)) as advance:
-        for trial in wanted:
-            try:
-                path = folder / f"{encode_trial_id(trial.id)}.zip"
-                video = manifest.path(trial, "video")
-                source = sha256_file(video)
-                picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
-                if has_crops(manifest, trial, config, folder, source):
-                    outcome.kept.append(trial.id)
-                else:
-                    detector = detector or [make_detector(config.faces, str(choose_device(device)))]
-                    folder.mkdir(parents=True, exist_ok=True)
-                    reference = None
-                    if picture:
-                        embedder = embedder or [make_embedder(config.reference_weights, str(choose_device(device)))]
-                        similarity = config.reference_similarity
-                        reference = read_reference(picture, detector[0], config.faces, embedder[0], similarity)
-                    write_crops(
-                        video,
-                        trial.clock,
-                        trial.face,
-                        path,
-                        config,
-                        trial.id,
-                        detector=detector[0],
-                        source_digest=source,
-                        reference=reference,
-                    )
-                    outcome.computed.append(trial.id)
-                    outcome.frames += trial.clock.num_frames
-            except AvFusionError as error:
-                outcome.failures[trial.id] = str(error)
-            advance(trial.clock.num_frames, trial.id)
+    left = [trial for trial in trials if "crops" not in trial.media]
+    maker = _Maker(manifest, config, crops_folder(crops, config), device)
+    sweep(maker.folder)
+    with progress("crops", sum(trial.clock.num_frames for trial in left)) as advance:
+        free = left
+        while left:
+            for trial in free:
+                try:
+                    if not maker.make(trial, outcome):
+                        continue
+                except AvFusionError as error:
+                    outcome.failures[trial.id] = str(error)
+                left = [other for other in left if other is not trial]
+                advance(trial.clock.num_frames, trial.id)
+            if left:
+                free = maker.wait(left)
+                if not free:
+                    outcome.failures |= {trial.id: maker.holder(trial) for trial in left}
+                    break
     return outcome
+
+
+@dataclass(frozen=True)
+class _Maker:
+    manifest: Manifest
+    config: CropConfig
+    folder: Path
+    device: str
+
+    def make(self, trial: Trial, outcome: Outcome) -> bool:
+        """Have a trial's crops finished; false where another process works on them."""
+        video = self.manifest.path(trial, "video")
+        source = sha256_file(video)
+        if has_crops(self.manifest, trial, self.config, self.folder, source):
+            outcome.kept.append(trial.id)
+            return True
+        claimed = claim(self.folder, encode_trial_id(trial.id))
+        if claimed is None:
+            return False
+        with claimed:
+            if has_crops(self.manifest, trial, self.config, self.folder, source):  # by another process, just before
+                outcome.kept.append(trial.id)
+            else:
+                self._write(trial, video, source)
+                outcome.computed.append(trial.id)
+                outcome.frames += trial.clock.num_frames
+        return True
+
+    def wait(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those trials that another process has finished or left; none when patience ends."""
+        warnings.warn(
+            f"Waiting for the crops of {len(trials)} trials of another process. {self.holder(trials[0])}", stacklevel=2
+        )
+        start = time.monotonic()
+        while time.monotonic() - start < _PATIENCE_S:
+            free = [trial for trial in trials if self._is_free(trial)]
+            if free:
+                return free
+            time.sleep(0.2)
+        return []
+
+    def holder(self, trial: Trial) -> str:
+        """Who works on a trial, and what to do if that process is dead."""
+        found = holder(self.folder, encode_trial_id(trial.id)) or "still taken"
+        return f"The crops of trial '{trial.id}' are {found}. Then run again."
+
+    def _is_free(self, trial: Trial) -> bool:
+        claimed = claim(self.folder, encode_trial_id(trial.id))
+        if claimed is not None:
+            claimed.release()
+        return claimed is not None
+
+    def _write(self, trial: Trial, video: Path, source: str) -> None:
+        path = self.folder / f"{encode_trial_id(trial.id)}.zip"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path)
+        reference = None
+        if trial.face == REFERENCE:
+            picture, similarity = self.manifest.path(trial, "face"), self.config.reference_similarity
+            reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
+        write_crops(
+            video, trial.clock, trial.face, path, self.config, trial.id, detector=self._detector, source_digest=source,
+            reference=reference,
+        )  # fmt: skip
+
+    @cached_property
+    def _detector(self) -> Detector:
+        return make_detector(self.config.faces, str(choose_device(self.device)))
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
 
 
 def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,3 +92,66 @@ def test_a_missing_picture_fails_that_trial_only(manifest: Manifest, tmp_path: P
     (tmp_path / "who.png").unlink()
     outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
     assert "who.png" in outcome.failures["alike"]
+
+
+def slow_halves(seconds: float) -> object:
+    """A detector that takes its time, and is asked anew for every video."""
+
+    def find(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        time.sleep(seconds)
+        return find_halves(pictures)
+
+    return lambda *_: find
+
+
+def videos(manifest: Manifest, names: str) -> Manifest:
+    """Trials that all show the same video."""
+    first = replace(manifest.trials[0], media={"video": "v.mkv"}, face="right")
+    return replace(manifest, trials=tuple(replace(first, id=name) for name in names))
+
+
+@pytest.mark.filterwarnings("ignore:Waiting for the crops")
+def test_two_at_once_share_the_work(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every video is cropped once; both runs end with all of them."""
+    monkeypatch.setattr(write_crops, "make_detector", slow_halves(0.2))
+    manifest, start = videos(manifest, "abcd"), threading.Barrier(2)
+
+    def make(_: int) -> write_crops.Outcome:
+        start.wait()
+        return make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(make, range(2)))
+    assert sorted(outcomes[0].computed + outcomes[1].computed) == list("abcd")
+    for outcome in outcomes:
+        assert (sorted(outcome.computed + outcome.kept), outcome.failures) == (list("abcd"), {})
+        assert outcome.computed
+    folder = crops_folder(tmp_path / "crops", CropConfig())
+    assert sorted(folder.parent.rglob("*")) == [folder, *(folder / f"{name}.zip" for name in "abcd")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the claim of a killed process ends with it on Linux")
+def test_the_crops_of_a_killed_run_are_taken_over(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_crops, "make_detector", lambda *_: find_halves)
+    manifest, folder = videos(manifest, "ab"), crops_folder(tmp_path / "crops", CropConfig())
+    folder.mkdir(parents=True)
+    program = (
+        f"import pathlib, time; from cache.locks import claim; folder = pathlib.Path({str(folder)!r}); "
+        "held = claim(folder, 'a'); (folder / '.a.zip.1.2.tmp').touch(); print('ready', flush=True); time.sleep(60)"
+    )
+    root = Path(write_crops.__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        monkeypatch.setattr(write_crops, "_PATIENCE_S", 0.3)
+        with pytest.warns(UserWarning, match="Waiting for the crops of 1 trials"):
+            outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+        assert outcome.computed == ["b"]
+        assert f"taken by process {other.pid}" in outcome.failures["a"]
+        assert ".locks/a'. Then run again." in outcome.failures["a"]
+        other.kill()
+    outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+    assert (outcome.computed, outcome.kept) == (["a"], ["b"])
+    assert sorted(folder.parent.rglob("*")) == [folder, folder / "a.zip", folder / "b.zip"]
