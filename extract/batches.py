@@ -19,7 +19,7 @@ from extract.sources import Source
 class Run:
     """A trial on its way through the engine: `rows` (T,) says which input each frame uses, -1 for none.
 
-    `frames` (N,) counts the frames that use each input.
+    `frames` (N,) counts the frames that use each input; `embeddings` (N, D) are of the dtype that is stored.
     """
 
     trial: Trial
@@ -27,7 +27,7 @@ class Run:
     digest: str
     rows: NDArray[np.int64]
     frames: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
+    embeddings: NDArray[Any]
     started: float
     claim: Claim
 

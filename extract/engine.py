@@ -221,7 +221,8 @@ class _Engine:
     def finish(self, batch: Batch, result: Result) -> list[Run]:
         """Put a batch's embeddings in their places; the trials that can be written now."""
         for run, rows, embeddings in result():
-            run.embeddings[rows] = embeddings
+            with np.errstate(over="ignore"):  # the store refuses what its dtype cannot hold
+                run.embeddings[rows] = embeddings
             frames = int(run.frames[rows].sum())
             self.outcome.frames += frames
             self.progress(run.trial.id, frames)
@@ -358,7 +359,7 @@ class _Engine:
             claim.release()
             raise
         frames = np.bincount(rows[rows >= 0], minlength=1)
-        embeddings = np.zeros((len(frames), self.backbone.dim), np.float32)
+        embeddings = np.zeros((len(frames), self.backbone.dim), self.store.spec.dtype)
         return Run(trial, source, digest, rows, frames, embeddings, started, claim)
 
     def _is_finished(self, trial: Trial, digest: str) -> bool:
