@@ -95,7 +95,8 @@ def _from_hub(wanted: str, extra_files: Sequence[str]) -> Path:
                 return folder
     raise WeightsError(
         f"Model '{wanted}' could not be downloaded ({reason}). Put its folder ({', '.join(files)}, and "
-        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path, or use one of {', '.join(PACKAGED)}."
+        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path in place of the name. (Backbone "
+        f"'bert' needs no download with weights {' or '.join(repr(name) for name in PACKAGED)}.)"
     )
 
 

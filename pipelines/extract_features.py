@@ -260,8 +260,8 @@ def _is_true(receipt: Where) -> bool:
     return True
 
 
-def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
-    """A manifest of loose files, and why some cannot be read.
+def refuse_namesakes(media: Sequence[Path]) -> None:
+    """Refuse loose files of one name, whose results would be one.
 
     Raises:
         CorpusError: if two files have the same name.
@@ -270,6 +270,15 @@ def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dic
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CorpusError(f"Two files are named '{twice[0]}'; a trial is named after its file. Rename one of them.")
+
+
+def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
+    """A manifest of loose files, and why some cannot be read.
+
+    Raises:
+        CorpusError: if two files have the same name.
+    """
+    refuse_namesakes(media)
     trials, unread = [], {}
     for path in media:
         try:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import dacite
 import yaml
 
-from cache.errors import MissingFileError, SettingError
+from cache.errors import MissingFileError, SettingError, UnknownNameError
 from cache.names import require_known
 from extract.backbones import BACKBONES
 
@@ -131,6 +131,17 @@ class FusionParams:
     workers: int = 1
     train: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        numbers = {"threads": (self.threads, 1), "workers": (self.workers, 1), "bank.memory_gb": (self.bank.memory_gb, 0)}
+        faults = [
+            f"fusion.{name} is {value}, expected at least {low}"
+            for name, (value, low) in numbers.items()
+            if not value >= low
+        ]
+        faults += [f"seed {seed} stands twice in fusion.seeds" for seed in set(self.seeds) if self.seeds.count(seed) > 1]
+        if faults:
+            raise SettingError(f"{'; '.join(faults)}. Change params.yaml.")
+
 
 @dataclass(frozen=True)
 class EvaluateParams:
@@ -175,6 +186,11 @@ class Params:
         Raises:
             UnknownNameError: if `params.yaml` has no section for it.
         """
+        if name in BACKBONES and name not in self.extract:
+            raise UnknownNameError(
+                f"params.yaml has no section for backbone '{name}' in 'extract', only for {', '.join(self.extract) or 'none'}. "
+                f"Add '{name}: {{weights: …}}' there: a registered name, a path, or 'random'."
+            )
         require_known("backbone in section 'extract' of params.yaml", name, self.extract)
         return self.extract[name]
 

@@ -13,12 +13,18 @@ from extract.speech import transcribe
 from pipelines import paths
 from pipelines.build_corpus import add_transcripts, transcript_path
 from pipelines.console import progress
+from pipelines.extract_features import refuse_namesakes
 
 
-def transcribe_project(recogniser: str, punctuate: bool, redo: bool = False) -> Outcome:
+def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
     """Give every trial of the project's corpus that has sound but no words a transcript under `work/words`.
 
     The manifest then names the transcripts, so that text backbones read them; transcripts that exist are kept.
+
+    Args:
+        recogniser: see `extract.speech.recognise`.
+        punctuation: model that restores punctuation, "" for none.
+        redo: whether to recognise again what is finished.
 
     Returns:
         What was recognised, kept or failed.
@@ -28,7 +34,7 @@ def transcribe_project(recogniser: str, punctuate: bool, redo: bool = False) -> 
     """
     manifest = Manifest.load(paths.CORPUS)
     lacking = [trial for trial in manifest.trials if "words" not in trial.media and "audio" in trial.media]
-    outcome, restorer = Outcome(), open_restorer() if punctuate else None
+    outcome, restorer = Outcome(), open_restorer(punctuation) if punctuation else None
     with progress("words", len(lacking)) as advance:
         for trial in lacking:
             transcript = transcript_path(trial)
@@ -45,13 +51,18 @@ def transcribe_project(recogniser: str, punctuate: bool, redo: bool = False) -> 
     return outcome
 
 
-def transcribe_loose(media: Sequence[Path], out: Path, recogniser: str, punctuate: bool) -> Outcome:
+def transcribe_loose(media: Sequence[Path], out: Path, recogniser: str, punctuation: str) -> Outcome:
     """Recognise loose files into `out/<name>.json`.
 
     Returns:
         What was recognised or failed.
+
+    Raises:
+        CorpusError: if two files have the same name.
+        AvFusionError: if the punctuation model cannot be opened.
     """
-    outcome, restorer = Outcome(), open_restorer() if punctuate else None
+    refuse_namesakes(media)
+    outcome, restorer = Outcome(), open_restorer(punctuation) if punctuation else None
     with progress("words", len(media)) as advance:
         for path in media:
             try:

@@ -17,6 +17,7 @@ import soundfile
 import torch
 from click.testing import Result
 
+import pipelines.extract_features as stage
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 
@@ -205,10 +206,13 @@ def test_a_video_without_sound(tmp_path: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--backbone", "facenett"], 1, "Did you mean 'mobilefacenet'?"),
+        (["--backbone", "facenett"], 2, "Did you mean 'facenet'?"),
+        (["--backbone", "vggish"], 1, "params.yaml has no section for backbone 'vggish' in 'extract', only for"),
         (["--backbone", "mobilefacenet", "clip.mp4"], 2, "give --weights and --out too"),
         (["--backbone", "mobilefacenet", "--weights", "random"], 2, "go with media files"),
-        (["--backbone", "conv1d", "--device", "gpu"], 1, "expected auto, cpu, cuda or cuda:N"),
+        (["--backbone", "conv1d", "--device", "gpu"], 2, "expected auto, cpu, cuda or cuda:N"),
+        (["--backbone", "conv1d", "--device", "meta"], 2, "expected auto, cpu, cuda or cuda:N"),
+        (["--backbone", "conv1d", "--precision", "int8"], 2, "'fp32', 'bf16', 'fp16'"),
         ([], 2, "Missing option '--backbone'"),
     ],
 )
@@ -221,3 +225,22 @@ def test_a_missing_medium_is_named(run: Run, tmp_path: Path) -> None:
     result = run("extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path, tmp_path / "none.mp4")
     assert result.exit_code == 1
     assert "none.mp4" in result.stderr
+
+
+def test_loose_media_are_looked_at_before_anything_is_fetched(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*arguments: object) -> None:
+        raise AssertionError("weights were asked for")
+
+    monkeypatch.setattr(stage, "load_backbone", fetch)
+    start = ("extract", "--backbone", "facenet", "--weights", "vggface2", "--out", tmp_path / "out")
+    for arguments, text in (
+        ((tmp_path / "a.mp4", tmp_path / "b.mp4"), "None of 2 files can be read"),
+        ((tmp_path / "x/a.mp4", tmp_path / "y/a.mp4"), "Two files are named 'a'"),
+        ((tmp_path / "a.mp4",), f"No media file '{tmp_path}/a.mp4'. Check the path."),
+        (("--device", "cuda:77", Path(__file__).parent / "none.mp4"), "can be read"),
+    ):
+        result = run(*start, *arguments)
+        assert (result.exit_code, text in result.stderr) == (1, True), result.stderr
+    assert not (tmp_path / "out").exists()

@@ -49,3 +49,16 @@ def test_usage(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("transcribe", "--out", tmp_path / "out", "--recogniser", "siri", tmp_path / "a.wav")
     assert result.exit_code == 2
     assert "Unknown recogniser 'siri'" in result.stderr
+
+
+def test_loose_files_of_one_name_are_refused(run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("transcribe", "--out", tmp_path / "out", tmp_path / "x/a.wav", tmp_path / "y/a.mp4")
+    assert (result.exit_code, "Two files are named 'a'" in result.stderr) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_of_punctuation_may_be_a_folder(run: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = ("transcribe", "--out", tmp_path / "out", "--punctuation-model", tmp_path / "none", tmp_path / "a.wav")
+    assert run(*arguments).exit_code == 2
+    result = run(*arguments, "--punctuate")
+    assert (result.exit_code, f"'{tmp_path}/none' do not exist" in result.stderr) == (1, True), result.stderr
