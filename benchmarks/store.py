@@ -1,9 +1,10 @@
 """The store against numpy memmap, one npy per trial, h5py, LMDB, tensorstore and zarr-python's defaults.
 
-    python benchmarks/store.py [--trials 100] [--frames 5000] [--dim 512] [--repeats 5] [--folder .]
+    python -m benchmarks.store [--trials 100] [--frames 5000] [--dim 512] [--repeats 5] [--folder .] [--device auto]
 
 All hold the same float16 embeddings and are measured in one run, taking turns; the best of several rounds counts. The
-page cache is warm. Prints Markdown tables: random windows, loading everything, writing, opening, size, and a profile.
+page cache is warm. Prints Markdown tables: random windows, loading everything, the bank, writing, extraction with and
+without writing, opening, size, and a profile.
 Needs `pip install 'avfusion[bench]'`; what is not installed is left out.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from benchmarks.store_stages import measure_bank, measure_extraction
 from cache.clock import FrameClock
 from cache.receipt import Receipt, open_receipt
 from cache.spec import FeatureSpec
@@ -35,7 +37,6 @@ from cache.store import FeatureStore
 
 WINDOW = 300  # frames
 OURS = "ours"
-FASTEST_BACKBONE = 168.0  # frames per second of MobileFaceNet, one core
 
 Read = Callable[[int, int, NDArray[Any]], None]
 """Copies frames from `start` of a trial (by number) into a buffer."""
@@ -287,8 +288,32 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     print()
 
 
-def report(layouts: Layouts, repeats: int, windows: int) -> None:
+def report_stages(layouts: Layouts, options: argparse.Namespace) -> None:
+    """Measure the store inside the two stages and print it."""
+    lengths = dict(zip(layouts.names, layouts.lengths, strict=True))
+    bank, npy = measure_bank(layouts.folder / "ours.zarr", layouts.spec, lengths, options.repeats)
+    size = layouts.rows.nbytes / 1e6
+    table(
+        ("loading the bank of training", "MB/s", "of np.load"),
+        [
+            ("np.load, npy per trial, into one tensor", f"{size / npy:,.0f}", "1.00"),
+            ("Bank.from_stores, opened anew, every byte checked", f"{size / bank:,.0f}", f"{npy / bank:.2f}"),
+        ],
+    )
+    sizes = options.extract_trials, options.extract_frames
+    found = measure_extraction(layouts.folder, *sizes, options.repeats, options.device)
+    table(
+        (f"extracting {sizes[0]} trials of {sizes[1]} frames", "frames/s", "without writing", "slower", "median"),
+        [
+            (name, f"{with_it:,.0f}", f"{without:,.0f}", f"{100 * best:.2f} %", f"{100 * median:.2f} %")
+            for name, (with_it, without, best, median) in found.items()
+        ],
+    )
+
+
+def report(layouts: Layouts, options: argparse.Namespace) -> None:
     """Measure everything and print it."""
+    repeats, windows = options.repeats, options.windows
     readers = layouts.readers()
     rates = measure_windows(layouts, readers, windows, repeats)
     reference = rates["npy per trial, memmaps kept open"]
@@ -319,14 +344,13 @@ def report(layouts: Layouts, repeats: int, windows: int) -> None:
             for n, t in times.items()
         ],
     )
-    share = float(np.median(times[OURS])) / np.mean(layouts.lengths) * FASTEST_BACKBONE
+    report_stages(layouts, options)
     opening = measure_opening(layouts.folder / "opening", 600, repeats)
     size, blocks, files = measure_size(layouts)
     table(
         ("what", "found"),
         [
             ("opening 600 trials of 3 backbones, each read once and checked, s", f"{opening:.2f}"),
-            ("writing, as a share of extraction at 168 frames/s, if it did not overlap", f"{100 * share:.2f} %"),
             ("bytes of all files, of raw float16", f"{size:.4f}"),
             ("blocks on disk of files and folders, of raw float16", f"{blocks:.4f}"),
             ("files per trial", f"{files:.0f}"),
@@ -343,6 +367,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--windows", type=int, default=4000, help="random windows per round")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--extract-trials", type=int, default=4, help="of the extraction with and without writing")
+    parser.add_argument("--extract-frames", type=int, default=500, help="of each of them")
+    parser.add_argument("--device", default="auto", help="that extracts")
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
     options = parser.parse_args()
     rng = np.random.default_rng(2)
@@ -352,7 +379,7 @@ def main() -> None:
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, zarr {zarr.__version__}.\n"
         )
-        report(Layouts(Path(folder), lengths, options.dim), options.repeats, options.windows)
+        report(Layouts(Path(folder), lengths, options.dim), options)
 
 
 if __name__ == "__main__":

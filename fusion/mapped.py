@@ -124,7 +124,8 @@ def load_rows(
         StoreError: if the store lacks a trial, or its bytes were altered.
         ShapeError: if a trial's rows do not equal the ticks of its clock.
     """
-    absent = [trial_id for trial_id in lengths if store.find_record(trial_id) is None]
+    found = store.find_records(lengths)
+    absent = [trial_id for trial_id in lengths if trial_id not in found]
     if absent:
         names = ", ".join(f"'{name}'" for name in absent[:5])
         raise StoreError(
