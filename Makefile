@@ -20,7 +20,7 @@ $(INSTALLED): setup.cfg constraints.txt
 
 demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figures, report
 	$(BIN)/dvc repro
-	$(BIN)/dvc metrics show results/metrics.json
+	$(BIN)/dvc metrics show results/metrics
 	@echo "The report: results/report.md"
 
 test: check ## what CI runs

@@ -7,29 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from extract.backbones import BACKBONES
+from extract.corpora import CORPORA
+from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
 from pipelines.console import guarded, show
-
-
-class FrameRate(click.ParamType[Fraction]):
-    """Frames per second as a number or a fraction: 25, 29.97, 30000/1001."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
-        """Parse, or refuse with a usage error."""
-        try:
-            rate = Fraction(value)
-        except (ValueError, ZeroDivisionError):
-            rate = Fraction(0)
-        if rate <= 0:
-            self.fail(f"'{value}' is no frame rate; expected a positive number such as 25 or 30000/1001.", param, ctx)
-        return rate
-
+from pipelines.options import Device, FrameRate, KnownName, RecogniserName
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+_REDO = click.option("--redo", is_flag=True, help="Train anew what is there already.")
+_DEVICE = click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,12 +69,12 @@ def corpus_build(as_json: bool) -> None:
 @click.option(
     "--corpus",
     "name",
-    default="",
+    type=KnownName("corpus", CORPORA),
     help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
 )
 @_JSON
 @guarded
-def corpus_check(folder: Path, name: str, as_json: bool) -> None:
+def corpus_check(folder: Path, name: str | None, as_json: bool) -> None:
     """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
     from cache.errors import CorpusError
     from pipelines import paths
@@ -93,7 +82,7 @@ def corpus_check(folder: Path, name: str, as_json: bool) -> None:
     from pipelines.console import warn
     from pipelines.params import read_params
 
-    found = check_corpus(folder, name, read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None)
+    found = check_corpus(folder, name or "", read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None)
     show([found.document()] if as_json else found.rows, as_json)
     for note in () if as_json else found.notes:
         warn(note)
@@ -127,6 +116,7 @@ def crops(device: str, as_json: bool) -> None:
     "names",
     multiple=True,
     required=True,
+    type=KnownName("backbone", [*BACKBONES, "all"]),
     help="Name of a backbone, may be given several times; 'all' for all of params.yaml.",
 )
 @click.option("--weights", help="For loose media: a registered name, a path, or 'random'.")
@@ -156,13 +146,14 @@ def crops(device: str, as_json: bool) -> None:
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")
 @_DEVICE
+@FEATURES
 @_JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
     names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction, media: tuple[Path, ...],
     batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool,
-    runtime: str, precision: str, compiled: bool, device: str, as_json: bool,
+    runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run backbones and store their embeddings.
 
@@ -176,6 +167,8 @@ def extract_features(
         raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
     if media and "all" in names:
         raise click.UsageError("'all' stands for the backbones of params.yaml; with media files, name them.")
+    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--features is where the project's go; those of media files go into --out.")
     from extract.engine import EngineOptions
     from pipelines import extract_features as stage
     from pipelines import paths, plan_extraction
@@ -184,7 +177,7 @@ def extract_features(
     options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
     selection = stage.Selection(patterns, limit)
     loose = (names, media, str(weights), Path(str(out)), rate, options, selection)
-    project = None if media else (names, read_params(paths.PARAMS), options, selection)
+    project = None if media else (names, read_params(paths.PARAMS), options, selection, features)
     if dry_run:
         show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)
         return
@@ -195,9 +188,14 @@ def extract_features(
 
 @avfusion.command("transcribe")
 @click.option(
-    "--recogniser", default="pocketsphinx", show_default=True, help="pocketsphinx, or vosk:<folder of a model>."
+    "--recogniser",
+    default="pocketsphinx",
+    show_default=True,
+    type=RecogniserName(),
+    help="pocketsphinx, or vosk:<folder of a model>.",
 )
 @click.option("--punctuate", is_flag=True, help="Restore punctuation, so that sentences are known.")
+@click.option("--punctuation-model", default="", help="Folder or hub name of another model for --punctuate.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for transcripts."
 )
@@ -206,52 +204,64 @@ def extract_features(
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def transcribe(
-    recogniser: str, punctuate: bool, out: Path | None, redo: bool, media: tuple[Path, ...], as_json: bool
-) -> None:
+    recogniser: str, punctuate: bool, punctuation_model: str, out: Path | None, redo: bool, media: tuple[Path, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
     """Recognise speech, for trials without words (or for loose MEDIA, into --out)."""
     if bool(media) != bool(out):
         raise click.UsageError("Media files and --out go together; without both, the project's trials are transcribed.")
+    if punctuation_model and not punctuate:
+        raise click.UsageError("--punctuation-model goes with --punctuate.")
+    from extract.punctuation import MODEL
     from pipelines import paths
     from pipelines import transcribe_speech as stage
     from pipelines.extract_features import raise_failures
 
+    punctuation = (punctuation_model or MODEL) if punctuate else ""
     if out is not None:
-        outcome = stage.transcribe_loose(media, out, recogniser, punctuate)
+        outcome = stage.transcribe_loose(media, out, recogniser, punctuation)
     else:
-        outcome = stage.transcribe_project(recogniser, punctuate, redo)
+        outcome = stage.transcribe_project(recogniser, punctuation, redo)
     raise_failures("words", outcome, (out or paths.WORDS) / "failures.json")
     show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
 
 
 @avfusion.command("train")
 @click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
+@_REDO
+@FEATURES
 @_JSON
 @guarded
-def train_fusion(systems: tuple[str, ...], as_json: bool) -> None:
-    """Train the fusion systems of params.yaml on cached features, once per seed."""
+def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: bool) -> None:
+    """Train the fusion systems of params.yaml on cached features, once per seed.
+
+    Networks that were made of the same settings, features, labels and code are kept, so that a killed run goes on.
+    """
     from pipelines import paths
     from pipelines.params import read_params
     from pipelines.train_fusion import train_systems
 
-    rows = train_systems(read_params(paths.PARAMS).fusion, systems)
+    rows = train_systems(read_params(paths.PARAMS).fusion, systems, features=features, redo=redo)
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
 
 
 @avfusion.command("evaluate")
+@FEATURES
 @_JSON
 @guarded
-def evaluate_fusion(as_json: bool) -> None:
+def evaluate_fusion(features: str, as_json: bool) -> None:
     """Predict a partition with every trained system and score it."""
     from pipelines import paths
     from pipelines.evaluate_fusion import evaluate_systems
     from pipelines.params import read_params
+    from pipelines.scores import spread
 
     params = read_params(paths.PARAMS)
-    document = evaluate_systems(params.fusion, params.evaluate)
+    document = evaluate_systems(params.fusion, params.evaluate, features=features)
     rows = [
         {
             "system": name,
-            **{f"{m} {t}": f"{v['mean']:.3f} ± {v['std']:.3f}" for m in ("ccc", "rmse") for t, v in scores[m].items()},
+            **{f"{metric} {t}": spread(v) for metric in ("ccc", "rmse") for t, v in scores[metric].items()},
         }
         for name, scores in document["systems"].items()
     ]
@@ -259,29 +269,32 @@ def evaluate_fusion(as_json: bool) -> None:
 
 
 @avfusion.command("matrix")
+@_REDO
+@FEATURES
 @_JSON
 @guarded
-def matrix(as_json: bool) -> None:
+def matrix(redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems of section 'matrix' of params.yaml, and show them, the best first."""
     from pipelines import paths
     from pipelines.compare import compare_systems, table_rows
     from pipelines.params import read_params
     from pipelines.train_matrix import train_matrix
 
-    train_matrix(read_params(paths.PARAMS))
+    train_matrix(read_params(paths.PARAMS), features, redo)
     rows = compare_systems([paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
 
 
 @avfusion.command("report")
+@FEATURES
 @guarded
-def report() -> None:
+def report(features: str) -> None:
     """Write results/report.md with tables and figures."""
     from pipelines import paths
     from pipelines.params import read_params
     from pipelines.report.markdown import write_report
 
-    click.echo(write_report(read_params(paths.PARAMS).fusion))
+    click.echo(write_report(read_params(paths.PARAMS).fusion, features))
 
 
 @avfusion.command("compare")
@@ -293,8 +306,6 @@ def compare(as_json: bool) -> None:
     from pipelines.compare import compare_systems, table_rows
 
     rows = compare_systems([paths.PROJECT.scores, paths.MATRIX.scores])
-    if as_json:
-        rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]
     show(rows if as_json else table_rows(rows), as_json)
 
 
@@ -302,9 +313,11 @@ def compare(as_json: bool) -> None:
 @click.argument("paper")
 @click.option("--table", required=True, help="Number of the table in the paper.")
 @click.option("--corpus", default="", help="Name of the corpus; the project's by default. 'demo' runs in minutes.")
+@_REDO
+@FEATURES
 @_JSON
 @guarded
-def reproduce_table(paper: str, table: str, corpus: str, as_json: bool) -> None:
+def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: str, as_json: bool) -> None:
     """Train the systems of a paper's table and print our figures beside the paper's.
 
     PAPER is karas2022 (tables 2, 3, 5), zhang2023 (1) or praveen2024 (1). Table 5 counts parameters and needs no data.
@@ -313,7 +326,7 @@ def reproduce_table(paper: str, table: str, corpus: str, as_json: bool) -> None:
     from pipelines.params import read_params
     from pipelines.reproduce import markdown, reproduce
 
-    document = reproduce(paper, table, lambda: read_params(paths.PARAMS), corpus)
+    document = reproduce(paper, table, lambda: read_params(paths.PARAMS), corpus, features, redo)
     if as_json:
         show([document], as_json)
     else:
@@ -346,8 +359,6 @@ def docs() -> None:
 def list_names(what: str, as_json: bool) -> None:
     """Names of backbones, fusion models or corpora, with what they are."""
     from cache.names import summary
-    from extract.backbones import BACKBONES
-    from extract.corpora import CORPORA
     from fusion.models import MODELS
 
     table = {"backbones": BACKBONES, "models": MODELS, "corpora": CORPORA}[what]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError, SettingError
+from pipelines.scores import figure, interval, spread
 
 
 def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -60,10 +61,10 @@ def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         {
             "#": str(row["rank"]),
             "system": row["system"],
-            "CCC": f"{row['ccc']:.3f} ± {row['std']:.3f}",
-            "interval": f"[{row['low']:.3f}, {row['high']:.3f}]",
-            "best": f"{row['best']:.3f}",
-            **{key.removeprefix("ccc_"): f"{row[key]:.3f}" if key in row else "" for key in targets},
+            "CCC": spread({"mean": row["ccc"], "std": row["std"]}),
+            "interval": interval(row),
+            "best": figure(row["best"]),
+            **{key.removeprefix("ccc_"): figure(row[key]) if key in row else "" for key in targets},
         }
         for row in rows
     ]

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cache.errors import AvFusionError
+from pipelines import scores
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +46,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 def warn(text: str) -> None:
     """Say on stderr what the user should know although nothing failed."""
     click.echo(f"Warning: {text}", err=True)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is good to know."""
+    click.echo(text, err=True)
 
 
 @contextmanager
@@ -86,7 +92,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print rows as an aligned table, or as JSON where a program reads them."""
     if as_json:
-        click.echo(json.dumps(list(rows), ensure_ascii=False, indent=1))
+        click.echo(json.dumps(scores.as_json(list(rows)), ensure_ascii=False, indent=1, allow_nan=False))
         return
     if not rows:
         return

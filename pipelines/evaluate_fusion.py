@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from cache.errors import CorpusError, FingerprintError, MissingFileError
 from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import config_of, encode_trial_id, require_known
+from cache.places import Where
 from cache.receipt import write_text
 from fusion.checkpoint import Checkpoint, load_run
 from fusion.inference import Prediction, merge, predict_ensemble
@@ -24,23 +27,32 @@ from fusion.settings import configure
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
-from pipelines.train_fusion import load_bank, run_folder, torch_threads, train_config
+from pipelines.runs import run_folder
+from pipelines.scores import Figures, as_json
+from pipelines.train_fusion import load_bank, torch_threads, train_config
+
+if TYPE_CHECKING:
+    from fusion.bank import Bank
 
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
 
 def evaluate_systems(
-    params: FusionParams, evaluate: EvaluateParams, outputs: paths.Outputs = paths.PROJECT
+    params: FusionParams,
+    evaluate: EvaluateParams,
+    outputs: paths.Outputs = paths.PROJECT,
+    features: Where = paths.FEATURES,
 ) -> dict[str, Any]:
-    """Score every system on a part of the folds that it was trained on.
+    """Score every system on a part of the folds that it was trained on, with features of a folder or URL.
 
-    Writes `results/scores.json` (everything), `results/metrics.json` (a few figures, for `dvc metrics`), and one npz per
-    system with the ensemble's predictions (trial → (T, C)).
+    Writes `results/scores.json` (everything), `results/metrics/<system>.json` (a few figures, for `dvc metrics`),
+    `results/systems.csv` (CCC, for `dvc plots`), and one npz per system with the ensemble's predictions (trial → (T, C)).
 
     Returns:
         The content of `scores.json`: for each system, metric and target (and "mean", over targets)
 
-        * `mean`, `std`, `best`: over runs, that is folds and seeds, each over all its labelled frames concatenated;
+        * `mean`, `std`, `best`: over runs, that is folds and seeds, each over all its labelled frames concatenated; `std`
+          is None where there is one run;
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same of the runs' mean prediction, scored once.
 
@@ -68,7 +80,10 @@ def evaluate_systems(
     total = len(params.systems) * len(params.seeds) * len(folds)
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
-            runs = _predict_runs(name, system, params, folds, evaluate.partition, manifest, outputs.models, advance)
+            bank = load_bank(system, manifest, params, features)
+            runs = _predict_runs(
+                name, system, params, folds, evaluate.partition, manifest, bank, outputs.models, advance
+            )
             scored = [_score(run, manifest) for run in runs.values()]
             ensemble = merge(list(runs.values()))
             document["systems"][name] = _summary(scored, list(runs.values()), ensemble, manifest, evaluate)
@@ -77,8 +92,9 @@ def evaluate_systems(
                 for (fold, seed), scores in zip(runs, scored, strict=True)
             ]
             _save_predictions(outputs.predictions / f"{name}.npz", ensemble)
+    document = as_json(document)
     write_text(outputs.scores, json.dumps(document, indent=1) + "\n")
-    write_text(outputs.metrics, json.dumps(_metrics(document), indent=1) + "\n")
+    _write_metrics(document, outputs)
     return document
 
 
@@ -108,12 +124,12 @@ def _predict_runs(
     folds: Sequence[Fold],
     partition: str,
     manifest: Manifest,
+    bank: Bank,
     models: Path,
     advance: Any,
 ) -> dict[tuple[int, int], list[Prediction]]:
     """Predictions of a system's runs by fold and seed."""
     labelled = {trial.id for trial in manifest.trials if trial.labels is not None}
-    bank = load_bank(system, manifest, params)
     runs = {}
     for fold in folds:
         trial_ids = [trial_id for trial_id in fold.part(partition) if trial_id in labelled]
@@ -178,19 +194,19 @@ def _summary(
     ensemble: Sequence[Prediction],
     manifest: Manifest,
     evaluate: EvaluateParams,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Metric → target → figures; the standard deviation in its N - 1 form, 0 for one run."""
+) -> dict[str, dict[str, Figures]]:
+    """Metric → target → figures; the standard deviation in its N - 1 form, nan for one run."""
     options = evaluate.draws, evaluate.level, evaluate.seed
     intervals = bootstrap([_pairs(run, manifest) for run in runs], *options)
     together, around = _score(ensemble, manifest), bootstrap([_pairs(ensemble, manifest)], *options)
-    summary: dict[str, dict[str, dict[str, float]]] = {}
+    summary: dict[str, dict[str, Figures]] = {}
     for metric, targets in together.items():
         summary[metric] = {}
         for column, target in enumerate(targets):
             values = np.array([run[metric][target] for run in scored])
             figures = {
                 "mean": values.mean(),
-                "std": values.std(ddof=1) if len(values) > 1 else 0.0,
+                "std": values.std(ddof=1) if len(values) > 1 else nan,
                 "best": values.min() if metric == "rmse" else values.max(),
                 "low": intervals[metric][0, column],
                 "high": intervals[metric][1, column],
@@ -206,13 +222,19 @@ def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
     return {"ccc" if target == "mean" else f"ccc_{target}": round(value, 4) for target, value in ccc.items()}
 
 
-def _metrics(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The few figures of each system that `dvc metrics show` lists: means over runs."""
-    table = {}
+def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
+    """A file per system, so that `dvc metrics show` has a row each, and a table for `dvc plots`: means over runs."""
+    shutil.rmtree(outputs.metrics, ignore_errors=True)
+    lines = ["system,target,ccc"]
     for name, scores in document["systems"].items():
-        means = _flat({target: figures["mean"] for target, figures in scores["ccc"].items()})
-        table[name] = {"ccc": means.pop("ccc"), "ccc_std": scores["ccc"]["mean"]["std"], **means}
-    return table
+        ccc = scores["ccc"]
+        means = {"ccc" if target == "mean" else f"ccc_{target}": ccc[target]["mean"] for target in ("mean", *ccc)}
+        known = {key: value for key, value in {**means, "ccc_std": ccc["mean"]["std"]}.items() if value is not None}
+        write_text(outputs.metrics / f"{name}.json", json.dumps(known, indent=1) + "\n")
+        lines += [
+            f"{name},{target},{figures['mean']}" for target, figures in ccc.items() if figures["mean"] is not None
+        ]
+    write_text(outputs.systems, "\n".join(lines) + "\n")
 
 
 def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> None:

@@ -132,13 +132,19 @@ class FusionParams:
     train: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = {"threads": (self.threads, 1), "workers": (self.workers, 1), "bank.memory_gb": (self.bank.memory_gb, 0)}
+        numbers = {
+            "threads": (self.threads, 1),
+            "workers": (self.workers, 1),
+            "bank.memory_gb": (self.bank.memory_gb, 0),
+        }
         faults = [
-            f"fusion.{name} is {value}, expected at least {low}"
+            f"fusion.{name} is {value:g}, expected at least {low}"
             for name, (value, low) in numbers.items()
             if not value >= low
         ]
-        faults += [f"seed {seed} stands twice in fusion.seeds" for seed in set(self.seeds) if self.seeds.count(seed) > 1]
+        faults += [
+            f"seed {seed} stands twice in fusion.seeds" for seed in set(self.seeds) if self.seeds.count(seed) > 1
+        ]
         if faults:
             raise SettingError(f"{'; '.join(faults)}. Change params.yaml.")
 

@@ -25,17 +25,19 @@ class Outputs(NamedTuple):
     predictions: Path
     scores: Path
     metrics: Path
+    systems: Path
 
 
 PROJECT = Outputs(
-    MODELS, RESULTS / "history.csv", PREDICTIONS, RESULTS / "scores.json", RESULTS / "metrics.json"
+    MODELS, RESULTS / "history.csv", PREDICTIONS, RESULTS / "scores.json", RESULTS / "metrics", RESULTS / "systems.csv"
 )  # of section `fusion`
 MATRIX = Outputs(
     Path("work/matrix/models"),
     Path("work/matrix/history.csv"),
     Path("work/matrix/predictions"),
     RESULTS / "scores-matrix.json",
-    RESULTS / "metrics-matrix.json",
+    RESULTS / "metrics-matrix",
+    RESULTS / "systems-matrix.csv",
 )  # of section `matrix`
 
 

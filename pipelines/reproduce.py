@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from cache.errors import MissingFileError, SettingError, WeightsError
+from cache.errors import MissingFileError, SettingError
 from cache.folds import make_folds
 from cache.manifest import Manifest
-from pipelines import paths
-from pipelines.console import progress
+from cache.places import Where, is_file
+from pipelines import paths, scores
 from pipelines.params import FusionParams, Params, SystemParams
 from pipelines.presets import Preset, SystemFigure, Table, read_preset, read_table
-from pipelines.side_by_side import run_jobs
-from pipelines.train_fusion import Job, Runner, open_stores, run_folder, torch_threads, train_config
+from pipelines.runs import Job
+from pipelines.train_fusion import train_config, train_jobs
 
 Counts = dict[tuple[str, int], tuple[int, int]]
 
 
-def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str = "") -> dict[str, Any]:
+def reproduce(
+    paper: str,
+    number: str,
+    params: Callable[[], Params],
+    corpus: str = "",
+    features: Where = paths.FEATURES,
+    redo: bool = False,
+) -> dict[str, Any]:
     """Train what a table needs, or count parameters, and lay our figures out as the paper does.
 
-    Finished networks are kept in `work/reproduce/` and used again as long as settings, features and folds are the same.
+    Finished networks are kept in `work/reproduce/` and used again as long as settings, features,
+    labels, folds and code are the same.
 
     Args:
         paper: name of a preset.
         number: of a table.
         params: gives the project's settings; not called where no data is needed.
         corpus: name of the corpus, which must be that of the project; the project's by default.
+        features: folder or URL of all features.
+        redo: train anew what is there already.
 
     Returns:
         JSON values: paper, table, source, caption, corpus, notes, columns, and rows of {group} or {cells}, each cell
@@ -47,8 +56,8 @@ def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str
     if any(column.count for column in table.columns):
         counts = count_parameters(preset, table)
         counted = {
-            (id(row), column.name): counts[figure.system, row.unused_classes][column.count == "total"]
-            for row, column, figure in table.figures()
+            (id(row), column.name): counts[wanted.system, row.unused_classes][column.count == "total"]
+            for row, column, wanted in table.figures()
         }
         return head | {"corpus": None, "notes": table.notes, **_lay_out(table, counted)}
     project = params()
@@ -61,8 +70,9 @@ def reproduce(paper: str, number: str, params: Callable[[], Params], corpus: str
     if name == "demo":
         preset = preset.narrowed()
         notes.insert(0, _say_narrowed(paper, preset))
-    scores = train_figures(paper, preset, {figure for _, _, figure in table.figures()}, project.fusion)
-    ours = {(id(row), column.name): round(scores[figure], 3) for row, column, figure in table.figures()}
+    wanted = {figure for _, _, figure in table.figures()}
+    reached = train_figures(paper, preset, wanted, project.fusion, features, redo)
+    ours = {(id(row), column.name): round(reached[figure], 3) for row, column, figure in table.figures()}
     return head | {"corpus": name, "notes": notes, **_lay_out(table, ours)}
 
 
@@ -122,7 +132,7 @@ def _size(module: Any) -> int:
 
 
 def train_figures(
-    paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams
+    paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams, features: Where, redo: bool
 ) -> dict[SystemFigure, float]:
     """Validation CCC of each figure over the preset's seeds, their best or their mean."""
     manifest = Manifest.load(paths.CORPUS)
@@ -130,7 +140,7 @@ def train_figures(
         preset.fusion, device=project.device, threads=project.threads, workers=project.workers, bank=project.bank
     )
     names = [name for name in fusion.systems if any(figure.system == name for figure in wanted)]
-    check_features({name: fusion.systems[name] for name in names}, manifest)
+    check_features({name: fusion.systems[name] for name in names}, features)
     division = fusion.folds
     folds = {f.index: f for f in make_folds(manifest, division.kind, division.count, division.seed, division.disjoint)}
     jobs = [
@@ -140,13 +150,11 @@ def train_figures(
         for seed in fusion.seeds
         for config in train_config(fusion, fusion.systems[name], seed).networks()
     ]
-    folder = paths.REPRODUCED / paper
-    with progress("training", sum(job.config.epochs for job in jobs)) as advance:
-        make = functools.partial(Trainer, fusion, manifest, folder)
-        scores = run_jobs(jobs, make, fusion.workers, Trainer(fusion, manifest, folder, advance))
+    best = train_jobs(jobs, fusion, manifest, paths.REPRODUCED / paper, features, redo)
     runs: dict[tuple[str, int, int], dict[str, float]] = {}
-    for job, score in zip(jobs, scores, strict=True):
-        runs.setdefault((job.name, job.fold.index, job.config.seed), {}).update(score)
+    for job, row in zip(jobs, best, strict=True):
+        reached = {target: row[f"ccc_{target}"] for target in job.config.targets}
+        runs.setdefault((job.name, job.fold.index, job.config.seed), {}).update(reached)
     return {figure: _choose(figure, runs, preset.statistic) for figure in wanted}
 
 
@@ -159,77 +167,20 @@ def _choose(figure: SystemFigure, runs: Mapping[tuple[str, int, int], Mapping[st
     return max(values) if statistic == "best" else sum(values) / len(values)
 
 
-def check_features(systems: Mapping[str, SystemParams], manifest: Manifest) -> None:
+def check_features(systems: Mapping[str, SystemParams], features: Where) -> None:
     """Refuse before training what was not extracted.
 
     Raises:
         MissingFileError: naming every absent backbone and the command that extracts them.
     """
     used = {(modality, name) for system in systems.values() for modality, name in system.modalities.items()}
-    absent = sorted(name for m, name in used if not paths.receipt_path(paths.FEATURES, m, name).is_file())
+    absent = sorted(name for m, name in used if not is_file(paths.receipt_path(features, m, name)))
     if absent:
         options = " ".join(f"--backbone {name}" for name in absent)
         raise MissingFileError(
             f"The table needs {', '.join(absent)}, which {'was' if len(absent) == 1 else 'were'} not extracted. "
             f"Put the weights in section 'extract' of params.yaml and run 'extract-features {options}'."
         )
-
-
-class Trainer:
-    """Trains one network after the other, or takes it from an earlier run with the same settings."""
-
-    def __init__(
-        self,
-        params: FusionParams,
-        manifest: Manifest,
-        folder: Path,
-        advance: Callable[[int, str], None] | None = None,
-    ) -> None:
-        self._params, self._manifest, self._folder = params, manifest, folder
-        self._runner, self._advance = Runner(params, manifest, folder), advance or (lambda steps, note: None)
-
-    def __call__(self, job: Job) -> dict[str, float]:
-        """Target → CCC on the fold's validation trials, of the best epoch."""
-        folder = run_folder(self._folder, job.name, job.fold.index, job.config.seed) / "+".join(job.config.targets)
-        kept = self._find(folder, job)
-        if kept is None:
-            kept = self._train(folder, job)
-        self._advance(job.config.epochs, f"{job.name} fold {job.fold.index} seed {job.config.seed}")
-        return kept
-
-    def _train(self, folder: Path, job: Job) -> dict[str, float]:
-        from fusion.trainer import train
-
-        with torch_threads(self._params.threads):
-            bank = self._runner.choose_bank(job)
-            checkpoint = train(bank, job.fold, job.system.model, job.system.settings, job.config).checkpoint
-        checkpoint.save(folder)
-        return checkpoint.validation
-
-    def _find(self, folder: Path, job: Job) -> dict[str, float] | None:
-        """What an earlier run with the same settings, features and fold reached; None where there is none."""
-        from cache.names import config_of, load_named
-        from fusion.checkpoint import load
-        from fusion.models import MODELS
-        from fusion.settings import configure
-
-        try:
-            kept = load(folder)
-        except (MissingFileError, WeightsError):
-            return None
-        model = job.system.model
-        settings = asdict(
-            configure(f"model '{model}'", config_of(load_named("fusion model", MODELS, model)), job.system.settings)
-        )
-        stores = open_stores(paths.FEATURES, job.system.modalities, self._manifest)
-        same = (
-            kept.model.name == model
-            and kept.model.settings == settings
-            and kept.training == job.config
-            and kept.fold == job.fold
-            and kept.fingerprints == {modality: store.spec.fingerprint for modality, store in stores.items()}
-        )
-        return kept.validation if same else None
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -271,4 +222,4 @@ def _printed(cell: Mapping[str, Any]) -> str:
 def _figure(value: float | int | None) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else scores.figure(value)

@@ -8,19 +8,22 @@ import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import MissingFileError, SettingError
 from cache.folds import Fold, load_folds, make_folds, save_folds
 from cache.manifest import Manifest
-from cache.names import require_known
+from cache.names import load_named, require_known
+from cache.places import Where, is_file
 from cache.receipt import open_receipt, write_text
 from cache.store import FeatureStore
+from extract.backbones import BACKBONES
 from pipelines import paths
-from pipelines.console import progress
+from pipelines.console import note, progress
 from pipelines.params import FoldParams, FusionParams, SystemParams
+from pipelines.runs import Digests, Job, Row, best_epoch, find_run, read_history, save_run, saved_runs
 from pipelines.side_by_side import available_cores, run_jobs
 
 if TYPE_CHECKING:
@@ -28,11 +31,6 @@ if TYPE_CHECKING:
     from fusion.fitting import EpochRecord
     from fusion.settings import TrainConfig
     from fusion.trainer import TrainResult
-
-
-def run_folder(models: Path, system: str, fold: int, seed: int) -> Path:
-    """Where one run lies: its checkpoint, or one folder with a checkpoint per target."""
-    return models / system / f"fold{fold}" / f"seed{seed}"
 
 
 def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
@@ -67,16 +65,19 @@ def train_config(params: FusionParams, system: SystemParams, seed: int) -> Train
     return configure("fusion.train", TrainConfig, {**settings, "seed": seed})
 
 
-def open_stores(features: Path, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
+def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
     """The stores of a system's modalities, checked against their receipts and the manifest.
 
     Raises:
+        SettingError: if a backbone stands under the name of another modality.
         MissingFileError: if a backbone was never extracted, or a trial of the manifest is missing.
         FingerprintError: if a store does not hold what its receipt says.
     """
     stores = {}
     for modality, backbone in modalities.items():
         path = paths.receipt_path(features, modality, backbone)
+        if not is_file(path):
+            _check_modality(modality, backbone)
         store, receipt = open_receipt(path)
         absent = [trial.id for trial in manifest.trials if trial.id not in receipt.trials]
         if absent:
@@ -86,6 +87,17 @@ def open_stores(features: Path, modalities: Mapping[str, str], manifest: Manifes
             )
         stores[modality] = store
     return stores
+
+
+def _check_modality(modality: str, backbone: str) -> None:
+    """Refuse a backbone under another modality's name; names of imported features are not ours to know."""
+    if backbone in BACKBONES:
+        right = load_named("backbone", BACKBONES, backbone).modality
+        if right != modality:
+            raise SettingError(
+                f"Backbone '{backbone}' is of modality '{right}', but a system's 'modalities' has it as '{modality}'. Write "
+                f"'{right}: {backbone}', or name a backbone of '{modality}' there."
+            )
 
 
 @contextmanager
@@ -108,16 +120,23 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def train_systems(
-    params: FusionParams, only: Sequence[str] = (), outputs: paths.Outputs = paths.PROJECT
-) -> list[dict[str, Any]]:
+    params: FusionParams,
+    only: Sequence[str] = (),
+    outputs: paths.Outputs = paths.PROJECT,
+    features: Where = paths.FEATURES,
+    redo: bool = False,
+) -> list[Row]:
     """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
 
+    A network that is there and was made of just the same settings, features, labels and code is kept (`pipelines.runs`).
     Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
 
     Args:
         params: section `fusion`.
         only: names of the systems to train; all by default.
         outputs: where checkpoints and history go.
+        features: folder or URL of all features.
+        redo: train anew what is there already.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
@@ -140,61 +159,66 @@ def train_systems(
         for name, system in systems.items()
     }
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
-    history = [
-        row
-        for row in _read_history(outputs.history)
-        if row["system"] in params.systems and row["system"] not in systems
-    ]
-    with progress("training", sum(job.config.epochs for job in jobs)) as advance:
-        runner = functools.partial(Runner, params, manifest, outputs.models)
-        runs = run_jobs(jobs, runner, params.workers, Runner(params, manifest, outputs.models, advance))
-    history += [row for epochs in runs for row in epochs]
-    rows = [max(epochs, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"])) for epochs in runs]
-    _remove_other_runs(jobs, outputs.models)
+    rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
+    _remove_other_runs(jobs, params, outputs.models)
     save_folds(folds, outputs.models / "folds.json", manifest)
-    _write_history(outputs.history, history)
+    _write_history(outputs.history, _gather_history(params, outputs.models))
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
     return [{key: row.get(key, "") for key in shown} for row in rows]
 
 
-def _remove_other_runs(jobs: Sequence[Job], models: Path) -> None:
-    """Drop runs that the systems no longer have, once all new ones are saved."""
-    wanted = {run_folder(models, job.name, job.fold.index, job.config.seed) for job in jobs}
+def train_jobs(
+    jobs: Sequence[Job], params: FusionParams, manifest: Manifest, models: Path, features: Where, redo: bool
+) -> list[Row]:
+    """Train the networks that are not there yet, or all; the epoch that each one kept, in the order of the jobs."""
+    digest = Digests(params, manifest, functools.partial(open_stores, features, manifest=manifest))
+    jobs = [replace(job, digest=digest(job)) for job in jobs]
+    missing = [job for job in jobs if redo or not find_run(job.folder(models), job.digest)]
+    if len(missing) < len(jobs):
+        note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them anew.")
+    if missing:
+        with progress("training", sum(job.config.epochs for job in missing)) as advance:
+            make = functools.partial(Runner, params, manifest, models, features)
+            run_jobs(missing, make, params.workers, make(advance))
+    return [best_epoch(read_history(job.folder(models))) for job in jobs]
+
+
+def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path) -> None:
+    """Drop systems that are no more, and what else the trained ones' folders hold, once all networks are saved."""
+    needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
+    for system in (path for path in models.iterdir() if path.is_dir() and path.name not in params.systems):
+        shutil.rmtree(system)
     for name in {job.name for job in jobs}:
-        for folder in (models / name).glob("fold*/seed*"):
-            if folder not in wanted:
-                shutil.rmtree(folder)
+        for pattern in ("*", "*/*", "*/*/*"):
+            for folder in (models / name).glob(pattern):
+                if folder.is_dir() and folder not in needed:
+                    shutil.rmtree(folder)
 
 
-def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams) -> Bank:
+def _gather_history(params: FusionParams, models: Path) -> list[Row]:
+    """Every epoch of every saved run, system after system."""
+    return [row for name in params.systems for folder in saved_runs(models, name) for row in read_history(folder)]
+
+
+def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
     """All trials of a system's modalities."""
     from extract.executors import choose_device
     from fusion.bank import Bank
 
-    stores = open_stores(paths.FEATURES, system.modalities, manifest)
+    stores = open_stores(features, system.modalities, manifest)
     trial_ids = [trial.id for trial in manifest.trials]
     device, busy = str(choose_device(params.device)), params.workers * params.threads
     return Bank.from_stores(stores, manifest, trial_ids, device, params.bank.memory_gb, ahead=busy < available_cores())
 
 
-def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold) -> Bank:
+def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, features: Where) -> Bank:
     """The bank in the principal components of the fold's training trials, where the system asks for them."""
     if not system.pca:
         return bank
     from fusion.projection import fit_projections
 
-    stores = open_stores(paths.FEATURES, system.modalities, manifest)
+    stores = open_stores(features, system.modalities, manifest)
     return bank.projected(fit_projections(stores, fold.train, system.pca))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network to train: the system's name and settings, the fold, and the settings of training."""
-
-    name: str
-    system: SystemParams
-    fold: Fold
-    config: TrainConfig
 
 
 class Runner:
@@ -205,31 +229,33 @@ class Runner:
         params: FusionParams,
         manifest: Manifest,
         models: Path,
+        features: Where,
         advance: Callable[[int, str], None] | None = None,
     ) -> None:
         from extract.executors import keep_big_buffers
 
         keep_big_buffers()  # a step of a small model is 1.4 times as fast
-        self._params, self._manifest, self._models = params, manifest, models
+        self._params, self._manifest, self._models, self._features = params, manifest, models, features
         self._advance = advance or (lambda steps, note: None)
         self._bank: tuple[str, Bank] | None = None
         self._reduced: tuple[str, Fold, Bank] | None = None
 
-    def __call__(self, job: Job) -> list[dict[str, Any]]:
-        """Train one network; one row per epoch."""
+    def __call__(self, job: Job) -> None:
+        """Train one network and save it."""
         with torch_threads(self._params.threads):
-            return _train_one(job, self.choose_bank(job), self._models, self._advance)
+            _train_one(job, self.choose_bank(job), self._models, self._advance)
 
     def choose_bank(self, job: Job) -> Bank:
         """The bank of a job's system, in the principal components of its fold where it asks for them."""
         if self._bank is None or self._bank[0] != job.name:
-            self._bank = job.name, load_bank(job.system, self._manifest, self._params)
+            self._bank = job.name, load_bank(job.system, self._manifest, self._params, self._features)
         if self._reduced is None or self._reduced[:2] != (job.name, job.fold):
-            self._reduced = job.name, job.fold, _reduce(self._bank[1], job.system, self._manifest, job.fold)
+            reduced = _reduce(self._bank[1], job.system, self._manifest, job.fold, self._features)
+            self._reduced = job.name, job.fold, reduced
         return self._reduced[2]
 
 
-def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str], None]) -> list[dict[str, Any]]:
+def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str], None]) -> None:
     from fusion.trainer import train
 
     config, fold = job.config, job.fold
@@ -238,10 +264,18 @@ def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str],
         advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
     result = train(bank, fold, job.system.model, job.system.settings, config, tell)
-    folder = run_folder(models, job.name, fold.index, config.seed)
-    result.checkpoint.save(folder / config.targets[0] if config.per_target else folder)
+    save_network(job, result, models)
     advance(config.epochs - len(result.history), job.name)
-    return _history_rows(job.name, fold, config, result)
+
+
+def save_network(job: Job, result: TrainResult, models: Path) -> None:
+    """Write the checkpoint of a job, then its history and digest, which make it finished."""
+    folder = job.folder(models)
+    if job.config.per_target:
+        for path in folder.parent.glob("*.*"):  # what a network for all targets left
+            path.unlink(missing_ok=True)
+    result.checkpoint.save(folder)
+    save_run(folder, job.digest, _history_rows(job.name, job.fold, job.config, result))
 
 
 def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:
@@ -260,14 +294,6 @@ def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResul
         }
         for record in result.history
     ]
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
-    """What earlier runs left; nothing where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from cache.errors import SettingError
+from cache.places import Where
 from pipelines import paths
 from pipelines.evaluate_fusion import evaluate_systems
 from pipelines.params import Params
 from pipelines.train_fusion import train_systems
 
 
-def train_matrix(params: Params) -> dict[str, Any]:
+def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = False) -> dict[str, Any]:
     """Train and score section `matrix`, beside the systems of section `fusion`; returns the scores.
+
+    Args:
+        params: all settings.
+        features: folder or URL of all features.
+        redo: train anew what is there already.
 
     Raises:
         SettingError: if there is no such section.
@@ -20,5 +26,5 @@ def train_matrix(params: Params) -> dict[str, Any]:
     """
     if params.matrix is None:
         raise SettingError("params.yaml has no section 'matrix'; expected systems as in section 'fusion'. Add it.")
-    train_systems(params.matrix, outputs=paths.MATRIX)
-    return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX)
+    train_systems(params.matrix, outputs=paths.MATRIX, features=features, redo=redo)
+    return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX, features)

@@ -18,6 +18,7 @@ from cache.receipt import Receipt, write_text
 from pipelines import paths
 from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
+from pipelines.scores import Figures, figure, interval, spread
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
@@ -68,7 +69,7 @@ def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], dr
         "",
         f"{len(systems)} systems on partition `{document['partition']}`: {len(trials)} trials of "
         f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
-        f"Each figure is the mean ± standard deviation of {_count_runs(document)} over all labelled frames concatenated; "
+        f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document['level']:g} % bootstrap interval of the mean, over trials. "
         "Ensemble: the runs' mean prediction, scored once.",
         "",
@@ -89,27 +90,22 @@ def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], dr
 
 
 def _count_runs(document: dict[str, Any]) -> str:
-    folds = len(document["folds"])
-    return f"{document['seeds']} seeds" + (f" on {folds} folds each" if folds > 1 else "")
+    folds, seeds = len(document["folds"]), document["seeds"]
+    if seeds == folds == 1:
+        return "that of one run"
+    count = f"{seeds} seeds" if seeds > 1 else "one seed"
+    return f"the mean ± standard deviation of {count}" + (f" on {folds} folds each" if folds > 1 else "")
 
 
-def _spread(figures: dict[str, float]) -> str:
-    return f"{figures['mean']:.3f} ± {figures['std']:.3f}"
-
-
-def _spread_and_interval(figures: dict[str, float]) -> str:
-    return f"{_spread(figures)} [{figures['low']:.3f}, {figures['high']:.3f}]"
-
-
-_Columns = list[tuple[str, str, bool, Callable[[dict[str, float]], str]]]  # title, metric, mean over targets?, cell
+_Columns = list[tuple[str, str, bool, Callable[[Figures], str]]]  # title, metric, mean over targets?, cell
 _CCC_COLUMNS: _Columns = [
-    ("CCC", "ccc", False, _spread),
-    ("CCC", "ccc", True, _spread_and_interval),
-    ("best run's CCC", "ccc", True, lambda figures: f"{figures['best']:.3f}"),
-    ("ensemble's CCC", "ccc", True, lambda figures: f"{figures['ensemble']:.3f}"),
-    ("CCC per trial", "trial_ccc", True, _spread),
+    ("CCC", "ccc", False, spread),
+    ("CCC", "ccc", True, lambda figures: f"{spread(figures)} {interval(figures)}"),
+    ("best run's CCC", "ccc", True, lambda figures: figure(figures["best"])),
+    ("ensemble's CCC", "ccc", True, lambda figures: figure(figures["ensemble"])),
+    ("CCC per trial", "trial_ccc", True, spread),
 ]
-_OTHER_COLUMNS: _Columns = [(name.upper(), name, False, _spread) for name in ("pcc", "rmse", "sagr")]
+_OTHER_COLUMNS: _Columns = [(name.upper(), name, False, spread) for name in ("pcc", "rmse", "sagr")]
 
 
 def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:

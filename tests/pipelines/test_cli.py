@@ -53,7 +53,7 @@ def test_train_evaluate_report(project: Path, run: Run) -> None:
 
 def check_figures(document: dict, project: Path) -> None:
     """The figures of CCC agree with the runs they are made of, and with the small file."""
-    small = json.loads((project / "results/metrics.json").read_text(encoding="utf-8"))
+    small = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in project.glob("results/metrics/*.json")}
     assert set(small) == set(document["systems"])
     for name, scores in document["systems"].items():
         runs = [row["ccc"] for row in document["runs"] if row["system"] == name]
@@ -130,6 +130,16 @@ def test_training_settings_of_a_system(project: Path, run: Run, edit_params: Cal
     assert "expected it in 'fusion.seeds' only" in run("train").stderr
 
 
+def test_a_backbone_under_the_name_of_another_modality_is_told(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: keep_one_system(params, modalities={"audio": "mobilefacenet"}))
+    result = run("train")
+    assert result.exit_code == 1
+    assert "Backbone 'mobilefacenet' is of modality 'visual', but" in result.stderr
+    assert "Write 'visual: mobilefacenet'" in result.stderr
+    edit_params(lambda params: keep_one_system(params, modalities={"audio": "vggish"}))
+    assert "'extract-features --backbone vggish'" in run("train").stderr
+
+
 def test_features_in_components_and_beyond_the_memory_budget(project: Path, run: Run, edit_params: Callable) -> None:
     edit_params(lambda params: keep_one_system(params, pca={"visual": 3}))
     assert run("train").exit_code == 0
@@ -139,10 +149,10 @@ def test_features_in_components_and_beyond_the_memory_budget(project: Path, run:
     edit_params(lambda params: keep_one_system(params, pca={}))
     plain = run("train", "--json").stdout
     edit_params(lambda params: params["fusion"].update(bank={"memory_gb": 0}))
-    assert run("train", "--json").stdout == plain
+    assert run("train", "--redo", "--json").stdout == plain
     assert run("evaluate", "--json").stdout != before
-    edit_params(lambda params: params["fusion"].update(bank={"memory_gb": -1}))
-    assert "memory_gb is -1" in run("train").stderr
+    edit_params(lambda params: params["fusion"].update(bank={"memory_gb": -1}, seeds=[0, 0]))
+    assert "memory_gb is -1, expected at least 0; seed 0 stands twice" in run("train").stderr
 
 
 def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
@@ -180,6 +190,22 @@ def test_debug_shows_the_traceback(project: Path, run: Run) -> None:
     ("text", "message"),
     [
         ("corpus: {name: demo, colour: 1}", "Unknown setting 'colour'"),
+        (
+            "corpus: {name: demo}\nfuson: {}",
+            "'fuson' in '.*'; expected some of corpus, .* matrix. Did you mean 'fusion'",
+        ),
+        (
+            "fusion: {folds: {kinds: auto}}",
+            "'kinds' in '.*', section 'fusion.folds'; expected some of kind, number, .* 'kind'",
+        ),
+        (
+            "matrix: {systems: {one: {modle: rnn}}}",
+            "'modle' in '.*', section 'matrix.systems.one'; expected some of model,",
+        ),
+        (
+            "extract: {facenet: {weight: random}}",
+            "section 'extract.facenet'; expected some of weights, dtype, settings",
+        ),
         ("corpus: [1", "is no YAML"),
         ("7", "holds int, expected keys and values"),
         (
@@ -210,6 +236,10 @@ def test_the_generated_pages_are_current() -> None:
     """Run `make docs` when this fails."""
     assert (ROOT / "docs/params.md").read_text(encoding="utf-8") == params_page()
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == cli_page(avfusion)
+
+
+def test_scripts_are_named_beside_their_commands() -> None:
+    assert "## `avfusion extract`\n\nAlso as `extract-features`." in cli_page(avfusion)
 
 
 def test_every_setting_is_documented() -> None:

@@ -52,7 +52,7 @@ def test_workers_and_budget_train_the_same_models(project: Path, run: Callable, 
     assert first.exit_code == 0, first.output
     alone = weights(project)
     edit_params(lambda params: params["fusion"].update(workers=2, bank={"memory_gb": 0}))
-    second = run("train", "--json")
+    second = run("train", "--json", "--redo")
     assert second.exit_code == 0, second.output
     assert json.loads(second.stdout) == json.loads(first.stdout)
     assert weights(project) == alone

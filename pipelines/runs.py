@@ -1,0 +1,187 @@
+"""Finished training runs: where they lie, and whether they are what training would make now.
+
+Beside the checkpoint of a network lies `run.json` with the digest of all that decides its weights, and its history. A
+network is trained again unless its digest is that of today, so that a killed training goes on where it stopped and
+nothing stale is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import MissingFileError, WeightsError
+from cache.folds import Fold
+from cache.manifest import Manifest
+from cache.names import config_of, load_named
+from cache.receipt import write_text
+from cache.store import FeatureStore
+from pipelines.params import FusionParams, SystemParams
+
+if TYPE_CHECKING:
+    from fusion.settings import TrainConfig
+
+DOCUMENT = "run.json"
+LIBRARIES = ("torch", "numpy", "scikit-learn")  # those that compute weights
+ROOT = Path(__file__).parents[1]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train: the system's name and settings, the fold, and the settings of training."""
+
+    name: str
+    system: SystemParams
+    fold: Fold
+    config: TrainConfig
+    digest: str = ""
+
+    def folder(self, models: Path) -> Path:
+        """Where its checkpoint lies: the folder of the run, or one in it where every target has its own network."""
+        run = run_folder(models, self.name, self.fold.index, self.config.seed)
+        return run / self.config.targets[0] if self.config.per_target else run
+
+
+def run_folder(models: Path, system: str, fold: int, seed: int) -> Path:
+    """Where one run lies: its checkpoint, or one folder with a checkpoint per target."""
+    return models / system / f"fold{fold}" / f"seed{seed}"
+
+
+class Digests:
+    """Digest of all that decides what a job trains.
+
+    Settings of model and training, the fold, fingerprints and digests of the features and the labels of the trials that
+    teach and choose, device and threads, the libraries, and the code of `fusion` and `cache`.
+    """
+
+    def __init__(
+        self,
+        params: FusionParams,
+        manifest: Manifest,
+        open_stores: Callable[[Mapping[str, str]], Mapping[str, FeatureStore]],
+    ) -> None:
+        """Prepare for the jobs of a corpus.
+
+        Args:
+            params: device and threads.
+            manifest: the corpus.
+            open_stores: modality → backbone, to modality → store.
+        """
+        from extract.executors import choose_device
+
+        self._manifest, self._open_stores = manifest, open_stores
+        self._trials = {trial.id: trial for trial in manifest.trials}
+        self._machine = {"device": choose_device(params.device).type, "threads": params.threads}
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def __call__(self, job: Job) -> str:
+        """The digest of a job, as hexadecimal digits.
+
+        Raises:
+            AvFusionError: if the model's settings are wrong, or features are absent or not those of their receipt.
+        """
+        from fusion.models import MODELS
+        from fusion.settings import configure
+
+        model = job.system.model
+        settings: Any = configure(
+            f"model '{model}'", config_of(load_named("fusion model", MODELS, model)), job.system.settings
+        )
+        trial_ids = (*job.fold.train, *job.fold.validate)
+        document = {
+            "model": [model, asdict(settings)],
+            "training": asdict(job.config),
+            "pca": job.system.pca,
+            "fold": asdict(job.fold),
+            "features": {m: self._digest_features(m, b, trial_ids) for m, b in sorted(job.system.modalities.items())},
+            "targets": self._manifest.targets,
+            "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
+            "machine": self._machine,
+            "versions": {name: version(name) for name in LIBRARIES},
+            "code": digest_code(),
+        }
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    def _digest_features(self, modality: str, backbone: str, trial_ids: Sequence[str]) -> list[str]:
+        if (modality, backbone) not in self._known:
+            store = self._open_stores({modality: backbone})[modality]
+            embeddings = {trial_id: record.embeddings for trial_id, record in store.find_records(self._trials).items()}
+            self._known[modality, backbone] = {"": store.spec.fingerprint, **embeddings}
+        return [self._known[modality, backbone][key] for key in ("", *trial_ids)]
+
+    @functools.cache  # noqa: B019 - as long as the digests themselves
+    def _digest_labels(self, trial_id: str) -> str:
+        trial = self._trials[trial_id]
+        labels = b"" if trial.labels is None else trial.labels.tobytes()
+        return f"{trial.clock.num_frames} {hashlib.sha256(labels).hexdigest()}"
+
+
+@functools.cache
+def digest_code() -> str:
+    """Digest of the files of `fusion` and `cache`."""
+    code = hashlib.sha256()
+    for path in sorted(path for package in ("cache", "fusion") for path in (ROOT / package).rglob("*.py")):
+        code.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
+    return code.hexdigest()
+
+
+def save_run(folder: Path, digest: str, history: Sequence[Row]) -> None:
+    """Write digest and history beside a checkpoint; with it the run is finished."""
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in history]
+    write_text(folder / DOCUMENT, json.dumps({"digest": digest, "history": rows}, indent=1) + "\n")
+
+
+def read_history(folder: Path) -> list[Row]:
+    """History of a finished run; empty where there is none."""
+    return _read(folder)[1]
+
+
+def find_run(folder: Path, digest: str) -> list[Row] | None:
+    """History of the run that was made so; None where there is none, or its checkpoint is damaged."""
+    from fusion.checkpoint import load
+
+    found, history = _read(folder)
+    if found != digest or not history:
+        return None
+    try:
+        load(folder)
+    except (MissingFileError, WeightsError):
+        return None
+    return history
+
+
+def _read(folder: Path) -> tuple[str, list[Row]]:
+    try:
+        document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+        history = [
+            {key: math.nan if value is None else value for key, value in row.items()} for row in document["history"]
+        ]
+        return document["digest"], history
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", []
+
+
+def saved_runs(models: Path, system: str) -> Iterator[Path]:
+    """Folders of a system's finished networks, by fold, seed and target."""
+
+    def order(path: Path) -> tuple[int, int, str]:
+        fold, seed, *target = path.relative_to(models / system).parts[:-1]
+        return int(fold.removeprefix("fold")), int(seed.removeprefix("seed")), "".join(target)
+
+    found = [*(models / system).glob(f"fold*/seed*/{DOCUMENT}"), *(models / system).glob(f"fold*/seed*/*/{DOCUMENT}")]
+    for path in sorted(found, key=order):
+        yield path.parent
+
+
+def best_epoch(history: Sequence[Row]) -> Row:
+    """The epoch that a run kept: the first of the highest CCC."""
+    return max(history, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"]))
