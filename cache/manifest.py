@@ -100,8 +100,12 @@ class Manifest:
             MissingFileError: if the trial has no such medium.
         """
         if kind not in trial.media:
+            how = "Add the file and build the corpus again" + (
+                ", run 'avfusion transcribe'," if kind == "words" else ""
+            )
             raise MissingFileError(
-                f"Trial '{trial.id}' has no {kind}, only {', '.join(sorted(trial.media)) or 'nothing'}. Add the file or leave that modality out."
+                f"Trial '{trial.id}' has no {kind}, only {', '.join(sorted(trial.media)) or 'nothing'}. {how} or leave that "
+                "modality out."
             )
         return (self.root / trial.media[kind]).resolve()
 
@@ -136,7 +140,9 @@ class Manifest:
         """
         path = folder / "manifest.json"
         if not path.is_file() or not (folder / "labels.npy").is_file():
-            raise MissingFileError(f"No manifest in '{folder}'. Run 'dvc repro corpus' first.")
+            raise MissingFileError(
+                f"No manifest in '{folder}'. Run 'avfusion corpus build' first (or 'dvc repro corpus')."
+            )
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("version") != VERSION:
             raise CorpusError(

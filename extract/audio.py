@@ -59,10 +59,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     """
     if rate_hz < 1:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
-    if _is_wav(path):
-        blocks = _read_wav(path)
-    else:
-        blocks = _place(path, _decode(path), first_picture_s(path))
+    blocks = _read_wav(path) if _is_wav(path) else _place(path, _decode(path), first_picture_s(path))
     samples = bytearray()
     for block in _resample(blocks, rate_hz):
         if not np.isfinite(block).all():

@@ -49,7 +49,8 @@ class CropConfig:
         size: side of a crop, pixels.
         quality: of the JPEGs, 1 to 100; chroma is never subsampled.
         reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
-        reference_similarity: cosine from which on a face is that of the picture.
+        reference_similarity: cosine from which on a face is that of the picture. 0.5 is not measured: raise it where
+            somebody else is followed, lower it where nobody is like the picture (the message names the best cosine).
     """
 
     faces: FaceConfig = field(default_factory=FaceConfig)
@@ -313,12 +314,13 @@ class CropReader:
             self._size = first.shape[0], first.shape[1]
         return self._size
 
-    def read(self, frames: NDArray[np.int64], size: int | None = None) -> NDArray[np.uint8]:
+    def read(self, frames: NDArray[np.int64], size: int | None = None, resize: str = "bilinear") -> NDArray[np.uint8]:
         """Decode crops.
 
         Args:
             frames: (N,) 0-based frames that have a crop, in any order.
             size: side of the result, pixels; that of the first crop if None.
+            resize: "bilinear" or "bicubic", without aliasing where crops shrink.
 
         Returns:
             (N, H, W, 3) uint8 RGB.
@@ -333,7 +335,7 @@ class CropReader:
         for place, frame in enumerate(frames):
             picture = self._picture(int(frame))
             if size is not None and picture.shape[:2] != (size, size):
-                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
+                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling[resize.upper()]))
             if picture.shape[:2] != (height, width):
                 raise ShapeError(
                     f"Crop '{self._name(int(frame))}' of '{self._path}' is {picture.shape[1]}x{picture.shape[0]} pixels, "

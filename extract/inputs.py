@@ -26,6 +26,8 @@ class ImageInput:
         std: likewise.
         colour: "rgb" or "bgr".
         crop_from: side to which crops are resized before the centre of `size` is cut out, 0 for `size` itself.
+        resize: "bilinear" or "bicubic", as Pillow does it: with a filter as wide as the pixels that become one where
+            pictures shrink, so that nothing aliases.
     """
 
     size: int
@@ -33,6 +35,7 @@ class ImageInput:
     std: tuple[float, float, float]
     colour: str = "rgb"
     crop_from: int = 0
+    resize: str = "bilinear"
 
     @property
     def read_size(self) -> int:

@@ -66,7 +66,7 @@ class CropSource:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(N, size, size, 3) uint8 RGB."""
-        return self._image.cut(self._reader.read(rows, size=self._image.read_size))
+        return self._image.cut(self._reader.read(rows, self._image.read_size, self._image.resize))
 
 
 class AudioSource:

@@ -23,7 +23,7 @@ from extract.faces import Detector, make_detector
 from extract.likeness import Embedder, make_embedder, read_reference, reference_key
 from extract.tracking import REFERENCE
 from extract.video import sha256_file
-from pipelines.console import progress
+from pipelines.console import progress, warn
 from pipelines.params import from_mapping
 
 _PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
@@ -141,6 +141,8 @@ class _Maker:
 
     @cached_property
     def _embedder(self) -> Embedder:
+        if self.config.reference_weights.startswith("random"):
+            warn("crops.reference_weights are random, so whom a reference picture shows is a guess. Set trained ones.")
         return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
 
 

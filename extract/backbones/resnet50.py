@@ -1,9 +1,10 @@
 """Visual: the IR-50 of the ABAW systems on 40x40 faces, 512-d, or torchvision's ImageNet ResNet-50, 2048-d.
 
 * `ir50`: the improved residual network of [Deng2019ArcFace] with 3, 4, 14 and 3 units, its first stage at full
-  resolution, on the centre 40x40 of faces of 48x48, as in the systems of [Zhang2023] and [Praveen2024]; L2-normalised,
-  37,283,520 parameters without the last layer of their checkpoint (512 → 8 expressions), which nobody uses. Trained on
-  MS-Celeb-1M and FER+; the authors hand the file `res50_ir_0.887.pth` out on their own page only: give its path.
+  resolution, on the centre 40x40 of faces resized to 48x48 (bicubic, as their code does), as in the systems of [Zhang2023]
+  and [Praveen2024]; L2-normalised, 37,283,520 parameters without the last layer of their checkpoint (512 → 8
+  expressions), which nobody uses. Trained on MS-Celeb-1M and FER+; the authors hand the file `res50_ir_0.887.pth` out
+  on their own page only: give its path.
 * `imagenet`: ResNet-50 of [He2016ResNet] from torchvision (BSD-3-Clause), average-pooled, 23,508,032 parameters, on the centre
   224x224 of images of 232x232; weights IMAGENET1K_V2 of torchvision.
 """
@@ -38,7 +39,7 @@ class Config:
 
 
 INPUTS = {
-    "ir50": ImageInput(40, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_from=48),
+    "ir50": ImageInput(40, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop_from=48, resize="bicubic"),
     "imagenet": ImageInput(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_from=232),
 }
 DIMS = {"ir50": 512, "imagenet": 2048}
@@ -186,6 +187,7 @@ class ResNet50(Backbone):
             "variant": self.variant,
             "size": self.input.size,
             "crop_from": self.input.crop_from,
+            "resize": self.input.resize,
             "mean": list(self.input.mean),
             "std": list(self.input.std),
             "colour": self.input.colour,

@@ -282,6 +282,16 @@ def test_sizes(tmp_path: Path) -> None:
         reader.read(np.array([0, 1]))
 
 
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+def test_shrunk_crops_do_not_alias(tmp_path: Path, resize: str) -> None:
+    """A fine chequerboard becomes grey; taking pixels or pairs of them would leave stripes."""
+    board = (np.indices((112, 112)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    (tmp_path / "f").mkdir()
+    Image.fromarray(np.stack([board] * 3, axis=2)).save(tmp_path / "f/00001.png")
+    small = CropReader(tmp_path / "f", CLOCK).read(np.array([0]), 40, resize)
+    assert np.abs(small[:, 2:-2, 2:-2].astype(int) - 128).max() < 12
+
+
 def test_many_threads_read_one_zip(tmp_path: Path, video: Path) -> None:
     make(video, tmp_path / "c.zip")
     reader = CropReader(tmp_path / "c.zip", CLOCK)

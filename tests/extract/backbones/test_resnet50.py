@@ -104,5 +104,10 @@ def test_crops_are_resized_to_48_and_their_centre_is_read(ir50: Backbone, tmp_pa
     images = source.read(rows)
     assert images.shape == (1, 40, 40, 3)
     assert images.flags.c_contiguous
-    assert (images[0, 1:-1, 1:-1] == 200).all()
+    assert (images[0, 3:-3, 3:-3] == 200).all()
     assert images[0, 0].mean() > 140  # the border is blurred, not black
+    small = Image.fromarray(picture).resize(
+        (48, 48), Image.Resampling.BICUBIC
+    )  # as the authors' code, by Pillow's default
+    np.testing.assert_array_equal(images[0], np.asarray(small)[4:44, 4:44])
+    assert ir50.settings()["resize"] == "bicubic"
