@@ -287,7 +287,7 @@ def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dic
             unread[path.stem] = str(error)
             continue
         place = path.resolve().as_posix()
-        words = next((found for suffix in WORDS if (found := path.resolve().with_suffix(suffix)).is_file()), None)
+        words = next((found for suffix in WORDS if (found := path.absolute().with_suffix(suffix)).is_file()), None)
         kinds = {"video": place, "audio": place} | ({"words": words.as_posix()} if words else {})
         trials.append(Trial(path.stem, path.stem, "", clock, kinds))
     return Manifest(Path("/"), tuple(trials)), unread

@@ -156,8 +156,10 @@ def test_the_table_is_shown_although_a_trial_failed(project: Path, run: Run) -> 
 
 
 def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
     for name in ("a", "b"):
-        soundfile.write(tmp_path / f"{name}.wav", np.zeros(32_000, np.float32), 16_000)
+        soundfile.write(tmp_path / f"elsewhere/{name}.wav", np.zeros(32_000, np.float32), 16_000)
+        (tmp_path / f"{name}.wav").symlink_to(tmp_path / f"elsewhere/{name}.wav")  # beside the link, not its target
     write_words(tmp_path / "a.json", [Word("so", 0.1, 0.5), Word("it", 0.6, 0.9)])
     out = tmp_path / "out"
     media = [tmp_path / "a.wav", tmp_path / "b.wav"]
