@@ -57,12 +57,18 @@ def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
         try:
             values[name] = _convert(settings[name], hints[name])
         except TypeError:
-            faults.append(f"'{name}' is {settings[name]!r}, expected {getattr(hints[name], '__name__', hints[name])}")
+            faults.append(f"'{name}' is {settings[name]!r}, expected {_say(hints[name])}")
     if faults:
         raise SettingError(
             f"Settings of {kind}: {'; '.join(faults)}. Allowed settings are {', '.join(sorted(allowed)) or 'none'}."
         )
     return cls(**values)
+
+
+def _say(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"a list of {get_args(hint)[0].__name__}"
+    return str(getattr(hint, "__name__", hint))
 
 
 def _convert(value: Any, hint: Any) -> Any:

@@ -128,6 +128,11 @@ class _WindowLessons:
 def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
     """Batches over the training windows that hold a labelled frame."""
     windows = bank.cut(fold.train, config.window, config.hop, config.dilation, config.tail)
+    if not windows:
+        raise CorpusError(
+            f"None of {len(fold.train)} training trials is as long as a window of {config.window} frames at dilation "
+            f"{config.dilation}, and 'tail' is 'drop'. Lower 'window' or 'dilation', or set 'tail' to 'align'."
+        )
     labelled = bank.batches(windows, config.window, config.batch_size).labelled.tolist()
     kept = [window for window, good in zip(windows, labelled, strict=True) if good]
     if not kept:

@@ -219,11 +219,20 @@ def read_params(path: Path) -> Params:
     params = from_mapping(Params, document, str(path))
     for name in params.extract:
         require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
-    for name in params.fusion.systems:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise SettingError(
-                f"System '{name}' cannot name a folder; use letters, digits, '_', '-' and '.' in fusion.systems."
-            )
+    for section, systems in (
+        ("fusion", params.fusion.systems),
+        ("matrix", params.matrix.systems if params.matrix else {}),
+    ):
+        for name, system in systems.items():
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise SettingError(
+                    f"System '{name}' cannot name a folder; use letters, digits, '_', '-' and '.' in {section}.systems."
+                )
+            if not system.modalities:
+                raise SettingError(
+                    f"System '{name}' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in "
+                    f"{section}.systems."
+                )
     return params
 
 

@@ -261,3 +261,10 @@ def test_refuses_unknown_names(corpus):
         run(corpus, replace(QUICK, targets=("anger",)))
     with pytest.raises(UnknownNameError, match="Unknown trial of the bank 'x'"):
         run(corpus, fold=Fold(0, ("x",), ("a",)))
+
+
+def test_windows_longer_than_every_trial(corpus):
+    config = replace(QUICK, window=5000, hop=5000, tail="drop")
+    with pytest.raises(CorpusError, match=r"as long as a window of 5000 frames .* set 'tail' to 'align'"):
+        run(corpus, config)
+    assert run(corpus, replace(config, tail="align")).history

@@ -68,3 +68,38 @@ def test_the_matrix_has_every_model() -> None:
     matrix = read_params(Path(__file__).parents[2] / "params.yaml").matrix
     assert matrix is not None
     assert {system.model for system in matrix.systems.values()} == set(MODELS)
+
+
+def test_one_run_has_no_deviation(project: Path, run: Callable, edit_params: Callable) -> None:
+    def shrink(params: dict) -> None:
+        params["fusion"].update(seeds=[0], systems={"audio": params["fusion"]["systems"]["audio"]})
+
+    edit_params(shrink)
+    assert run("train").exit_code == 0
+    text = run("evaluate").stdout
+    scores = json.loads((project / "results/scores.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert scores["systems"]["audio"]["ccc"]["mean"]["std"] is None
+    assert "ccc_std" not in json.loads((project / "results/metrics/audio.json").read_text(encoding="utf-8"))
+    assert run("report").exit_code == 0
+    report = (project / "results/report.md").read_text(encoding="utf-8")
+    assert "Each figure is that of one run over" in report
+    for page in (text, run("compare").stdout, report):
+        assert "±" not in page
+    lines = (project / "results/systems.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "system,target,ccc"
+    assert [line.split(",")[1] for line in lines[1:]] == ["valence", "arousal", "mean"]
+
+
+@pytest.mark.parametrize("section", ["fusion", "matrix"])
+def test_systems_without_a_name_or_modalities_are_refused(
+    section: str, project: Path, run: Callable, edit_params: Callable
+) -> None:
+    edit_params(lambda params: params[section].update(systems={"a": {"model": "rnn", "modalities": {}}}))
+    assert (
+        f"System 'a' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in {section}"
+        in run("train").stderr
+    )
+    edit_params(
+        lambda params: params[section].update(systems={"a/b": {"model": "rnn", "modalities": {"audio": "conv1d"}}})
+    )
+    assert "cannot name a folder" in run("train").stderr
