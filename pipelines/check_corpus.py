@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import AvFusionError, SettingError
+from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, load_named
 from extract.corpora import CORPORA
@@ -60,6 +60,8 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None)
         SettingError: if the folder looks like no corpus, or like several.
         MissingFileError: if the folder is not there or lacks what makes it that corpus.
     """
+    if not root.is_dir():
+        raise MissingFileError(f"No corpus folder '{root}'. Check the path.")
     about_this = params is not None and bool(params.root) and Path(params.root).expanduser().resolve() == root.resolve()
     if not name:
         name = params.name if params is not None and about_this else recognise(root)

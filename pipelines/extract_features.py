@@ -12,7 +12,7 @@ from typing import Any
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest, Trial
 from cache.names import config_of, load_named
-from cache.places import Where, remove_file, replace_suffix
+from cache.places import Where, is_file, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
@@ -137,8 +137,12 @@ def extract_project(
         outcome = extraction.outcome
         if whole and not outcome.failures:
             _save_receipt(extraction)
-        elif outcome.failures or not _is_true(extraction.receipt):
+        elif is_file(extraction.receipt) and (outcome.failures or not _is_true(extraction.receipt)):
             remove_file(extraction.receipt)
+            warn(
+                f"Receipt '{extraction.receipt}' is not true any more and was removed; a run over the whole corpus without "
+                "failures writes it again."
+            )
         done.append(extraction)
     return done
 

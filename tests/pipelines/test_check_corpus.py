@@ -89,6 +89,9 @@ def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run
     with pytest.raises(SettingError, match="looks like affwild2 and folder"):
         recognise(affwild2)
     assert run("corpus", "check", affwild2, "--corpus", "affwild2").exit_code == 0
+    for arguments in ((), ("--corpus", "affwild2")):
+        absent = run("corpus", "check", tmp_path / "nowhere", *arguments)
+        assert (absent.exit_code, f"No corpus folder '{tmp_path}/nowhere'" in absent.stderr) == (1, True)
     wrong = run("corpus", "check", affwild2, "--corpus", "afwild2")
     assert wrong.exit_code == 2
     assert "Did you mean 'affwild2'?" in wrong.stderr
