@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError
+from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, VersionError
 from cache.locks import locks_place, sweep
 from cache.manifest import Manifest
 from cache.names import decode_trial_id
@@ -27,12 +27,14 @@ class Holding:
         fingerprint: of the recipe.
         receipts: names of the receipts beside the store that name the fingerprint.
         problem: why it cannot be opened, "" where it can.
+        newer: whether that is because a newer program wrote it.
     """
 
     path: Where
     fingerprint: str
     receipts: tuple[str, ...]
     problem: str = ""
+    newer: bool = False
 
     def open(self) -> FeatureStore:
         """The store.
@@ -77,7 +79,7 @@ def list_holdings(features: Where) -> list[Holding]:
             path = place.child(name).where
             for fingerprint in fingerprints(path):
                 receipts = tuple(receipt for receipt, used in named.items() if used in (fingerprint, ""))
-                found.append(Holding(path, fingerprint, receipts, _problem(path, fingerprint)))
+                found.append(Holding(path, fingerprint, receipts, *_problem(path, fingerprint)))
     return found
 
 
@@ -148,9 +150,11 @@ def verify(
 def prunable(features: Where) -> list[Holding]:
     """Fingerprints that no receipt names and no process works on.
 
-    A receipt that cannot be read names everything, and so does a lock of a running extraction.
+    A receipt that cannot be read names everything, and so does a lock of a running extraction. What a newer program wrote
+    is left to it.
     """
-    return [holding for holding in list_holdings(features) if not holding.receipts and not _is_worked_on(holding)]
+    unnamed = (holding for holding in list_holdings(features) if not holding.receipts and not holding.newer)
+    return [holding for holding in unnamed if not _is_worked_on(holding)]
 
 
 def prune(holding: Holding) -> None:
@@ -245,12 +249,12 @@ def _compare_receipt(
             yield Finding(where, name, trial_id, f"{text}; extract again")
 
 
-def _problem(path: Where, fingerprint: str) -> str:
+def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
     try:
-        FeatureStore(path, fingerprint)
+        FeatureStore(path, fingerprint).find_records()
     except AvFusionError as error:
-        return str(error)
-    return ""
+        return str(error), isinstance(error, VersionError)
+    return "", False
 
 
 def _receipt_names(features: Where, modality: str) -> list[str]:

@@ -42,6 +42,10 @@ class StoreError(AvFusionError, RuntimeError):
     """A feature store is unfinished, damaged, or of another version."""
 
 
+class VersionError(StoreError):
+    """A newer program wrote it."""
+
+
 class FingerprintError(StoreError):
     """Features were made with other settings, weights or sources than those asked for."""
 

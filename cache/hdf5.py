@@ -44,6 +44,8 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
 
 
 def _read(path: Path) -> Bundle:
+    if path.is_dir():
+        raise CorpusError(f"'{path}' is a folder; expected an HDF5 file. Check the path and the format.")
     try:
         with h5py.File(path, "r") as file:
             if _SPEC not in file.attrs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError
 from cache.manifest import Manifest
-from cache.names import load_named
+from cache.names import load_named, require_known
 from cache.places import Where, open_folder
 from cache.receipt import Receipt, write_text
 from cache.records import VERSION, CommitRecord, check_version, digest_embeddings, invalid_runs
@@ -99,18 +100,29 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
         path: what to make; must not exist.
 
     Raises:
-        UnknownNameError: if the format is not known.
+        UnknownNameError: if the format is not known, or there is no such trial.
         SettingError: if the path exists.
-        StoreError: if a trial is unfinished or altered.
+        StoreError: if a trial is altered, or the path cannot be written.
     """
     form: Format = load_named("format", FORMATS, kind)
     if path.exists():
         raise SettingError(f"'{path}' exists; an export never writes over anything. Remove it or choose another name.")
+    known = store.trial_ids()
+    for trial_id in trial_ids:
+        require_known("finished trial", trial_id, known)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     open_folder(partial.parent).remove(partial.name)
-    form.write(partial, store.spec, (_item(store, trial_id) for trial_id in trial_ids))
-    partial.rename(path)
+    try:
+        form.write(partial, store.spec, (_item(store, trial_id) for trial_id in trial_ids))
+        partial.rename(path)
+    except OSError as error:
+        raise StoreError(
+            f"'{path}' could not be written ({_one_line(error)}). Nothing of it was kept; free space or mend the permissions "
+            "and export again."
+        ) from error
+    finally:
+        open_folder(partial.parent).remove(partial.name)
 
 
 def import_features(
@@ -129,7 +141,7 @@ def import_features(
         MissingFileError: if the path does not exist.
         SettingError: if something that the format does not say is not given.
         CorpusError: if the trials are not those of the manifest; names every fault.
-        StoreError: if what we exported was altered since.
+        StoreError: if what we exported was altered since, or the store cannot be written.
     """
     form: Format = load_named("format", FORMATS, kind)
     if not path.exists():
@@ -145,10 +157,22 @@ def import_features(
     place = open_folder(features).child(spec.modality)
     store = FeatureStore.create(f"{place.where}/{spec.name}.zarr", spec)
     for trial_id in bundle.trial_ids:
-        write(store, bundle.load(trial_id, told.get(trial_id)))
+        item = bundle.load(trial_id, told.get(trial_id))
+        try:
+            write(store, item)
+        except OSError as error:
+            raise StoreError(
+                f"Trial '{trial_id}' could not be written to '{store.path}' ({error}). Finished trials are kept; free space "
+                "or mend the permissions and import again."
+            ) from error
     receipt = Receipt.of(store, bundle.trial_ids)
     receipt.save(f"{place.where}/{spec.name}.json")
     return store, receipt
+
+
+def _one_line(error: OSError) -> str:
+    """What went wrong, without the long context that libraries add over several lines."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def _item(store: FeatureStore, trial_id: str) -> Item:

@@ -47,14 +47,17 @@ class Receipt:
         return cls(store.spec, {i: ReceiptEntry(r.source, r.embeddings, r.num_frames) for i, r in records.items()})
 
     def save(self, path: Where) -> None:
-        """Write the receipt, replacing an older one at once."""
+        """Write the receipt, replacing an older one at once; one of the same content stays as it is."""
         document = {
             "version": VERSION,
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.to_document(),
             "trials": {trial_id: vars(entry) for trial_id, entry in sorted(self.trials.items())},
         }
-        write_text(path, json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        folder, name = split_place(path)
+        if folder.read(name) != text.encode():
+            write_text(path, text)
 
     @classmethod
     def load(cls, path: Where) -> Receipt:

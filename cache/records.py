@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
-from cache.errors import StoreError
+from cache.errors import VersionError
 from cache.spec import canonical_json
 
 VERSION = 1
@@ -126,9 +126,9 @@ def check_version(where: str, version: Any) -> None:
     """Refuse what a newer program wrote.
 
     Raises:
-        StoreError: if the version is above ours or is none.
+        VersionError: if the version is above ours or is none.
     """
     if not isinstance(version, int) or version > VERSION:
-        raise StoreError(
+        raise VersionError(
             f"'{where}' has layout version {version}; this program reads up to {VERSION}. Update avfusion."
         )

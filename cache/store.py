@@ -267,10 +267,10 @@ class FeatureStore:
             if metadata.get("shape") != [record.num_frames, self.spec.dim]:
                 raise StoreError(
                     f"'{folder.where}' has shape {metadata.get('shape')}, expected {[record.num_frames, self.spec.dim]}. "
-                    f"{self._remedy}; only this trial is redone."
+                    f"Run {self._redo} again; only this trial is redone."
                 )
             try:
-                rows = open_rows(folder, metadata, f"{self._remedy}; only this trial is redone.")
+                rows = open_rows(folder, metadata, f"Run {self._redo} again; only this trial is redone.")
             except StoreError:
                 if self._folder.stamp(key) == stamp:
                     raise
@@ -280,7 +280,7 @@ class FeatureStore:
         valid = record.valid
         valid.flags.writeable = False
         if rows is None:
-            packed = zarr_rows(folder, valid, f"{self._remedy}; only this trial is redone.")
+            packed = zarr_rows(folder, valid, f"Run {self._redo} again; only this trial is redone.")
             return _Handle(record, packed, valid, plain=False)
         return _Handle(record, rows, valid, plain=True)
 
@@ -288,19 +288,21 @@ class FeatureStore:
         if digest_embeddings(embeddings, record.invalid) != record.embeddings:
             raise StoreError(
                 f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run 'avfusion cache verify --drop' first. {self._remedy}; only this trial is redone."
+                f"disk is failing. Run 'avfusion cache verify --drop', then {self._redo} again; only this trial is redone."
             )
 
     def _unfinished(self, trial_id: str) -> StoreError:
         return StoreError(
-            f"Trial '{trial_id}' is not finished in '{self.group}'. {self._remedy}; what is finished is kept."
+            f"Trial '{trial_id}' is not finished in '{self.group}'. Run {self._redo} again; what is finished is kept."
         )
 
     @property
-    def _remedy(self) -> str:
-        if "imported" in self.spec.settings:
-            return "Import the features again ('avfusion cache import')"
-        return f"Run 'extract-features --backbone {self.spec.name}' again"
+    def _redo(self) -> str:
+        return (
+            "'avfusion cache import'"
+            if "imported" in self.spec.settings
+            else f"'extract-features --backbone {self.spec.name}'"
+        )
 
     def _prepare(
         self, trial_id: str, embeddings: NDArray[Any], valid: NDArray[np.bool_], clock: FrameClock

@@ -27,6 +27,18 @@ FEATURES = click.option(
 _FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
 
 
+class _LocalPath(click.ParamType[Path]):
+    """A path on this machine; a URL would become a folder of a strange name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Accept, or refuse with a usage error."""
+        if "://" in str(value):
+            self.fail(f"'{value}' is a URL; expected a local path. Only --features may be a URL.", param, ctx)
+        return Path(value)
+
+
 @click.group("cache")
 def cache() -> None:
     """Look into, check, tidy and move the extracted features.
@@ -153,7 +165,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 
 @cache.command("export")
 @click.argument("fingerprint")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_LocalPath())
 @click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial; may be given several times.")
 @FEATURES
@@ -176,7 +188,7 @@ def export_features(
 
 
 @cache.command("import")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_LocalPath())
 @click.option("--from", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--name", default="", help="Name of the features, as a backbone's; known for what we exported.")
 @click.option("--modality", default="", type=click.Choice(["", "audio", "text", "visual"]), help="Likewise.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        warnings.formatwarning = _format_warning
         try:
             return command(*args, **kwargs)
         except AvFusionError as error:
@@ -41,6 +43,18 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(1)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
+
+
+_format_fully = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Ours as one sentence, those of libraries as they are."""
+    return (
+        f"Warning: {message}\n" if category is UserWarning else _format_fully(message, category, filename, lineno, line)
+    )
 
 
 def warn(text: str) -> None:

@@ -174,3 +174,28 @@ def test_failures_are_no_receipts(tmp_path: Path, made: SimpleNamespace) -> None
     (tmp_path / "visual/mobilefacenet.failures.json").write_text(json.dumps({"a": "no sound"}))
     assert verify(tmp_path) == []
     assert list_holdings(tmp_path)[0].receipts == ("mobilefacenet.json",)
+
+
+def test_what_a_newer_program_wrote_is_told_and_left_alone(tmp_path: Path, made: SimpleNamespace) -> None:
+    """One trial of a newer version does not hide what is wrong elsewhere, and prune keeps its fingerprint."""
+    store = fill(tmp_path, made)
+    other = fill(tmp_path, made, settings={"size": 96})
+    path = Path(store.group) / "a/zarr.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    (Path(other.group) / "b/c/0/0").write_bytes(b"short")
+    found = {(finding.fingerprint, finding.trial): finding.text for finding in verify(tmp_path)}
+    assert "has layout version 2" in found[store.spec.fingerprint, ""]
+    assert "is 5 bytes long" in found[other.spec.fingerprint, "b"]
+    assert [holding.fingerprint for holding in prunable(tmp_path)] == [other.spec.fingerprint]
+
+
+def test_a_receipt_of_the_same_content_stays(tmp_path: Path, made: SimpleNamespace) -> None:
+    """So that a run with nothing to do ends well on a read-only store."""
+    store = fill(tmp_path, made)
+    give_receipt(tmp_path, store)
+    inode = (tmp_path / "visual/mobilefacenet.json").stat().st_ino
+    give_receipt(tmp_path, store)
+    assert (tmp_path / "visual/mobilefacenet.json").stat().st_ino == inode
+    made.write(store, "a", seed=5)
+    give_receipt(tmp_path, store)
+    assert (tmp_path / "visual/mobilefacenet.json").stat().st_ino != inode

@@ -130,7 +130,7 @@ def test_importing_again_mends_a_damaged_trial(tmp_path: Path) -> None:
     store, receipt = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
     (Path(store.group) / "a/c/0/0").write_bytes(b"short")
     (finding,) = verify(tmp_path / "features")
-    assert "Import the features again ('avfusion cache import'); only this trial is redone." in finding.text
+    assert "Run 'avfusion cache import' again; only this trial is redone." in finding.text
     again, same = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
     assert same == receipt
     assert verify(tmp_path / "features") == []
@@ -158,7 +158,9 @@ def test_an_altered_store_is_not_exported(store: FeatureStore, tmp_path: Path) -
     chunk.write_bytes(content)
     with pytest.raises(StoreError, match="differ from their digest"):
         export_features(store, ["P1"], "npy", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(UnknownNameError, match="Unknown finished trial 'P11'; .* Did you mean 'P1'"):
+        export_features(store, ["P11"], "npy", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features"]
 
 
 def foreign(folder: Path) -> dict[str, np.ndarray]:
@@ -292,6 +294,8 @@ def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="is no HDF5 file"):
         import_features(tmp_path / "npy/a.npy", "hdf5", features, OPTIONS)
     (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="'.*empty' is a folder; expected an HDF5 file"):
+        import_features(tmp_path / "empty", "hdf5", features, OPTIONS)
     with pytest.raises(CorpusError, match="holds no features in format 'npy'"):
         import_features(tmp_path / "empty", "npy", features, OPTIONS)
     np.save(tmp_path / "empty/a.npy", np.arange(5))

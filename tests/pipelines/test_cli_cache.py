@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_features_may_be_anywhere(store: FeatureStore) -> None:
     assert "pip install" in run("ls", "--features", "nosuch://cli").stderr
 
 
-def test_usage_errors_exit_with_two() -> None:
+def test_our_warnings_are_one_sentence() -> None:
+    run("ls", "--features", "memory://nothing")
+    assert warnings.formatwarning("Mind this.", UserWarning, "file.py", 3) == "Warning: Mind this.\n"
+    assert "file.py:3" in warnings.formatwarning("Old.", DeprecationWarning, "file.py", 3)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("35456 requested and 34752 written")
+
+    monkeypatch.setattr(np, "save", full)
+    refused = run("export", "facenet", "out", "--to", "npy")
+    assert refused.exit_code == 1
+    assert "'out' could not be written (35456 requested and 34752 written)" in refused.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["features"]
+
+
+def test_usage_errors_exit_with_two(store: FeatureStore) -> None:
+    refused = run("export", "facenet", "s3://bucket/out", "--to", "npy")
+    assert refused.exit_code == 2
+    assert "'s3://bucket/out' is a URL; expected a local path" in refused.stderr
     assert run("export", "facenet", "out").exit_code == 2
     assert run("nothing").exit_code == 2
