@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,8 @@ from cache.store import FeatureStore
 
 FORMATS = {"hdf5": "cache.hdf5:HDF5", "muse": "cache.muse:MUSE", "npy": "cache.npy:NPY", "zstd": "cache.archive:ZSTD"}
 SIDECAR = "avfusion.json"
+SLACK = 2
+"""Rows that the features of other programs may have more or fewer than their trial's clock; more is an error."""
 
 
 class Item(NamedTuple):
@@ -41,6 +44,7 @@ class Item(NamedTuple):
         valid: (T,) true where the backbone saw input.
         clock: of the frames, None where the format does not say.
         record: its commit record, None where another program wrote it.
+        cut: rows that were cut off its end to fit a clock; negative where the last one was repeated.
     """
 
     trial_id: str
@@ -48,6 +52,7 @@ class Item(NamedTuple):
     valid: NDArray[np.bool_]
     clock: FrameClock | None
     record: CommitRecord | None
+    cut: int = 0
 
 
 class Bundle(NamedTuple):
@@ -135,7 +140,8 @@ def import_features(
         kind: hdf5, muse, npy or zstd.
         features: folder of all features; the store goes to `<modality>/<name>.zarr` below it.
         options: needed for what another program wrote; what we exported says everything itself.
-        manifest: of the corpus; clocks come from it, and its trials must be just those that are imported.
+        manifest: of the corpus; clocks come from it, and its trials must be just those that are imported. Of other programs'
+            features up to `SLACK` rows too many are cut off and too few filled up with the last one, with a warning.
 
     Raises:
         MissingFileError: if the path does not exist.
@@ -211,13 +217,24 @@ def _adopt(
     clocks: dict[str, FrameClock] = {}
     digests: dict[str, str] = {}
     shapes: set[tuple[int, str]] = set()
+    fitted: list[str] = []
+
+    def load(trial_id: str) -> Item:
+        clock = told.get(trial_id)
+        item = _mark_missing(bundle.load(trial_id, clock), options)
+        return item if clock is None else _fit(item, clock.num_frames)
+
     for trial_id in bundle.trial_ids:
-        item = _mark_missing(bundle.load(trial_id, told.get(trial_id)), options)
+        item = load(trial_id)
         clock = told.get(trial_id) or _clock(item, options.rate)
         if clock is None:
             raise SettingError(f"'{path}' does not say how many frames a second has. Give the rate ('--rate').")
         if clock.num_frames != len(item.valid):
-            faults.append(f"trial '{trial_id}' has {len(item.valid)} rows, expected {clock.num_frames}")
+            faults.append(
+                f"trial '{trial_id}' has {len(item.valid)} rows, expected {clock.num_frames}, at most {SLACK} more or less"
+            )
+        if item.cut:
+            fitted.append(f"'{trial_id}' ({item.cut:+d})")
         clocks[trial_id], digests[trial_id] = clock, _digest(item)
         shapes.add((item.embeddings.shape[1], "float16" if item.embeddings.dtype == np.float16 else "float32"))
     if len(shapes) > 1:
@@ -226,6 +243,12 @@ def _adopt(
         )
     if faults:
         raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Mend the files and import again.")
+    if fitted:
+        warnings.warn(
+            f"{len(fitted)} trials of '{path}' had rows more (+, cut off) or fewer (-, the last one repeated) than their clock: "
+            f"{', '.join(fitted[:5])}{', …' if len(fitted) > 5 else ''}.",
+            stacklevel=3,
+        )
     dim, dtype = shapes.pop()
     content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
     spec = FeatureSpec(
@@ -235,7 +258,7 @@ def _adopt(
     def write(store: FeatureStore, item: Item) -> None:
         record, made = store.find_record(item.trial_id), (digests[item.trial_id], clocks[item.trial_id])
         if record is None or (record.source, record.clock) != made or not store.is_whole(item.trial_id):
-            item = _mark_missing(item, options)
+            item = load(item.trial_id)
             store.write(
                 item.trial_id, item.embeddings, item.valid, source=digests[item.trial_id],
                 clock=clocks[item.trial_id], seconds=0.0,
@@ -250,6 +273,15 @@ def _mark_missing(item: Item, options: ImportOptions) -> Item:
     if options.zeros_missing:
         valid &= item.embeddings.any(axis=1)
     return item._replace(valid=valid)
+
+
+def _fit(item: Item, num_frames: int) -> Item:
+    """Rows cut off, or the last one repeated, where up to `SLACK` are too many or too few; else the item as it is."""
+    cut = len(item.valid) - num_frames
+    if not 0 < abs(cut) <= SLACK or len(item.valid) == 0:
+        return item
+    rows = np.minimum(np.arange(num_frames), len(item.valid) - 1)
+    return item._replace(embeddings=item.embeddings[rows], valid=item.valid[rows], cut=cut)
 
 
 def _clock(item: Item, rate: str) -> FrameClock | None:

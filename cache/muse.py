@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError
-from cache.interchange import Bundle, Format, Item, load_sidecar, save_sidecar
+from cache.interchange import SLACK, Bundle, Format, Item, load_sidecar, save_sidecar
 from cache.names import decode_trial_id, encode_trial_id
 from cache.spec import FeatureSpec
 
@@ -51,12 +51,12 @@ def _read(path: Path) -> Bundle:
         record = records.get(trial_id)
         clock = record.clock if record else clock or _infer_clock(files[trial_id], times)
         frames = np.rint((times / 1000 - clock.start_s) * clock.rate_hz).astype(int)
-        if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames:
+        if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames + SLACK:
             raise CorpusError(
                 f"'{files[trial_id]}' has two rows for one frame, or rows outside {clock.num_frames} frames at {clock.rate} Hz. "
                 "Mend the column 'timestamp' (milliseconds)."
             )
-        embeddings = np.full((clock.num_frames, rows.shape[1]), np.nan)
+        embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
         embeddings[frames] = rows
         valid = np.isfinite(embeddings).all(axis=1)
         stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)

@@ -240,14 +240,26 @@ def test_rates_are_read_from_timestamps(tmp_path: Path, rate: Fraction, step: fl
     assert store.record("a").clock == FrameClock(rate, 500)
 
 
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_row_or_two_off_the_clock_are_fitted_and_counted(tmp_path: Path, kind: str) -> None:
+    arrays = foreign(tmp_path)
+    manifest = manifest_of({"a": 28, "b": 41 if kind != "muse" else 40})
+    with pytest.warns(UserWarning, match=r"trials of .* had rows .* 'a' \(\+2\)"):
+        store, _ = import_features(tmp_path / kind, kind, tmp_path / "features", OPTIONS, manifest)
+    np.testing.assert_array_equal(store.read("a").embeddings, arrays["a"][:28])
+    if kind != "muse":  # whose rows have times: absent ones were never seen
+        np.testing.assert_array_equal(store.read("b").embeddings[[39, 40]], arrays["b"][[39, 39]])
+        assert store.read("b").valid[40]
+
+
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     foreign(tmp_path)
     np.save(tmp_path / "npy/c.npy", np.zeros((5, 3), np.float16))
-    manifest = manifest_of({"a": 31, "b": 40, "d": 5})
+    manifest = manifest_of({"a": 33, "b": 40, "d": 5})
     with pytest.raises(CorpusError) as caught:
         import_features(tmp_path / "npy", "npy", tmp_path / "features", replace(OPTIONS, rate="25"), manifest)
     for text in (
-        "'d' of the manifest is absent", "'c' is not in the manifest", "'a' has 30 rows, expected 31",
+        "'d' of the manifest is absent", "'c' is not in the manifest", "'a' has 30 rows, expected 33",
         "3 numbers (float16), 4 numbers (float32)",
     ):  # fmt: skip
         assert text in str(caught.value)
