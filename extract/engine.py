@@ -319,7 +319,8 @@ class _Engine:
         holders = {trial.id: self.store.holder(trial.id) for trial in busy}
         first = busy[0].id
         warnings.warn(
-            f"Waiting for {len(busy)} trials of another process; '{first}' is {holders[first] or 'just given back'}.", stacklevel=2
+            f"Waiting for {len(busy)} trials of another process; '{first}' is {holders[first] or 'just given back'}.",
+            stacklevel=2,
         )
         start = time.monotonic()
         while time.monotonic() - start < _PATIENCE_S:
