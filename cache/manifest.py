@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,19 +137,32 @@ class Manifest:
 
         Raises:
             MissingFileError: if the folder holds no manifest.
-            CorpusError: if it is of another version or its labels do not fit.
+            CorpusError: if it is damaged, of another version, or its labels do not fit.
         """
         path = folder / "manifest.json"
         if not path.is_file() or not (folder / "labels.npy").is_file():
             raise MissingFileError(
                 f"No manifest in '{folder}'. Run 'avfusion corpus build' first (or 'dvc repro corpus')."
             )
-        document = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return cls._parse(folder, json.loads(path.read_text(encoding="utf-8")), np.load(folder / "labels.npy"))
+        except CorpusError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, ArithmeticError) as error:
+            what = f"'{error.args[0]}' is absent" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise CorpusError(
+                f"The manifest in '{folder}' is damaged ({what}). Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
+            ) from error
+
+    @classmethod
+    def _parse(cls, folder: Path, document: dict[str, Any], labels: NDArray[np.float32]) -> Manifest:
         if document.get("version") != VERSION:
             raise CorpusError(
-                f"Manifest '{path}' has version {document.get('version')}, expected {VERSION}. Run 'dvc repro corpus' again."
+                f"Manifest '{folder / 'manifest.json'}' has version {document.get('version')}, expected {VERSION}. Run "
+                "'dvc repro corpus' again."
             )
-        labels = np.load(folder / "labels.npy")
+        if labels.dtype != np.float32:
+            raise TypeError(f"labels.npy holds {labels.dtype}, expected float32")
         total = sum(entry["num_frames"] for entry in document["trials"])
         if total != len(labels):
             raise CorpusError(
@@ -176,7 +190,10 @@ def _trial_document(trial: Trial) -> dict[str, object]:
     }
 
 
-def _trial_from_document(entry: dict, labels: NDArray[np.float32]) -> Trial:
+def _trial_from_document(entry: dict[str, Any], labels: NDArray[np.float32]) -> Trial:
+    texts = (entry["id"], entry["subject"], entry["partition"], entry["face"], *entry["media"].values())
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"trial {entry['id']!r} has a name that is no text")
     clock = FrameClock(Fraction(entry["rate"]), entry["num_frames"], entry["start_s"])
     return Trial(
         entry["id"],

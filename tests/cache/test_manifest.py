@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +58,45 @@ def test_missing_things_say_what_to_do(tmp_path: Path) -> None:
         manifest.path(manifest.trials[0], "words")
     with pytest.raises(UnknownNameError, match="Did you mean 'video59'"):
         manifest.trial("video9")
+
+
+def damage_json(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        document = json.loads((folder / "manifest.json").read_text())
+        change(document)
+        (folder / "manifest.json").write_text(json.dumps(document))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "manifest.json").write_text('{"version": 1, "tri'),
+        lambda folder: (folder / "manifest.json").write_bytes(b""),
+        lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        lambda folder: (folder / "labels.npy").write_bytes(b""),
+        lambda folder: (folder / "labels.npy").write_bytes((folder / "labels.npy").read_bytes()[:-3]),
+        lambda folder: (folder / "labels.npy").write_bytes(b"nothing"),
+        lambda folder: np.save(folder / "labels.npy", np.zeros((5, 2), bool)),
+        lambda folder: np.save(folder / "labels.npy", np.float32(1)),
+        damage_json(lambda document: document.pop("trials")),
+        damage_json(lambda document: document.update(trials=3)),
+        damage_json(lambda document: document.update(root=3)),
+        damage_json(lambda document: document["trials"][0].pop("rate")),
+        damage_json(lambda document: document["trials"][0].update(num_frames="5")),
+        damage_json(lambda document: document["trials"][0].update(rate="1/0")),
+        damage_json(lambda document: document["trials"][0].update(media=["a"])),
+        damage_json(lambda document: document["trials"][0].update(id=7)),
+    ],
+)
+def test_a_damaged_manifest_is_told_in_one_sentence(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    Manifest(tmp_path, (make_trial("a"),)).save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CorpusError, match="is damaged .* Run 'avfusion corpus build' again") as caught:
+        Manifest.load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_clock_does_not_drift() -> None:
