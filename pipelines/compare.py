@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError, SettingError
-from pipelines.scores import figure, interval, spread
+from pipelines.scores import damaged, figure, interval, read_scores, spread
 
 
 def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -24,7 +23,7 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
-        SettingError: if a file is not one of `evaluate-fusion`.
+        SettingError: if a file is damaged.
     """
     present = [path for path in files if path.is_file()]
     if not present:
@@ -32,10 +31,9 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for path in present:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            rows += [_row(name, scores["ccc"]) for name, scores in document["systems"].items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SettingError(f"'{path}' is damaged ({error!r}). Run 'evaluate-fusion' again.") from error
+            rows += [_row(name, scores["ccc"]) for name, scores in read_scores(path)["systems"].items()]
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise SettingError(damaged(path, error)) from error
     rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
     return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
 

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any
+
+from cache.errors import SettingError
+from pipelines import paths
 
 Figures = Mapping[str, float | None]
 """What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """What an evaluation wrote.
+
+    Raises:
+        SettingError: if the file is damaged, naming the command that writes it.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(figures.keys() for scores in document["systems"].values() for figures in scores["ccc"].values()):
+            raise ValueError("a target has no figures")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingError(damaged(path, error)) from error
+    return document
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """Says that a file of scores cannot be read, and how it is written again."""
+    command = "avfusion matrix" if path.name == paths.MATRIX.scores.name else "avfusion evaluate"
+    return f"'{path}' is damaged ({error!r}). Run '{command}' again."
 
 
 def as_json(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from cache.receipt import Receipt, write_text
 from pipelines import paths
 from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
-from pipelines.scores import Figures, figure, interval, spread
+from pipelines.scores import Figures, figure, interval, read_scores, spread
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
@@ -26,11 +25,12 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
+        SettingError: if the scores are damaged.
     """
     scores = paths.RESULTS / "scores.json"
     if not scores.is_file():
         raise MissingFileError(f"No '{scores}'. Run 'evaluate-fusion' first.")
-    document = json.loads(scores.read_text(encoding="utf-8"))
+    document = read_scores(scores)
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
     with (paths.RESULTS / "history.csv").open(encoding="utf-8", newline="") as file:

@@ -32,13 +32,18 @@ def test_systems_of_all_stages_the_best_first(tmp_path: Path, run: Callable, mon
     assert "[0.400, 0.600]" in lines[2]
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/scores.json").write_text("{", encoding="utf-8")
-    result = run("compare")
-    assert result.exit_code == 1
-    assert "is damaged" in result.stderr
+@pytest.mark.parametrize("text", ["{", "[]", '{"systems": {"a": 3}}', '{"systems": {"a": {"ccc": {"mean": null}}}}'])
+def test_a_damaged_file_is_refused(project: Path, run: Callable, text: str) -> None:
+    (project / "results").mkdir(exist_ok=True)
+    (project / "results/scores.json").write_text(text, encoding="utf-8")
+    for command in ("compare", "report"):
+        result = run(command)
+        assert result.exit_code == 1
+        assert "'results/scores.json' is damaged" in result.stderr
+        assert "Run 'avfusion evaluate' again." in result.stderr
+    (project / "results/scores.json").unlink()
+    (project / "results/scores-matrix.json").write_text(text, encoding="utf-8")
+    assert "Run 'avfusion matrix' again." in run("compare").stderr
 
 
 def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, edit_params: Callable) -> None:
