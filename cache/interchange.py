@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError
 from cache.manifest import Manifest
-from cache.names import load_named, require_known
+from cache.names import load_named, require_folder_name, require_known
 from cache.places import Where, open_folder
 from cache.receipt import Receipt, write_text
 from cache.records import VERSION, CommitRecord, check_version, digest_embeddings, invalid_runs
@@ -145,7 +145,7 @@ def import_features(
 
     Raises:
         MissingFileError: if the path does not exist.
-        SettingError: if something that the format does not say is not given.
+        SettingError: if something that the format does not say is not given, or the name cannot name a folder.
         CorpusError: if the trials are not those of the manifest; names every fault.
         StoreError: if what we exported was altered since, or the store cannot be written.
     """
@@ -160,6 +160,12 @@ def import_features(
         spec, write = _adopt(path, kind, bundle, options, told)
     else:
         spec, write = bundle.spec, _write_again
+    whose = (
+        "Choose another with '--name'."
+        if bundle.spec is None
+        else f"It stands in the recipe within '{path}'; mend it there."
+    )
+    require_folder_name("Name", spec.name, whose)
     place = open_folder(features).child(spec.modality)
     store = FeatureStore.create(f"{place.where}/{spec.name}.zarr", spec)
     for trial_id in bundle.trial_ids:
@@ -194,7 +200,8 @@ def _write_again(store: FeatureStore, item: Item) -> None:
     if digest_embeddings(stored, invalid_runs(item.valid)) != record.embeddings:
         raise StoreError(
             f"Trial '{item.trial_id}' differs from the digest that was exported with it: it was altered since. Export it "
-            f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features."
+            f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features with '--name' "
+            "and '--modality'."
         )
     if store.find_record(item.trial_id) != record or not store.is_whole(item.trial_id):
         store.write(
@@ -209,11 +216,7 @@ def _adopt(
     """A recipe for what another program wrote, and how to write its trials."""
     if options is None or not options.name or not options.modality:
         raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
-    faults: list[str] = []
-    if told:
-        known, found = told.keys(), set(bundle.trial_ids)
-        faults += [f"trial '{name}' of the manifest is absent" for name in sorted(known - found)]
-        faults += [f"trial '{name}' is not in the manifest" for name in sorted(found - known)]
+    faults = _compare_trials(told.keys(), set(bundle.trial_ids)) if told else []
     clocks: dict[str, FrameClock] = {}
     digests: dict[str, str] = {}
     shapes: set[tuple[int, str]] = set()
@@ -236,7 +239,9 @@ def _adopt(
         if item.cut:
             fitted.append(f"'{trial_id}' ({item.cut:+d})")
         clocks[trial_id], digests[trial_id] = clock, _digest(item)
-        shapes.add((item.embeddings.shape[1], "float16" if item.embeddings.dtype == np.float16 else "float32"))
+        found_dtype = "float16" if item.embeddings.dtype == np.float16 else "float32"
+        faults += _overflows(item, options.dtype or found_dtype)
+        shapes.add((item.embeddings.shape[1], found_dtype))
     if len(shapes) > 1:
         faults.append(
             f"trials differ in width or precision: {', '.join(f'{d} numbers ({t})' for d, t in sorted(shapes))}"
@@ -273,6 +278,28 @@ def _mark_missing(item: Item, options: ImportOptions) -> Item:
     if options.zeros_missing:
         valid &= item.embeddings.any(axis=1)
     return item._replace(valid=valid)
+
+
+def _compare_trials(known: Set[str], found: Set[str]) -> list[str]:
+    """Trials that are not those of the manifest."""
+    return [
+        *(f"trial '{name}' of the manifest is absent" for name in sorted(known - found)),
+        *(f"trial '{name}' is not in the manifest" for name in sorted(found - known)),
+    ]
+
+
+def _overflows(item: Item, dtype: str) -> list[str]:
+    """The fault of a trial whose numbers are too large for the precision that is stored."""
+    with np.errstate(over="ignore"):
+        if np.isfinite(item.embeddings[item.valid].astype(dtype)).all():
+            return []
+    largest, remedy = (
+        np.abs(item.embeddings[item.valid]).max(),
+        "scale them" if dtype == "float32" else "use '--dtype float32'",
+    )
+    return [
+        f"trial '{item.trial_id}' has values up to {largest:.4g}, {dtype} ends at {np.finfo(dtype).max:.6g}: {remedy}"
+    ]
 
 
 def _fit(item: Item, num_frames: int) -> Item:

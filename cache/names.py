@@ -10,13 +10,14 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from cache.errors import UnknownNameError
+from cache.errors import SettingError, UnknownNameError
 
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and suffixes need the rest
 
@@ -38,6 +39,21 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     near = difflib.get_close_matches(name, ordered, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise UnknownNameError(f"Unknown {kind} '{name}'; expected one of {', '.join(ordered)}.{guess}")
+
+
+def require_folder_name(kind: str, name: str, remedy: str) -> None:
+    """Refuse a name that would leave its folder, hide, or need quotes.
+
+    Args:
+        kind: what the name stands for, in words, capitalised ("System").
+        name: what it is called.
+        remedy: what to do instead.
+
+    Raises:
+        SettingError: if the name holds anything but letters, digits, '_', '-' and '.', or starts with one of the last two.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise SettingError(f"{kind} '{name}' cannot name a folder; use letters, digits, '_', '-' and '.'. {remedy}")
 
 
 def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:

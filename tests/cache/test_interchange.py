@@ -144,7 +144,7 @@ def test_altered_exports_are_refused(store: FeatureStore, tmp_path: Path) -> Non
     export_features(store, ["P1"], "npy", tmp_path / "out")
     values = np.load(tmp_path / "out/P1.npy")
     np.save(tmp_path / "out/P1.npy", values * 2)
-    with pytest.raises(StoreError, match="'P1' differs from the digest that was exported with it"):
+    with pytest.raises(StoreError, match="'P1' differs from the digest that was exported .* '--name' and '--modality'"):
         import_features(tmp_path / "out", "npy", tmp_path / "again")
     (tmp_path / "out/avfusion.json").write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
@@ -263,6 +263,35 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         "3 numbers (float16), 4 numbers (float32)",
     ):  # fmt: skip
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../esc", "a/b c", ".hidden", "a b", ".."])
+def test_names_that_leave_or_hide_are_refused_before_anything_is_written(
+    store: FeatureStore, tmp_path: Path, name: str
+) -> None:
+    foreign(tmp_path)
+    with pytest.raises(SettingError, match="cannot name a folder.*'--name'"):
+        import_features(tmp_path / "npy", "npy", tmp_path / "x/again", ImportOptions(name, "audio", rate="25"))
+    export_features(store, ["P1"], "npy", tmp_path / "out")
+    sidecar = tmp_path / "out/avfusion.json"
+    document = json.loads(sidecar.read_text())
+    document["spec"]["name"] = name
+    sidecar.write_text(json.dumps(document))
+    with pytest.raises(SettingError, match="cannot name a folder.*recipe"):
+        import_features(tmp_path / "out", "npy", tmp_path / "x/again")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("dtype", "value", "remedy"), [("float16", 1e5, "--dtype float32"), ("", 1e300, "scale them")])
+def test_numbers_too_large_for_the_precision_are_told_before_anything_is_written(
+    tmp_path: Path, dtype: str, value: float, remedy: str
+) -> None:
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy/a.npy", np.zeros((5, 2)))
+    np.save(tmp_path / "npy/b.npy", np.full((5, 2), value))
+    with pytest.raises(CorpusError, match=f"trial 'b' has values up to 1e\\+.* ends at .*{remedy}"):
+        import_features(tmp_path / "npy", "npy", tmp_path / "x", ImportOptions("my", "audio", rate="25", dtype=dtype))
+    assert not (tmp_path / "x").exists()
 
 
 def test_rows_that_meet_on_one_frame_are_refused(tmp_path: Path) -> None:
