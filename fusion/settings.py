@@ -52,6 +52,7 @@ def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
     hints = get_type_hints(cls)
     allowed = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     faults = [f"'{name}' is unknown" for name in settings if name not in allowed]
+    remedy = f"Allowed settings are {', '.join(sorted(allowed)) or 'none'}" if faults else "Change it in params.yaml"
     values = {}
     for name in (name for name in settings if name in allowed):
         try:
@@ -59,9 +60,7 @@ def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
         except TypeError:
             faults.append(f"'{name}' is {settings[name]!r}, expected {_say(hints[name])}")
     if faults:
-        raise SettingError(
-            f"Settings of {kind}: {'; '.join(faults)}. Allowed settings are {', '.join(sorted(allowed)) or 'none'}."
-        )
+        raise SettingError(f"Settings of {kind}: {'; '.join(faults)}. {remedy}.")
     return cls(**values)
 
 

@@ -5,19 +5,19 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import dacite
-import yaml
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
 from cache.names import require_known
 from extract.backbones import BACKBONES
+from pipelines.setting_types import check_values
+from pipelines.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -212,11 +212,7 @@ def read_params(path: Path) -> Params:
         raise MissingFileError(
             f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"'{path}' is no YAML in UTF-8: {' '.join(str(error).split())}. Mend the line.") from error
-    params = from_mapping(Params, document, str(path))
+    params = from_mapping(Params, read_yaml(path), str(path))
     for name in params.extract:
         require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
     for section, systems in (
@@ -231,7 +227,7 @@ def read_params(path: Path) -> Params:
             if not system.modalities:
                 raise SettingError(
                     f"System '{name}' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in "
-                    f"{section}.systems."
+                    f"'{section}.systems.{name}.modalities'."
                 )
     return params
 
@@ -249,42 +245,11 @@ def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
     """
     if not isinstance(mapping, dict):
         raise SettingError(f"'{where}' holds {type(mapping).__name__}, expected keys and values.")
-    _refuse_unknown(kind, mapping, where)
+    check_values(kind, mapping, where)
     try:
         return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise SettingError(f"Setting in '{where}' is wrong: {str(error).rstrip('.')}. See docs/params.md.") from error
-
-
-def _refuse_unknown(hint: Any, value: Any, where: str, section: str = "") -> None:
-    """Refuse keys that are no field of a settings dataclass, or of one nested in it.
-
-    Args:
-        hint: type of the value: a dataclass, a mapping to one, or anything else, which is not looked into.
-        value: as read.
-        where: file or section, for messages.
-        section: place of the value in it.
-
-    Raises:
-        SettingError: naming the section, and the keys that it may hold.
-    """
-    if not isinstance(value, dict):
-        return
-    if get_origin(hint) is dict:
-        for key, inner in value.items():
-            _refuse_unknown(get_args(hint)[1], inner, where, f"{section}.{key}")
-        return
-    for kind in (each for each in (hint, *get_args(hint)) if is_dataclass(each)):
-        hints = get_type_hints(kind)
-        unknown = [str(key) for key in value if key not in hints]
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], hints, n=1)
-            raise SettingError(
-                f"Unknown setting {', '.join(map(repr, unknown))} in '{where}'{f', section {section!r}' if section else ''}; "
-                f"expected some of {', '.join(hints)}.{f' Did you mean {near[0]!r}?' if near else ''}"
-            )
-        for key, inner in value.items():
-            _refuse_unknown(hints[key], inner, where, f"{section}.{key}".strip("."))
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from cache.errors import SettingError
 from cache.names import require_known
 from pipelines.params import BackboneParams, FusionParams, from_mapping
+from pipelines.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "presets"
 STATISTICS = ("best", "mean")
@@ -191,4 +190,4 @@ def read_table(paper: str, number: str) -> Table:
 
 
 def _read(kind: type[T], path: Path) -> T:
-    return from_mapping(kind, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    return from_mapping(kind, read_yaml(path), str(path))

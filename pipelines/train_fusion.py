@@ -22,6 +22,7 @@ from cache.store import FeatureStore
 from extract.backbones import BACKBONES
 from pipelines import paths
 from pipelines.console import note, progress
+from pipelines.corpus_files import load_corpus
 from pipelines.params import FoldParams, FusionParams, SystemParams
 from pipelines.runs import Digests, Job, Row, best_epoch, find_run, read_history, save_run, saved_runs
 from pipelines.side_by_side import available_cores, run_jobs
@@ -94,9 +95,11 @@ def _check_modality(modality: str, backbone: str) -> None:
     if backbone in BACKBONES:
         right = load_named("backbone", BACKBONES, backbone).modality
         if right != modality:
+            known = {load_named("backbone", BACKBONES, name).modality for name in BACKBONES}
+            other = f", or name a backbone of '{modality}'" if modality in known else ""
             raise SettingError(
                 f"Backbone '{backbone}' is of modality '{right}', but a system's 'modalities' has it as '{modality}'. Write "
-                f"'{right}: {backbone}', or name a backbone of '{modality}' there."
+                f"'{right}: {backbone}'{other} there."
             )
 
 
@@ -151,7 +154,7 @@ def train_systems(
         raise SettingError(
             "Section 'fusion' of params.yaml names no seeds or no systems; expected at least one of each."
         )
-    manifest = Manifest.load(paths.CORPUS)
+    manifest = load_corpus()
     folds = choose_folds(params.folds, manifest)
     systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {

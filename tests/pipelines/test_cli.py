@@ -18,6 +18,7 @@ from fusion.checkpoint import load
 from pipelines.cli import avfusion
 from pipelines.params import FusionParams, from_mapping, read_params, rows
 from pipelines.reference import cli_page, params_page
+from pipelines.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]
@@ -136,6 +137,8 @@ def test_a_backbone_under_the_name_of_another_modality_is_told(project: Path, ru
     assert result.exit_code == 1
     assert "Backbone 'mobilefacenet' is of modality 'visual', but" in result.stderr
     assert "Write 'visual: mobilefacenet'" in result.stderr
+    edit_params(lambda params: keep_one_system(params, modalities={"smell": "conv1d"}))
+    assert "Write 'audio: conv1d' there.\n" in run("train").stderr
     edit_params(lambda params: keep_one_system(params, modalities={"audio": "vggish"}))
     assert "'extract-features --backbone vggish'" in run("train").stderr
 
@@ -210,7 +213,26 @@ def test_debug_shows_the_traceback(project: Path, run: Run) -> None:
         ("7", "holds int, expected keys and values"),
         (
             "corpus: {name: 3}\ncrops: {}\nextract: {}\nfusion: {seeds: [0], systems: {}}",
-            'should be "str" instead of value "3"',
+            "'corpus.name' in '.*' is 3, expected text",
+        ),
+        (
+            "fusion: {folds: 3}",
+            "'fusion.folds' in '.*' is 3, expected a section with some of kind, number, count, .* Write",
+        ),
+        ("fusion: {bank: zz}", "'fusion.bank' in '.*' is 'zz', expected a section with some of memory_gb"),
+        ("fusion: {threads: true}", "'fusion.threads' in '.*' is True, expected a whole number"),
+        ("fusion: {seeds: [a]}", "'fusion.seeds' in '.*, expected a list, such as"),
+        (
+            "fusion: {systems: {one: {model: rnn, modalities: {audio: conv1d}, pca: 7}}}",
+            "'fusion.systems.one.pca' in '.*' is 7, expected a section of names, each with a whole number",
+        ),
+        (
+            "fusion: {systems: {one: {modalities: {audio: conv1d}}}}",
+            "No setting 'model' in '.*', section 'fusion.systems.one'",
+        ),
+        (
+            "corpus: {}\ncrops: {}\nextract: {}\nfusion: {seeds: [0], systems: {one: {model: rnn, modalities: {}}}}",
+            "System 'one' has no modalities.*'fusion.systems.one.modalities'",
         ),
     ],
 )
@@ -230,6 +252,21 @@ def test_numbers_may_be_written_as_yaml_reads_them() -> None:
     built = from_mapping(FusionParams, {"seeds": [1], "systems": {}, "train": {"lr": 1}}, "fusion")
     assert built.train == {"lr": 1}
     assert {name: default for name, default, _ in rows(FusionParams)}["threads"] == "1"
+
+
+def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("[1e-3, -2E4, 1.5e+2, .5e1, 1e, e3, 12, '1e-3', 3.0]", encoding="utf-8")
+    values = [0.001, -20000.0, 150.0, 5.0, "1e", "e3", 12, "1e-3", 3.0]
+    assert read_yaml(path) == values
+    assert [type(value) for value in read_yaml(path)] == [type(value) for value in values]
+
+
+def test_a_type_error_names_its_setting_only(project: Path, run: Run, edit_params: Callable) -> None:
+    edit_params(lambda params: params["fusion"]["train"].update(lr="fast"))
+    result = run("train")
+    assert "'lr' is 'fast', expected float. Change it in params.yaml." in result.stderr
+    assert "weight_decay" not in result.stderr
 
 
 def test_the_generated_pages_are_current() -> None:

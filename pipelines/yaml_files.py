@@ -1,0 +1,32 @@
+"""Reading YAML, with numbers as YAML 1.2 and people write them: `1e-3` is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cache.errors import SettingError
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which takes numbers with an exponent and no point as text, and this one does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file.
+
+    Raises:
+        SettingError: if it is no YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"'{path}' is no YAML in UTF-8: {' '.join(str(error).split())}. Mend the line.") from error
