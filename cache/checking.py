@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, VersionError
+from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, UnreachableError, VersionError
 from cache.locks import locks_place, sweep
 from cache.manifest import Manifest
 from cache.names import decode_trial_id
@@ -199,6 +199,8 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
             if features.embeddings[~features.valid].any():
                 raise StoreError("Rows of frames that the backbone never saw are not zero. Drop the trial.")
             progress(len(features.valid), trial_id)
+        except UnreachableError:
+            raise
         except (AvFusionError, OSError) as error:
             yield Finding(place, name, trial_id, str(error), damaged=True)
 
@@ -252,6 +254,8 @@ def _compare_receipt(
 def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
     try:
         FeatureStore(path, fingerprint).find_records()
+    except UnreachableError:
+        raise
     except AvFusionError as error:
         return str(error), isinstance(error, VersionError)
     return "", False

@@ -46,6 +46,10 @@ class VersionError(StoreError):
     """A newer program wrote it."""
 
 
+class UnreachableError(StoreError):
+    """The place behind a URL does not answer, or refuses; says nothing of what it holds."""
+
+
 class FingerprintError(StoreError):
     """Features were made with other settings, weights or sources than those asked for."""
 

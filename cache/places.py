@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.errors import SettingError
+from cache.remote import GuardedFileSystem, told_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -203,10 +204,7 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that it holds."""
         path = self.path / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def folders(self) -> list[str]:
         """Names of the folders in this one, hidden ones left out."""
@@ -259,11 +257,12 @@ class RemoteFolder:
             import fsspec
 
             # listings must never be remembered: another process may be writing
-            self._fs, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
+            system, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise SettingError(
                 f"'{url}' cannot be opened: {error}. Install the library of that protocol, e.g. pip install 'avfusion[s3]'."
             ) from error
+        self._fs = GuardedFileSystem(system, url)
 
     def child(self, name: str) -> RemoteFolder:
         """A folder below this one."""
@@ -283,7 +282,7 @@ class RemoteFolder:
         results = [found.get(key) for key in keys]
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
-                raise result
+                raise told_plainly(result, str(self.where))
         return [result if isinstance(result, bytes) else None for result in results]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:

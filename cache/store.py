@@ -26,7 +26,7 @@ from cache.chunks import (
     zarr_rows,
 )
 from cache.clock import FrameClock
-from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError
+from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnreachableError
 from cache.locks import Claim, claim, holder, sweep
 from cache.names import decode_trial_id, encode_trial_id
 from cache.places import Where, open_folder
@@ -154,6 +154,8 @@ class FeatureStore:
         try:
             if not self._open(trial_id).plain:
                 self.read(trial_id, check=True)
+        except UnreachableError:
+            raise
         except StoreError:
             return False
         return True

@@ -13,8 +13,9 @@ import pytest
 import zarr
 
 from cache import chunks
+from cache.checking import verify
 from cache.chunks import array_metadata
-from cache.errors import FingerprintError, MissingFileError, SettingError, StoreError
+from cache.errors import FingerprintError, MissingFileError, SettingError, StoreError, UnreachableError
 from cache.locks import locks_place
 from cache.places import LocalFolder, RemoteFolder, Where, open_folder, replace_suffix, split_place
 from cache.receipt import Receipt, open_receipt
@@ -267,3 +268,33 @@ def test_paths_and_urls() -> None:
     assert split_place("facenet.json")[1] == "facenet.json"
     with pytest.raises(SettingError, match="pip install"):
         open_folder("nosuch://a/b")
+
+
+class LibraryError(Exception):
+    """What a library of object stores raises: no OSError, several lines."""
+
+
+def test_a_place_that_does_not_answer_is_told_in_one_sentence(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def fail(*_: object, **__: object) -> None:
+        raise LibraryError("Unable to locate\ncredentials")
+
+    store = FeatureStore.create("memory://unreachable/visual/x.zarr", made.spec)
+    made.write(store, "P1")
+    expected = "cannot be reached: Unable to locate credentials. Check the address, the credentials"
+    for name in ("cat_file", "ls"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, name, fail)
+            with pytest.raises(UnreachableError, match=expected):
+                FeatureStore("memory://unreachable/visual/x.zarr", made.spec.fingerprint).trial_ids()
+            if name == "cat_file":
+                with pytest.raises(UnreachableError):  # and never taken for damage, which would be dropped
+                    store.is_whole("P1")
+                with pytest.raises(UnreachableError):
+                    verify("memory://unreachable")
+    folder = pickle.loads(pickle.dumps(open_folder("memory://unreachable")))
+    assert folder.folders() == ["visual"]
+    assert folder.read("nothing") is None
