@@ -12,6 +12,7 @@ from cache.manifest import Manifest, Trial
 from cache.names import config_of, encode_trial_id, load_named
 from extract.corpora import CORPORA
 from pipelines import paths
+from pipelines.corpus_files import FILES, look, save_files
 from pipelines.params import CorpusParams, from_mapping
 
 
@@ -32,8 +33,10 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         corpus.generate(root)
     else:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
+    files = look(params)  # before reading: what changes meanwhile is told as changed
     manifest = add_transcripts(corpus.read(root))
     manifest.save(folder)
+    save_files(params.root, files, folder / FILES)
     return manifest
 
 

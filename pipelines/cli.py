@@ -64,6 +64,17 @@ def corpus_build(as_json: bool) -> None:
     )
 
 
+@corpus.command("files")
+@guarded
+def corpus_files() -> None:
+    """Write sizes and times of the corpus's files (stage `files`): a change makes `dvc repro` build the corpus again."""
+    from pipelines import paths
+    from pipelines.corpus_files import look_again
+    from pipelines.params import read_params
+
+    look_again(read_params(paths.PARAMS).corpus, paths.CORPUS_FILES)
+
+
 @corpus.command("check")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(

@@ -26,6 +26,7 @@ from fusion.metrics import METRICS
 from fusion.settings import configure
 from pipelines import paths
 from pipelines.console import progress
+from pipelines.corpus_files import load_corpus
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import run_folder
 from pipelines.scores import Figures, as_json
@@ -64,7 +65,7 @@ def evaluate_systems(
         MissingFileError: if a run was never trained.
     """
     require_known("partition", evaluate.partition, PARTITIONS)
-    manifest = Manifest.load(paths.CORPUS)
+    manifest = load_corpus()
     path = outputs.models / "folds.json"
     if not path.is_file():
         raise MissingFileError(f"No trained systems in '{outputs.models}'. Run 'train-fusion' first.")

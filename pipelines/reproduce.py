@@ -9,9 +9,9 @@ from typing import Any
 
 from cache.errors import MissingFileError, SettingError
 from cache.folds import make_folds
-from cache.manifest import Manifest
 from cache.places import Where, is_file
 from pipelines import paths, scores
+from pipelines.corpus_files import load_corpus
 from pipelines.params import FusionParams, Params, SystemParams
 from pipelines.presets import Preset, SystemFigure, Table, read_preset, read_table
 from pipelines.runs import Job
@@ -135,7 +135,7 @@ def train_figures(
     paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams, features: Where, redo: bool
 ) -> dict[SystemFigure, float]:
     """Validation CCC of each figure over the preset's seeds, their best or their mean."""
-    manifest = Manifest.load(paths.CORPUS)
+    manifest = load_corpus()
     fusion = replace(
         preset.fusion, device=project.device, threads=project.threads, workers=project.workers, bank=project.bank
     )
