@@ -15,7 +15,7 @@ from cache.places import Where, open_folder
 from cache.receipt import Receipt
 from cache.records import CommitRecord
 from cache.spec import FeatureSpec
-from cache.store import FeatureStore, fingerprints
+from cache.store import DROP_FIRST, FeatureStore, fingerprints
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
         try:
             features = store.read(trial_id, check=True)
             if features.embeddings[~features.valid].any():
-                raise StoreError("Rows of frames that the backbone never saw are not zero. Drop the trial.")
+                raise StoreError(f"Rows of frames never seen are not zero. Run {DROP_FIRST}the extraction again.")
             progress(len(features.valid), trial_id)
         except UnreachableError:
             raise

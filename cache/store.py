@@ -36,6 +36,8 @@ from cache.spec import FeatureSpec
 if TYPE_CHECKING:
     import dask.array as da
 
+DROP_FIRST = "'avfusion cache verify --drop', then "
+"""How messages ask to remove a trial whose bytes were altered, before it is made again."""
 _SPEC = "avfusion_spec"
 _STORE = "avfusion_store"
 
@@ -74,7 +76,7 @@ class FeatureStore:
 
         Raises:
             MissingFileError: if there is no such store.
-            StoreError: if the store is of another version.
+            StoreError: if the store is damaged or of another version.
             FingerprintError: if the store holds other fingerprints only, or the recipe does not hash to its name.
         """
         root = open_folder(path)
@@ -83,10 +85,13 @@ class FeatureStore:
         self.group = self._folder.where
         self._handles: dict[str, _Handle] = {}
         metadata = read_metadata(root)
-        if metadata is None:
+        if metadata is None and root.size("zarr.json") is None:
             raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
-        check_version(str(self.path), metadata["attributes"].get(_STORE, VERSION))
+        if metadata is not None:
+            check_version(str(self.path), metadata.get("attributes", {}).get(_STORE, VERSION))
         self.spec = _read_spec(read_metadata(self._folder), self.path, fingerprint)
+        if metadata is None:
+            raise StoreError(f"'{self.path}/zarr.json' is damaged. Run {self._redo} again; what is finished is kept.")
 
     def __reduce__(self) -> Any:
         return type(self), (self.path, self.spec.fingerprint)
@@ -290,7 +295,7 @@ class FeatureStore:
         if digest_embeddings(embeddings, record.invalid) != record.embeddings:
             raise StoreError(
                 f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run 'avfusion cache verify --drop', then {self._redo} again; only this trial is redone."
+                f"disk is failing. Run {DROP_FIRST}{self._redo}; only this trial is redone."
             )
 
     def _unfinished(self, trial_id: str) -> StoreError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +129,9 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
         findings = check(features, _manifest(), advance)
     if against_source:
         findings += _against_source(features, against_source, seed)
-    _show_findings(findings, as_json)
     if drop:
-        _drop(findings)
+        findings = _drop(findings)
+    _show_findings(findings, as_json)
     faults = sum(finding.fault for finding in findings)
     if not as_json:
         click.echo(f"{len(holdings)} fingerprints read, {faults} faults.", err=True)
@@ -294,10 +295,14 @@ def _show_findings(findings: Sequence[Finding], as_json: bool) -> None:
     show(rows, as_json)
 
 
-def _drop(findings: Sequence[Finding]) -> None:
-    from cache.store import FeatureStore
+def _drop(findings: Sequence[Finding]) -> list[Finding]:
+    """Remove damaged trials; returns the findings, those of removed trials saying only what is left to do."""
+    from cache.store import DROP_FIRST, FeatureStore
 
-    damaged = [finding for finding in findings if finding.damaged]
-    for finding in damaged:
-        done = FeatureStore(finding.store, finding.fingerprint).drop(finding.trial)
-        click.echo(f"{'Removed' if done else 'In use, kept'}: trial '{finding.trial}'.", err=True)
+    left = []
+    for finding in findings:
+        done = finding.damaged and FeatureStore(finding.store, finding.fingerprint).drop(finding.trial)
+        if finding.damaged:
+            click.echo(f"{'Removed' if done else 'In use, kept'}: trial '{finding.trial}'.", err=True)
+        left.append(replace(finding, text=finding.text.replace(DROP_FIRST, "")) if done else finding)
+    return left

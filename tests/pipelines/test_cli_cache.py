@@ -88,11 +88,28 @@ def test_verify(store: FeatureStore) -> None:
     chunk.write_bytes(bytes(320))
     (row,) = run_json("verify", code=1)
     assert (row["kind"], row["trial"]) == ("fault", "P1")
-    assert "differ from their digest" in row["what"]
+    assert row["what"].endswith(
+        "Run 'avfusion cache verify --drop', then 'extract-features --backbone facenet'; only this trial is redone."
+    )
     dropped = run("verify", "--drop")
     assert dropped.exit_code == 1
+    assert "failing. Run 'extract-features --backbone facenet'; only this trial is redone." in dropped.stdout
+    assert "--drop" not in dropped.stdout
     assert "Removed: trial 'P1'." in dropped.stderr
     write(store, "P1")
+    assert run("verify").exit_code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b'{"attributes": {"avf', b"[]", b"\xff"])
+def test_a_damaged_root_is_told_with_what_mends_it(store: FeatureStore, content: bytes) -> None:
+    Path(store.path, "zarr.json").write_bytes(content)
+    expected = "zarr.json' is damaged. Run 'extract-features --backbone facenet' again; what is finished is kept."
+    for arguments in (["ls"], ["info", "facenet"], ["verify"]):
+        result = run(*arguments)
+        assert expected in result.stdout + result.stderr
+        assert "No feature store" not in result.stdout + result.stderr
+    assert run("verify").exit_code == 1
+    assert FeatureStore.create(store.path, store.spec).trial_ids() == ["P1", "video 59"]
     assert run("verify").exit_code == 0
 
 
