@@ -157,6 +157,16 @@ def prunable(features: Where) -> list[Holding]:
     return [holding for holding in unnamed if not _is_worked_on(holding)]
 
 
+def unreadable_receipts(features: Where) -> list[str]:
+    """Places of receipts that cannot be read, which therefore keep everything beside them."""
+    return [
+        f"{features}/{modality}/{name}"
+        for modality in open_folder(features).folders()
+        for name, named in _named_fingerprints(features, modality).items()
+        if not named
+    ]
+
+
 def prune(holding: Holding) -> None:
     """Remove one fingerprint.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.console import guarded, progress, show
+from pipelines.console import guarded, progress, show, warn
 
 if TYPE_CHECKING:
     from cache.checking import Finding, Holding
@@ -151,6 +151,12 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
     """
     from cache import checking
 
+    _holdings(features)
+    for receipt in checking.unreadable_receipts(features):
+        warn(
+            f"Receipt '{receipt}' cannot be read, so every fingerprint beside it is kept. Run its extraction or import again, "
+            "or delete it if nobody needs it."
+        )
     holdings = checking.prunable(features)
     rows = [_row(holding) for holding in holdings]
     show(rows if as_json else [_shorten(row) for row in rows], as_json)

@@ -126,6 +126,21 @@ def test_prune(store: FeatureStore, tmp_path: Path) -> None:
     assert Path(store.group).exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_prune_says_what_it_cannot_judge(store: FeatureStore, tmp_path: Path, options: tuple[str, ...]) -> None:
+    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
+    (tmp_path / "features/visual/facenet.json").write_text('{"fingerprint": "ab')
+    result = run("prune", *options)
+    assert result.exit_code == 0
+    assert (
+        "Receipt 'features/visual/facenet.json' cannot be read, so every fingerprint beside it is kept" in result.stderr
+    )
+    assert Path(other.group).exists()
+    refused = run("prune", "--features", "nodir", *options)
+    assert refused.exit_code == 1
+    assert "No features in 'nodir'" in refused.stderr
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "muse", "npy", "zstd"])
 def test_export_and_import(store: FeatureStore, tmp_path: Path, kind: str) -> None:
     assert run_json("export", "facenet", "out", "--to", kind) == [{"path": "out", "trials": 2}]
