@@ -330,7 +330,10 @@ def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
             raise ValueError(f"version {document['version']}, expected {VERSION}")
         disjoint, entries = bool(document["disjoint"]), list(_read_entries(document))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorpusError(f"Folds in '{path}' are damaged: {error}. Write them again.") from error
+        raise CorpusError(
+            f"Folds in '{path}' are damaged: {error}. Mend a file of your own; run "
+            "'avfusion train' again for 'work/models' ('avfusion matrix' for its own)."
+        ) from error
     folds = tuple(make_fold(manifest, *entry) if disjoint else Fold(*entry) for entry in entries)
     for fold in folds:
         _split_subjects(manifest, fold)  # refuses unknown trials

@@ -268,10 +268,15 @@ def check_running(backbone: Backbone, device: str, runtime: str, precision: str,
     if runtime == "openvino":
         if device == "auto":
             chosen = torch.device("cpu")
-        if chosen.type != "cpu" or precision != "fp32" or compiled:
+        offenders = {
+            f"'--device {device}'": chosen.type != "cpu",
+            f"'--precision {precision}'": precision != "fp32",
+            "'--compile'": compiled,
+        }
+        if any(offenders.values()):
+            got = " and ".join(name for name, wrong in offenders.items() if wrong)
             raise SettingError(
-                f"Runtime 'openvino' computes in fp32 on the CPU; got device '{device}', precision '{precision}'"
-                f"{' and --compile' if compiled else ''}. Leave these out, or use '--runtime torch'."
+                f"Runtime 'openvino' computes in fp32 on the CPU; got {got}. Leave that out, or use '--runtime torch'."
             )
     if not rows_are_apart(backbone) and (runtime == "openvino" or compiled):
         raise SettingError(

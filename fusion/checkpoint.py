@@ -117,7 +117,8 @@ def load(folder: Path | str) -> Checkpoint:
     data = (folder / TENSORS).read_bytes()
     if hashlib.sha256(data).hexdigest() != document.get("sha256"):
         raise WeightsError(
-            f"'{folder / TENSORS}' has another sha256 than its {DOCUMENT} says: it is damaged. Copy or train it again."
+            f"'{folder / TENSORS}' has another sha256 than its {DOCUMENT} says: it is damaged. Copy it again, or run "
+            "'avfusion train'."
         )
     return _rebuild(folder, document, parse_tensors(data))
 
@@ -139,7 +140,7 @@ def _read_document(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document["version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"'{path}' is damaged: {error}. Copy or train it again.") from error
+        raise WeightsError(f"'{path}' is damaged: {error}. Copy it again, or run 'avfusion train'.") from error
     if version != VERSION:
         raise WeightsError(
             f"Checkpoint '{path.parent}' has version {version}, expected {VERSION}. Use the avfusion that wrote it, or train again."

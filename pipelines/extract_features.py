@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from extract.backbones import BACKBONES
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
 from extract.executors import check_running, choose_device, keep_big_buffers
 from extract.sources import media_clock
+from extract.video import first_picture_s
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import progress, warn
@@ -276,6 +278,31 @@ def refuse_namesakes(media: Sequence[Path]) -> None:
         raise CorpusError(f"Two files are named '{twice[0]}'; a trial is named after its file. Rename one of them.")
 
 
+@dataclass(frozen=True)
+class _LooseManifest(Manifest):
+    """Loose files as trials; what one lacks is told as befits a file.
+
+    Attributes:
+        files: trial id → the file as it was named.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def path(self, trial: Trial, kind: str) -> Path:
+        if kind in trial.media:
+            return super().path(trial, kind)
+        file = self.files[trial.id]
+        if kind == "words":
+            folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
+            raise MissingFileError(
+                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(WORDS[:-1])} or {WORDS[-1]}. Run "
+                f"'avfusion transcribe --out {folder} {name}'."
+            )
+        raise MissingFileError(
+            f"'{file}' has no {kind}: it is sound only. Leave it out, or use a backbone of sound or words."
+        )
+
+
 def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
     """A manifest of loose files, and why some cannot be read.
 
@@ -290,8 +317,9 @@ def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dic
         except AvFusionError as error:
             unread[path.stem] = str(error)
             continue
-        place = path.resolve().as_posix()
+        place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
         words = next((found for suffix in WORDS if (found := path.absolute().with_suffix(suffix)).is_file()), None)
-        kinds = {"video": place, "audio": place} | ({"words": words.as_posix()} if words else {})
+        kinds = {"audio": place} | ({"video": place} if pictures else {})
+        kinds |= {"words": words.as_posix()} if words else {}
         trials.append(Trial(path.stem, path.stem, "", clock, kinds))
-    return Manifest(Path("/"), tuple(trials)), unread
+    return _LooseManifest(Path("/"), tuple(trials), files={path.stem: path for path in media}), unread

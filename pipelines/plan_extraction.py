@@ -18,6 +18,7 @@ from extract.engine import EngineOptions, is_current, recipe
 from extract.executors import blank_batch, check_running, keep_big_buffers, make_executor
 from extract.sources import open_source
 from pipelines import paths
+from pipelines.console import warn
 from pipelines.extract_features import Selection, load_backbones, load_loose, loose_manifest
 from pipelines.params import Params
 from pipelines.write_crops import crop_config, crops_folder, has_crops
@@ -71,9 +72,15 @@ def _plan(
     except (MissingFileError, FingerprintError):
         store = None
     folder = crops_folder(crops, config)
-    states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": [], "fault": []}
+    states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": []}
+    faults = dict(unread)
     for trial in manifest.trials:
-        states[_state(backbone, store, manifest, trial, config, folder, options)].append(trial)
+        try:
+            states[_state(backbone, store, manifest, trial, config, folder, options)].append(trial)
+        except AvFusionError as error:
+            faults[trial.id] = str(error)
+    for trial_id, reason in sorted(faults.items()):
+        warn(f"{backbone.name}: {trial_id}: {reason}")
     to_do = states["do"] + states["crop"]
     frames = sum(trial.clock.num_frames for trial in to_do)
     return {
@@ -82,7 +89,7 @@ def _plan(
         "to_do": len(to_do),
         "without_crops": len(states["crop"]),
         "kept": len(states["kept"]),
-        "unreadable": len(states["fault"]) + len(unread),
+        "unreadable": len(faults),
         "frames": frames,
         "megabytes": round(frames * spec.dim * (2 if dtype == "float16" else 4) / 1e6, 1),
         "seconds": round(frames * seconds_per_frame(backbone, options), 1) if frames else 0.0,
@@ -93,16 +100,17 @@ def _state(
     backbone: Backbone, store: FeatureStore | None, manifest: Manifest, trial: Trial, config: CropConfig, folder: Path,
     options: EngineOptions,
 ) -> str:  # fmt: skip
-    """What would happen to a trial: do, crop (make its crops first), kept or fault."""
-    try:
-        if backbone.source == "crops" and "crops" not in trial.media and not has_crops(manifest, trial, config, folder):
-            return "crop"
-        digest = open_source(backbone, manifest, trial, folder).digest()
-        if store is None or options.redo or not is_current(store.find_record(trial.id), digest, trial.clock):
-            return "do"
-        return "kept" if store.is_whole(trial.id) else "do"
-    except AvFusionError:
-        return "fault"
+    """What would happen to a trial: do, crop (make its crops first) or kept.
+
+    Raises:
+        AvFusionError: if it would fail.
+    """
+    if backbone.source == "crops" and "crops" not in trial.media and not has_crops(manifest, trial, config, folder):
+        return "crop"
+    digest = open_source(backbone, manifest, trial, folder).digest()
+    if store is None or options.redo or not is_current(store.find_record(trial.id), digest, trial.clock):
+        return "do"
+    return "kept" if store.is_whole(trial.id) else "do"
 
 
 def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:

@@ -152,8 +152,15 @@ def test_compiling_is_asked_for_once_or_refused(monkeypatch: pytest.MonkeyPatch,
     [
         ("bert", "cpu", "openvino", "fp32", False, "sentences of any length, which OpenVINO cannot run well"),
         ("bert", "cpu", "torch", "fp32", True, "which --compile cannot run well.* Run it alone"),
-        ("conv1d", "cpu", "openvino", "bf16", False, "precision 'bf16'. Leave these out, or use '--runtime torch'"),
-        ("conv1d", "auto", "openvino", "fp32", True, "and --compile. Leave these out"),
+        (
+            "conv1d",
+            "cpu",
+            "openvino",
+            "bf16",
+            False,
+            "got '--precision bf16'. Leave that out, or use '--runtime torch'",
+        ),
+        ("conv1d", "auto", "openvino", "fp32", True, "got '--compile'. Leave that out"),
     ],
 )
 def test_what_cannot_run_is_refused_with_a_remedy(

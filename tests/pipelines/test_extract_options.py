@@ -171,11 +171,23 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
     assert not out.exists()
     result = run(*arguments, *media)
     assert result.exit_code == 1
-    assert "b: Trial 'b' has no words, only audio, video" in result.stderr
+    remedy = f"Run 'avfusion transcribe --out {tmp_path} {tmp_path / 'b.wav'}'."
+    assert f"b: '{tmp_path / 'b.wav'}' has no words: expected a transcript of its name beside it" in result.stderr
+    assert remedy in result.stderr
+    assert remedy in run(*arguments, "--dry-run", *media).stderr
     receipt = open_receipt(out / "text/bert.json")[1]
     store = FeatureStore(out / "text/bert.zarr", receipt.spec.fingerprint)
     assert list(receipt.trials) == ["a"]
     assert store.read("a").valid.sum() > 10
+
+
+def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
+    arguments = ["extract", "--backbone", "mobilefacenet", "--weights", "random", "--out", tmp_path / "out"]
+    rehearsal = run(*arguments, "--dry-run", "--json", tmp_path / "a.wav")
+    assert (rows(rehearsal)[0]["to_do"], rows(rehearsal)[0]["unreadable"]) == (0, 1)
+    for result in (rehearsal, run(*arguments, tmp_path / "a.wav")):
+        assert "a.wav' has no video: it is sound only" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -184,7 +196,12 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
         (["--backbone", "all", "--weights", "random", "--out", "o", "clip.mp4"], 2, "name them"),
         (["--backbone", "conv1d", "--limit", "0"], 2, "--limit"),
         (["--backbone", "conv1d", "--runtime", "onnx"], 2, "'torch', 'openvino'"),
-        (["--backbone", "conv1d", "--runtime", "openvino", "--compile"], 1, "Leave these out"),
+        (["--backbone", "conv1d", "--runtime", "openvino", "--compile"], 1, "got '--compile'. Leave"),
+        (
+            ["--backbone", "conv1d", "--runtime", "openvino", "--precision", "bf16"],
+            1,
+            "on the CPU; got '--precision bf16'. Leave that out",
+        ),
     ],
 )
 def test_wrong_usage(project: Path, run: Run, arguments: list[str], code: int, text: str) -> None:
