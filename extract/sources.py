@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock, check_length
+from cache.clock import FrameClock
 from cache.errors import MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
@@ -19,7 +19,7 @@ from extract.crops import CropReader
 from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
 from extract.logmel import LogMelPatches
 from extract.transcripts import read_words
-from extract.video import first_picture_s, probe, sha256_file
+from extract.video import check_span, first_picture_s, probe, sha256_file
 from extract.wordpieces import WordRows
 from extract.words import spread_words
 
@@ -151,9 +151,7 @@ class WordsSource:
 def _load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
     """(S,) the sound of a trial, after a look at the pictures beside it."""
     if first_picture_s(path) is not None:
-        clock = trial.clock
-        ticks = round((Fraction(probe(path).duration_s) - Fraction(clock.start_s)) * clock.rate)
-        check_length(trial.id, "video frames", ticks, clock.num_frames, str(path))
+        check_span(trial.id, Fraction(probe(path).duration_s), trial.clock, path)
     return load_audio(path, rate_hz)
 
 

@@ -22,8 +22,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
-from cache.errors import MediaError, MissingFileError
+from cache.clock import ALLOWED_DIFFERENCE, FrameClock
+from cache.errors import MediaError, MissingFileError, ShapeError
 
 DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
 _FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
@@ -81,9 +81,26 @@ class _Timeline:
                 return usual
         return rate
 
-    def num_ticks(self, clock: FrameClock) -> int:
-        """Ticks of a clock that this stream covers."""
-        return round((self.span_s - Fraction(clock.start_s)) * clock.rate)
+
+def check_span(trial_id: str, span_s: Fraction, clock: FrameClock, path: Path) -> None:
+    """Refuse a video that is longer or shorter than the clock that the corpus read from it.
+
+    Args:
+        trial_id: for the message.
+        span_s: of the pictures, seconds.
+        clock: of the trial.
+        path: of the video.
+
+    Raises:
+        ShapeError: if the clock has over two ticks more or less than the video lasts.
+    """
+    ticks = round((span_s - Fraction(clock.start_s)) * clock.rate)
+    if abs(ticks - clock.num_frames) > ALLOWED_DIFFERENCE:
+        raise ShapeError(
+            f"Trial '{trial_id}' has {clock.num_frames} frames at {float(clock.rate):g} per second, but '{path}' lasts "
+            f"{float(span_s):.2f} s, which is {ticks} of them; a difference of {ALLOWED_DIFFERENCE} is allowed. If the file "
+            "has changed since the corpus was built, run 'avfusion corpus build' again."
+        )
 
 
 def sha256_file(path: Path) -> str:
@@ -291,7 +308,7 @@ def _timed(path: Path, timeline: _Timeline) -> Iterator[tuple[Fraction, av.Video
 def _pick(path: Path, clock: FrameClock, trial_id: str) -> Iterator[tuple[int, av.VideoFrame]]:
     """Nearest picture of every tick, one picture of look-behind."""
     timeline = _scan(path)
-    check_length(trial_id, "video frames", timeline.num_ticks(clock), clock.num_frames, str(path))
+    check_span(trial_id, timeline.span_s, clock, path)
     start, period, tick = Fraction(clock.start_s), 1 / clock.rate, 0
     before: av.VideoFrame | None = None
     before_s = Fraction(0)

@@ -106,6 +106,7 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
     assert not AUDIO.exists()
     assert "Traceback" not in result.output
     if kind == "shifted":
+        assert "has changed since the corpus was built, run 'avfusion corpus build' again." in failures[trial_id]
         assert "a difference of 2 is allowed" in failures[trial_id]
         return
     victim.write_bytes(good)
