@@ -19,7 +19,7 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
-        the best run, and the CCC of each target, sorted by mean CCC; a system without one comes last.
+        the best run, the CCC of each target, and the partition that was scored, sorted by mean CCC; a system without one comes last.
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
@@ -31,7 +31,11 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for path in present:
         try:
-            rows += [_row(name, scores["ccc"]) for name, scores in read_scores(path)["systems"].items()]
+            document = read_scores(path)
+            rows += [
+                {**_row(name, scores["ccc"]), "partition": document.get("partition", "")}
+                for name, scores in document["systems"].items()
+            ]
         except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise SettingError(damaged(path, error)) from error
     rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
@@ -63,6 +67,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
             "interval": interval(row),
             "best": figure(row["best"]),
             **{key.removeprefix("ccc_"): figure(row[key]) if key in row else "" for key in targets},
+            "partition": row["partition"],
         }
         for row in rows
     ]

@@ -28,7 +28,7 @@ from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
-from pipelines.runs import run_folder
+from pipelines.runs import digest_runs, run_folder
 from pipelines.scores import Figures, as_json
 from pipelines.train_fusion import load_bank, torch_threads, train_config
 
@@ -75,6 +75,7 @@ def evaluate_systems(
         "seeds": len(params.seeds),
         "folds": [fold.index for fold in folds],
         "level": evaluate.level,
+        "networks": {name: digest_runs(outputs.models, name) for name in params.systems},
         "systems": {},
         "runs": [],
     }

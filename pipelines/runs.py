@@ -182,6 +182,12 @@ def saved_runs(models: Path, system: str) -> Iterator[Path]:
         yield path.parent
 
 
+def digest_runs(models: Path, system: str) -> str:
+    """One digest of all finished networks of a system: another one as soon as any is trained again."""
+    digests = [_read(folder)[0] for folder in saved_runs(models, system)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
 def best_epoch(history: Sequence[Row]) -> Row:
     """The epoch that a run kept: the first of the highest CCC."""
     return max(history, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"]))

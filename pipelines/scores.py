@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 from cache.errors import SettingError
 from pipelines import paths
+from pipelines.runs import digest_runs
 
 Figures = Mapping[str, float | None]
 """What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """What an evaluation wrote.
+    """What an evaluation wrote; a warning tells of systems that were trained again since.
 
     Raises:
         SettingError: if the file is damaged, naming the command that writes it.
@@ -27,13 +29,29 @@ def read_scores(path: Path) -> dict[str, Any]:
             raise ValueError("a target has no figures")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(damaged(path, error)) from error
+    outputs = _outputs(path)
+    digests = document.get("networks", {})
+    stale = [name for name, digest in digests.items() if digest != digest_runs(outputs.models, name)]
+    if stale:
+        names = ", ".join(f"'{name}'" for name in stale)
+        warnings.warn(
+            f"'{path}' is older than the networks of {names}, which were trained again since. Run '{_command(path)}'.",
+            stacklevel=2,
+        )
     return document
+
+
+def _outputs(path: Path) -> paths.Outputs:
+    return paths.MATRIX if path.name == paths.MATRIX.scores.name else paths.PROJECT
+
+
+def _command(path: Path) -> str:
+    return "avfusion matrix" if _outputs(path) is paths.MATRIX else "avfusion evaluate"
 
 
 def damaged(path: Path, error: Exception) -> str:
     """Says that a file of scores cannot be read, and how it is written again."""
-    command = "avfusion matrix" if path.name == paths.MATRIX.scores.name else "avfusion evaluate"
-    return f"'{path}' is damaged ({error!r}). Run '{command}' again."
+    return f"'{path}' is damaged ({error!r}). Run '{_command(path)}' again."
 
 
 def as_json(value: Any) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.runs import digest_runs, save_run
+
 FULL = {"mean": 0.5, "std": 0.01, "best": 0.52, "low": 0.4, "high": 0.6}
 
 
@@ -28,7 +30,7 @@ def test_systems_of_all_stages_the_best_first(tmp_path: Path, run: Callable, mon
     assert (rows[0]["low"], rows[2]["ccc"]) == (None, None)
     assert (rows[1]["low"], rows[1]["high"], rows[1]["ccc_valence"]) == (0.4, 0.6, 0.4)
     lines = run("compare").stdout.splitlines()
-    assert lines[0].split() == ["#", "system", "CCC", "interval", "best", "valence", "arousal"]
+    assert lines[0].split() == ["#", "system", "CCC", "interval", "best", "valence", "arousal", "partition"]
     assert "[0.400, 0.600]" in lines[2]
 
 
@@ -66,6 +68,20 @@ def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, e
     assert "has no section 'matrix'" in run("matrix").stderr
 
 
+def test_scores_older_than_the_networks_are_told(project: Path, run: Callable) -> None:
+    write(project, "scores.json", {"fused": {"ccc": {"mean": {"mean": 0.5}}}})
+    path = project / "results/scores.json"
+    document = json.loads(path.read_text()) | {"networks": {"fused": digest_runs(project / "work/models", "fused")}}
+    path.write_text(json.dumps(document))
+    assert "trained again" not in run("compare").stderr
+    save_run(project / "work/models/fused/fold0/seed0", "other settings", [{"ccc": 0.5}])
+    result = run("compare")
+    assert (
+        "is older than the networks of 'fused', which were trained again since. Run 'avfusion evaluate'."
+        in result.stderr
+    )
+
+
 def test_the_matrix_has_every_model() -> None:
     from fusion.models import MODELS
     from pipelines.params import read_params
@@ -101,7 +117,7 @@ def test_systems_without_a_name_or_modalities_are_refused(
 ) -> None:
     edit_params(lambda params: params[section].update(systems={"a": {"model": "rnn", "modalities": {}}}))
     assert (
-        f"System 'a' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in {section}"
+        f"System 'a' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in '{section}.systems.a"
         in run("train").stderr
     )
     edit_params(
