@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from cache.errors import AvFusionError
-from pipelines import scores
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +105,8 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print rows as an aligned table, or as JSON where a program reads them."""
     if as_json:
+        from pipelines import scores
+
         click.echo(json.dumps(scores.as_json(list(rows)), ensure_ascii=False, indent=1, allow_nan=False))
         return
     if not rows:
