@@ -118,7 +118,7 @@ def test_a_damaged_archive_is_noticed(store: FeatureStore, tmp_path: Path, damag
     if damage == "absent":  # plain zarr would read zeros
         with pytest.raises(StoreError, match="c/0/0' is absent"):
             archive.read("P1", 0, 1)
-    with pytest.raises(StoreError, match="'extract-features --backbone mobilefacenet' again; only this trial"):
+    with pytest.raises(StoreError, match="'extract-features --backbone mobilefacenet'.* only this trial"):
         archive.read("P1", check=True)
     with pytest.raises(StoreError):
         import_features(tmp_path / "out", "zstd", tmp_path / "again")
