@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from extraction import measure
 
 from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
@@ -33,18 +33,6 @@ from extract.logmel import LogMelPatches
 
 RATE_HZ, FPS, BATCH = 16_000, 30, 32
 PATCH_SAMPLES = 15_600  # 0.975 s
-
-
-def measure(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Best frames per second of each call, the calls taking turns after one round that does not count."""
-    best = dict.fromkeys(calls, 0.0)
-    for index in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            frames = call()
-            if index:
-                best[name] = max(best[name], frames / (time.perf_counter() - start))
-    return best
 
 
 def per_frame(samples: np.ndarray) -> Callable[[], int]:

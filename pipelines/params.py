@@ -6,7 +6,6 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import dacite
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
-from cache.names import require_known
+from cache.names import require_folder_name, require_known
 from extract.backbones import BACKBONES
 from pipelines.setting_types import check_values
 from pipelines.yaml_files import read_yaml
@@ -220,10 +219,7 @@ def read_params(path: Path) -> Params:
         ("matrix", params.matrix.systems if params.matrix else {}),
     ):
         for name, system in systems.items():
-            if not re.fullmatch(r"\w[\w.-]*", name):
-                raise SettingError(
-                    f"System '{name}' cannot name a folder; use letters, digits, '_', '-' and '.' in {section}.systems."
-                )
+            require_folder_name("System", name, f"Change it in {section}.systems.")
             if not system.modalities:
                 raise SettingError(
                     f"System '{name}' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in "
