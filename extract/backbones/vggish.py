@@ -122,7 +122,7 @@ class VGGish(Backbone):
     name = "vggish"
     modality = "audio"
     source = "audio"
-    algorithm = 1
+    algorithm = 2
     cards = CARDS
     dim = WIDTHS[-1]
     input: LogMelInput

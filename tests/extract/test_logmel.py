@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -144,15 +145,15 @@ def test_a_very_short_sound_still_has_patches() -> None:
 
 def test_one_transform_serves_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = 0
-    original = np.fft.rfft
+    original = torch.fft.rfft
 
-    def count(windows: NDArray[np.float64], size: int) -> NDArray[np.complex128]:
+    def count(windows: torch.Tensor) -> torch.Tensor:
         nonlocal rows
         rows += len(windows)
         assert len(windows) <= logmel._BLOCK  # bounded memory
-        return original(windows, size)
+        return original(windows)
 
-    monkeypatch.setattr(np.fft, "rfft", count)
+    monkeypatch.setattr(torch.fft, "rfft", count)
     patches = LogMelPatches(sound(20), FrameClock(Fraction(30), 600), "ahead")
     patches.read(np.arange(600))
     assert rows == 1 + (21 * 16_000 - 400) // 160  # not 600 · 96
