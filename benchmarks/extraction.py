@@ -7,7 +7,8 @@ All variants take turns, on generated 112x112 JPEGs and random weights; the best
 
 * usual loop: Pillow, torchvision transforms, one frame at a time, eager, without gradients, each row written to a Zarr
   array as it comes; "in a list": the rows are kept and written once. In a process of its own, with the allocator as it is;
-* bare network: our executor on one batch that lies in memory, nothing else, with torch and with OpenVINO;
+* bare network: our executor on one batch that lies in memory, nothing else, with torch, compiled by torch (half a minute,
+  not counted) and with OpenVINO;
 * engine: `extract_features` from a folder of crops to a finished store on disk, on the same runtime, whose set-up (one to
   three seconds for OpenVINO) is not counted;
 * sgemm: a product of two matrices of 1536x1536, the machine's rate for the share of it that a network reaches.
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import Connection
@@ -44,7 +46,7 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, extract_features
-from extract.executors import choose_device, keep_big_buffers, make_executor
+from extract.executors import Executor, choose_device, keep_big_buffers, make_executor
 from extract.inputs import ImageInput
 
 SIDE = 112  # pixels of a crop
@@ -140,9 +142,9 @@ def usual_loops(name: str, manifest: Manifest, folder: Path, cores: int) -> Iter
     process.join()
 
 
-def bare_network(backbone: Backbone, batch_size: int, num_frames: int, device: str, runtime: str) -> Callable[[], int]:
+def bare_network(backbone: Backbone, num_frames: int, how: EngineOptions) -> Callable[[], int]:
     """Batch after batch of the same pixels; says how many frames it did."""
-    executor = make_executor(backbone, batch_size, choose_device(device), runtime, "fp32", False)
+    executor, batch_size = make(backbone, how), how.batch_size
     size = backbone.input.size  # type: ignore[attr-defined]
     batch = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     count = max(1, num_frames // batch_size)
@@ -153,6 +155,12 @@ def bare_network(backbone: Backbone, batch_size: int, num_frames: int, device: s
         return count * batch_size
 
     return run
+
+
+def make(backbone: Backbone, how: EngineOptions) -> Executor:
+    """An executor for some options."""
+    device = choose_device(how.device)
+    return make_executor(backbone, how.batch_size, device, how.runtime, how.precision, how.compiled)
 
 
 def sgemm() -> Callable[[], int]:
@@ -178,8 +186,7 @@ def operations(backbone: Backbone) -> float:
 
 def engine(backbone: Backbone, manifest: Manifest, folder: Path, options: EngineOptions) -> Callable[[], int]:
     """A whole extraction into a new store by a network that is loaded; says how many frames it did."""
-    device = choose_device(options.device)
-    executor = make_executor(backbone, options.batch_size, device, options.runtime, "fp32", False)
+    executor = make(backbone, options)
 
     def run() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -211,7 +218,7 @@ def machine(cores: int, device: str) -> str:
     return f"{name}, {cores} core{'s' if cores > 1 else ''}, torch {torch.__version__}"
 
 
-def show_engine(options: argparse.Namespace, runtimes: list[str]) -> None:
+def show_engine(options: argparse.Namespace, variants: dict[str, EngineOptions]) -> None:
     """The usual loops, bare networks and engines."""
     columns = (
         "backbone|usual loop, frames/s|in a list|runtime|bare network|engine|engine / bare|engine / usual|engine / list"
@@ -224,23 +231,22 @@ def show_engine(options: argparse.Namespace, runtimes: list[str]) -> None:
             backbone = load_backbone(name, "random")
             with usual_loops(name, manifest, folder, options.cores) as calls:
                 calls["sgemm"] = sgemm()
-                for runtime in runtimes:
-                    how = EngineOptions(batch_size=options.batch_size, device=options.device, runtime=runtime)
-                    bare = bare_network(backbone, options.batch_size, options.frames, options.device, runtime)
-                    calls |= {f"bare {runtime}": bare, f"engine {runtime}": engine(backbone, manifest, folder, how)}
+                for label, how in variants.items():
+                    bare = bare_network(backbone, options.frames, how)
+                    calls |= {f"bare {label}": bare, f"engine {label}": engine(backbone, manifest, folder, how)}
                 speed = measure(calls, options.rounds)
-            for runtime in runtimes:
+            for label in variants:
                 usual, listed = speed["usual"], speed["usual in a list"]
-                network, ours = speed[f"bare {runtime}"], speed[f"engine {runtime}"]
+                network, ours = speed[f"bare {label}"], speed[f"engine {label}"]
                 share = network * operations(backbone) / speed["sgemm"]
                 print(
-                    f"| {name} | {usual:.1f} | {listed:.1f} | {runtime} | {network:.1f} | {ours:.1f} | {ours / network:.2f} | "
+                    f"| {name} | {usual:.1f} | {listed:.1f} | {label} | {network:.1f} | {ours:.1f} | {ours / network:.2f} | "
                     f"{ours / usual:.2f} | {ours / listed:.2f} | {share:.2f} |",
                     flush=True,
                 )
 
 
-def show_scaling(options: argparse.Namespace, runtimes: list[str]) -> None:
+def show_scaling(options: argparse.Namespace, variants: dict[str, EngineOptions]) -> None:
     """Bare networks: batch sizes, and numbers of threads."""
     print("| backbone | runtime | batches of 64 / of 8 | two threads / one |\n|---|---|---|---|")
 
@@ -253,7 +259,7 @@ def show_scaling(options: argparse.Namespace, runtimes: list[str]) -> None:
 
     for name in options.backbones:
         backbone = load_backbone(name, "random")
-        for runtime in runtimes:
+        for variant, how in variants.items():
             calls = {}
             for label, size, threads in (
                 ("8", 8, 1),
@@ -262,10 +268,10 @@ def show_scaling(options: argparse.Namespace, runtimes: list[str]) -> None:
                 ("one", options.batch_size, 1),
             ):
                 torch.set_num_threads(threads)
-                calls[label] = threaded(bare_network(backbone, size, 128, options.device, runtime), threads)
+                calls[label] = threaded(bare_network(backbone, 128, replace(how, batch_size=size)), threads)
             speed = measure(calls, options.rounds)
             print(
-                f"| {name} | {runtime} | {speed['64'] / speed['8']:.2f} | {speed['two'] / speed['one']:.2f} |",
+                f"| {name} | {variant} | {speed['64'] / speed['8']:.2f} | {speed['two'] / speed['one']:.2f} |",
                 flush=True,
             )
 
@@ -281,14 +287,17 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--backbones", nargs="+", default=["mobilefacenet", "facenet", "resnet50"])
     options = parser.parse_args()
-    runtimes = ["torch"]
+    torch_only = EngineOptions(batch_size=options.batch_size, device=options.device)
+    variants = {"torch": torch_only}
+    if not options.scaling:
+        variants["torch, compiled"] = replace(torch_only, compiled=True)
     if options.device == "cpu" and importlib.util.find_spec("openvino"):
-        runtimes.append("openvino")
+        variants["OpenVINO"] = replace(torch_only, runtime="openvino")
     keep_big_buffers()
     if not options.scaling:
         bind(options.cores)
     print(f"{machine(options.cores, options.device)}; batches of {options.batch_size}\n")
-    (show_scaling if options.scaling else show_engine)(options, runtimes)
+    (show_scaling if options.scaling else show_engine)(options, variants)
 
 
 if __name__ == "__main__":

