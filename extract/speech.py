@@ -35,56 +35,47 @@ Recogniser = Callable[[NDArray[np.float32]], list[Word]]
 """Turns (S,) float32 mono in [-1, 1] at 16 kHz into words."""
 
 
-def recognise(path: Path, recogniser: str) -> list[Word]:
-    """Recognise the words of a recording; the same sound gives the same words.
+def open_recogniser(name: str) -> Recogniser:
+    """Open a recogniser of speech, which may take seconds and gigabytes; the same sound gives the same words.
 
     Args:
-        path: a video or sound file.
-        recogniser: "pocketsphinx" (US English), or "vosk:" and the folder of a Vosk model.
-
-    Returns:
-        The words by start, in the time of the first picture.
+        name: "pocketsphinx" (US English), or "vosk:" and the folder of a Vosk model.
 
     Raises:
-        MissingFileError: if there is no such file or model.
-        MediaError: if the file is damaged or has no sound.
         UnknownNameError: if there is no such recogniser.
+        MissingFileError: if there is no such model.
         SettingError: if the recogniser is not installed or its model cannot be read.
     """
-    return _open(recogniser)(load_audio(path, RATE_HZ))
+    kind, _, model = name.partition(":")
+    if name == "pocketsphinx":
+        library = import_extra("pocketsphinx", "pocketsphinx", "Recognition by 'pocketsphinx'")
+        return functools.partial(_by_pocketsphinx, library)
+    if kind == "vosk" and model:
+        return _open_vosk(Path(model).expanduser())
+    raise UnknownNameError(f"Unknown recogniser '{name}'; expected 'pocketsphinx' or 'vosk:<folder of a model>'.")
 
 
-def transcribe(path: Path, transcript: Path, recogniser: str, restorer: Restorer | None = None) -> list[Word]:
+def transcribe(path: Path, transcript: Path, recogniser: Recogniser, restorer: Restorer | None = None) -> list[Word]:
     """Recognise the words of a recording and write them as our JSON.
 
     Args:
         path: a video or sound file.
         transcript: to write, `.json`.
-        recogniser: see `recognise`.
+        recogniser: see `open_recogniser`.
         restorer: gives punctuation to the words, None for none.
 
     Returns:
-        The words as written.
+        The words by start, in the time of the first picture, as written.
 
     Raises:
-        AvFusionError: see `recognise`.
+        MissingFileError: if there is no such file.
+        MediaError: if the file is damaged or has no sound.
     """
-    words = recognise(path, recogniser)
+    words = recogniser(load_audio(path, RATE_HZ))
     if restorer is not None:
         words = restore_punctuation(words, restorer)
     write_words(transcript, words)
     return words
-
-
-@functools.lru_cache(maxsize=1)  # a Vosk model takes seconds and gigabytes
-def _open(recogniser: str) -> Recogniser:
-    name, _, model = recogniser.partition(":")
-    if recogniser == "pocketsphinx":
-        library = import_extra("pocketsphinx", "pocketsphinx", "Recognition by 'pocketsphinx'")
-        return functools.partial(_by_pocketsphinx, library)
-    if name == "vosk" and model:
-        return _open_vosk(Path(model).expanduser())
-    raise UnknownNameError(f"Unknown recogniser '{recogniser}'; expected 'pocketsphinx' or 'vosk:<folder of a model>'.")
 
 
 def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:

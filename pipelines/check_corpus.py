@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,16 @@ import numpy as np
 from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, load_named
+from extract.audio import load_audio
 from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, list_crops
+from extract.crops import CropReader
 from extract.transcripts import read_words
+from extract.video import read_frames
+from pipelines.console import progress
 from pipelines.params import CorpusParams, from_mapping
+
+_LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,14 @@ class CorpusCheck:
         return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nMend them and check it again."
 
 
-def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None) -> CorpusCheck:
+def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None, decode: bool = False) -> CorpusCheck:
     """Read a corpus folder and all that its trials name.
 
     Args:
         root: the folder.
         name: of a corpus; "" takes that of the parameters if they are about this folder, else recognises it.
         params: section `corpus` of params.yaml, if there is one.
+        decode: whether every crop, picture and sound is decoded too, which takes hours for a large corpus.
 
     Raises:
         UnknownNameError: if there is no such corpus.
@@ -74,7 +84,9 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None)
         except CorpusFaults as error:
             manifest, faults = error.manifest, list(error.faults)
     crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
-    return CorpusCheck(name, tuple(faults), tuple(notes), tuple(_count(manifest, crops)))
+    if decode:
+        faults += _decode_all(manifest)
+    return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, crops)))
 
 
 def recognise(root: Path) -> str:
@@ -111,19 +123,67 @@ def _warnings() -> Iterator[list[str]]:
 def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | None:
     """(T,) bool, which frames have a crop, or None for a trial without crops; media that cannot be read are faults."""
     present = None
-    try:
-        for kind in trial.media:
-            if not manifest.path(trial, kind).exists():
-                faults.append(f"trial '{trial.id}': no {kind} '{manifest.path(trial, kind)}'")
+    for kind in trial.media:
+        path = manifest.path(trial, kind)
+        try:
+            if not path.exists():
+                faults.append(f"trial '{trial.id}': no {kind} '{path}'")
             elif kind == "words":
-                read_words(manifest.path(trial, kind))
+                read_words(path)
             elif kind == "crops":
-                numbers = np.array(list_crops(manifest.path(trial, kind)), np.int64)
+                numbers = np.array(list_crops(path), np.int64)
                 present = np.zeros(trial.clock.num_frames, bool)
                 present[numbers[numbers <= trial.clock.num_frames] - 1] = True
-    except AvFusionError as error:
-        faults.append(f"trial '{trial.id}': {error}")
+        except AvFusionError as error:
+            faults.append(f"trial '{trial.id}': {error}")
     return present
+
+
+def _decode_all(manifest: Manifest) -> list[str]:
+    """What of the pictures and sounds of all trials cannot be decoded."""
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress("decode", sum(trial.clock.num_frames for trial in manifest.trials)) as advance,
+    ):
+        faults = []
+        for trial, found in zip(
+            manifest.trials, pool.map(lambda trial: list(_decode(manifest, trial)), manifest.trials), strict=True
+        ):
+            faults += [f"trial '{trial.id}': {fault}" for fault in found]
+            advance(trial.clock.num_frames, trial.id)
+        return faults
+
+
+def _decode(manifest: Manifest, trial: Trial) -> Iterator[str]:
+    """Faults of one trial's media; a medium that is not there is told elsewhere."""
+    media = {kind: path for kind in trial.media if (path := manifest.path(trial, kind)).exists()}
+    if "crops" in media:
+        yield from _decode_crops(media["crops"], trial)
+    try:
+        if "video" in media:
+            deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
+        if "audio" in media:
+            load_audio(media["audio"])
+    except AvFusionError as error:
+        yield str(error)
+
+
+def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
+    try:
+        reader = CropReader(path, trial.clock, trial.id)
+    except AvFusionError as error:
+        yield str(error)
+        return
+    damaged = 0
+    for frame in reader.frames:
+        try:
+            reader.read(np.array([frame]), 1)
+        except AvFusionError as error:
+            damaged += 1
+            if damaged <= _LISTED_CROPS:
+                yield str(error)
+    if damaged > _LISTED_CROPS:
+        yield f"{damaged} of {len(reader.frames)} crops of '{path}' are damaged, of which {_LISTED_CROPS} are named"
 
 
 def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:

@@ -83,9 +83,10 @@ def corpus_files() -> None:
     type=KnownName("corpus", CORPORA),
     help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
 )
+@click.option("--decode", is_flag=True, help="Decode every crop, picture and sound too; hours for a large corpus.")
 @_JSON
 @guarded
-def corpus_check(folder: Path, name: str | None, as_json: bool) -> None:
+def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
     """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
     from cache.errors import CorpusError
     from pipelines import paths
@@ -93,7 +94,8 @@ def corpus_check(folder: Path, name: str | None, as_json: bool) -> None:
     from pipelines.console import warn
     from pipelines.params import read_params
 
-    found = check_corpus(folder, name or "", read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None)
+    params = read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None
+    found = check_corpus(folder, name or "", params, decode)
     show([found.document()] if as_json else found.rows, as_json)
     for note in () if as_json else found.notes:
         warn(note)
@@ -136,10 +138,8 @@ def crops(device: str, as_json: bool) -> None:
 )
 @click.option(
     "--rate",
-    default="25",
-    show_default=True,
     type=FrameRate(),
-    help="Frames per second for sound files without a picture.",
+    help="Frames per second for sound files without a picture.  [default: 25]",
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
@@ -162,7 +162,7 @@ def crops(device: str, as_json: bool) -> None:
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
-    names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction, media: tuple[Path, ...],
+    names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction | None, media: tuple[Path, ...],
     batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool,
     runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
 ) -> None:  # fmt: skip

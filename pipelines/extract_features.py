@@ -18,17 +18,18 @@ from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
+from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
-from extract.executors import check_running, choose_device, keep_big_buffers
+from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
 from extract.sources import media_clock
 from extract.video import first_picture_s
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
-from pipelines.console import progress, warn
+from pipelines.console import note, progress, warn
 from pipelines.params import BackboneParams, Params, from_mapping
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
 
-WORDS = (".json", ".srt", ".vtt", ".TextGrid")  # transcripts beside a loose file, in this order
+SOUND_RATE = Fraction(25)  # frames per second of loose files without pictures
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,30 @@ class Extraction:
         }
 
 
-def load_backbones(names: Sequence[str], params: Params, options: EngineOptions) -> list[Backbone]:
-    """The project's backbones of these names, each able to run as asked; "all" stands for all of `params.yaml`.
+def load_backbones(
+    names: Sequence[str], params: Params, options: EngineOptions
+) -> list[tuple[Backbone, EngineOptions]]:
+    """The project's backbones of these names, and how each runs; "all" stands for all of `params.yaml`.
+
+    Among several, one that reads sentences runs with torch, as it is, whatever was asked for the others.
 
     Raises:
         UnknownNameError: if `params.yaml` has no section for a name.
         SettingError: if one cannot run as asked.
     """
     wanted = dict.fromkeys(name for given in names for name in (params.extract if given == "all" else (given,)))
-    return [_load(name, params.backbone(name), options) for name in wanted]
+    return [_load(name, params.backbone(name), options, len(wanted) == 1) for name in wanted]
 
 
-def load_loose(names: Sequence[str], weights: str, options: EngineOptions) -> list[Backbone]:
-    """Backbones for loose media, each able to run as asked.
+def load_loose(names: Sequence[str], weights: str, options: EngineOptions) -> list[tuple[Backbone, EngineOptions]]:
+    """As `load_backbones`, for loose media.
 
     Raises:
         UnknownNameError: if there is no such backbone.
         SettingError: if one cannot run as asked.
     """
-    return [_load(name, BackboneParams(weights), options) for name in dict.fromkeys(names)]
+    wanted = dict.fromkeys(names)
+    return [_load(name, BackboneParams(weights), options, len(wanted) == 1) for name in wanted]
 
 
 def extract_project(
@@ -127,15 +133,15 @@ def extract_project(
     backbones = load_backbones(names, params, options)
     whole = len(chosen.trials) == len(manifest.trials)
     made, config = None, crop_config(params.crops)
-    if any(backbone.source == "crops" for backbone in backbones):
+    if any(backbone.source == "crops" for backbone, _ in backbones):
         made = make_crops(chosen, chosen.trials, config, paths.CROPS, options.device)
         if whole and not made.failures:
             save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     done = []
-    for backbone in backbones:
+    for backbone, how in backbones:
         crops = made if backbone.source == "crops" else None
         dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
-        extraction = _extract_one(backbone, dtype, chosen, folder, features, options, crops)
+        extraction = _extract_one(backbone, dtype, chosen, folder, features, how, crops)
         outcome = extraction.outcome
         if whole and not outcome.failures:
             _save_receipt(extraction)
@@ -150,10 +156,12 @@ def extract_project(
 
 
 def extract_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions,
+    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction | None, options: EngineOptions,
     selection: Selection = Selection(),
 ) -> list[Extraction]:  # fmt: skip
     """Extract loose media files into `out`; a trial is named after its file, a transcript of its name is its words.
+
+    The receipt names every file of this and of earlier runs.
 
     Returns:
         what became of each backbone, for `raise_failed`.
@@ -169,13 +177,14 @@ def extract_loose(
     manifest = selection.of(manifest)
     backbones = load_loose(names, weights, options)
     done, config = [], crop_config({})
-    for backbone in backbones:
+    for backbone, how in backbones:
         made, folder = None, out / "crops"
         if backbone.source == "crops":
             made = make_crops(manifest, manifest.trials, config, folder, options.device)
-        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, options, made)
-        _save_receipt(extraction)
+        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, made)
         extraction.outcome.failures |= unread
+        store = FeatureStore(extraction.store, extraction.fingerprint)
+        Receipt.of(store, set(store.trial_ids()) - extraction.outcome.failures.keys()).save(extraction.receipt)
         done.append(replace(extraction, crops=None))
     return done
 
@@ -216,18 +225,21 @@ def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
         )
 
 
-def _load(name: str, params: BackboneParams, options: EngineOptions) -> Backbone:
+def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool) -> tuple[Backbone, EngineOptions]:
     choose_device(options.device)  # before weights are fetched
     config = config_of(load_named("backbone", BACKBONES, name))
     from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
+    if not alone and not rows_are_apart(backbone) and (options.runtime != "torch" or options.compiled):
+        note(f"Backbone '{name}' reads sentences of any length: it runs with torch, and is not compiled.")
+        options = replace(options, runtime="torch", compiled=False)
     check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
     if backbone.weights.seed is not None:
         warn(
             f"Backbone '{name}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
             "the pipeline only. Set trained weights in params.yaml or with --weights."
         )
-    return backbone
+    return backbone, options
 
 
 def _extract_one(
@@ -284,18 +296,22 @@ class _LooseManifest(Manifest):
 
     Attributes:
         files: trial id → the file as it was named.
+        unclear: trial id → why nobody can tell which its words are.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
+    unclear: dict[str, str] = field(default_factory=dict)
 
     def path(self, trial: Trial, kind: str) -> Path:
         if kind in trial.media:
             return super().path(trial, kind)
         file = self.files[trial.id]
+        if kind == "words" and trial.id in self.unclear:
+            raise CorpusError(self.unclear[trial.id])
         if kind == "words":
             folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
             raise MissingFileError(
-                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(WORDS[:-1])} or {WORDS[-1]}. Run "
+                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(TRANSCRIPTS[:-1])} or {TRANSCRIPTS[-1]}. Run "
                 f"'avfusion transcribe --out {folder} {name}'."
             )
         raise MissingFileError(
@@ -303,23 +319,34 @@ class _LooseManifest(Manifest):
         )
 
 
-def loose_manifest(media: Sequence[Path], rate: Fraction) -> tuple[Manifest, dict[str, str]]:
+def loose_manifest(media: Sequence[Path], rate: Fraction | None) -> tuple[Manifest, dict[str, str]]:
     """A manifest of loose files, and why some cannot be read.
+
+    Args:
+        media: the files.
+        rate: frames per second of those without pictures; None for 25.
 
     Raises:
         CorpusError: if two files have the same name.
     """
     refuse_namesakes(media)
-    trials, unread = [], {}
+    trials, unread, unclear = [], {}, {}
     for path in media:
+        words = None
         try:
-            clock = media_clock(path, rate)
+            clock = media_clock(path, rate or SOUND_RATE)
         except AvFusionError as error:
             unread[path.stem] = str(error)
             continue
+        try:
+            words = find_transcript(path.absolute().parent, path.stem)
+        except AvFusionError as error:
+            unclear[path.stem] = str(error)
         place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
-        words = next((found for suffix in WORDS if (found := path.absolute().with_suffix(suffix)).is_file()), None)
+        if rate is not None and pictures and rate != clock.rate:
+            warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
         kinds = {"audio": place} | ({"video": place} if pictures else {})
         kinds |= {"words": words.as_posix()} if words else {}
         trials.append(Trial(path.stem, path.stem, "", clock, kinds))
-    return _LooseManifest(Path("/"), tuple(trials), files={path.stem: path for path in media}), unread
+    files = {path.stem: path for path in media}
+    return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread

@@ -39,13 +39,15 @@ def plan_project(
         MissingFileError: if the corpus is not built.
     """
     manifest = selection.of(Manifest.load(paths.CORPUS))
-    backbones = [(b, params.backbone(b.name).dtype) for b in load_backbones(names, params, options)]
     config = crop_config(params.crops)
-    return [_plan(b, dtype, manifest, {}, config, paths.CROPS, features, options) for b, dtype in backbones]
+    return [
+        _plan(backbone, params.backbone(backbone.name).dtype, manifest, {}, config, paths.CROPS, features, how)
+        for backbone, how in load_backbones(names, params, options)
+    ]
 
 
 def plan_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction, options: EngineOptions,
+    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction | None, options: EngineOptions,
     selection: Selection,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """As `plan_project`, for loose files.
@@ -56,8 +58,8 @@ def plan_loose(
     manifest, unread = loose_manifest(media, rate)
     manifest, config = selection.of(manifest), crop_config({})
     return [
-        _plan(backbone, "float16", manifest, unread, config, out / "crops", out, options)
-        for backbone in load_loose(names, weights, options)
+        _plan(backbone, "float16", manifest, unread, config, out / "crops", out, how)
+        for backbone, how in load_loose(names, weights, options)
     ]
 
 

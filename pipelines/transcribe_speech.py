@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cache.errors import AvFusionError
 from cache.manifest import Manifest
 from extract.engine import Outcome
 from extract.punctuation import open_restorer
-from extract.speech import transcribe
+from extract.speech import open_recogniser, transcribe
 from pipelines import paths
 from pipelines.build_corpus import add_transcripts, transcript_path
 from pipelines.console import progress
@@ -22,7 +22,7 @@ def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) ->
     The manifest then names the transcripts, so that text backbones read them; transcripts that exist are kept.
 
     Args:
-        recogniser: see `extract.speech.recognise`.
+        recogniser: see `extract.speech.open_recogniser`.
         punctuation: model that restores punctuation, "" for none.
         redo: whether to recognise again what is finished.
 
@@ -34,19 +34,13 @@ def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) ->
     """
     manifest = Manifest.load(paths.CORPUS)
     lacking = [trial for trial in manifest.trials if "words" not in trial.media and "audio" in trial.media]
-    outcome, restorer = Outcome(), open_restorer(punctuation) if punctuation else None
-    with progress("words", len(lacking)) as advance:
-        for trial in lacking:
-            transcript = transcript_path(trial)
-            try:
-                if redo or not transcript.is_file():
-                    transcribe(manifest.path(trial, "audio"), transcript, recogniser, restorer)
-                    outcome.computed.append(trial.id)
-                else:
-                    outcome.kept.append(trial.id)
-            except AvFusionError as error:
-                outcome.failures[trial.id] = str(error)
-            advance(1, trial.id)
+    to_do = {
+        trial.id: (manifest.path(trial, "audio"), transcript_path(trial))
+        for trial in lacking
+        if redo or not transcript_path(trial).is_file()
+    }
+    outcome = _transcribe_all(to_do, recogniser, punctuation)
+    outcome.kept += [trial.id for trial in lacking if trial.id not in to_do]
     add_transcripts(manifest).save(paths.CORPUS)
     return outcome
 
@@ -59,16 +53,24 @@ def transcribe_loose(media: Sequence[Path], out: Path, recogniser: str, punctuat
 
     Raises:
         CorpusError: if two files have the same name.
-        AvFusionError: if the punctuation model cannot be opened.
+        AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
     refuse_namesakes(media)
-    outcome, restorer = Outcome(), open_restorer(punctuation) if punctuation else None
-    with progress("words", len(media)) as advance:
-        for path in media:
+    return _transcribe_all({path.stem: (path, out / f"{path.stem}.json") for path in media}, recogniser, punctuation)
+
+
+def _transcribe_all(to_do: Mapping[str, tuple[Path, Path]], recogniser: str, punctuation: str) -> Outcome:
+    """Recognise recordings (id → recording, transcript to write); the models are opened where there are any."""
+    outcome = Outcome()
+    if not to_do:
+        return outcome
+    hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
+    with progress("words", len(to_do)) as advance:
+        for name, (recording, transcript) in to_do.items():
             try:
-                transcribe(path, out / f"{path.stem}.json", recogniser, restorer)
-                outcome.computed.append(path.stem)
+                transcribe(recording, transcript, hear, restorer)
+                outcome.computed.append(name)
             except AvFusionError as error:
-                outcome.failures[path.stem] = str(error)
-            advance(1, path.stem)
+                outcome.failures[name] = str(error)
+            advance(1, name)
     return outcome

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, ShapeError
 from cache.manifest import Manifest, Trial
@@ -32,6 +29,7 @@ from extract.corpora.affwild2_folders import (
 )
 from extract.corpora.annotations import read_annotation, split_side
 from extract.corpora.reading import (
+    RowFaults,
     find_crops,
     find_transcript,
     finish,
@@ -131,18 +129,29 @@ class AffWild2:
     def _read_trial(
         self, root: Path, item: _Found, probed: Mapping[Path, VideoInfo | AvFusionError], faults: list[str]
     ) -> Trial | None:
-        """One trial, or None and its faults added to the list."""
-        before, labels = len(faults), None
-        info = probed[item.video] if item.video is not None else None
-        if isinstance(info, AvFusionError):
-            faults.append(f"trial '{item.name}': {info}")
-        try:
-            labels = None if item.annotation is None else read_annotation(item.annotation, TARGETS)
-        except AvFusionError as error:
+        """One trial as far as it is known, its faults added to the list; None where not even its length is."""
+
+        def fault(error: AvFusionError) -> None:
             faults.append(f"trial '{item.name}': {error}")
-        if isinstance(info, AvFusionError) or len(faults) > before:
-            return None
-        clock = self._clock(item, info, labels, faults)
+
+        info, labels, num_rows, words = probed.get(item.video) if item.video else None, None, 0, None
+        if isinstance(info, AvFusionError):
+            fault(info)
+            info = None
+        try:
+            if item.annotation is not None:
+                labels = read_annotation(item.annotation, TARGETS)
+                num_rows = len(labels)
+        except RowFaults as error:
+            fault(error)
+            num_rows = error.num_rows
+        except AvFusionError as error:
+            fault(error)
+        try:
+            words = find_transcript(root / "words", item.name, item.video_name)
+        except AvFusionError as error:
+            fault(error)
+        clock = self._clock(item, info, num_rows, faults)
         if clock is None:
             return None
         media = {}
@@ -152,19 +161,15 @@ class AffWild2:
                 media["audio"] = media["video"]
         if item.crops is not None:
             media["crops"] = media_path(item.crops, root)
-        words = find_transcript(root / "words", item.name, item.video_name)
         if words is not None:
             media["words"] = media_path(words, root)
         return Trial(item.name, item.video_name, item.partition, clock, media, labels, item.face)
 
-    def _clock(
-        self, item: _Found, info: VideoInfo | None, labels: NDArray[np.float32] | None, faults: list[str]
-    ) -> FrameClock | None:
+    def _clock(self, item: _Found, info: VideoInfo | None, num_rows: int, faults: list[str]) -> FrameClock | None:
         """One tick per label row; without labels one per picture of the video, else up to the last crop."""
-        lengths = (labels is not None and len(labels), info is not None and info.num_frames, item.last_crop)
-        num_frames = int(next((length for length in lengths if length), 0))
+        num_frames = num_rows or (info.num_frames if info is not None else 0) or item.last_crop
         if not num_frames:
-            return None  # neither video nor crops, which is a fault already
+            return None  # which is a fault already
         counts = [("video frames", info.num_frames, item.video)] if info is not None else []
         if item.last_crop > num_frames:
             counts.append(("numbered crops", item.last_crop, item.crops))

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CorpusError, MissingFileError
+from cache.errors import MissingFileError
+from extract.corpora.reading import RowFaults
 
 NOT_ANNOTATED = -5.0
 _LISTED_ROWS = 20  # faulty rows of one file that are named; more are counted
@@ -44,7 +45,7 @@ def read_annotation(path: Path, columns: Sequence[str] = ("valence", "arousal"))
 
     Raises:
         MissingFileError: if the file does not exist.
-        CorpusError: if the header, a row or the length is wrong; names the file and every faulty line.
+        RowFaults: if the header, a row or the length is wrong; names the file and every faulty line.
     """
     if not path.is_file():
         raise MissingFileError(f"No annotation file '{path}'. Check the corpus folder.")
@@ -66,7 +67,8 @@ def read_annotation(path: Path, columns: Sequence[str] = ("valence", "arousal"))
             rows.append(values)
     if faults:
         more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        raise CorpusError(f"Annotation file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file.")
+        message = f"Annotation file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file."
+        raise RowFaults(message, max(0, len(lines) - 1))
     return _without_unannotated(np.array(rows, np.float32), path)
 
 

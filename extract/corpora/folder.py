@@ -12,24 +12,36 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock, check_length
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
+from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from extract.corpora.label_tables import LabelTable, read_table
-from extract.corpora.reading import find_crops, find_transcript, finish, list_crops, media_path, probe_videos, visible
+from extract.corpora.reading import (
+    RowFaults,
+    find_crops,
+    find_transcript,
+    finish,
+    list_crops,
+    media_path,
+    probe_videos,
+    visible,
+)
 from extract.tracking import FACES, REFERENCE
 from extract.video import VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SUBJECTS_HEADER = ["trial", "subject", "partition"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -71,20 +83,22 @@ class Folder:
         """
         faults: list[str] = []
         videos = _find_videos(root / "videos", faults)
-        tables = _read_tables(root / "labels", videos, self.config.targets, faults)
+        tables, num_rows = _read_tables(root / "labels", videos, self.config.targets, faults)
         targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
         trials = []
         for name, info in _probe(videos, faults).items():
             subject, partition = subjects.get(name, (name, ""))
-            try:
-                clock, labels = _label(name, info, tables.get(name), targets, videos[name])
-                media, face = _find_media(root, name, subject, videos[name], info, clock)
-            except AvFusionError as error:
-                faults.append(f"trial '{name}': {error}")
-                continue
-            trials.append(Trial(name, subject, partition, clock, media, labels, face or self.config.face))
-            if labels is None and partition in ("train", "validation"):
+            own: list[str] = []
+            clock = FrameClock(info.rate, num_rows.get(name) or info.num_frames)
+            labels = _label(tables.get(name), targets, clock)
+            if num_rows.get(name):
+                _check(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
+            media = _find_media(root, name, subject, videos[name], info, clock, own)
+            faults += [f"trial '{name}': {fault}" for fault in own]
+            face = REFERENCE if "face" in media else self.config.face
+            trials.append(Trial(name, subject, partition, clock, media, labels, face))
+            if name not in num_rows and partition in ("train", "validation"):
                 faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
         _report(trials)
         return finish(root, trials, targets, faults)
@@ -122,9 +136,10 @@ def _probe(videos: Mapping[str, Path], faults: list[str]) -> dict[str, VideoInfo
 
 def _read_tables(
     folder: Path, videos: Mapping[str, Path], targets: tuple[str, ...], faults: list[str]
-) -> dict[str, LabelTable]:
-    """Label tables by trial; all of them must hold the same targets."""
+) -> tuple[dict[str, LabelTable], dict[str, int]]:
+    """Label tables by trial, all of the same targets; and of faulty ones too the number of frames, 0 where rows are times."""
     tables: dict[str, LabelTable] = {}
+    num_rows: dict[str, int] = {}
     for path in visible(folder):
         if path.suffix.lower() != ".csv":
             continue
@@ -135,9 +150,11 @@ def _read_tables(
             continue
         try:
             table = read_table(path)
-        except CorpusError as error:
+        except RowFaults as error:
             faults.append(str(error))
+            num_rows[path.stem] = error.num_rows
             continue
+        num_rows[path.stem] = len(table.rows) if table.times_s is None else 0
         wanted = targets or next(iter(tables.values()), table).columns
         missing = [name for name in wanted if name not in table.columns]
         further = [] if targets else [name for name in table.columns if name not in wanted]
@@ -147,7 +164,7 @@ def _read_tables(
             )
         else:
             tables[path.stem] = table
-    return tables
+    return tables, num_rows
 
 
 def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) -> dict[str, tuple[str, str]]:
@@ -176,18 +193,21 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
     return subjects
 
 
-def _label(
-    name: str, info: VideoInfo, table: LabelTable | None, targets: tuple[str, ...], video: Path
-) -> tuple[FrameClock, NDArray[np.float32] | None]:
-    """Clock and labels (T, C): rows that are frames set the length, rows with a time are interpolated."""
+def _check(faults: list[str], check: Callable[..., T], *arguments: Any) -> T | None:
+    """What a call returns; None and one more fault where it refuses."""
+    try:
+        return check(*arguments)
+    except AvFusionError as error:
+        faults.append(str(error))
+        return None
+
+
+def _label(table: LabelTable | None, targets: tuple[str, ...], clock: FrameClock) -> NDArray[np.float32] | None:
+    """Labels (T, C): rows that are frames as they are, rows with a time interpolated."""
     if table is None:
-        return FrameClock(info.rate, info.num_frames), None
+        return None
     rows = table.select(targets)
-    if table.times_s is None:
-        check_length(name, "video frames", info.num_frames, len(rows), str(video))
-        return FrameClock(info.rate, len(rows)), rows
-    clock = FrameClock(info.rate, info.num_frames)
-    return clock, interpolate(table.times_s, rows, clock)
+    return rows if table.times_s is None else interpolate(table.times_s, rows, clock)
 
 
 def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: FrameClock) -> NDArray[np.float32]:
@@ -208,27 +228,26 @@ def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: 
 
 
 def _find_media(
-    root: Path, name: str, subject: str, video: Path, info: VideoInfo, clock: FrameClock
-) -> tuple[dict[str, str], str]:
-    """Media of a trial, and the face if a picture says which."""
-    media = {"video": media_path(video, root)}
-    if info.has_audio:
-        media["audio"] = media["video"]
-    words, crops = find_transcript(root / "words", name), find_crops(root / "crops", name)
+    root: Path, name: str, subject: str, video: Path, info: VideoInfo, clock: FrameClock, faults: list[str]
+) -> dict[str, str]:
+    """Media of a trial, of which a picture says whose face is followed."""
+    found = {"video": video, "audio": video} if info.has_audio else {"video": video}
+    words = _check(faults, find_transcript, root / "words", name)
     if words is not None:
-        media["words"] = media_path(words, root)
+        found["words"] = words
+    crops = find_crops(root / "crops", name)
     if crops is not None:
-        last = max(list_crops(crops), default=0)
-        if not last:
-            raise CorpusError(f"'{crops}' holds no crops, expected pictures such as '00001.jpg'.")
-        if last > clock.num_frames:
-            check_length(name, "numbered crops", last, clock.num_frames, str(crops))
-        media["crops"] = media_path(crops, root)
+        found["crops"] = crops
+        numbers = _check(faults, list_crops, crops)
+        if numbers == []:
+            faults.append(f"'{crops}' holds no crops, expected pictures such as '00001.jpg'.")
+        elif numbers and numbers[-1] > clock.num_frames:
+            _check(faults, check_length, name, "numbered crops", numbers[-1], clock.num_frames, str(crops))
     places = (root / "faces" / f"{who}{suffix}" for who in (name, subject) for suffix in PICTURE_SUFFIXES)
     picture = next((path for path in places if path.is_file()), None)
-    if picture is None:
-        return media, ""
-    return {**media, "face": media_path(picture, root)}, REFERENCE
+    if picture is not None:
+        found["face"] = picture
+    return {kind: media_path(path, root) for kind, path in found.items()}
 
 
 def _report(trials: list[Trial]) -> None:

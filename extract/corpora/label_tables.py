@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CorpusError
+from extract.corpora.reading import RowFaults
 
 TIME = "time"
 _ABSENT = ("", "nan", "na")
@@ -42,7 +42,7 @@ def read_table(path: Path) -> LabelTable:
     """Read a label file.
 
     Raises:
-        CorpusError: if the header, a value or a time is wrong; names the file and every faulty line.
+        RowFaults: if the header, a value or a time is wrong; names the file and every faulty line.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
@@ -53,7 +53,7 @@ def read_table(path: Path) -> LabelTable:
     if len(lines) < 2:
         faults.append("it has no rows")
     values: list[list[float]] = []
-    for number, line in enumerate([] if faults else lines[1:], start=2):
+    for number, line in enumerate(lines[1:], start=2):
         row = _parse(line, header)
         if row is None:
             faults.append(
@@ -66,7 +66,8 @@ def read_table(path: Path) -> LabelTable:
             values.append(row)
     if faults:
         more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        raise CorpusError(f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file.")
+        message = f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file."
+        raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1))
     table = np.array(values)
     targets = [at for at, name in enumerate(header) if name != TIME]
     times = table[:, header.index(TIME)] if TIME in header else None

@@ -107,18 +107,25 @@ class MuSe:
         absent = [path for path in paths if not path.is_file()]
         if partition != "test" and absent:
             raise CorpusError(f"no labels {' and '.join(repr(str(path)) for path in absent)}.")
-        series = [_read_series(path) for path in paths] if not absent else []
+        info = probed.get(videos[name]) if name in videos else None
+        faults = [str(info)] if isinstance(info, AvFusionError) else []
+        series = []
+        for path in () if absent else paths:
+            try:
+                series.append(_read_series(path))
+            except AvFusionError as error:
+                faults.append(str(error))
+        if faults:
+            raise CorpusError(" ".join(faults))
         times_ms = series[0][0] if series else _feature_times(root / FEATURES, name)
         for path, (other_ms, _) in zip(paths, series, strict=False):
             if not np.array_equal(other_ms, times_ms):
                 raise CorpusError(f"the timestamps of '{path}' and '{paths[0]}' differ, expected the same.")
-        clock, media, place = infer_clock(times_ms, paths[0]), {}, videos.get(name)
-        if place is not None:
-            info = probed[place]
-            if isinstance(info, AvFusionError):
-                raise info
-            clock = _cover(name, clock, info, place)
-            media = dict.fromkeys(("video", "audio") if info.has_audio else ("video",), media_path(place, root))
+        clock, media = infer_clock(times_ms, paths[0]), {}
+        if isinstance(info, VideoInfo):
+            clock = _cover(name, clock, info, videos[name])
+            kinds = ("video", "audio") if info.has_audio else ("video",)
+            media = dict.fromkeys(kinds, media_path(videos[name], root))
         labels = _at_ticks(times_ms, [values for _, values in series], clock) if series else None
         if labels is not None and np.isnan(labels).all():
             if partition != "test":

@@ -31,6 +31,18 @@ class CorpusFaults(CorpusError):
         super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nMend them and read it again.")
 
 
+class RowFaults(CorpusError):
+    """What is wrong with a label file that has rows all the same.
+
+    Attributes:
+        num_rows: how many frames it is long; 0 where its rows are no frames.
+    """
+
+    def __init__(self, message: str, num_rows: int) -> None:
+        super().__init__(message)
+        self.num_rows = num_rows
+
+
 def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults: list[str]) -> Manifest:
     """The manifest of these trials.
 
@@ -92,9 +104,19 @@ def find_crops(folder: Path, name: str) -> Path | None:
 
 
 def find_transcript(folder: Path, *names: str) -> Path | None:
-    """The transcript of the first name that has one."""
-    places = (folder / f"{name}{suffix}" for name in names for suffix in TRANSCRIPTS)
-    return next((path for path in places if path.is_file()), None)
+    """The transcript of the first name that has one.
+
+    Raises:
+        CorpusError: if that name has several.
+    """
+    for name in names:
+        found = [path for suffix in TRANSCRIPTS if (path := folder / f"{name}{suffix}").is_file()]
+        if len(found) > 1:
+            where = " and ".join(f"'{path}'" for path in found)
+            raise CorpusError(f"{len(found)} transcripts {where}, expected 1. Remove or rename the others.")
+        if found:
+            return found[0]
+    return None
 
 
 def parse_rate(text: str) -> Fraction:

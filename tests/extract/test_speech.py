@@ -15,18 +15,13 @@ import soundfile
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
 from extract import speech
-from extract.speech import RATE_HZ, recognise, transcribe
+from extract.speech import RATE_HZ, open_recogniser, transcribe
 from extract.transcripts import read_words
 
 LIBRI = Path(__file__).parents[3] / "shared/media/speech_libri.wav"
 needs_sphinx = pytest.mark.skipif(
     importlib.util.find_spec("pocketsphinx") is None, reason="pocketsphinx is not installed"
 )
-
-
-@pytest.fixture(autouse=True)
-def _forget_models() -> None:
-    speech._open.cache_clear()
 
 
 class Endpointer:
@@ -81,7 +76,7 @@ def test_pocketsphinx_hears_real_speech(tmp_path: Path) -> None:
         pytest.skip("no speech here")
     samples, _ = soundfile.read(LIBRI, dtype="float32", start=int(11.9 * RATE_HZ), stop=int(14.7 * RATE_HZ))
     soundfile.write(tmp_path / "a.wav", samples, RATE_HZ)
-    words = transcribe(tmp_path / "a.wav", tmp_path / "a.json", "pocketsphinx")
+    words = transcribe(tmp_path / "a.wav", tmp_path / "a.json", open_recogniser("pocketsphinx"))
     texts = [word.text for word in words]
     assert {"give", "me", "an", "opportunity", "of"} <= set(texts)
     spoken = words[texts.index("opportunity")]
@@ -94,7 +89,7 @@ def test_pocketsphinx_hears_real_speech(tmp_path: Path) -> None:
 @needs_sphinx
 def test_silence_has_no_words(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE_HZ), RATE_HZ)
-    assert transcribe(tmp_path / "a.wav", tmp_path / "a.json", "pocketsphinx") == []
+    assert transcribe(tmp_path / "a.wav", tmp_path / "a.json", open_recogniser("pocketsphinx")) == []
     assert read_words(tmp_path / "a.json") == []
 
 
@@ -127,8 +122,9 @@ def test_vosk_is_fed_in_blocks_and_asked_for_its_last_words(tmp_path: Path, monk
     vosk = SimpleNamespace(SetLogLevel=lambda level: None, Model=opened.append, KaldiRecognizer=Kaldi)
     monkeypatch.setitem(sys.modules, "vosk", vosk)
     soundfile.write(tmp_path / "a.wav", np.zeros(4000 * 5), RATE_HZ)
-    for _ in range(2):
-        words = recognise(tmp_path / "a.wav", f"vosk:{tmp_path}")
+    recogniser = open_recogniser(f"vosk:{tmp_path}")
+    for name in "ab":  # one model hears several recordings
+        words = transcribe(tmp_path / "a.wav", tmp_path / f"{name}.json", recogniser)
         assert [(word.text, word.start_s, word.end_s) for word in words] == [
             (f"w{i}", i / 4, pytest.approx(i / 4 + 0.2)) for i in range(5)
         ]
@@ -140,18 +136,17 @@ def test_a_folder_that_is_no_vosk_model(tmp_path: Path, monkeypatch: pytest.Monk
         raise Exception("Failed to create a model")
 
     monkeypatch.setitem(sys.modules, "vosk", SimpleNamespace(SetLogLevel=lambda level: None, Model=fail))
-    soundfile.write(tmp_path / "a.wav", np.zeros(400), RATE_HZ)
     with pytest.raises(SettingError, match=r"Vosk cannot read the model .* \(Failed to create a model\)"):
-        recognise(tmp_path / "a.wav", f"vosk:{tmp_path}")
+        open_recogniser(f"vosk:{tmp_path}")
     with pytest.raises(MissingFileError, match="There is no Vosk model .*/none'.*Get one from https://alphacephei"):
-        recognise(tmp_path / "a.wav", f"vosk:{tmp_path}/none")
+        open_recogniser(f"vosk:{tmp_path}/none")
 
 
 def test_recognisers_that_do_not_exist_here(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sphinx", "vosk", "vosk:"):
         with pytest.raises(UnknownNameError, match="expected 'pocketsphinx' or 'vosk:<folder of a model>'"):
-            recognise(LIBRI, name)
+            open_recogniser(name)
     for library, name in (("pocketsphinx", "pocketsphinx"), ("vosk", "vosk:/model")):
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(SettingError, match=rf"pip install 'avfusion\[{library}\]'"):
-            recognise(LIBRI, name)
+            open_recogniser(name)

@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from cache.errors import SettingError
 from extract.corpora import CORPORA
@@ -22,6 +25,17 @@ def write(path: Path, text: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def write_video(path: Path) -> None:
+    """A second of noise."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for index in range(25):
+            picture = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 @pytest.fixture
@@ -75,6 +89,31 @@ def test_every_fault_and_exit_code_1(affwild2: Path, run: Run) -> None:
     document = run("corpus", "check", affwild2, "--json")
     assert document.exit_code == 1
     assert len(json.loads(document.stdout)[0]["faults"]) == 3
+
+
+def test_media_are_decoded_where_asked_for(tmp_path: Path, run: Run) -> None:
+    root = tmp_path / "mine"
+    (root / "videos").mkdir(parents=True)
+    for name in "ab":
+        write_video(root / "videos" / f"{name}.mp4")
+    for number in range(1, 9):
+        crop = root / "crops" / "a" / f"{number:05d}.png"
+        crop.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(crop)
+    assert run("corpus", "check", root, "--decode").exit_code == 0
+    for number in range(2, 9):
+        crop = root / "crops" / "a" / f"{number:05d}.png"
+        crop.write_bytes(crop.read_bytes()[:-30])
+    video = root / "videos" / "b.mp4"
+    content = bytearray(video.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
+    video.write_bytes(content)
+    assert run("corpus", "check", root).exit_code == 0
+    result = run("corpus", "check", root, "--decode")
+    assert result.exit_code == 1
+    assert "has 7 faults" in result.stderr, result.stderr
+    for part in ("'00002.png'", "7 of 8 crops", "b.mp4"):
+        assert part in result.stderr
 
 
 def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run) -> None:

@@ -181,6 +181,51 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
     assert store.read("a").valid.sum() > 10
 
 
+def test_two_transcripts_of_one_file_are_refused_where_words_are_read(run: Run, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
+    write_words(tmp_path / "a.json", [Word("so", 0.1, 0.5)])
+    (tmp_path / "a.srt").write_text("")
+    arguments = ["--weights", "random", "--out", tmp_path / "out", tmp_path / "a.wav"]
+    assert run("extract", "--backbone", "conv1d", *arguments).exit_code == 0
+    result = run("extract", "--backbone", "bert", *arguments)
+    assert (result.exit_code, "2 transcripts" in result.stderr) == (1, True), result.stderr
+
+
+def test_the_receipt_of_loose_media_names_earlier_runs_too(run: Run, tmp_path: Path) -> None:
+    arguments = ["extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path / "out"]
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(32_000, np.float32), 16_000)
+        rows(run(*arguments, "--json", tmp_path / f"{name}.wav"))
+    receipt = tmp_path / "out/audio/conv1d.json"
+    assert list(open_receipt(receipt)[1].trials) == ["a", "b"]
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    assert run(*arguments, tmp_path / "a.wav", tmp_path / "b.wav").exit_code == 1
+    assert list(open_receipt(receipt)[1].trials) == ["b"]
+
+
+def test_a_video_keeps_its_rate(run: Run, project: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(Path("work/corpus"))
+    video = manifest.path(manifest.trials[0], "video")
+    arguments = ["extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path / "out", "--dry-run"]
+    assert "--rate is for sound without pictures" in run(*arguments, "--rate", "10", video).stderr
+    assert "--rate" not in run(*arguments, video).stderr
+
+
+def test_among_several_bert_runs_with_torch(run: Run, tmp_path: Path) -> None:
+    skip_without_openvino()
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
+    write_words(tmp_path / "a.json", [Word("so", 0.1, 0.5)])
+    how = ["--weights", "random", "--out", tmp_path / "out", "--runtime", "openvino", tmp_path / "a.wav"]
+    result = run("extract", "--backbone", "bert", "--backbone", "conv1d", *how)
+    assert (result.exit_code, "it runs with torch" in result.stderr) == (0, True), result.stderr
+    runtimes = [
+        open_receipt(tmp_path / "out" / place)[0].record("a").versions["runtime"]
+        for place in ("text/bert.json", "audio/conv1d.json")
+    ]
+    assert runtimes == ["torch", "openvino"]
+    assert run("extract", "--backbone", "bert", *how).exit_code == 1
+
+
 def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
     arguments = ["extract", "--backbone", "mobilefacenet", "--weights", "random", "--out", tmp_path / "out"]

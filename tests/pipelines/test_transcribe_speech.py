@@ -23,7 +23,7 @@ def wordless(project: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     trials = tuple(replace(t, media={k: v for k, v in t.media.items() if k != "words"}) for t in manifest.trials)
     replace(manifest, trials=trials).save(project / "work/corpus")
 
-    def hear(path: Path, transcript: Path, recogniser: str, restorer: object) -> None:
+    def hear(path: Path, transcript: Path, recogniser: object, restorer: object) -> None:
         transcript.parent.mkdir(parents=True, exist_ok=True)
         write_words(transcript, [Word("happy", 0.5, 1.0)])
 
@@ -49,6 +49,14 @@ def test_usage(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("transcribe", "--out", tmp_path / "out", "--recogniser", "siri", tmp_path / "a.wav")
     assert result.exit_code == 2
     assert "Unknown recogniser 'siri'" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_told_once(run: Callable[..., Result], tmp_path: Path) -> None:
+    pytest.importorskip("vosk")
+    media = [tmp_path / name for name in ("a.wav", "b.wav")]
+    result = run("transcribe", "--out", tmp_path / "out", "--recogniser", f"vosk:{tmp_path}/none", *media)
+    assert (result.exit_code, result.stderr.count("There is no Vosk model")) == (1, 1), result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_loose_files_of_one_name_are_refused(run: Callable[..., Result], tmp_path: Path) -> None:

@@ -318,6 +318,28 @@ def test_every_fault_at_once(small: Tree) -> None:
         small.read()
 
 
+def test_all_faults_of_one_trial(small: Tree) -> None:
+    small.text(f"{TRAIN}/odd.txt", "valence;arousal\n0,0\n2,0\n")
+    small.crops("cropped_aligned", "odd", range(1, LENGTH))
+    for name in ("video1", "video2", "odd"):
+        small.video(f"batch1/{name}.mp4")
+    small.text("words/odd.json", "{}")
+    small.text("words/odd.srt", "")
+    found = [fault for fault in faults_of(small) if "odd" in fault]
+    parts = (
+        "line 1 is 'valence;arousal'",
+        "line 3 is '2,0'",
+        "2 transcripts",
+        "2 labels but 12 video",
+        "2 labels but 11 numb",
+    )
+    for part in parts:
+        assert any(part in fault for fault in found), part
+    with pytest.raises(CorpusFaults) as caught:
+        small.read()
+    assert (caught.value.manifest.trial("odd").labels, len(caught.value.manifest.trials)) == (None, 3)
+
+
 def test_nothing_at_all(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="No corpus folder"):
         AffWild2().read(tmp_path / "nowhere")

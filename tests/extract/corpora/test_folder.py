@@ -105,6 +105,9 @@ def test_every_fault_at_once(root: Path) -> None:
     write(root, "labels/a.csv", "valence,arousal\n" + "0,0\n" * (LENGTH + 3))
     write(root, "labels/b.csv", "time,valence\n0,0\n")
     write(root, "labels/d.csv", "valence\n0\n")
+    write(root, "words/a.json", "{}")
+    write(root, "words/a.vtt", "")
+    (root / "crops" / "a").mkdir(parents=True)
     write(root, "subjects.csv", "trial,subject,partition\na,Ann,dev\nb,Bob,\nb,Bob,\nz,Zoe,train\n")
     (root / "crops" / "b").mkdir(parents=True)
     with pytest.raises(CorpusError) as caught:
@@ -124,7 +127,9 @@ def test_every_fault_at_once(root: Path) -> None:
         "line 5: trial 'z' has no video",
         "does not name trial 'a'",
         "does not name trial 'c'",
-        "holds no crops",
+        "2 transcripts",
+        "crops/a' holds no crops",
+        "crops/b' holds no crops",
     ):
         assert part in message
     with pytest.raises(MissingFileError, match="No folder"):
