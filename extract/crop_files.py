@@ -28,12 +28,13 @@ class FolderFiles:
     """Files of a folder."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._folder = f"{path}{os.sep}"
         self.names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
 
     def read(self, position: int) -> bytes:
         """Bytes of one file."""
-        return (self._path / self.names[position]).read_bytes()
+        with open(self._folder + self.names[position], "rb", buffering=0) as file:  # twice as fast as by a Path
+            return file.readall()
 
 
 def _check_end(path: Path, comment_size: int) -> None:
