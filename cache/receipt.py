@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import FingerprintError, MissingFileError, StoreError
@@ -20,11 +20,19 @@ from cache.store import FeatureStore
 
 @dataclass(frozen=True)
 class ReceiptEntry:
-    """One trial: digests of what was read and of what was stored, and T."""
+    """One trial.
+
+    Attributes:
+        source: digest of what was read.
+        embeddings: digest of what was stored.
+        num_frames: T.
+        runtime: what computed it, "" where that is not known; another runtime gives the same to a tolerance.
+    """
 
     source: str
     embeddings: str
     num_frames: int
+    runtime: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,11 @@ class Receipt:
         wanted = sorted(trial_ids)
         found = store.find_records(wanted)
         records = {trial_id: found.get(trial_id) or store.record(trial_id) for trial_id in wanted}
-        return cls(store.spec, {i: ReceiptEntry(r.source, r.embeddings, r.num_frames) for i, r in records.items()})
+        entries = {
+            trial_id: ReceiptEntry(r.source, r.embeddings, r.num_frames, r.versions.get("runtime", ""))
+            for trial_id, r in records.items()
+        }
+        return cls(store.spec, entries)
 
     def save(self, path: Where) -> None:
         """Write the receipt, replacing an older one at once; one of the same content stays as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +15,16 @@ from torch import Tensor
 from cache.errors import ShapeError
 from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH
 from extract.wordpieces import Speller
+
+Mean = tuple[float, float, float]  # or standard deviation, per channel
+
+
+@functools.lru_cache(maxsize=8)  # a copy to a GPU waits for all that runs there: once, not for every batch
+def _scale_and_offset(mean: Mean, std: Mean, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, 3, 1, 1) each, that turn bytes into what a network was trained on."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+    return scale, offset
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,8 @@ class ImageInput:
     """
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Mean
+    std: Mean
     colour: str = "rgb"
     crop_from: int = 0
     resize: str = "bilinear"
@@ -67,11 +78,7 @@ class ImageInput:
         images = batch.permute(0, 3, 1, 2)
         if self.colour == "bgr":
             images = images.flip(1)
-        shape = (1, 3, 1, 1)
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=batch.device).view(shape)
-        offset = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=batch.device).view(
-            shape
-        )
+        scale, offset = _scale_and_offset(self.mean, self.std, batch.device)
         return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
 
 

@@ -72,7 +72,10 @@ def open_restorer(model: str = MODEL) -> Restorer:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             network = transformers.AutoModelForTokenClassification.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise WeightsError(f"The punctuation model '{model}' cannot be read ({error}). Fetch it again.") from error
+            raise WeightsError(
+                f"The punctuation model '{model}' cannot be read ({error}). Fetch it again, and run pip "
+                "install 'avfusion[punctuation]'."
+            ) from error
     labels = set(network.config.id2label.values())
     if not labels <= MARKS - {""} | {_NO_MARK}:
         raise WeightsError(

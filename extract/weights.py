@@ -1,6 +1,6 @@
 """Weights of backbones: where they come from, and proof that they are the right ones.
 
-The only place that reaches the network. A weights argument is a registered name, a path, or `random`
+The only place that reaches the network, beside the libraries that `extract.pretrained` and torchvision's detectors call. A weights argument is a registered name, a path, or `random`
 (seeded and recorded as such: untrained networks, for trials of the pipeline only).
 """
 
@@ -188,11 +188,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _numpy_globals() -> list[Any]:
-    """What a file of plain numpy arrays of floats names, under the names of numpy 1 and 2; all of it is harmless."""
-    module = "multiarray._reconstruct"
-    rebuild = np.zeros(1).__reduce__()[0]
+    """What a file of plain numpy arrays and numbers of floats names, under the names of numpy 1 and 2; all of it is harmless."""
+    rebuild, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    names = [(rebuild, "_reconstruct"), (scalar, "scalar")]
     dtypes = [np.ndarray, np.dtype, type(np.dtype("f4")), type(np.dtype("f8")), codecs.encode]
-    return [(rebuild, f"numpy.core.{module}"), (rebuild, f"numpy._core.{module}"), *dtypes]
+    return [(call, f"numpy.{core}.multiarray.{name}") for call, name in names for core in ("core", "_core")] + dtypes
 
 
 def _digest(path: Path) -> str:

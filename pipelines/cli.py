@@ -14,7 +14,7 @@ from extract.corpora import CORPORA
 from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
 from pipelines.console import guarded, show
-from pipelines.options import Device, FrameRate, KnownName, RecogniserName
+from pipelines.options import Device, FrameRate, KnownName, RecogniserName, weights_of
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _REDO = click.option("--redo", is_flag=True, help="Train anew what is there already.")
@@ -132,7 +132,11 @@ def crops(device: str, as_json: bool) -> None:
     type=KnownName("backbone", [*BACKBONES, "all"]),
     help="Name of a backbone, may be given several times; 'all' for all of params.yaml.",
 )
-@click.option("--weights", help="For loose media: a registered name, a path, or 'random'.")
+@click.option(
+    "--weights",
+    multiple=True,
+    help="For loose media: a registered name, a path, or 'random'; with several backbones NAME=WEIGHTS for each.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for crops and features."
 )
@@ -140,6 +144,12 @@ def crops(device: str, as_json: bool) -> None:
     "--rate",
     type=FrameRate(),
     help="Frames per second for sound files without a picture.  [default: 25]",
+)
+@click.option(
+    "--face",
+    default="largest",
+    show_default=True,
+    help="For loose media: whose face is followed: largest, centre, left, right, or a picture of the person.",
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
@@ -162,7 +172,7 @@ def crops(device: str, as_json: bool) -> None:
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
-    names: tuple[str, ...], weights: str | None, out: Path | None, rate: Fraction | None, media: tuple[Path, ...],
+    names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, rate: Fraction | None, face: str, media: tuple[Path, ...],
     batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool,
     runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
 ) -> None:  # fmt: skip
@@ -187,7 +197,7 @@ def extract_features(
 
     options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
     selection = stage.Selection(patterns, limit)
-    loose = (names, media, str(weights), Path(str(out)), rate, options, selection)
+    loose = (weights_of(names, weights) if media else {}, media, Path(str(out)), rate, face, options, selection)
     project = None if media else (names, read_params(paths.PARAMS), options, selection, features)
     if dry_run:
         show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)

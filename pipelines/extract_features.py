@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, TrialsFailedError
-from cache.manifest import Manifest, Trial
+from cache.errors import AvFusionError, MissingFileError, SettingError, TrialsFailedError
+from cache.manifest import Manifest
 from cache.names import config_of, load_named
 from cache.places import Where, is_file, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
-from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
 from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
-from extract.sources import media_clock
-from extract.video import first_picture_s
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
+from pipelines.loose_media import loose_manifest
 from pipelines.params import BackboneParams, Params, from_mapping
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
-
-SOUND_RATE = Fraction(25)  # frames per second of loose files without pictures
 
 
 @dataclass(frozen=True)
@@ -102,15 +97,14 @@ def load_backbones(
     return [_load(name, params.backbone(name), options, len(wanted) == 1) for name in wanted]
 
 
-def load_loose(names: Sequence[str], weights: str, options: EngineOptions) -> list[tuple[Backbone, EngineOptions]]:
-    """As `load_backbones`, for loose media.
+def load_loose(weights: Mapping[str, str], options: EngineOptions) -> list[tuple[Backbone, EngineOptions]]:
+    """As `load_backbones`, for loose media: backbone → its weights.
 
     Raises:
         UnknownNameError: if there is no such backbone.
         SettingError: if one cannot run as asked.
     """
-    wanted = dict.fromkeys(names)
-    return [_load(name, BackboneParams(weights), options, len(wanted) == 1) for name in wanted]
+    return [_load(name, BackboneParams(chosen), options, len(weights) == 1) for name, chosen in weights.items()]
 
 
 def extract_project(
@@ -156,26 +150,34 @@ def extract_project(
 
 
 def extract_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction | None, options: EngineOptions,
-    selection: Selection = Selection(),
+    weights: Mapping[str, str], media: Sequence[Path], out: Path, rate: Fraction | None, face: str,
+    options: EngineOptions, selection: Selection = Selection(),
 ) -> list[Extraction]:  # fmt: skip
-    """Extract loose media files into `out`; a trial is named after its file, a transcript of its name is its words.
+    """Extract loose media files into `out`; the receipt names every file of this and of earlier runs.
 
-    The receipt names every file of this and of earlier runs.
+    Args:
+        weights: backbone → its weights.
+        media: the files.
+        out: folder for crops and features.
+        rate: see `loose_manifest`.
+        face: see `loose_manifest`.
+        options: how to run.
+        selection: of the files.
 
     Returns:
         what became of each backbone, for `raise_failed`.
 
     Raises:
         CorpusError: if two files have the same name.
+        SettingError: if there is no such face.
         TrialsFailedError: if none of the files can be read.
     """
-    manifest, unread = loose_manifest(media, rate)
+    manifest, unread = loose_manifest(media, rate, face)
     if not manifest.trials:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(unread.items()))
         raise TrialsFailedError(f"None of {len(media)} files can be read; nothing was extracted.\n{reasons}")
     manifest = selection.of(manifest)
-    backbones = load_loose(names, weights, options)
+    backbones = load_loose(weights, options)
     done, config = [], crop_config({})
     for backbone, how in backbones:
         made, folder = None, out / "crops"
@@ -276,77 +278,3 @@ def _is_true(receipt: Where) -> bool:
     except AvFusionError:
         return False
     return True
-
-
-def refuse_namesakes(media: Sequence[Path]) -> None:
-    """Refuse loose files of one name, whose results would be one.
-
-    Raises:
-        CorpusError: if two files have the same name.
-    """
-    names = [path.stem for path in media]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CorpusError(f"Two files are named '{twice[0]}'; a trial is named after its file. Rename one of them.")
-
-
-@dataclass(frozen=True)
-class _LooseManifest(Manifest):
-    """Loose files as trials; what one lacks is told as befits a file.
-
-    Attributes:
-        files: trial id → the file as it was named.
-        unclear: trial id → why nobody can tell which its words are.
-    """
-
-    files: dict[str, Path] = field(default_factory=dict)
-    unclear: dict[str, str] = field(default_factory=dict)
-
-    def path(self, trial: Trial, kind: str) -> Path:
-        if kind in trial.media:
-            return super().path(trial, kind)
-        file = self.files[trial.id]
-        if kind == "words" and trial.id in self.unclear:
-            raise CorpusError(self.unclear[trial.id])
-        if kind == "words":
-            folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
-            raise MissingFileError(
-                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(TRANSCRIPTS[:-1])} or {TRANSCRIPTS[-1]}. Run "
-                f"'avfusion transcribe --out {folder} {name}'."
-            )
-        raise MissingFileError(
-            f"'{file}' has no {kind}: it is sound only. Leave it out, or use a backbone of sound or words."
-        )
-
-
-def loose_manifest(media: Sequence[Path], rate: Fraction | None) -> tuple[Manifest, dict[str, str]]:
-    """A manifest of loose files, and why some cannot be read.
-
-    Args:
-        media: the files.
-        rate: frames per second of those without pictures; None for 25.
-
-    Raises:
-        CorpusError: if two files have the same name.
-    """
-    refuse_namesakes(media)
-    trials, unread, unclear = [], {}, {}
-    for path in media:
-        words = None
-        try:
-            clock = media_clock(path, rate or SOUND_RATE)
-        except AvFusionError as error:
-            unread[path.stem] = str(error)
-            continue
-        try:
-            words = find_transcript(path.absolute().parent, path.stem)
-        except AvFusionError as error:
-            unclear[path.stem] = str(error)
-        place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
-        if rate is not None and pictures and rate != clock.rate:
-            warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
-        kinds = {"audio": place} | ({"video": place} if pictures else {})
-        kinds |= {"words": words.as_posix()} if words else {}
-        trials.append(Trial(path.stem, path.stem, "", clock, kinds))
-    files = {path.stem: path for path in media}
-    return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread

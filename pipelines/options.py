@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 
 from cache.errors import UnknownNameError
 from cache.names import require_known
+from extract.backbones import BACKBONES
 
 
 class FrameRate(click.ParamType[Fraction]):
@@ -61,6 +62,26 @@ class KnownName(click.ParamType[str]):
         except UnknownNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+
+def weights_of(backbones: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """Backbone → its weights, of values that are weights for all backbones, or NAME=WEIGHTS for one.
+
+    Raises:
+        UsageError: if a backbone has none, or several.
+    """
+    pairs = [value.partition("=") for value in values]
+    own = {name: weights for name, is_pair, weights in pairs if is_pair and name in BACKBONES}
+    common = [
+        value for value, (name, is_pair, _) in zip(values, pairs, strict=True) if not (is_pair and name in BACKBONES)
+    ]
+    surplus = sorted(own.keys() - set(backbones))
+    missing = [name for name in dict.fromkeys(backbones) if name not in own and not common]
+    if len(common) > 1 or surplus or missing or len(own) + len(common) < len(values):
+        raise click.UsageError(
+            f"--weights {' '.join(values)}: expected one value, or NAME=WEIGHTS once for each of {', '.join(dict.fromkeys(backbones))}."
+        )
+    return {name: own.get(name) or common[0] for name in dict.fromkeys(backbones)}
 
 
 class RecogniserName(click.ParamType[str]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from extract.executors import blank_batch, check_running, keep_big_buffers, make
 from extract.sources import open_source
 from pipelines import paths
 from pipelines.console import warn
-from pipelines.extract_features import Selection, load_backbones, load_loose, loose_manifest
+from pipelines.extract_features import Selection, load_backbones, load_loose
+from pipelines.loose_media import loose_manifest
 from pipelines.params import Params
 from pipelines.write_crops import crop_config, crops_folder, has_crops
 
@@ -47,19 +48,20 @@ def plan_project(
 
 
 def plan_loose(
-    names: Sequence[str], media: Sequence[Path], weights: str, out: Path, rate: Fraction | None, options: EngineOptions,
-    selection: Selection,
+    weights: Mapping[str, str], media: Sequence[Path], out: Path, rate: Fraction | None, face: str,
+    options: EngineOptions, selection: Selection,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """As `plan_project`, for loose files.
 
     Raises:
         CorpusError: if two files have the same name.
+        SettingError: if there is no such face.
     """
-    manifest, unread = loose_manifest(media, rate)
+    manifest, unread = loose_manifest(media, rate, face)
     manifest, config = selection.of(manifest), crop_config({})
     return [
         _plan(backbone, "float16", manifest, unread, config, out / "crops", out, how)
-        for backbone, how in load_loose(names, weights, options)
+        for backbone, how in load_loose(weights, options)
     ]
 
 

@@ -13,7 +13,7 @@ from extract.speech import open_recogniser, transcribe
 from pipelines import paths
 from pipelines.build_corpus import add_transcripts, transcript_path
 from pipelines.console import progress
-from pipelines.extract_features import refuse_namesakes
+from pipelines.loose_media import refuse_namesakes
 
 
 def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) -> Outcome:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cache.names import summary
 from extract.backbones import BACKBONES
@@ -107,6 +108,10 @@ def test_every_backbone_and_model_has_a_row_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in (*BACKBONES, *MODELS, *CORPORA):
         assert f"| `{name}` |" in readme, name
+
+
+def test_every_backbone_has_its_section_of_the_parameters() -> None:
+    assert yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["extract"].keys() == BACKBONES.keys()
 
 
 def test_no_registry_host_is_named() -> None:

@@ -50,7 +50,7 @@ CARDS = {
         name="vggface2",
         variant="InceptionResnetV1",
         origin=f"{_RELEASE}/20180402-114759-vggface2.pt",
-        sha256="",
+        sha256="281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
         licence="MIT",
         paper="Schroff2015FaceNet",
     ),

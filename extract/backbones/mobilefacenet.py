@@ -3,8 +3,9 @@
 The network of [Chen2018MobileFaceNets]; the flattened batch norm output of the 7x7 global depthwise convolution is the
 embedding, as in [Karas2022, Section 3.1] (no last linear layer, no L2 norm). Two published bodies, chosen by the weights:
 
-* `prelu`: PReLU per channel, 937,344 parameters; checkpoints of xuexingyu24, TreB1eN and the 68-point landmark network
-  of Karas et al. (their final linear layer is left out);
+* `prelu`: PReLU per channel, 937,344 parameters; checkpoints of xuexingyu24 and TreB1eN, and the 68-point landmark network
+  of Karas et al. (their final linear layer is left out). Karas et al. feed the latter RGB, with the mean and standard
+  deviation 0.5 as the others, though it was trained on BGR in [0, 1];
 * `foamliu`: ReLU6, a depthwise-separable stem, 934,016 parameters; recognition weights of foamliu (Apache-2.0).
 """
 
@@ -28,11 +29,11 @@ class Config:
 
     Attributes:
         variant: "prelu" or "foamliu"; "" takes it from the weights ("prelu" for random ones).
-        colour: "rgb" or "bgr", the order that the weights were trained on.
+        colour: "rgb" or "bgr", the order that the weights are fed; "" takes it from registered weights, else "rgb".
     """
 
     variant: str = ""
-    colour: str = "rgb"
+    colour: str = ""
 
 
 SIZE = 112
@@ -50,7 +51,34 @@ CARDS = {
         licence="Apache-2.0",
         paper="Chen2018MobileFaceNets",
     ),
+    "landmarks": WeightsCard(
+        name="landmarks",
+        variant="prelu",
+        origin="https://huggingface.co/py-feat/mobilefacenet/resolve/78ffd5f682cc90e000c18854757071bff86575a9/mobilefacenet_model_best.pth.tar",
+        sha256="b994af026bfddbafc507a6f1c8737a9896bab20ed2b0cfb6ae90b81736970313",
+        licence="MIT",
+        paper="Karas2022",
+    ),
+    "xuexingyu24": WeightsCard(
+        name="xuexingyu24",
+        variant="prelu",
+        origin="https://github.com/xuexingyu24/MobileFaceNet_Tutorial_Pytorch/tree/master/Weights",
+        sha256="",
+        licence="none stated",
+        paper="Chen2018MobileFaceNets",
+        direct=False,
+    ),
+    "treb1en": WeightsCard(
+        name="treb1en",
+        variant="prelu",
+        origin="https://github.com/TreB1eN/InsightFace_Pytorch",
+        sha256="",
+        licence="MIT",
+        paper="Chen2018MobileFaceNets",
+        direct=False,
+    ),
 }
+BGR = ("treb1en", "xuexingyu24")  # pictures as OpenCV reads them
 
 
 class _ConvBlock(nn.Module):
@@ -234,7 +262,7 @@ class MobileFaceNet(Backbone):
             SettingError: if variant or colour are not known, or the variant is not that of the weights.
             WeightsError: if the weights are of no known body or do not fit it.
         """
-        if config.variant not in ("", *BODIES) or config.colour not in ("rgb", "bgr"):
+        if config.variant not in ("", *BODIES) or config.colour not in ("", "rgb", "bgr"):
             raise SettingError(
                 f"MobileFaceNet has no variant '{config.variant}' in colour order '{config.colour}'; expected one of "
                 f"{', '.join(BODIES)} and one of rgb, bgr."
@@ -244,9 +272,10 @@ class MobileFaceNet(Backbone):
             raise SettingError(
                 f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
             )
+        colour = "bgr" if weights.card is not None and weights.card.name in BGR else "rgb"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights.seed or 0)
-            network = cls(found, config.colour, weights)
+            network = cls(found, config.colour or colour, weights)
             _initialise(network.body)
         if weights.tensors is not None:
             tensors = {name.removeprefix("output_layer."): tensor for name, tensor in weights.tensors.items()}

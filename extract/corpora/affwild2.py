@@ -30,6 +30,7 @@ from extract.corpora.affwild2_folders import (
 from extract.corpora.annotations import read_annotation, split_side
 from extract.corpora.reading import (
     RowFaults,
+    check_face,
     find_crops,
     find_transcript,
     finish,
@@ -37,8 +38,10 @@ from extract.corpora.reading import (
     media_path,
     parse_rate,
     probe_videos,
+    report_lengths,
     visible,
 )
+from extract.tracking import FACES
 from extract.video import VideoInfo
 
 TARGETS = ("valence", "arousal")
@@ -59,6 +62,7 @@ class Config:
         test_list: file that names the trials of the test partition; empty: found by its name.
         use_crops: false to find the faces anew in the videos although there are crops.
         rate: frames per second of trials without a video whose names tell none (crops need no rate, sound does).
+        face: whose face is followed in a video of which the trial's name tells no side: largest, centre, left or right.
     """
 
     crops: tuple[str, ...] = ()
@@ -67,8 +71,10 @@ class Config:
     test_list: str = ""
     use_crops: bool = True
     rate: str = "30"
+    face: str = FACES[0]
 
     def __post_init__(self) -> None:
+        check_face(self.face)
         parse_rate(self.rate)
 
 
@@ -114,6 +120,12 @@ class AffWild2:
         probed = probe_videos(item.video for item in found if item.video is not None)
         trials = [trial for item in found if (trial := self._read_trial(root, item, probed, faults)) is not None]
         _report(trials, bool(folders.videos))
+        infos = {item.name: probed[item.video] for item in found if item.video is not None}
+        report_lengths(
+            (trial.id, trial.clock.num_frames, info.num_frames)
+            for trial in trials
+            if isinstance(info := infos.get(trial.id), VideoInfo)
+        )
         return finish(root, trials, TARGETS, faults)
 
     def _folders(self, root: Path) -> Folders:
@@ -163,7 +175,15 @@ class AffWild2:
             media["crops"] = media_path(item.crops, root)
         if words is not None:
             media["words"] = media_path(words, root)
-        return Trial(item.name, item.video_name, item.partition, clock, media, labels, item.face)
+        return Trial(
+            item.name,
+            item.video_name,
+            item.partition,
+            clock,
+            media,
+            labels,
+            self.config.face if item.face == FACES[0] else item.face,
+        )
 
     def _clock(self, item: _Found, info: VideoInfo | None, num_rows: int, faults: list[str]) -> FrameClock | None:
         """One tick per label row; without labels one per picture of the video, else up to the last crop."""

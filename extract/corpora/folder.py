@@ -20,21 +20,23 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock, check_length
-from cache.errors import AvFusionError, MissingFileError, SettingError
+from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
+from cache.errors import AvFusionError, MissingFileError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
     RowFaults,
+    check_face,
     find_crops,
     find_transcript,
     finish,
     list_crops,
     media_path,
     probe_videos,
+    report_lengths,
     visible,
 )
-from extract.tracking import FACES, REFERENCE
+from extract.tracking import REFERENCE
 from extract.video import VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
@@ -59,8 +61,7 @@ class Config:
     face: str = "largest"
 
     def __post_init__(self) -> None:
-        if self.face not in FACES:
-            raise SettingError(f"Face '{self.face}'; expected one of {', '.join(FACES)}. Change corpus.settings.face.")
+        check_face(self.face)
 
 
 class Folder:
@@ -87,13 +88,15 @@ class Folder:
         targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
         trials = []
-        for name, info in _probe(videos, faults).items():
+        infos = _probe(videos, faults)
+        for name, info in infos.items():
             subject, partition = subjects.get(name, (name, ""))
             own: list[str] = []
             clock = FrameClock(info.rate, num_rows.get(name) or info.num_frames)
             labels = _label(tables.get(name), targets, clock)
             if num_rows.get(name):
                 _check(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
+            own += _late_labels(tables.get(name), info, name)
             media = _find_media(root, name, subject, videos[name], info, clock, own)
             faults += [f"trial '{name}': {fault}" for fault in own]
             face = REFERENCE if "face" in media else self.config.face
@@ -101,6 +104,7 @@ class Folder:
             if name not in num_rows and partition in ("train", "validation"):
                 faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
         _report(trials)
+        report_lengths((trial.id, trial.clock.num_frames, infos[trial.id].num_frames) for trial in trials)
         return finish(root, trials, targets, faults)
 
 
@@ -208,6 +212,19 @@ def _label(table: LabelTable | None, targets: tuple[str, ...], clock: FrameClock
         return None
     rows = table.select(targets)
     return rows if table.times_s is None else interpolate(table.times_s, rows, clock)
+
+
+def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[str]:
+    """What is wrong with labels by time that go on after the video, by more than two frames and one step of theirs."""
+    if table is None or table.times_s is None:
+        return []
+    end_s, last_s = info.num_frames / float(info.rate), float(table.times_s[-1])
+    step_s = float(np.median(np.diff(table.times_s))) if len(table.times_s) > 1 else 0.0
+    if last_s <= end_s + max(step_s, ALLOWED_DIFFERENCE / float(info.rate)):
+        return []
+    return [
+        f"Trial '{name}' has labels up to {last_s:.2f} s but {end_s:.2f} s of video. Check that the video is whole, or cut the labels."
+    ]
 
 
 def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: FrameClock) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
     metadata/partition.csv                  subject and one of train, devel, test
     label_segments/TARGET/SUBJECT.csv       timestamp (milliseconds), value
-    feature_segments/FEATURE/SUBJECT.csv    brought in by `avfusion cache import --kind muse`
+    feature_segments/FEATURE/SUBJECT.csv    brought in by `avfusion cache import --from muse`
     raw_data/videos/SUBJECT.mp4             optional: with it, features can be extracted here
 
 [Christ2022MuSe]. The label clock is that of the timestamps, usually one tick every 500 or 250 ms; ticks that no row
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import Manifest, Trial
-from extract.corpora.reading import finish, media_path, probe_videos, visible
+from extract.corpora.reading import check_face, finish, media_path, probe_videos, visible
+from extract.tracking import FACES
 from extract.video import VideoInfo
 
 LABELS, FEATURES, VIDEOS = "label_segments", "feature_segments", "raw_data/videos"
@@ -45,9 +46,14 @@ class Config:
 
     Attributes:
         targets: folders of `label_segments`, in this order.
+        face: whose face is followed in the videos: largest, centre, left or right.
     """
 
     targets: tuple[str, ...] = ("valence", "arousal")
+    face: str = FACES[0]
+
+    def __post_init__(self) -> None:
+        check_face(self.face)
 
 
 class MuSe:
@@ -131,7 +137,7 @@ class MuSe:
             if partition != "test":
                 raise CorpusError(f"'{paths[0]}' holds no values.")
             labels = None
-        return Trial(name, name, partition, clock, media, labels)
+        return Trial(name, name, partition, clock, media, labels, self.config.face)
 
 
 def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:

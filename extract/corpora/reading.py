@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
+from cache.clock import ALLOWED_DIFFERENCE
 from cache.errors import AvFusionError, CorpusError, SettingError
 from cache.manifest import Manifest, Trial
 from extract.crop_files import crop_numbers, open_crops
+from extract.tracking import FACES
 from extract.video import VideoInfo, probe
+
+_log = logging.getLogger(__name__)
 
 TRANSCRIPTS = (".json", ".srt", ".vtt", ".TextGrid")
 _READERS = 4  # videos probed at once; disks gain little from more
@@ -117,6 +122,30 @@ def find_transcript(folder: Path, *names: str) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
+    """Warn of trials whose video is one or two pictures longer or shorter; more is a fault.
+
+    Args:
+        videos: trial, frames, pictures of its video.
+    """
+    off = [name for name, frames, pictures in videos if 0 < abs(pictures - frames) <= ALLOWED_DIFFERENCE]
+    if off:
+        _log.warning(
+            "%d trials have one or two labels more or fewer than pictures, e.g. '%s'; the last picture is repeated, or left out.",
+            len(off), off[0],
+        )  # fmt: skip
+
+
+def check_face(face: str) -> None:
+    """Refuse a setting that names no face.
+
+    Raises:
+        SettingError: if it does not.
+    """
+    if face not in FACES:
+        raise SettingError(f"Face '{face}'; expected one of {', '.join(FACES)}. Change corpus.settings.face.")
 
 
 def parse_rate(text: str) -> Fraction:

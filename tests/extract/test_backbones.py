@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cache.errors import MissingFileError, SettingError, ShapeError, UnknownNameError, WeightsError
+from cache.names import load_named
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.executors import TorchExecutor, choose_device
@@ -142,6 +143,39 @@ def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
     assert len(again.spec().weights_sha256) == 64
 
 
+def test_every_backbone_says_where_its_weights_come_from() -> None:
+    for name in BACKBONES:
+        for key, card in load_named("backbone", BACKBONES, name).cards.items():
+            assert (key, card.origin.startswith("https://")) == (card.name, True)
+            assert card.licence
+            assert card.paper
+            assert card.sha256 == "" or set(card.sha256) <= set("0123456789abcdef")
+
+
+def test_the_untrained_foamliu_body() -> None:
+    backbone = load_backbone("mobilefacenet", "random", {"variant": "foamliu"})
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 934_016
+    batch = inputs(backbone, 3)
+    folded = TorchExecutor(backbone, choose_device("cpu"))
+    torch.testing.assert_close(torch.from_numpy(folded(batch.numpy())), backbone.embed(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_registered_weights_know_their_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVFUSION_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match="handed out by a page.*put it at"):
+        load_backbone("mobilefacenet", "treb1en")
+    body = load_backbone("mobilefacenet", "random").body
+    content = {"state_dict": body.state_dict(), "best_acc": np.float64(0.9), "optimizer": {"step": torch.zeros(2)}}
+    for name, colour in (("treb1en", "bgr"), ("xuexingyu24", "bgr")):
+        torch.save(content, tmp_path / f"{name}.pt")
+        assert load_backbone("mobilefacenet", name).settings()["colour"] == colour
+        assert load_backbone("mobilefacenet", name, {"colour": "rgb"}).settings()["colour"] == "rgb"
+    assert load_backbone("mobilefacenet", str(tmp_path / "treb1en.pt")).settings()["colour"] == "rgb"
+    torch.save(content, tmp_path / "landmarks.tar")
+    with pytest.raises(WeightsError, match="have sha256 .* expected 'b994af026bfd"):
+        load_backbone("mobilefacenet", "landmarks")
+
+
 def test_foamliu_weights_choose_their_variant() -> None:
     if not FOAMLIU.is_file():
         pytest.skip("no weights here")
@@ -172,7 +206,11 @@ def test_bgr_weights_see_the_channels_reversed() -> None:
 @pytest.mark.parametrize(
     ("wanted", "error", "text"),
     [
-        ("facenett", UnknownNameError, "Unknown weights 'facenett'; expected one of foamliu, random"),
+        (
+            "facenett",
+            UnknownNameError,
+            "Unknown weights 'facenett'; expected one of foamliu, landmarks, random, treb1en",
+        ),
         ("none/here.pt", MissingFileError, "do not exist. Give a path"),
         ("random:x", WeightsError, "name no seed"),
     ],

@@ -56,6 +56,25 @@ def save_tagger(folder: Path, labels: dict[int, str]) -> None:
         transformers.BertForTokenClassification(config).save_pretrained(folder)
 
 
+def test_a_tagger_with_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
+    """The default model comes so; sentencepiece and protobuf belong to the extra."""
+    transformers, pieces = pytest.importorskip("transformers"), pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("are you there\nno i left in the old house by the sea\n" * 20)
+    pieces.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "sentencepiece.bpe"), vocab_size=40, model_type="unigram",
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    config = transformers.XLMRobertaConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, id2label=LABELS
+    )
+    transformers.XLMRobertaForTokenClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 512}'
+    )
+    assert len(open_restorer(str(tmp_path))(["are", "you", "there"])) == 3
+
+
 def test_a_word_gets_the_mark_of_its_last_piece(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_tagger(tmp_path, LABELS)
     capfd.readouterr()

@@ -7,17 +7,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import soundfile
 from click.testing import Result
 
+from cache.errors import SettingError
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 from cache.store import FeatureStore
 from extract.engine import EngineOptions
 from extract.transcripts import write_words
 from extract.words import Word
+from pipelines.loose_media import loose_manifest
+from pipelines.options import weights_of
 from pipelines.plan_extraction import seconds_per_frame
 
 VISUAL, AUDIO = Path("features/visual/mobilefacenet.json"), Path("features/audio/conv1d.json")
@@ -44,7 +48,8 @@ def snapshot(*folders: Path) -> dict[Path, int]:
 
 
 def test_all_stands_for_every_backbone_of_the_parameters(project: Path, run: Run, edit_params: Callable) -> None:
-    edit_params(lambda params: [params["extract"].pop(name) for name in list(params["extract"]) if name == "bert"])
+    kept = ("mobilefacenet", "conv1d")
+    edit_params(lambda params: [params["extract"].pop(name) for name in list(params["extract"]) if name not in kept])
     table = rows(run("extract", "--backbone", "all", "--backbone", "conv1d", "--json"))
     assert [(row["backbone"], row["kept"]) for row in table] == [("mobilefacenet", 3), ("conv1d", 3)]
 
@@ -135,6 +140,8 @@ def test_openvino_is_recorded_and_no_other_recipe(project: Path, run: Run) -> No
     store, receipt = open_receipt(AUDIO)
     assert receipt.spec == before.spec
     assert store.record(first).versions["runtime"] == "openvino"
+    assert (before.trials[first].runtime, receipt.trials[first].runtime) == ("torch", "openvino")
+    assert json.loads(AUDIO.read_text())["trials"][first]["runtime"] == "openvino"
     found = np.array(store.read(first).embeddings, np.float32)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
 
@@ -201,6 +208,38 @@ def test_the_receipt_of_loose_media_names_earlier_runs_too(run: Run, tmp_path: P
     (tmp_path / "a.wav").write_bytes(b"no sound")
     assert run(*arguments, tmp_path / "a.wav", tmp_path / "b.wav").exit_code == 1
     assert list(open_receipt(receipt)[1].trials) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["random"], {"conv1d": "random", "vggish": "random"}),
+        (["conv1d=a=b.pt", "random"], {"conv1d": "a=b.pt", "vggish": "random"}),
+        (["conv1d=x", "vggish=random:3"], {"conv1d": "x", "vggish": "random:3"}),
+        (["conv1d=x"], None),
+        (["x", "y"], None),
+        (["conv1d=x", "conv1d=y", "vggish=z"], None),
+        (["random", "facenet=x"], None),
+    ],
+)
+def test_each_backbone_has_its_weights(values: list[str], expected: dict[str, str] | None) -> None:
+    if expected is None:
+        with pytest.raises(click.UsageError, match="NAME=WEIGHTS once for each of conv1d, vggish"):
+            weights_of(["conv1d", "vggish"], values)
+    else:
+        assert weights_of(["conv1d", "vggish"], values) == expected
+
+
+def test_whose_face_is_followed_in_loose_media(project: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(Path("work/corpus"))
+    video, picture = manifest.path(manifest.trials[0], "video"), tmp_path / "who.png"
+    (trial,) = loose_manifest([video], None, "left")[0].trials
+    assert (trial.face, "face" in trial.media) == ("left", False)
+    with pytest.raises(SettingError, match="is no picture; expected one of largest, centre, left, right"):
+        loose_manifest([video], None, str(picture))
+    picture.write_bytes(b"")
+    (trial,) = loose_manifest([video], None, str(picture))[0].trials
+    assert (trial.face, trial.media["face"]) == ("reference", str(picture))
 
 
 def test_a_video_keeps_its_rate(run: Run, project: Path, tmp_path: Path) -> None:

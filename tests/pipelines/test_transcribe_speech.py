@@ -28,6 +28,7 @@ def wordless(project: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
         write_words(transcript, [Word("happy", 0.5, 1.0)])
 
     monkeypatch.setattr(stage, "transcribe", hear)
+    monkeypatch.setattr(stage, "open_recogniser", lambda name: name)
     return manifest
 
 

@@ -18,9 +18,11 @@ from cache.errors import MissingFileError, SettingError, ShapeError, WeightsErro
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.backbones.bert import Bert, Config
 from extract.engine import EngineOptions, extract_features
 from extract.pretrained import find_model
 from extract.transcripts import write_words
+from extract.weights import Weights
 from extract.wordpieces import Speller, WordRows
 from extract.words import Word, spread_words
 
@@ -310,3 +312,10 @@ def test_frames_of_a_trial_get_their_words(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.embeddings[rows >= 0], expected[rows[rows >= 0]], rtol=1e-4, atol=1e-4)
     assert not found.embeddings[rows < 0].any()
     assert not store.read("b").valid.any()
+
+
+def test_bert_base_has_its_parameters() -> None:
+    """Without its pooler, which nothing here reads; built without memory."""
+    with torch.device("meta"):
+        network = Bert(Config(), Speller.letters(), {}, Weights(None, "random:0", None, "bert-base-uncased"))
+    assert (network.dim, sum(parameter.numel() for parameter in network.parameters())) == (768, 108_891_648)

@@ -318,6 +318,18 @@ def test_every_fault_at_once(small: Tree) -> None:
         small.read()
 
 
+def test_whose_face_is_followed_where_no_name_tells_a_side(small: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    small.labels(TRAIN, "video3_left", LENGTH + 1)
+    small.crops("cropped_aligned", "video3_left")
+    for name in ("video1", "video2", "video3"):
+        small.video(f"batch1/{name}.mp4")
+    trials = small.read(face="centre").trials
+    assert {trial.id: trial.face for trial in trials} == {"video1": "centre", "video2": "centre", "video3_left": "left"}
+    assert "1 trials have one or two labels more or fewer than pictures, e.g. 'video3_left'" in caplog.text
+    with pytest.raises(SettingError, match="Change corpus.settings.face"):
+        small.read(face="above")
+
+
 def test_all_faults_of_one_trial(small: Tree) -> None:
     small.text(f"{TRAIN}/odd.txt", "valence;arousal\n0,0\n2,0\n")
     small.crops("cropped_aligned", "odd", range(1, LENGTH))

@@ -68,6 +68,15 @@ def test_a_row_lacks_all_where_it_lacks_one(root: Path) -> None:
     np.testing.assert_allclose(labels[1:], [[0.1, 0.5]] * (LENGTH - 1), atol=1e-6)
 
 
+def test_labels_that_go_on_after_the_video(root: Path) -> None:
+    rows = "time,arousal,valence\n" + "".join(f"{i / 10},0,0\n" for i in range(4))  # the video ends at 0.33 s
+    write(root, "labels/b.csv", rows + "0.4,0,0\n")
+    assert len(Folder().read(root).trials) == 2
+    write(root, "labels/b.csv", rows + "2,0,0\n")
+    with pytest.raises(CorpusError, match="'b' has labels up to 2.00 s but 0.33 s of video"):
+        Folder().read(root)
+
+
 def test_everything_optional(root: Path) -> None:
     write(root, "subjects.csv", "trial,subject,partition\na,Ann,train\nb,Bob,validation\n")
     write(root, "words/a.vtt", "WEBVTT\n")
