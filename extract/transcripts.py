@@ -1,18 +1,21 @@
 """Transcripts with word times: JSON (ours, Vosk's, Whisper's), SubRip, WebVTT and Praat's TextGrid.
 
 Subtitles time whole cues; the words of a cue share its span in proportion to their letters, and what has no letter or
-digit (a dash, a note sign) is left out. A TextGrid's words are the intervals of its tier "words" or "word"; intervals
-without a mark, and those that mark silence, are left out.
+digit (a dash, a note sign) is left out. Where WebVTT tells times within a cue, as YouTube's automatic captions do, the
+words between two of them share that span only. A TextGrid's words are the intervals of its tier "words" or "word";
+intervals without a mark, and those that mark silence, are left out.
 """
 
 from __future__ import annotations
 
 import html
 import io
+import itertools
 import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +28,8 @@ _SILENCE = frozenset(("", "sil", "sp", "<sil>", "<sp>", "<eps>", "#"))
 _TIERS = ("word", "words")
 _ASS_TAG = re.compile(r"\{\\[^}]*\}")
 _TIMES = re.compile(r"-->|^\d\d:\d\d(:\d\d)?[.,]\d{3}\b")
+_INLINE = re.compile(r"(?:([0-9]{2,4}):)?([0-5][0-9]):([0-5][0-9]\.[0-9]{3})")
+_LIKE_INLINE = re.compile(r"[0-9]+:[0-9:.,]*")
 _CUE = {
     "srt": "each cue to be a number, a line 'hh:mm:ss,mmm --> hh:mm:ss,mmm' and text",
     "vtt": "a first line 'WEBVTT' and each cue to be a line 'hh:mm:ss.mmm --> hh:mm:ss.mmm' and text",
@@ -40,6 +45,7 @@ class _Entry(NamedTuple):
     text: Any
     start: Any
     end: Any
+    fault: str = ""
 
 
 class _Malformed(ValueError):
@@ -88,7 +94,7 @@ def _checked(path: Path, entries: Iterable[_Entry]) -> list[Word]:
     words, faults = [], []
     for entry in entries:
         text = entry.text.strip() if isinstance(entry.text, str) else ""
-        fault = "" if text else f"the text is {entry.text!r}, expected a word"
+        fault = entry.fault or ("" if text else f"the text is {entry.text!r}, expected a word")
         fault = fault or _fault_of_times(entry.start, entry.end)
         if fault:
             faults.append(f"{entry.place}: {fault}")
@@ -155,32 +161,79 @@ def _read_cues(path: Path) -> Iterator[_Entry]:
         cues = list(webvtt.WebVTT.from_buffer(io.StringIO(text), format=kind, strict=kind == "vtt"))
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
         raise _Malformed(f"it is no whole .{kind} file ({error}); expected {_CUE[kind]}") from error
-    expected, found = _count_cues(text), sum(bool(cue.raw_text.strip()) for cue in cues)
+    expected, found = _count_cues(text, kind), sum(bool(cue.raw_text.strip()) for cue in cues)
     if found != expected:
         raise _Malformed(f"of {expected} cues with text only {found} are whole; expected {_CUE[kind]}")
     for number, cue in enumerate(cues, start=1):
         start_s, end_s = (moment.in_milliseconds() / 1000 for moment in (cue.start_time, cue.end_time))
-        yield from _share_span(f"cue {number} ({cue.start})", cue.text, start_s, end_s)
+        place = f"cue {number} ({cue.start})"
+        try:
+            texts, inner = _split_at_times(cue.raw_text) if kind == "vtt" else ([cue.text], [])
+            yield from _share_spans(place, texts, start_s, inner, end_s)
+        except _Malformed as error:
+            yield _Entry(place, "", start_s, end_s, str(error))
 
 
-def _count_cues(text: str) -> int:
-    """Lines of times that are followed by a line of text."""
-    lines = [line.strip() for line in text.splitlines()]
+def _count_cues(text: str, kind: str) -> int:
+    """Lines of times that are followed by a line of text; in WebVTT lines of blanks may come before it."""
+    lines = [line.strip() for line in text.splitlines() if kind != "vtt" or line.strip() or not line]
     return sum(
         _TIMES.search(line) is not None and following != ""
         for line, following in zip(lines, [*lines[1:], ""], strict=True)
     )
 
 
-def _share_span(place: str, text: str, start_s: float, end_s: float) -> Iterator[_Entry]:
-    """The words of a cue, each with a part of its span in proportion to its length."""
-    plain = html.unescape(_ASS_TAG.sub("", text))
-    words = [word for word in plain.split() if any(letter.isalnum() for letter in word)]
-    total, before = sum(map(len, words)), 0
-    for word in words:
-        share = [start_s + (end_s - start_s) * letters / total for letters in (before, before + len(word))]
-        yield _Entry(place, word, round(share[0], 6), round(share[1], 6))
-        before += len(word)
+def _split_at_times(raw_text: str) -> tuple[list[str], list[float]]:
+    """The text of a WebVTT cue without its tags, cut where a tag is a time, and these times in seconds."""
+    texts, times = [""], []
+    for line in raw_text.split("\n"):
+        *closed, tail = line.split(">")
+        for piece in closed:
+            text, opened, tag = piece.partition("<")
+            texts[-1] += text if opened else f"{text}>"
+            if _LIKE_INLINE.fullmatch(tag):
+                times.append(_read_inline(tag))
+                texts.append("")
+        texts[-1] += f"{tail}\n"
+    return texts, times
+
+
+def _read_inline(tag: str) -> float:
+    found = _INLINE.fullmatch(tag)
+    if found is None:
+        raise _Malformed(f"a time within its text is {f'<{tag}>':.40}, expected <hh:mm:ss.mmm>")
+    hours, minutes, seconds = found.groups(default="0")
+    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 3)
+
+
+def _share_spans(
+    place: str, texts: Sequence[str], start_s: float, inner: Sequence[float], end_s: float
+) -> Iterator[_Entry]:
+    """The words of a cue, each with a part of the span of its text in proportion to its letters there.
+
+    A word over the border of two texts, as in a song timed by syllables, stays one word.
+    """
+    moments = [start_s, *inner, end_s]
+    back = next((pair for pair in itertools.pairwise(moments) if pair[1] < pair[0]), None)
+    if inner and back:
+        raise _Malformed(
+            f"its times go from {back[0]} s back to {back[1]} s, expected those within its text in order and from "
+            f"{start_s} s to {end_s} s"
+        )
+    plain = [html.unescape(_ASS_TAG.sub("", text)) for text in texts]
+    homes = [number for number, text in enumerate(plain) for _ in text]  # of each letter its text
+    spoken = [word for word in re.finditer(r"\S+", "".join(plain)) if any(letter.isalnum() for letter in word[0])]
+    total = Counter(home for word in spoken for home in homes[word.start() : word.end()])
+    before: Counter[int] = Counter()
+
+    def moment_s(home: int) -> float:
+        return round(moments[home] + (moments[home + 1] - moments[home]) * before[home] / total[home], 6)
+
+    for word in spoken:
+        letters = homes[word.start() : word.end()]
+        begin_s = moment_s(letters[0])
+        before.update(letters)
+        yield _Entry(place, word[0], begin_s, moment_s(letters[-1]))
 
 
 def _read_textgrid(path: Path) -> Iterator[_Entry]:

@@ -93,8 +93,71 @@ def test_subtitles(tmp_path: Path) -> None:
     assert read_words(write(tmp_path, "a.srt", srt)) == expected
     assert read_words(write(tmp_path, "b.SRT", srt.replace("\n", "\r\n"))) == expected
     vtt = "WEBVTT\n\nNOTE no\nword\n\nintro\n00:01.000 --> 00:02.500 align:start\n<v Al>Hi, <i>my</i> name\nis 7\n\nNOTE nor here\n"
-    vtt += "\n00:02.500 --> 00:02.600\n\n01:00:02.500 --> 01:00:04.000\nHe&amp; ♪ <01:00:03.000>me\n"
+    vtt += "\n00:02.500 --> 00:02.600\n\n01:00:02.500 --> 01:00:04.000\nHe&amp; ♪ <c.red>me</c>\n"
     assert read_words(write(tmp_path, "a.vtt", vtt)) == expected
+
+
+def vtt(*cues: str) -> str:
+    return "\n\n".join(("WEBVTT", *cues)) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hello<00:00:03.000><c> world</c>", [("hello", 0, 3), ("world", 3, 4)]),
+        (
+            "<00:01.000>hi <v Al><00:01.500><b>you</b> <c.a>too</c>",
+            [("hi", 1, 1.5), ("you", 1.5, 2.75), ("too", 2.75, 4)],
+        ),
+        ("a bcd<00:00:02.000>\n<00:00:02.500><00:00:02.500>e", [("a", 0, 0.5), ("bcd", 0.5, 2), ("e", 2.5, 4)]),
+        ("♪ <00:01.000>a <00:02.000>- &amp;b<00:04.000>", [("a", 1, 2), ("&b", 2, 4)]),
+        ("<00:00.000>Lo<00:01.000>ve me<00:03.000> do", [("Love", 0, 2), ("me", 2, 3), ("do", 3, 4)]),
+        ("I <3 you > alls <bb", [("I", 0, 0.5), ("alls", 0.5, 2.5), ("<bb", 2.5, 4)]),
+        ("2>1 <i>or</i>", [("2>1", 0, 2.4), ("or", 2.4, 4)]),
+        ("<00:01.000>hi<00:00:02.000></c>", [("hi", 1, 2)]),
+    ],
+    ids=["youtube", "tags", "lines", "signs", "syllables", "like-tags", "greater", "silence"],
+)
+def test_times_within_a_cue_of_webvtt(tmp_path: Path, text: str, expected: list[tuple[str, float, float]]) -> None:
+    path = write(tmp_path, "a.vtt", vtt(f"00:00:00.000 --> 00:00:04.000\n{text}"))
+    assert read_words(path) == [Word(*word) for word in expected]
+
+
+def test_times_within_a_cue_are_of_webvtt_only(tmp_path: Path) -> None:
+    srt = "1\n00:00:00,000 --> 00:00:04,000\nhello<00:00:03.000><c> world</c> <00:00:09.000>\n"
+    assert read_words(write(tmp_path, "a.srt", srt)) == [Word("hello", 0, 2), Word("world", 2, 4)]
+
+
+def test_automatic_captions_of_youtube(tmp_path: Path) -> None:
+    """Their cues may begin or end with a line of one blank, which is no end of the cue."""
+    head = "WEBVTT\nKind: captions\nLanguage: en\n\n"
+    cues = "00:00:00.160 --> 00:00:02.310 align:start position:0%\n \n"
+    cues += "hello<00:00:00.480><c> and</c><00:00:00.640><c> you</c>\n\n"
+    cues += "00:00:02.310 --> 00:00:02.310 align:start position:0%\nhi\n \n\n00:00:02.310 --> 00:00:03.000\n \n \n"
+    expected = [Word("hello", 0.16, 0.48), Word("and", 0.48, 0.64), Word("you", 0.64, 2.31), Word("hi", 2.31, 2.31)]
+    assert read_words(write(tmp_path, "a.vtt", head + cues)) == expected
+
+
+def test_all_cues_with_wrong_times_within_are_told_at_once(tmp_path: Path) -> None:
+    span = "00:00:01.000 --> 00:00:04.000\n"
+    texts = (
+        "a<00:00:05.000> b",
+        "<00:00:00.500>a",
+        "a<00:00:03.000> b<00:00:02.000> c",
+        "a<00:03> b",
+        "a <1:00:03,000>b",
+    )
+    good, backwards = "a <00:00:02.000>b", "00:00:04.000 --> 00:00:01.000\na <00:00:02.000>b"
+    with pytest.raises(CorpusError) as caught:
+        read_words(write(tmp_path, "a.vtt", vtt(*(span + text for text in (good, *texts)), backwards)))
+    told = str(caught.value)
+    assert "a.vtt' has 6 faulty word(s)" in told
+    expected = "expected those within its text in order and from 1.0 s to 4.0 s"
+    for number, fault in enumerate(("5.0 s back to 4.0 s", "1.0 s back to 0.5 s", "3.0 s back to 2.0 s"), start=2):
+        assert f"cue {number} (00:00:01.000): its times go from {fault}, {expected}" in told
+    for number, tag in ((5, "<00:03>"), (6, "<1:00:03,000>")):
+        assert f"cue {number} (00:00:01.000): a time within its text is {tag}, expected <hh:mm:ss.mmm>" in told
+    assert "cue 7 (00:00:04.000): its times go from 4.0 s back to 2.0 s" in told
 
 
 def test_textgrids(tmp_path: Path) -> None:

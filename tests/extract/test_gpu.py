@@ -1,0 +1,128 @@
+"""On a CUDA device: the embeddings are those of the CPU, and batches that overlap keep their rows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.clock import FrameClock
+from cache.manifest import Manifest, Trial
+from cache.store import FeatureStore
+from extract.backbone import Backbone, load_backbone
+from extract.engine import EngineOptions, Outcome, extract_features
+from extract.executors import TorchExecutor, blank_batch, choose_device
+from extract.inputs import ImageInput, LogMelInput
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+DEVICE = "cuda"
+SIZE = 6
+TOLERANCE = {False: 1e-4, True: 1e-2}
+"""Of the largest value; convolutions round to ten bits where they may use TF32, as torch lets them by default."""
+
+
+@pytest.fixture(scope="module", params=["conv1d", "facenet", "mobilefacenet", "resnet50", "vggish"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return load_random(request.param)
+
+
+def load_random(name: str) -> Backbone:
+    """With random weights, and batch norms that do something."""
+    backbone = load_backbone(name, "random")
+    for module in backbone.modules():
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            generator = torch.Generator().manual_seed(module.num_features)
+            module.running_mean.normal_(std=0.1, generator=generator)
+            module.running_var.uniform_(0.9, 1.1, generator=generator)
+    return backbone
+
+
+def draw_pictures(seed: int, count: int, side: int) -> NDArray[np.uint8]:
+    """(N, side, side, 3) patches of colour: of noise alone, random networks see the mean only."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(picture).resize((side, side))) for picture in coarse])
+
+
+def draw(backbone: Backbone, seed: int) -> NDArray[Any]:
+    if isinstance(backbone.input, ImageInput):
+        return draw_pictures(seed, SIZE, backbone.input.size)
+    rng = np.random.default_rng(seed)
+    shape = blank_batch(backbone, SIZE).shape
+    if isinstance(backbone.input, LogMelInput):
+        return (rng.uniform(-4, 1, (SIZE, 1, 64)) + rng.uniform(-0.5, 0.5, shape)).astype(np.float32)
+    waves = np.sin(rng.uniform(0.05, 1.5, (SIZE, 1)) * np.arange(shape[1]))
+    return (rng.uniform(0.2, 0.9, (SIZE, 1)) * waves).astype(np.float32)
+
+
+def assert_near(found: NDArray[Any], expected: NDArray[Any], tf32: bool) -> None:
+    """The same rows: to tolerance, and further from each other than that."""
+    margin = TOLERANCE[tf32] * np.abs(expected).max()
+    assert found.dtype == expected.dtype == np.float32
+    apart = np.abs(expected[:, None] - expected[None]).max(axis=-1)
+    assert apart[~np.eye(len(expected), dtype=bool)].min() > 3 * margin
+    np.testing.assert_allclose(found, expected, rtol=0, atol=margin)
+
+
+@pytest.mark.parametrize("tf32", [False, True], ids=["exact", "tf32"])
+def test_embeddings_are_those_of_the_cpu(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    batch = draw(backbone, 0)
+    executor = TorchExecutor(backbone, choose_device(DEVICE))
+    assert executor.device.type == DEVICE
+    assert_near(executor(batch), TorchExecutor(backbone, choose_device("cpu"))(batch), tf32)
+    assert {parameter.device.type for parameter in backbone.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "second"])
+def test_two_batches_begun_before_one_is_awaited_keep_their_rows(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, order: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    batches = [draw(backbone, seed) for seed in (0, 1)]
+    waits = list(map(TorchExecutor(backbone, choose_device(DEVICE)).start, batches))
+    found = {number: waits[number]() for number in order}
+    cpu = TorchExecutor(backbone, choose_device("cpu"))
+    expected = np.concatenate([cpu(batch) for batch in batches])
+    assert_near(np.concatenate([found[0], found[1]]), expected, False)
+
+
+def make_crops(folder: Path, lengths: tuple[int, ...], without: int) -> Manifest:
+    """Trials with a folder of crops each; the frame `without` has none."""
+    trials = []
+    for index, length in enumerate(lengths):
+        (folder / f"{index}").mkdir(parents=True)
+        for frame, picture in enumerate(draw_pictures(index, length, 112)):
+            if frame != without:
+                Image.fromarray(picture).save(folder / f"{index}" / f"{frame + 1:05d}.png")
+        trials.append(Trial(f"{index}", "s", "", FrameClock(Fraction(25), length), {"crops": f"{index}"}))
+    return Manifest(folder, tuple(trials))
+
+
+def test_extraction_gives_the_embeddings_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that cross trials, a last one that is not full, a frame without a crop, and a trial that fails."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    manifest = make_crops(tmp_path / "crops", (5, 9, 4, 2, 7), without=1)
+    (tmp_path / "crops" / "2" / "00003.png").write_bytes(b"no picture")
+    backbone = load_random("mobilefacenet")
+
+    def extract(device: str) -> tuple[FeatureStore, Outcome]:
+        store = FeatureStore.create(tmp_path / f"{device}.zarr", backbone.spec("float32"))
+        options = EngineOptions(batch_size=4, device=device)
+        return store, extract_features(backbone, store, manifest, manifest.trials, None, options)
+
+    (plain, expected), (store, outcome) = extract("cpu"), extract(DEVICE)
+    assert outcome.computed == expected.computed == ["0", "1", "3", "4"]
+    assert list(outcome.failures) == list(expected.failures) == ["2"]
+    pairs = [(store.read(name, check=True), plain.read(name)) for name in outcome.computed]
+    for found, wanted in pairs:
+        assert np.flatnonzero(~found.valid).tolist() == np.flatnonzero(~wanted.valid).tolist() == [1]
+    both = (
+        np.concatenate([features.embeddings[features.valid] for features in side]) for side in zip(*pairs, strict=True)
+    )
+    assert_near(*both, False)
