@@ -6,9 +6,11 @@ which is what the windows are cut from; no block is kept besides it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
-from extract.video import demux, first_picture_s, open_media, sha256_file
+from extract.video import check_end, demux, first_picture_s, open_media, sha256_file
 
 RATE_HZ = 16000
 WINDOW_S = 0.5
@@ -28,6 +30,9 @@ _LONGEST_S = 24 * 3600
 _BLOCK = 1 << 16  # samples
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
 _STREAMED = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes in wav headers written before the end was known
+_OGG_PAGE = 27 + 255 + 255 * 255  # the largest one, bytes
+_MP3_FRAME = 1 << 12  # no frame is larger
+_MP3_COUNT = re.compile(rb"\xff[\xe0-\xff].{11,36}(Xing|Info|VBRI)", re.DOTALL)
 
 
 def source_digest(path: Path) -> str:
@@ -123,7 +128,7 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
                 f"'{path}' has no audio stream that can be decoded; expected sound. Add the sound as a file of its "
                 "own, or leave the audio modality out."
             )
-        started = False
+        started, end_s = False, Fraction(0)
         for packet in demux(path, container, stream):
             if packet.is_corrupt:
                 raise _damaged(path, "the sound breaks off")
@@ -138,7 +143,40 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
             for frame in frames:
                 started = True
                 time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
+                end_s = (end_s if time is None else time) + Fraction(frame.samples, frame.sample_rate)
                 yield time, frame.sample_rate, _mono(frame)
+        _check_whole(path, container, stream, end_s)
+
+
+def _check_whole(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
+    """Refuse sound that ends before the file promises; without such a promise nothing is known."""
+    names = set(container.format.name.split(","))
+    if "ogg" in names and not _ogg_is_finished(path):
+        raise MediaError(
+            f"'{path}' ends without the mark of the last Ogg page, so it is truncated or its recording was never "
+            "finished; expected a whole sound file. Copy or download it again; if nothing is missing, write it anew "
+            "with 'ffmpeg -i OLD -c copy NEW'."
+        )
+    if "mp3" not in names or _mp3_is_counted(path):
+        check_end(path, container, stream, end_s)
+
+
+def _ogg_is_finished(path: Path) -> bool:
+    """Whether the last page is complete and says that it is the last one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return len(sizes) > 0 and bool(page[5] & 4) and len(page) >= 27 + len(sizes) + sum(sizes)
+
+
+def _mp3_is_counted(path: Path) -> bool:
+    """Whether the frame before the first one with sound counts the frames; else libav guesses the length."""
+    with open_media(path) as container, path.open("rb") as file:
+        position = next(container.demux()).pos or 0
+        file.seek(max(0, position - _MP3_FRAME))
+        return bool(_MP3_COUNT.search(file.read(min(position, _MP3_FRAME))))
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:

@@ -74,11 +74,18 @@ class EngineOptions:
 
 @dataclass
 class Outcome:
-    """What became of the trials of a run: computed now, kept from before, or failed with a reason."""
+    """What became of the trials of a run: computed now, kept from before, or failed with a reason.
+
+    Attributes:
+        blind: those among the computed ones of which no frame has input: no face, no sound, no word.
+        frames: that were computed.
+        seconds: that it took.
+    """
 
     computed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    blind: list[str] = field(default_factory=list)
     frames: int = 0
     seconds: float = 0.0
 
@@ -256,6 +263,8 @@ class _Engine:
             self.outcome.failures[run.trial.id] = str(error)
             return
         self.outcome.computed.append(run.trial.id)
+        if not (run.rows >= 0).any():
+            self.outcome.blind.append(run.trial.id)
         self.progress(run.trial.id, int((run.rows < 0).sum()))
 
     @property

@@ -146,6 +146,10 @@ class TorchExecutor:
         if any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
             self._network = self._network.to(memory_format=torch.channels_last)
         self._network = self._network.to(device)
+        if device.type == "cuda" and self._dtype is None:
+            torch.backends.cudnn.allow_tf32 = (
+                False  # else fp32 would round to 10 bits there, and not be what the recipe says
+            )
         self._forward: Callable[[Tensor], Tensor] = self._network
         if compiled:
             self._forward = _compile(self._network)

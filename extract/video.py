@@ -28,7 +28,9 @@ from cache.errors import MediaError, MissingFileError, ShapeError
 DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
 _FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
 _NTSC = Fraction(1000, 1001)
-_WHOLE_FILE_FORMATS = {"mov", "mp4"}  # their index counts the packets that must be there
+_COUNTED_FORMATS = {"mov", "aiff", "au", "flac", "mp3", "tta", "wv"}  # their headers count what each stream holds
+_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess how long the last packets last
+_PLACEHOLDER = 1 << 24  # pictures: a week; AVI writers that cannot go back leave such numbers
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,36 @@ def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
+def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
+    """Refuse a file that ends before its header promises; nothing is known of live recordings.
+
+    Args:
+        path: of the file.
+        container: the same, open.
+        stream: the one that was read.
+        end_s: where it ends, in the container's own time.
+
+    Raises:
+        MediaError: if that is too early.
+    """
+    names, streams, promised_s = set(container.format.name.split(",")), container.streams, Fraction(0)
+    if counted := bool(names & _COUNTED_FORMATS):
+        promised_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
+    elif "avi" in names:
+        known = (one for one in streams.video if one.time_base and one.frames < _PLACEHOLDER)
+        promised_s = max((one.frames * one.time_base for one in known), default=promised_s)
+    elif names & {"matroska", "flv"} and not all(one.duration for one in streams):  # else libav guessed by the bit rate
+        promised_s = Fraction(container.duration or 0, av.time_base)
+    least_s = promised_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
+    if end_s < least_s and not counted:  # another stream may be the longest one
+        with open_media(path) as again:
+            timed = (one for one in demux(path, again, [*again.streams]) if one.time_base and (one.pts or one.dts))
+            ends_s = (((one.pts or one.dts or 0) + (one.duration or 0)) * one.time_base for one in timed)
+            end_s = max(ends_s, default=end_s)
+    if end_s < least_s:
+        raise _damaged(path, f"it breaks off after {float(end_s):.2f} of {float(promised_s):.2f} s")
+
+
 def first_picture_s(path: Path) -> Fraction | None:
     """Moment of the first picture in the container's own time, seconds; None without a video stream.
 
@@ -251,11 +283,11 @@ def _scan(path: Path) -> _Timeline:
     with open_media(path) as container:
         stream = _video_stream(container, path)
         timeline = _timeline(path, container, stream)
-        promised = stream.frames if _WHOLE_FILE_FORMATS & set(container.format.name.split(",")) else 0
-    if not timeline.times:
-        raise _damaged(path, "it holds no pictures")
-    if timeline.num_packets < promised:
-        raise _damaged(path, f"it breaks off after {timeline.num_packets} of {promised} pictures")
+        if not timeline.times:
+            raise _damaged(path, "it holds no pictures")
+        if "mov" in container.format.name.split(",") and timeline.num_packets < stream.frames:
+            raise _damaged(path, f"it breaks off after {timeline.num_packets} of {stream.frames} pictures")
+        check_end(path, container, stream, (timeline.times[-1] + timeline.last_duration) * timeline.base)
     return timeline
 
 

@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_safetensors(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError,
+            ImportError, pickle.UnpicklingError, struct.error) as error:  # fmt: skip  # a torn pickle raises anything
         raise WeightsError(
             f"Weights '{path}' cannot be read as a state dict: it is damaged, or holds more than tensors. "
             "Give a file of tensors saved by torch or safetensors."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cache.errors import AvFusionError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest
@@ -22,9 +22,11 @@ from extract.executors import check_running, choose_device, keep_big_buffers, ro
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
-from pipelines.loose_media import loose_manifest
+from pipelines.loose_media import by_name, loose_manifest, remember, strangers
 from pipelines.params import BackboneParams, Params, from_mapping
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,23 @@ class Selection:
         Raises:
             SettingError: if no trial fits.
         """
+        return replace(manifest, trials=tuple(self.pick({trial.id: trial for trial in manifest.trials})))
+
+    def pick(self, trials: Mapping[str, T]) -> list[T]:
+        """What belongs to the chosen ids.
+
+        Raises:
+            SettingError: if none fits.
+        """
         patterns = self.patterns or ("*",)
-        chosen = [trial for trial in manifest.trials if any(fnmatchcase(trial.id, pattern) for pattern in patterns)]
+        chosen = [value for name, value in trials.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
         if self.patterns and not chosen:
-            known, asked = ", ".join(trial.id for trial in manifest.trials[:3]), "' or '".join(self.patterns)
+            known, asked = ", ".join(list(trials)[:3]), "' or '".join(self.patterns)
             raise SettingError(
-                f"No trial is named '{asked}'; there are {len(manifest.trials)}, such as {known}. Change "
+                f"No trial is named '{asked}'; there are {len(trials)}, such as {known}. Change "
                 "--trials; '*' stands for any characters."
             )
-        return replace(manifest, trials=tuple(chosen[: self.limit]))
+        return chosen[: self.limit]
 
 
 @dataclass(frozen=True)
@@ -172,11 +182,12 @@ def extract_loose(
         SettingError: if there is no such face.
         TrialsFailedError: if none of the files can be read.
     """
-    manifest, unread = loose_manifest(media, rate, face)
+    manifest, unread = loose_manifest(selection.pick(by_name(media)), rate, face)
+    unread |= {} if options.redo else strangers(manifest, out)
+    manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
     if not manifest.trials:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(unread.items()))
-        raise TrialsFailedError(f"None of {len(media)} files can be read; nothing was extracted.\n{reasons}")
-    manifest = selection.of(manifest)
+        raise TrialsFailedError(f"None of {len(unread)} files can be read; nothing was extracted.\n{reasons}")
     backbones = load_loose(weights, options)
     done, config = [], crop_config({})
     for backbone, how in backbones:
@@ -187,6 +198,7 @@ def extract_loose(
         extraction.outcome.failures |= unread
         store = FeatureStore(extraction.store, extraction.fingerprint)
         Receipt.of(store, set(store.trial_ids()) - extraction.outcome.failures.keys()).save(extraction.receipt)
+        remember(manifest, extraction.outcome.computed + extraction.outcome.kept, out)
         done.append(replace(extraction, crops=None))
     return done
 
@@ -221,8 +233,9 @@ def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
     if outcome.failures:
         total = len(outcome.failures) + len(outcome.computed) + len(outcome.kept)
         reasons = "\n".join(f"  {trial_id}: {reason}" for trial_id, reason in sorted(outcome.failures.items()))
+        others = "the others are finished and kept. " if total > len(outcome.failures) else ""
         raise TrialsFailedError(
-            f"{what}: {len(outcome.failures)} of {total} trials failed; the others are finished and kept. Mend them and run "
+            f"{what}: {len(outcome.failures)} of {total} trials failed; {others}Mend them and run "
             f"again, only they are redone (list: '{path}').\n{reasons}"
         )
 
@@ -261,6 +274,11 @@ def _extract_one(
 
         outcome = extract_features(backbone, store, manifest, trials, folder, options, tell)
     outcome.failures |= faults
+    if outcome.blind:
+        warn(
+            f"{backbone.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have not one frame with input (no "
+            f"face, sound or word), e.g. '{outcome.blind[0]}'. Look at their media, crops and transcripts."
+        )
     return Extraction(backbone, outcome, store.path, store.spec.fingerprint, receipt, crops)
 
 

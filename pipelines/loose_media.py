@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
 from cache.manifest import Manifest, Trial
+from cache.receipt import write_text
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.sources import media_clock
 from extract.tracking import FACES, REFERENCE
-from extract.video import first_picture_s
+from extract.video import first_picture_s, sha256_file
 from pipelines.console import warn
 
+_KNOWN = "media.json"  # sha256 of the files by the names of their trials
 SOUND_RATE = Fraction(25)  # frames per second of files without pictures
 
 
-def refuse_namesakes(media: Sequence[Path]) -> None:
-    """Refuse loose files of one name, whose results would be one.
+def by_name(media: Sequence[Path]) -> dict[str, Path]:
+    """Files by the names of their trials; one that is given twice counts once.
 
     Raises:
         CorpusError: if two files have the same name.
     """
-    names = [path.stem for path in media]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CorpusError(f"Two files are named '{twice[0]}'; a trial is named after its file. Rename one of them.")
+    files: dict[str, Path] = {}
+    for path in media:
+        if files.setdefault(path.stem, path) != path:
+            raise CorpusError(
+                f"Two files are named '{path.stem}'; a trial is named after its file. Rename one of them."
+            )
+    return files
+
+
+def strangers(manifest: Manifest, out: Path) -> dict[str, str]:
+    """Trials of whose names `out` holds features of other contents, and why they cannot take their place."""
+    known, found = _read(out), {}
+    for trial in manifest.trials:
+        path = manifest.path(trial, "audio")
+        if trial.id in known and known[trial.id] != sha256_file(path):
+            found[trial.id] = (
+                f"'{path}' is not the file that '{out}' holds features of by the name '{trial.id}'. Rename it, give "
+                "another --out, or replace them with --redo."
+            )
+    return found
+
+
+def remember(manifest: Manifest, trial_ids: Sequence[str], out: Path) -> None:
+    """Write down which contents the features of these trials in `out` are of."""
+    digests = {trial_id: sha256_file(manifest.path(manifest.trial(trial_id), "audio")) for trial_id in trial_ids}
+    write_text(out / _KNOWN, json.dumps(_read(out) | digests, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _read(out: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((out / _KNOWN).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"'{out / _KNOWN}' is damaged ({error}). Delete it; nothing else is lost.") from error
 
 
 @dataclass(frozen=True)
@@ -74,12 +108,11 @@ def loose_manifest(
         CorpusError: if two files have the same name.
         SettingError: if `face` is none of these.
     """
-    refuse_namesakes(media)
     person = {} if face in FACES else {"face": Path(face).absolute().as_posix()}
     if person and not Path(face).is_file():
         raise SettingError(f"Face '{face}' is no picture; expected one of {', '.join(FACES)}, or a picture's path.")
     trials, unread, unclear = [], {}, {}
-    for path in media:
+    for path in by_name(media).values():
         words = None
         try:
             clock = media_clock(path, rate or SOUND_RATE)

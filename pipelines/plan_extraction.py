@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.crops import CropConfig
 from extract.engine import EngineOptions, is_current, recipe
-from extract.executors import blank_batch, check_running, keep_big_buffers, make_executor
+from extract.executors import blank_batch, check_running, choose_device, keep_big_buffers, make_executor
+from extract.faces import detect_faces, make_detector
 from extract.sources import open_source
+from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn
 from pipelines.extract_features import Selection, load_backbones, load_loose
-from pipelines.loose_media import loose_manifest
+from pipelines.loose_media import by_name, loose_manifest, strangers
 from pipelines.params import Params
 from pipelines.write_crops import crop_config, crops_folder, has_crops
 
 PROBES = 2  # batches; the first one warms up
+SEARCHED = 80  # frames in which faces are looked for
 
 
 def plan_project(
@@ -57,8 +62,10 @@ def plan_loose(
         CorpusError: if two files have the same name.
         SettingError: if there is no such face.
     """
-    manifest, unread = loose_manifest(media, rate, face)
-    manifest, config = selection.of(manifest), crop_config({})
+    manifest, unread = loose_manifest(selection.pick(by_name(media)), rate, face)
+    unread |= {} if options.redo else strangers(manifest, out)
+    manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
+    config = crop_config({})
     return [
         _plan(backbone, "float16", manifest, unread, config, out / "crops", out, how)
         for backbone, how in load_loose(weights, options)
@@ -87,6 +94,10 @@ def _plan(
         warn(f"{backbone.name}: {trial_id}: {reason}")
     to_do = states["do"] + states["crop"]
     frames = sum(trial.clock.num_frames for trial in to_do)
+    seconds = frames * seconds_per_frame(backbone, options) if frames else 0.0
+    if states["crop"]:
+        uncropped = sum(trial.clock.num_frames for trial in states["crop"])
+        seconds += uncropped * seconds_per_search(manifest, states["crop"][0], config, options.device)
     return {
         "backbone": backbone.name,
         "fingerprint": spec.fingerprint[:12],
@@ -96,7 +107,7 @@ def _plan(
         "unreadable": len(faults),
         "frames": frames,
         "megabytes": round(frames * spec.dim * (2 if dtype == "float16" else 4) / 1e6, 1),
-        "seconds": round(frames * seconds_per_frame(backbone, options), 1) if frames else 0.0,
+        "seconds": round(seconds, 1),
     }
 
 
@@ -118,7 +129,7 @@ def _state(
 
 
 def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
-    """Seconds that one frame takes, by a quick probe of two batches; reading and finding faces come on top.
+    """Seconds that a backbone takes for one frame, by a quick probe of two batches; reading it comes on top.
 
     Raises:
         SettingError: if the backbone cannot run as asked.
@@ -131,3 +142,16 @@ def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
         start = time.perf_counter()
         executor.start(batch)()
     return (time.perf_counter() - start) / options.batch_size
+
+
+def seconds_per_search(manifest: Manifest, trial: Trial, config: CropConfig, device: str) -> float:
+    """Seconds that reading one frame and looking for faces takes, by the first ones of a trial; 0 where it cannot be read."""
+    count = min(trial.clock.num_frames, SEARCHED)
+    detector = make_detector(config.faces, str(choose_device(device)))
+    start = time.perf_counter()
+    try:
+        frames = read_frames(manifest.path(trial, "video"), trial.clock, trial.id, max_side=config.faces.max_side)
+        detect_faces(islice(frames, count), detector, config.faces, count)
+    except AvFusionError:
+        return 0.0
+    return (time.perf_counter() - start) / count

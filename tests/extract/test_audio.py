@@ -9,6 +9,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -252,6 +253,87 @@ def test_truncated_sound(tmp_path: Path, media: SimpleNamespace, share: float) -
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(MediaError, match="truncated, damaged"):
             load_audio(path)
+
+
+def noise(seconds: float, rate_hz: int = 48000) -> NDArray[np.float32]:
+    """Sound that takes as many bytes in every second."""
+    return np.random.default_rng(0).normal(0, 0.1, round(seconds * rate_hz)).astype(np.float32)
+
+
+def encode(path: Path, codec: str, sound: NDArray[np.float32], rate_hz: int = 48000, **settings: Any) -> bytes:
+    """Encode with settings of the container, or a `bit_rate`, and return the bytes."""
+    bit_rate = settings.pop("bit_rate", None)
+    with av.open(str(path), "w", container_options=settings) as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout="mono")
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        for start in range(0, len(sound), 1152):
+            frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1152], "fltp", "mono")
+            frame.sample_rate, frame.pts = rate_hz, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("s.mka", "aac"), ("s.mka", "flac"), ("s.mkv", "pcm_s16le"), ("s.webm", "libopus"), ("s.mp3", "mp3"),
+        ("s.aiff", "pcm_s16be"), ("s.au", "pcm_s16be"), ("s.flac", "flac"), ("s.wv", "wavpack"), ("s.tta", "tta"),
+        ("s.m4a", "aac"), ("s.mov", "pcm_s16le"), ("s.ogg", "flac"), ("s.opus", "libopus"),
+        ("s.mp3", ""), ("s.aiff", ""), ("s.au", ""), ("s.flac", ""), ("s.ogg", "VORBIS"), ("s.ogg", "OPUS"),
+    ],
+)  # fmt: skip
+def test_sound_that_breaks_off_is_refused(tmp_path: Path, media: SimpleNamespace, name: str, codec: str) -> None:
+    """Files of ffmpeg and, without a codec or with a capital one, of libsndfile."""
+    path = tmp_path / name
+    if codec.islower():
+        media.write_audio(path, noise(10), codec)
+    else:
+        soundfile.write(path, noise(10), 48000, subtype=codec or None)
+    assert len(load_audio(path)) / 16000 == pytest.approx(10, abs=0.1)
+    whole, ogg = path.read_bytes(), name in ("s.ogg", "s.opus")
+    words = r"last Ogg page, .* write it anew with 'ffmpeg -i OLD -c copy NEW'\." if ogg else r"truncated, damaged or"
+    ends = [int(len(whole) * share) for share in (0.3, 0.6, 0.9)] + ogg * [whole.rfind(b"OggS"), len(whole) - 1]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        with pytest.raises(MediaError, match=words):
+            load_audio(path)
+
+
+def test_an_index_is_held_to_even_between_packets(tmp_path: Path) -> None:
+    path = tmp_path / "s.m4a"
+    whole = encode(path, "aac", noise(10), movflags="faststart")
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux() if packet.size]
+    for end in ends[50:-50:40]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(MediaError, match=r"breaks off after \d\.\d\d of \d+\.\d\d s"):
+            load_audio(path)
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.avi", "v.mp4"])
+@pytest.mark.parametrize("length_s", [4, 10])
+def test_sound_shorter_than_the_pictures_is_whole(
+    tmp_path: Path, media: SimpleNamespace, name: str, length_s: int
+) -> None:
+    path = media.write_video(tmp_path / name, 250, audio=noise(length_s), audio_codec="mp3")
+    assert len(load_audio(path)) / 16000 == pytest.approx(length_s, abs=0.1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with pytest.raises(MediaError, match="truncated, damaged"):
+        load_audio(path)
+
+
+def test_lengths_that_libav_guesses_are_not_held_to(tmp_path: Path) -> None:
+    """A bit rate tells little: of a live recording with its overhead, and of MP3 that varies and counts nothing."""
+    encode(tmp_path / "s.mka", "pcm_u8", noise(240, 8000), 8000, live="1")
+    quiet = encode(tmp_path / "q.mp3", "mp3", noise(10), bit_rate=64000, write_xing="0", id3v2_version="0")
+    loud = encode(tmp_path / "l.mp3", "mp3", noise(10), bit_rate=320000, write_xing="0", id3v2_version="0")
+    (tmp_path / "s.mp3").write_bytes(quiet + loud)
+    for name, length_s in (("s.mka", 240), ("s.mp3", 20)):
+        with av.open(str(tmp_path / name)) as container:
+            assert container.duration / av.time_base > length_s + 0.9, "the test needs a wrong guess"
+        assert len(load_audio(tmp_path / name)) / 16000 == pytest.approx(length_s, abs=0.15)
 
 
 def test_wav_written_to_a_pipe_is_whole(tmp_path: Path) -> None:

@@ -277,3 +277,14 @@ def test_devices() -> None:
         choose_device("gpu")
     with pytest.raises(SettingError, match="does not exist"):
         choose_device("cuda:99")
+
+
+def test_torn_weights_are_told(tmp_path: Path) -> None:
+    tensors = load_backbone("conv1d", "random").layers.state_dict()
+    for new in (True, False):
+        torch.save(tensors, tmp_path / "whole.pt", _use_new_zipfile_serialization=new)
+        content = (tmp_path / "whole.pt").read_bytes()
+        for size in (0, 1, 1000, 20_000, len(content) - 100):
+            (tmp_path / "torn.pt").write_bytes(content[:size])
+            with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+                load_backbone("conv1d", str(tmp_path / "torn.pt"))

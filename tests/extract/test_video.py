@@ -8,6 +8,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,6 +205,103 @@ def test_videos_cut_between_packets_are_refused(tmp_path: Path, media: SimpleNam
         path.write_bytes(whole[:size])
         with pytest.raises(MediaError):
             probe(path)
+
+
+def noise(index: int, height: int, width: int) -> np.ndarray:
+    """A picture that takes as many bytes as every other one."""
+    return np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def hum(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, round(seconds * 44100)).astype(np.float32)
+
+
+CONTAINERS = [
+    ("w.mkv", "libx264", "aac", {}),
+    ("w.mkv", "mpeg4", "flac", {}),
+    ("w.webm", "libvpx", "libopus", {}),
+    ("w.avi", "mpeg4", "mp3", {}),
+    ("w.avi", "libx264", "pcm_s16le", {}),
+    ("w.flv", "libx264", "aac", {}),
+    ("w.flv", "flv1", "mp3", {}),
+    ("w.mov", "mpeg4", "pcm_s16le", {"movflags": "faststart"}),
+    ("w.mp4", "libx264", "aac", {"movflags": "frag_keyframe+empty_moov"}),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "audio_codec", "options"), CONTAINERS)
+@pytest.mark.parametrize("sound_s", [0, 7, 10])
+def test_a_promised_length_is_held_to(
+    tmp_path: Path,
+    media: SimpleNamespace,
+    name: str,
+    codec: str,
+    audio_codec: str,
+    options: dict[str, str],
+    sound_s: float,
+) -> None:
+    rate_hz = 48000 if audio_codec == "libopus" else 44100
+    path = media.write_video(
+        tmp_path / name, 250, 25, codec=codec, draw=noise, container_options=options,
+        audio=hum(sound_s) if sound_s else None, audio_codec=audio_codec, audio_rate=rate_hz,
+    )  # fmt: skip
+    assert probe(path).duration_s == pytest.approx(10, abs=0.1)
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(MediaError, match="truncated, damaged or of no known format"):
+            probe(path)
+
+
+def test_the_message_names_both_lengths(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "w.mkv", 250, 25, draw=noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MediaError, match=r"it breaks off after [45]\.\d\d of 10\.00 s\); expected a whole video"):
+        probe(path)
+
+
+SLOW = [Fraction(10 * index + 7 * (index % 2), 3) for index in range(12)]  # pictures up to 6 s apart
+
+
+@pytest.mark.parametrize("name", ["w.mkv", "w.webm", "w.avi", "w.flv", "w.mov"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"audio": hum(25)},
+        {"audio": hum(3), "audio_offset_s": Fraction(4)},
+        {"audio": hum(8), "times": [Fraction(5, 2) + Fraction(index, 25) for index in range(250)]},
+        {"num_frames": 12, "times": SLOW},
+        {"num_frames": 12, "times": SLOW, "audio": hum(5)},
+        {"num_frames": 8, "rate": Fraction(1, 5)},
+        {"options": {"bf": "3", "g": "30"}},
+    ],
+)
+def test_whole_videos_are_never_found_short(
+    tmp_path: Path, media: SimpleNamespace, name: str, settings: dict[str, Any]
+) -> None:
+    """Sound that ends before or after the pictures, late starts, slow and varying rates, reordered pictures."""
+    codec, audio_codec = {"webm": ("libvpx", "libopus"), "avi": ("mpeg4", "mp3")}.get(name[2:], ("libx264", "aac"))
+    rate_hz = 48000 if audio_codec == "libopus" else 44100
+    arguments = {"num_frames": 250, "rate": 25, "codec": codec, "audio_codec": audio_codec, "audio_rate": rate_hz}
+    assert probe(media.write_video(tmp_path / name, **arguments | settings)).duration_s > 9
+
+
+@pytest.mark.parametrize("name", ["w.mkv", "w.webm"])
+def test_live_recordings_promise_no_length(tmp_path: Path, media: SimpleNamespace, name: str) -> None:
+    codec = "libvpx" if name == "w.webm" else "libx264"
+    path = media.write_video(tmp_path / name, 250, 25, codec=codec, draw=noise, container_options={"live": "1"})
+    assert probe(path).duration_s == pytest.approx(10, abs=0.1)
+
+
+def test_avi_written_to_a_pipe_is_whole(tmp_path: Path, media: SimpleNamespace) -> None:
+    """libav leaves 2^30 as the number of pictures where it cannot go back."""
+    path = media.write_video(tmp_path / "w.avi", 50)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"strh") + 40
+    assert int.from_bytes(data[place : place + 4], "little") in (50, 51)
+    data[place : place + 4] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert probe(path).num_frames == 50
 
 
 def test_damaged_videos_never_fail_otherwise(tmp_path: Path, media: SimpleNamespace) -> None:

@@ -291,3 +291,37 @@ def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> 
 def test_wrong_usage(project: Path, run: Run, arguments: list[str], code: int, text: str) -> None:
     result = run("extract", *arguments)
     assert (result.exit_code, text in result.stderr) == (code, True), result.stderr
+
+
+def test_a_stranger_of_the_same_name_replaces_nothing(run: Run, tmp_path: Path) -> None:
+    arguments = ["extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path / "out"]
+    for folder, seconds in (("one", 2), ("two", 1)):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "v.wav", np.zeros(16_000 * seconds, np.float32), 16_000)
+    rows(run(*arguments, "--json", tmp_path / "one/v.wav", tmp_path / "one/v.wav"))
+    for extra in ((), ("--dry-run",)):
+        result = run(*arguments, *extra, tmp_path / "two/v.wav")
+        assert "two/v.wav' is not the file that" in result.stderr, result.stderr
+    assert run(*arguments, tmp_path / "two/v.wav").exit_code == 1
+    receipt = tmp_path / "out/audio/conv1d.json"
+    assert open_receipt(receipt)[1].trials["v"].num_frames == 50
+    assert rows(run(*arguments, "--json", tmp_path / "one/v.wav"))[0]["kept"] == 1
+    rows(run(*arguments, "--redo", "--json", tmp_path / "two/v.wav"))
+    assert open_receipt(receipt)[1].trials["v"].num_frames == 25
+
+
+def test_files_that_are_not_chosen_are_not_opened(run: Run, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", np.zeros(16_000, np.float32), 16_000)
+    (tmp_path / "bad.wav").write_bytes(b"")
+    arguments = ["extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path / "out"]
+    media = [tmp_path / "bad.wav", tmp_path / "good.wav"]
+    assert run(*arguments, "--trials", "good", *media).exit_code == 0
+    result = run(*arguments, "--trials", "bad", *media)
+    assert (result.exit_code, "None of 1 files can be read" in result.stderr) == (1, True), result.stderr
+
+
+def test_a_trial_without_any_input_is_told(run: Run, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
+    write_words(tmp_path / "a.json", [Word("so", 240, 500)])  # milliseconds by mistake
+    result = run("extract", "--backbone", "bert", "--weights", "random", "--out", tmp_path / "out", tmp_path / "a.wav")
+    assert (result.exit_code, "1 of 1 trials have not one frame with input" in result.stderr) == (0, True), result.stderr
