@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cache.clock import FrameClock, check_length
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
@@ -366,7 +366,9 @@ class CropReader:
             with Image.open(io.BytesIO(data)) as picture:
                 return np.array(picture.convert("RGB"))
         except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise damaged_crop(self._path, self._name(frame), str(error)) from error
+            unknown = isinstance(error, UnidentifiedImageError)  # its text tells an address in memory
+            fault = "it is of no known kind of picture" if unknown else str(error)
+            raise damaged_crop(self._path, self._name(frame), fault) from error
 
 
 def _check_clock(path: Path, record: dict[str, Any] | None, clock: FrameClock) -> None:

@@ -23,19 +23,23 @@ _TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def find_model(wanted: str, extra_files: Sequence[str] = ()) -> Path:
+def find_model(
+    wanted: str, extra_files: Sequence[str] = (), alternatives: Sequence[str] = ("random", *PACKAGED)
+) -> Path:
     """Folder with the configuration, vocabulary and weights of a model.
 
     Args:
-        wanted: a name of `PACKAGED`, a folder, or a name on the Hugging Face hub.
+        wanted: a name of `PACKAGED` among the alternatives, a folder, or a name on the Hugging Face hub.
         extra_files: names or patterns of further files to download.
+        alternatives: what the caller takes besides, for messages.
 
     Raises:
         MissingFileError: if it looks like a path and does not exist.
         WeightsError: if it is a file, is not installed, or cannot be downloaded.
         SettingError: if a download is needed and huggingface_hub is not installed.
     """
-    if wanted in PACKAGED:
+    packaged = [name for name in alternatives if name in PACKAGED]
+    if wanted in packaged:
         return _packaged(wanted)
     path = Path(wanted).expanduser()
     if path.is_dir():
@@ -47,10 +51,11 @@ def find_model(wanted: str, extra_files: Sequence[str] = ()) -> Path:
         )
     if not _HUB_NAME.fullmatch(wanted):
         raise MissingFileError(
-            f"Weights '{wanted}' do not exist. Give the folder of a model, a name on the Hugging Face hub, 'random', or one of "
-            f"{', '.join(PACKAGED)}."
+            f"Weights '{wanted}' do not exist. Give the folder of a model, or a name on the Hugging Face hub"
+            + "".join(f", or '{name}'" for name in alternatives)
+            + "."
         )
-    return _from_hub(wanted, extra_files)
+    return _from_hub(wanted, extra_files, packaged)
 
 
 def weight_file(folder: Path) -> Path:
@@ -76,7 +81,7 @@ def _packaged(wanted: str) -> Path:
     return folder
 
 
-def _from_hub(wanted: str, extra_files: Sequence[str]) -> Path:
+def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) -> Path:
     """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
     hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
     files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
@@ -93,10 +98,10 @@ def _from_hub(wanted: str, extra_files: Sequence[str]) -> Path:
                 continue
             if (folder / weights).is_file() and (folder / "config.json").is_file():
                 return folder
+    hint = f" (No download is needed with {' or '.join(repr(name) for name in packaged)}.)" if packaged else ""
     raise WeightsError(
         f"Model '{wanted}' could not be downloaded ({reason}). Put its folder ({', '.join(files)}, and "
-        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path in place of the name. (Backbone "
-        f"'bert' needs no download with weights {' or '.join(repr(name) for name in PACKAGED)}.)"
+        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path in place of the name.{hint}"
     )
 
 

@@ -66,7 +66,7 @@ def open_restorer(model: str = MODEL) -> Restorer:
         SettingError: if transformers is not installed.
     """
     transformers = import_extra("transformers", "punctuation", "Punctuation")
-    folder = find_model(model, ("*.model", "added_tokens.json"))
+    folder = find_model(model, ("*.model", "added_tokens.json"), (MODEL,))
     with _quiet(transformers):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

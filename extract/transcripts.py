@@ -51,6 +51,17 @@ class _Entry(NamedTuple):
 class _Malformed(ValueError):
     """A transcript that cannot be read any further; says what and where."""
 
+    remedy = "Mend the file"
+
+
+class _NotUtf8(_Malformed):
+    """A transcript in another encoding."""
+
+    remedy = "Save it as UTF-8"
+
+    def __init__(self, error: UnicodeDecodeError) -> None:
+        super().__init__(f"it is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
+
 
 def read_words(path: Path) -> list[Word]:
     """Read a transcript.
@@ -76,8 +87,9 @@ def read_words(path: Path) -> list[Word]:
         )
     try:
         entries = list(reader(path))
-    except (_Malformed, UnicodeError, RecursionError) as error:
-        raise CorpusError(f"Transcript '{path}' cannot be read: {error}. Mend the file.") from error
+    except (_Malformed, RecursionError) as error:
+        remedy = error.remedy if isinstance(error, _Malformed) else _Malformed.remedy
+        raise CorpusError(f"Transcript '{path}' cannot be read: {error}. {remedy}.") from error
     return _checked(path, entries)
 
 
@@ -117,17 +129,27 @@ def _fault_of_times(start: Any, end: Any) -> str:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8-sig")
+    try:
+        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise _NotUtf8(error) from error
 
 
 def _read_json(path: Path) -> Iterator[_Entry]:
-    """Ours and OpenAI's `{"words": […]}`, Vosk's `{"result": […]}` or a list of these, Whisper's `{"segments": […]}`."""
+    """Ours and OpenAI's `{"words": […]}`, Vosk's `{"result": […]}`, Whisper's `{"segments": […]}`.
+
+    Also a list of the first two, or of words.
+    """
+    text = _read_text(path)
     try:
-        document = json.loads(_read_text(path))
+        document = json.loads(text)
     except ValueError as error:
         raise _Malformed(f"it is no JSON ({error})") from error
     if isinstance(document, dict) and "words" not in document and isinstance(document.get("segments"), list):
         blocks = [(f"segments[{i}].", block) for i, block in enumerate(document["segments"])]
+    elif isinstance(document, list) and _lists_words(document):
+        yield from _read_list("", document)
+        return
     elif isinstance(document, list):
         blocks = [(f"[{i}].", block) for i, block in enumerate(document)]
     else:
@@ -145,11 +167,28 @@ def _read_block(place: str, block: Any) -> Iterator[_Entry]:
             f"{place.rstrip('.') or 'the document'} holds no list 'words' or 'result'; expected one of "
             '{"word": text, "start": seconds, "end": seconds} (in Whisper: word_timestamps=True)'
         )
-    for index, entry in enumerate(block[key]):
-        spot = f"{place}{key}[{index}]"
+    yield from _read_list(f"{place}{key}", block[key])
+
+
+def _lists_words(entries: Sequence[Any]) -> bool:
+    """Whether a list is one of words with times, not of blocks that hold such lists."""
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    return not any("words" in entry or "result" in entry for entry in objects) and any(
+        "word" in entry or ("text" in entry and "start" in entry) for entry in objects
+    )
+
+
+def _read_list(place: str, entries: Sequence[Any]) -> Iterator[_Entry]:
+    for index, entry in enumerate(entries):
+        spot = f"{place}[{index}]"
         if not isinstance(entry, dict):
             raise _Malformed(f"{spot} is {entry!r:.40}, expected an object with word, start and end")
-        yield _Entry(spot, entry.get("word", entry.get("text")), entry.get("start"), entry.get("end"))
+        text, fault = entry.get("word", entry.get("text")), ""
+        if (
+            not place and "word" not in entry and isinstance(text, str) and len(text.split()) > 1
+        ):  # a segment of Whisper's
+            fault = f"the text is {text!r:.40}, expected one word (in Whisper: word_timestamps=True)"
+        yield _Entry(spot, text, entry.get("start"), entry.get("end"), fault)
 
 
 def _read_cues(path: Path) -> Iterator[_Entry]:
@@ -242,6 +281,8 @@ def _read_textgrid(path: Path) -> Iterator[_Entry]:
     errors = import_extra("praatio.utilities.errors", "words", "Reading TextGrids")
     try:
         grid = praatio.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="rename")
+    except UnicodeDecodeError as error:
+        raise _NotUtf8(error) from error
     except (errors.PraatioException, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise _Malformed(f"it is no whole TextGrid ({type(error).__name__}: {error})") from error
     tiers = [tier for tier in grid.tiers if tier.name.strip().lower() in _TIERS]

@@ -21,7 +21,10 @@ _REDO = click.option("--redo", is_flag=True, help="Train anew what is there alre
 _DEVICE = click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"]}  # for the commands, too, that are scripts of their own
+
+
+@click.group(context_settings=_HELP)
 @click.version_option(package_name="avfusion")
 def avfusion() -> None:
     """Valence and arousal from video: extract features once, then train fusion models on them.
@@ -123,7 +126,7 @@ def crops(device: str, as_json: bool) -> None:
     show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
 
 
-@avfusion.command("extract")
+@avfusion.command("extract", context_settings=_HELP)
 @click.option(
     "--backbone",
     "names",
@@ -218,7 +221,9 @@ def extract_features(
 @click.option("--punctuate", is_flag=True, help="Restore punctuation, so that sentences are known.")
 @click.option("--punctuation-model", default="", help="Folder or hub name of another model for --punctuate.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for transcripts."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For loose media: folder for transcripts; those in it are kept.",
 )
 @click.option("--redo", is_flag=True, help="Recognise again what is finished.")
 @_JSON
@@ -240,14 +245,14 @@ def transcribe(
 
     punctuation = (punctuation_model or MODEL) if punctuate else ""
     if out is not None:
-        outcome = stage.transcribe_loose(media, out, recogniser, punctuation)
+        outcome = stage.transcribe_loose(media, out, recogniser, punctuation, redo)
     else:
         outcome = stage.transcribe_project(recogniser, punctuation, redo)
-    raise_failures("words", outcome, (out or paths.WORDS) / "failures.json")
+    raise_failures("words", outcome, (out or paths.WORDS) / stage.FAILURES)
     show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
 
 
-@avfusion.command("train")
+@avfusion.command("train", context_settings=_HELP)
 @click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
 @_REDO
 @FEATURES
@@ -266,7 +271,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
 
 
-@avfusion.command("evaluate")
+@avfusion.command("evaluate", context_settings=_HELP)
 @FEATURES
 @_JSON
 @guarded

@@ -18,7 +18,7 @@ from extract.tracking import FACES, REFERENCE
 from extract.video import first_picture_s, sha256_file
 from pipelines.console import warn
 
-_KNOWN = "media.json"  # sha256 of the files by the names of their trials
+_KNOWN = "media.digests.txt"  # no transcript ends so; sha256 of the files by the names of their trials
 SOUND_RATE = Fraction(25)  # frames per second of files without pictures
 
 

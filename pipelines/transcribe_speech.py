@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache.errors import AvFusionError
-from cache.manifest import Manifest
+from cache.errors import AvFusionError, CorpusError
+from cache.manifest import Manifest, Trial
+from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine import Outcome
 from extract.punctuation import open_restorer
 from extract.speech import open_recogniser, transcribe
 from pipelines import paths
 from pipelines.build_corpus import add_transcripts, transcript_path
 from pipelines.console import progress
-from pipelines.loose_media import refuse_namesakes
+from pipelines.loose_media import by_name
+
+FAILURES = "words.failures.txt"
+"""List of failed files among transcripts; with `.json` it could be the transcript of a recording of that name."""
 
 
 def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
-    """Give every trial of the project's corpus that has sound but no words a transcript under `work/words`.
+    """Give every trial of the project's corpus that has sound but no words of its own a transcript under `work/words`.
 
     The manifest then names the transcripts, so that text backbones read them; transcripts that exist are kept.
 
@@ -33,7 +37,7 @@ def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) ->
         AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
     manifest = Manifest.load(paths.CORPUS)
-    lacking = [trial for trial in manifest.trials if "words" not in trial.media and "audio" in trial.media]
+    lacking = [trial for trial in manifest.trials if "audio" in trial.media and not _has_own_words(manifest, trial)]
     to_do = {
         trial.id: (manifest.path(trial, "audio"), transcript_path(trial))
         for trial in lacking
@@ -45,18 +49,61 @@ def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) ->
     return outcome
 
 
-def transcribe_loose(media: Sequence[Path], out: Path, recogniser: str, punctuation: str) -> Outcome:
-    """Recognise loose files into `out/<name>.json`.
+def _has_own_words(manifest: Manifest, trial: Trial) -> bool:
+    return "words" in trial.media and manifest.path(trial, "words") != transcript_path(trial).resolve()
+
+
+def transcribe_loose(
+    media: Sequence[Path], out: Path, recogniser: str, punctuation: str, redo: bool = False
+) -> Outcome:
+    """Recognise loose files into `out/<name>.json`; transcripts of their names that lie there, of any kind, are kept.
+
+    Args:
+        media: the files.
+        out: folder for the transcripts.
+        recogniser: see `extract.speech.open_recogniser`.
+        punctuation: model that restores punctuation, "" for none.
+        redo: whether to write `<name>.json` anew; a file that has a transcript of another kind fails.
 
     Returns:
-        What was recognised or failed.
+        What was recognised, kept or failed.
 
     Raises:
         CorpusError: if two files have the same name.
         AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
-    refuse_namesakes(media)
-    return _transcribe_all({path.stem: (path, out / f"{path.stem}.json") for path in media}, recogniser, punctuation)
+    to_do: dict[str, tuple[Path, Path]] = {}
+    kept, failures = [], {}
+    for name, path in by_name(media).items():
+        transcript = out / f"{name}.json"
+        try:
+            if redo:
+                _refuse_other_kinds(transcript)
+            if find_transcript(out, name) is None or redo:
+                to_do[name] = (path, transcript)
+            else:
+                kept.append(name)
+        except CorpusError as error:
+            failures[name] = str(error)
+    outcome = _transcribe_all(to_do, recogniser, punctuation)
+    outcome.kept += kept
+    outcome.failures |= failures
+    return outcome
+
+
+def _refuse_other_kinds(transcript: Path) -> None:
+    """Refuse to write a transcript beside one of another kind: a recording with two has no words.
+
+    Raises:
+        CorpusError: naming those that are there.
+    """
+    places = [transcript.with_name(f"{transcript.stem}{suffix}") for suffix in TRANSCRIPTS]
+    others = " and ".join(f"'{path}'" for path in places if path != transcript and path.exists())
+    if others:
+        raise CorpusError(
+            f"There is {others} already; expected no transcript of another kind beside '{transcript}', since one of two "
+            "cannot be chosen. Remove or rename it, give another folder with --out, or keep it: run without --redo."
+        )
 
 
 def _transcribe_all(to_do: Mapping[str, tuple[Path, Path]], recogniser: str, punctuation: str) -> Outcome:

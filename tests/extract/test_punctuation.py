@@ -9,7 +9,7 @@ import torch
 
 from cache.errors import MissingFileError, ShapeError, WeightsError
 from extract import pretrained
-from extract.punctuation import MARKS, chunks, open_restorer, restore_punctuation
+from extract.punctuation import MARKS, MODEL, chunks, open_restorer, restore_punctuation
 from extract.wordpieces import Speller
 from extract.words import Word, split_sentences
 
@@ -105,11 +105,24 @@ def test_models_that_are_no_restorers(tmp_path: Path, monkeypatch: pytest.Monkey
     save_tagger(tmp_path, {0: "B-PER", 1: "O"})
     with pytest.raises(WeightsError, match=r"has the labels B-PER, O; expected the marks"):
         open_restorer(str(tmp_path))
-    with pytest.raises(MissingFileError, match="do not exist"):
+    with pytest.raises(MissingFileError, match=f"a name on the Hugging Face hub, or '{MODEL}'.$"):
         open_restorer("./none")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="cannot be read"):
         open_restorer(str(tmp_path))
-    monkeypatch.setattr(pretrained, "_from_hub", lambda wanted, files: (_ for _ in ()).throw(WeightsError("no hub")))
+    monkeypatch.setattr(pretrained, "_from_hub", lambda *given: (_ for _ in ()).throw(WeightsError("no hub")))
     with pytest.raises(WeightsError, match="no hub"):
         open_restorer()
+
+
+@pytest.mark.parametrize("wanted", [MODEL, "minilm"])
+def test_a_download_that_fails_names_only_what_serves(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(name: str, **settings: object) -> str:
+        raise FileNotFoundError("no route")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(WeightsError, match=rf"'{wanted}' could not be downloaded .* in place of the name\.$") as caught:
+        open_restorer(wanted)
+    assert "bert" not in str(caught.value)

@@ -79,8 +79,11 @@ PAIR = (("hello", 0.5, 1.25), ("you", 2, 2.5))
         [listed(PAIR[0], key="result"), {"text": ""}, listed(PAIR[1], key="result")],
         {"segments": [listed((" hello", 0.5, 1.25)), listed(PAIR[1])], "text": "hello you"},
         {"segments": [{"text": "hello you"}], **listed(*PAIR)},
+        listed(*PAIR)["words"],
+        [{"text": text, "start": start, "end": end, "conf": [1]} for text, start, end in PAIR],
+        [{"text": " hello you", "start": 0, "end": 3, **listed(*PAIR)}],
     ],
-    ids=["ours", "unsorted", "vosk", "vosk-blocks", "whisper", "openai"],
+    ids=["ours", "unsorted", "vosk", "vosk-blocks", "whisper", "openai", "list", "list-of-text", "list-of-segments"],
 )
 def test_json(tmp_path: Path, document: object) -> None:
     assert read_words(write(tmp_path, "a.json", json.dumps(document))) == HELLO
@@ -169,6 +172,7 @@ def test_words_may_overlap_and_have_no_length(tmp_path: Path) -> None:
     words = [("a", 0, 2), ("b", 0, 0), ("c", 1, 1.5)]
     assert read_words(write(tmp_path, "a.json", json.dumps(listed(*words)))) == [Word(*word) for word in words]
     assert read_words(write(tmp_path, "b.json", '{"words": []}')) == []
+    assert read_words(write(tmp_path, "c.json", "[]")) == []
 
 
 def test_written_words_come_back_and_give_the_same_bytes(tmp_path: Path) -> None:
@@ -208,7 +212,16 @@ def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
         ("a.txt", "", "has the suffix '.txt', expected one of .json"),
         ("a.json", "[[[[", "it is no JSON"),
         ("a.json", "[" * 100_000, "recursion"),
-        ("a.json", b"\xff\xfe\xff", "it is no JSON|codec"),
+        ("a.json", b"\xff\xfe\xff", r"read: it is not UTF-8 \(byte 0 is 0xff\). Save it as UTF-8.$"),
+        ("a.json", '["a"]', r"\[0\] holds no list 'words'"),
+        ("a.json", '[{"word": "a", "start": 0, "end": 1}, 3]', r"\[1\] is 3, expected an object"),
+        (
+            "a.json",
+            '[{"word": "a", "start": 0}, {"word": "b"}]',
+            r"has 2 .* \[0\]: the end is None.* \[1\]: the start is None",
+        ),
+        ("a.json", '[{"word": "a", "start": 0, "end": 1}, {"words": []}]', r"\[0\] holds no list 'words'"),
+        ("a.json", '[{"text": " a b", "start": 0, "end": 1}]', r"\[0\]: the text is ' a b', .* word_timestamps=True"),
         ("a.json", "3", "the document holds no list 'words'"),
         ("a.json", '{"words": [3]}', r"words\[0\] is 3, expected an object"),
         ("a.json", '{"segments": [{"text": "x"}]}', r"segments\[0\] holds no list .* word_timestamps=True"),
@@ -216,7 +229,8 @@ def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
         ("a.srt", "1\n00:00:01,000 --> 00:00:02,500\nHi\n\n00:00:03,000 --> 00:00:04,500\nHo\n", "of 2 cues .* only 1"),
         ("a.srt", "1\n00:00:01,000 --> oops\nHi\n", "of 1 cues .* only 0"),
         ("a.srt", "1\n00:00:03,000 --> 00:00:02,500\nHi\n", r"cue 1 \(00:00:03.000\): it ends at 2.5 s before"),
-        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,500\nH\xe9\n", "codec"),
+        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,500\nH\xe9\n", r"not UTF-8 \(byte 33 is 0xe9\)"),
+        ("a.vtt", b"\xef\xbb\xbfWEBVTT\n\n\xe9", r"not UTF-8 \(byte 11 is 0xe9\)"),
         ("a.vtt", "00:01.000 --> 00:02.500\nhi\n", "no whole .vtt file .* a first line 'WEBVTT'"),
         ("a.vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", "of 1 cues .* only 0"),
         ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", "Invalid cue block"),
@@ -229,7 +243,8 @@ def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
             "its tiers are 'phones', 'W'; expected one interval tier named 'words'",
         ),
         ("a.TextGrid", GRID.replace('"phones"', '"word"'), "its tiers are 'word', 'Words'; expected one"),
-        ("a.TextGrid", b"\xff\xff\x00", "no whole TextGrid"),
+        ("a.TextGrid", b"\xff\xff\x00", r"not UTF-8 \(byte 0 is 0xff\)"),
+        ("a.TextGrid", GRID.replace("hello", "h\xe9").encode("latin-1"), r"not UTF-8 \(byte 641 is 0xe9\)"),
     ],
 )
 def test_files_that_are_no_transcripts(tmp_path: Path, name: str, content: str | bytes, text: str) -> None:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
 import pipelines.transcribe_speech as stage
+from cache.errors import MediaError
 from cache.manifest import Manifest
-from extract.transcripts import write_words
+from extract.corpora.reading import TRANSCRIPTS
+from extract.transcripts import read_words, write_words
 from extract.words import Word
 
 
@@ -38,7 +41,86 @@ def test_trials_without_words_get_them_once(wordless: Manifest, project: Path, r
     for trial in manifest.trials:
         words = json.loads(manifest.path(trial, "words").read_text(encoding="utf-8"))
         assert [word["word"] for word in words["words"]] == ["happy"]
-    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 0, "kept": 0}]
+    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 0, "kept": 3}]
+    assert json.loads(run("transcribe", "--redo", "--json").stdout) == [{"recognised": 3, "kept": 0}]
+
+
+def loose(run: Callable[..., Result], out: Path, *arguments: object) -> dict[str, int]:
+    result = run("transcribe", "--json", "--out", out, *arguments)
+    assert result.exit_code == 0, result.stderr
+    (row,) = json.loads(result.stdout)
+    return row
+
+
+@pytest.mark.usefixtures("wordless")
+def test_transcripts_of_loose_files_are_kept_unless_redone(tmp_path: Path, run: Callable[..., Result]) -> None:
+    media, out = [tmp_path / name for name in ("a.wav", "b.wav", "c.d.mp4")], tmp_path / "out"
+    out.mkdir()
+    (out / "a.json").write_text("by hand")
+    assert loose(run, out, *media) == {"recognised": 2, "kept": 1}
+    assert (out / "a.json").read_text() == "by hand"
+    assert loose(run, out, *media) == {"recognised": 0, "kept": 3}
+    assert (out / "a.json").read_text() == "by hand"
+    assert loose(run, out, "--redo", media[0]) == {"recognised": 1, "kept": 0}
+    assert (out / "a.json").read_bytes() == (out / "c.d.json").read_bytes()
+
+
+@pytest.mark.usefixtures("wordless")
+@pytest.mark.parametrize("suffix", [".srt", ".vtt", ".TextGrid"])
+def test_no_second_transcript_is_written_beside_another_kind(
+    suffix: str, tmp_path: Path, run: Callable[..., Result]
+) -> None:
+    media, out = [tmp_path / name for name in ("a.wav", "b.wav")], tmp_path / "out"
+    out.mkdir()
+    other = out / f"a{suffix}"
+    other.write_text("by hand")
+    assert loose(run, out, *media) == {"recognised": 1, "kept": 1}
+    result = run("transcribe", "--out", out, "--redo", *media)
+    assert (result.exit_code, "words: 1 of 2 trials failed" in result.stderr) == (1, True), result.stderr
+    assert f"a: There is '{other}' already; expected no transcript of another kind beside" in result.stderr
+    assert "run without --redo" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == sorted((other.name, "b.json", stage.FAILURES))
+    assert other.read_text() == "by hand"
+
+
+@pytest.mark.usefixtures("wordless")
+def test_two_transcripts_of_a_name_are_told_and_left(tmp_path: Path, run: Callable[..., Result]) -> None:
+    for suffix in (".json", ".srt"):
+        (tmp_path / f"a{suffix}").write_text("by hand")
+    result = run("transcribe", "--out", tmp_path, tmp_path / "a.wav")
+    assert (result.exit_code, "2 transcripts" in result.stderr) == (1, True), result.stderr
+    assert (tmp_path / "a.json").read_text() == "by hand"
+
+
+@pytest.mark.usefixtures("wordless")
+@pytest.mark.parametrize("redo", [[], ["--redo"]])
+def test_a_folder_is_no_transcript(redo: list[str], tmp_path: Path, run: Callable[..., Result]) -> None:
+    (tmp_path / "a.json").mkdir()
+    result = run("transcribe", "--out", tmp_path, *redo, tmp_path / "a.wav")
+    assert (result.exit_code, f"'{tmp_path}/a.json' is a folder" in result.stderr) == (1, True), result.stderr
+
+
+def test_the_list_of_failures_is_nobodys_transcript(
+    wordless: Manifest, tmp_path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = stage.transcribe
+
+    def fail(path: Path, *rest: Any) -> Any:
+        if path.stem == "broken":
+            raise MediaError("no sound")
+        return hear(path, *rest)
+
+    monkeypatch.setattr(stage, "transcribe", fail)
+    assert not stage.FAILURES.endswith(TRANSCRIPTS)
+    stems = ("failures", ".failures", "words.failures", Path(stage.FAILURES).stem, stage.FAILURES)
+    media, out = [tmp_path / f"{stem}.wav" for stem in dict.fromkeys(stems)], tmp_path / "out"
+    result = run("transcribe", "--out", out, *media, tmp_path / "broken.wav")
+    assert (result.exit_code, str(out / stage.FAILURES) in result.stderr) == (1, True), result.stderr
+    assert json.loads((out / stage.FAILURES).read_text()) == {"broken": "no sound"}
+    for path in media:
+        assert [word.text for word in read_words(out / f"{path.stem}.json")] == ["happy"]
+    assert loose(run, out, *media) == {"recognised": 0, "kept": len(media)}
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{path.stem}.json" for path in media)
 
 
 def test_the_words_of_the_corpus_win(project: Path, run: Callable[..., Result]) -> None:
@@ -71,3 +153,4 @@ def test_the_model_of_punctuation_may_be_a_folder(run: Callable[..., Result], tm
     assert run(*arguments).exit_code == 2
     result = run(*arguments, "--punctuate")
     assert (result.exit_code, f"'{tmp_path}/none' do not exist" in result.stderr) == (1, True), result.stderr
+    assert not any(name in result.stderr for name in ("random", "minilm")), result.stderr
