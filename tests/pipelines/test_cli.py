@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
 from cache.errors import MissingFileError, SettingError
 from cache.folds import load_folds
 from cache.manifest import Manifest
 from fusion.checkpoint import load
+from pipelines import cli
 from pipelines.cli import avfusion
 from pipelines.params import FusionParams, from_mapping, read_params, rows
 from pipelines.reference import cli_page, params_page
@@ -338,3 +339,8 @@ def test_wrong_backbone_settings_are_refused_once(
     edit_params(lambda params: params["extract"]["conv1d"].update(settings=settings))
     result = run("extract", "--backbone", "conv1d")
     assert (result.exit_code, result.stderr.count(text)) == (1, 1), result.stderr
+
+
+def test_scripts_of_their_own_know_both_names_of_help() -> None:
+    for command in (cli.extract_features, cli.train_fusion, cli.evaluate_fusion):
+        assert CliRunner().invoke(command, ["-h"]).exit_code == 0
