@@ -13,6 +13,8 @@ from pathlib import Path
 from cache.errors import MediaError, ShapeError
 
 _NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_MOST_CROPS = 99_999_999  # of one trial: 46 days at 25 Hz
+_LISTED = 5  # faulty names of one folder that are named; more are counted
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
@@ -105,20 +107,31 @@ def crop_numbers(path: Path, names: list[str]) -> dict[int, int]:
         names: of its files.
 
     Raises:
-        ShapeError: if a number is 0 or occurs twice.
+        ShapeError: if numbers are 0, beyond any clock, or occur twice; names all of them.
     """
+    places, faults = number_crops(names)
+    if faults:
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise ShapeError(f"Crops of '{path}': {'; '.join(faults[:_LISTED])}{more}. Rename or remove them.")
+    return places
+
+
+def number_crops(names: list[str]) -> tuple[dict[int, int], list[str]]:
+    """Number → position of every name that is one, as far as they are right, and what is wrong with the others."""
     places: dict[int, int] = {}
+    faults = []
     for position, name in enumerate(names):
         match = _NAME.fullmatch(name.rsplit("/", 1)[-1])
         if match is None:
             continue
-        number = int(match[1])
+        digits = match[1].lstrip("0")
+        number = int(digits or "0") if len(digits) <= len(str(_MOST_CROPS)) else _MOST_CROPS + 1
         if number == 0:
-            raise ShapeError(f"Crop '{name}' of '{path}' has number 0; expected numbers from 1. Rename the crops.")
-        if number in places:
-            raise ShapeError(
-                f"Crops '{names[places[number]]}' and '{name}' of '{path}' have the same number; expected one per "
-                "frame. Remove one of them."
-            )
-        places[number] = position
-    return places
+            faults.append(f"'{name}' has number 0, expected numbers from 1")
+        elif number > _MOST_CROPS:
+            faults.append(f"'{name[:60]}' is numbered beyond the end, expected numbers of frames")
+        elif number in places:
+            faults.append(f"'{names[places[number]]}' and '{name}' have the same number, expected one per frame")
+        else:
+            places[number] = position
+    return places, faults

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-from cache.errors import AvFusionError, MissingFileError, SettingError
+from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, load_named
 from extract.audio import load_audio
 from extract.corpora import CORPORA
-from extract.corpora.reading import CorpusFaults, list_crops
+from extract.corpora.reading import CorpusFaults, list_crops, of_trial
+from extract.crop_files import FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
 from extract.crops import CropReader
 from extract.transcripts import read_words
 from extract.video import read_frames
@@ -27,6 +31,7 @@ from pipelines.console import progress
 from pipelines.params import CorpusParams, from_mapping
 
 _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
             manifest, faults = error.manifest, list(error.faults)
     crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
     if decode:
-        faults += _decode_all(manifest)
+        faults += _decode_all(manifest, frozenset(faults))
     return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, crops)))
 
 
@@ -124,43 +129,62 @@ def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | N
     """(T,) bool, which frames have a crop, or None for a trial without crops; media that cannot be read are faults."""
     present = None
     for kind in trial.media:
-        path = manifest.path(trial, kind)
+        path = manifest.root / trial.media[kind]  # not resolved, so that faults read as those of the reader
         try:
             if not path.exists():
                 faults.append(f"trial '{trial.id}': no {kind} '{path}'")
             elif kind == "words":
                 read_words(path)
             elif kind == "crops":
-                numbers = np.array(list_crops(path), np.int64)
                 present = np.zeros(trial.clock.num_frames, bool)
-                present[numbers[numbers <= trial.clock.num_frames] - 1] = True
+                present[[number - 1 for number in list_crops(path) if number <= trial.clock.num_frames]] = True
+            elif kind == "face":
+                _check_picture(path)
         except AvFusionError as error:
-            faults.append(f"trial '{trial.id}': {error}")
+            faults.append(of_trial(trial.id, error))
     return present
 
 
-def _decode_all(manifest: Manifest) -> list[str]:
-    """What of the pictures and sounds of all trials cannot be decoded."""
+def _check_picture(path: Path) -> None:
+    """Refuse a reference picture that cannot be decoded.
+
+    Raises:
+        MediaError: if it cannot.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except _UNREADABLE as error:
+        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        raise MediaError(
+            f"Reference picture '{path}' cannot be read ({what}), expected a JPEG or PNG. Copy it again."
+        ) from error
+
+
+def _decode_all(manifest: Manifest, known: frozenset[str]) -> list[str]:
+    """What of the pictures and sounds of all trials cannot be decoded, other than is known."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         progress("decode", sum(trial.clock.num_frames for trial in manifest.trials)) as advance,
     ):
         faults = []
         for trial, found in zip(
-            manifest.trials, pool.map(lambda trial: list(_decode(manifest, trial)), manifest.trials), strict=True
+            manifest.trials, pool.map(lambda trial: list(_decode(manifest, trial, known)), manifest.trials), strict=True
         ):
-            faults += [f"trial '{trial.id}': {fault}" for fault in found]
+            faults += [of_trial(trial.id, fault) for fault in found]
             advance(trial.clock.num_frames, trial.id)
         return faults
 
 
-def _decode(manifest: Manifest, trial: Trial) -> Iterator[str]:
-    """Faults of one trial's media; a medium that is not there is told elsewhere."""
-    media = {kind: path for kind in trial.media if (path := manifest.path(trial, kind)).exists()}
+def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator[str]:
+    """Faults of one trial's media; what is not there is told elsewhere, and so is a video of a wrong length."""
+    media = {kind: path for kind in trial.media if (path := manifest.root / trial.media[kind]).exists()}
     if "crops" in media:
         yield from _decode_crops(media["crops"], trial)
+    start = f"Trial '{trial.id}' has "
+    wrong_length = any(fault.startswith(start) and " video frames;" in fault for fault in known)
     try:
-        if "video" in media:
+        if "video" in media and not wrong_length:
             deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
         if "audio" in media:
             load_audio(media["audio"])
@@ -169,21 +193,42 @@ def _decode(manifest: Manifest, trial: Trial) -> Iterator[str]:
 
 
 def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
+    reads: list[Callable[[], object]]
     try:
         reader = CropReader(path, trial.clock, trial.id)
+        reads = [partial(reader.read, np.array([frame]), 1) for frame in reader.frames]
+    except ShapeError as error:  # of the numbers; the pictures may be damaged all the same
+        yield str(error)
+        files = open_crops(path)
+        reads = [partial(_decode_crop, path, files, at) for at in sorted(number_crops(files.names)[0].values())]
     except AvFusionError as error:
         yield str(error)
         return
     damaged = 0
-    for frame in reader.frames:
+    for read in reads:
         try:
-            reader.read(np.array([frame]), 1)
+            read()
         except AvFusionError as error:
             damaged += 1
             if damaged <= _LISTED_CROPS:
                 yield str(error)
     if damaged > _LISTED_CROPS:
-        yield f"{damaged} of {len(reader.frames)} crops of '{path}' are damaged, of which {_LISTED_CROPS} are named"
+        yield f"{damaged} of {len(reads)} crops of '{path}' are damaged, of which {_LISTED_CROPS} are named"
+
+
+def _decode_crop(path: Path, files: FolderFiles | ZipFiles, position: int) -> None:
+    """Refuse a crop that cannot be decoded.
+
+    Raises:
+        MediaError: if it cannot.
+    """
+    data = files.read(position)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+    except _UNREADABLE as error:
+        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise damaged_crop(path, files.names[position], what) from error
 
 
 def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:

@@ -36,8 +36,10 @@ from extract.corpora.reading import (
     finish,
     list_crops,
     media_path,
+    of_trial,
     parse_rate,
     probe_videos,
+    read_text,
     report_lengths,
     visible,
 )
@@ -144,7 +146,7 @@ class AffWild2:
         """One trial as far as it is known, its faults added to the list; None where not even its length is."""
 
         def fault(error: AvFusionError) -> None:
-            faults.append(f"trial '{item.name}': {error}")
+            faults.append(of_trial(item.name, error))
 
         info, labels, num_rows, words = probed.get(item.video) if item.video else None, None, 0, None
         if isinstance(info, AvFusionError):
@@ -245,7 +247,11 @@ def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]
 
 
 def _read_test_list(path: Path, faults: list[str]) -> list[str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except CorpusError as error:
+        faults.append(f"test list {error}")
+        return []
     counts = Counter(line for line in lines if line)
     faults += [f"'{path}' names '{name}' {count} times" for name, count in counts.items() if count > 1]
     if not counts:
@@ -282,7 +288,7 @@ def _find_media(item: _Found, folders: Folders, videos: Mapping[str, Sequence[Pa
         try:
             item.crops, item.last_crop = _find_crops(item.name, folders.crops)
         except AvFusionError as error:
-            faults.append(f"trial '{item.name}': {error}")
+            faults.append(of_trial(item.name, error))
     if not folders.videos and not folders.crops:
         faults.append(
             f"trial '{item.name}' has neither crops nor a video; expected folders cropped_aligned or batch1, batch2"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import MissingFileError
-from extract.corpora.reading import RowFaults
+from extract.corpora.reading import RowFaults, read_text, separator_fault
 
 NOT_ANNOTATED = -5.0
 _LISTED_ROWS = 20  # faulty rows of one file that are named; more are counted
@@ -45,11 +45,14 @@ def read_annotation(path: Path, columns: Sequence[str] = ("valence", "arousal"))
 
     Raises:
         MissingFileError: if the file does not exist.
+        CorpusError: if it is no text in UTF-8.
         RowFaults: if the header, a row or the length is wrong; names the file and every faulty line.
     """
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(f"No annotation file '{path}'. Check the corpus folder.")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().splitlines()
+    lines = read_text(path).rstrip().splitlines()
+    if lines and (fault := separator_fault(lines[0])):
+        raise RowFaults(f"Annotation file '{path}': {fault}. Save the file with commas.", max(0, len(lines) - 1))
     faults: list[str] = []
     header = ",".join(columns)
     if lines and lines[0].replace(" ", "").lower() != header:

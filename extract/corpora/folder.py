@@ -10,9 +10,9 @@ faces/NAME.jpg|png                 optional: a picture of whom to follow, by tri
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,18 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
-from cache.errors import AvFusionError, MissingFileError
+from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
+    TRANSCRIPTS,
     RowFaults,
     check_face,
-    find_crops,
     find_transcript,
     finish,
     list_crops,
     media_path,
+    of_trial,
     probe_videos,
+    read_csv,
     report_lengths,
     visible,
 )
@@ -53,7 +55,7 @@ class Config:
     """What to read.
 
     Attributes:
-        targets: label columns to use, in this order; empty: all those of the first label file.
+        targets: label columns to use, in this order; empty: all those that most label files have.
         face: whose face is followed where there is no picture in `faces`: largest, centre, left or right.
     """
 
@@ -84,6 +86,9 @@ class Folder:
         """
         faults: list[str] = []
         videos = _find_videos(root / "videos", faults)
+        for path in (root / part for part in ("labels", "words", "crops", "faces")):
+            if path.exists() and not path.is_dir():
+                faults.append(f"'{path}' is a file, expected a folder; rename it")
         tables, num_rows = _read_tables(root / "labels", videos, self.config.targets, faults)
         targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
@@ -98,12 +103,16 @@ class Folder:
                 _check(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
             own += _late_labels(tables.get(name), info, name)
             media = _find_media(root, name, subject, videos[name], info, clock, own)
-            faults += [f"trial '{name}': {fault}" for fault in own]
+            faults += [of_trial(name, fault) for fault in own]
             face = REFERENCE if "face" in media else self.config.face
             trials.append(Trial(name, subject, partition, clock, media, labels, face))
             if name not in num_rows and partition in ("train", "validation"):
                 faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
         _report(trials)
+        _report_strays(root / "words", TRANSCRIPTS, videos, "trial")
+        _report_strays(
+            root / "faces", PICTURE_SUFFIXES, {*videos, *(who for who, _ in subjects.values())}, "trial or subject"
+        )
         report_lengths((trial.id, trial.clock.num_frames, infos[trial.id].num_frames) for trial in trials)
         return finish(root, trials, targets, faults)
 
@@ -134,7 +143,7 @@ def _probe(videos: Mapping[str, Path], faults: list[str]) -> dict[str, VideoInfo
         if isinstance(info, VideoInfo):
             infos[name] = info
         else:
-            faults.append(f"trial '{name}': {info}")
+            faults.append(of_trial(name, info))
     return infos
 
 
@@ -144,6 +153,7 @@ def _read_tables(
     """Label tables by trial, all of the same targets; and of faulty ones too the number of frames, 0 where rows are times."""
     tables: dict[str, LabelTable] = {}
     num_rows: dict[str, int] = {}
+    columns: dict[Path, tuple[str, ...]] = {}
     for path in visible(folder):
         if path.suffix.lower() != ".csv":
             continue
@@ -152,31 +162,47 @@ def _read_tables(
                 f"labels '{path}' belong to no video, expected '{path.stem}' with one of {', '.join(VIDEO_SUFFIXES)}"
             )
             continue
+        num_rows[path.stem] = 0
         try:
             table = read_table(path)
-        except RowFaults as error:
+        except AvFusionError as error:
             faults.append(str(error))
-            num_rows[path.stem] = error.num_rows
+            if isinstance(error, RowFaults):
+                num_rows[path.stem] = error.num_rows
+                columns |= {path: error.columns} if error.columns else {}
             continue
         num_rows[path.stem] = len(table.rows) if table.times_s is None else 0
-        wanted = targets or next(iter(tables.values()), table).columns
-        missing = [name for name in wanted if name not in table.columns]
-        further = [] if targets else [name for name in table.columns if name not in wanted]
-        if missing or further:
-            faults.append(
-                f"labels '{path}' have the columns {', '.join(table.columns)}, expected {', '.join(wanted)} as the others have"
-            )
-        else:
-            tables[path.stem] = table
+        columns[path], tables[path.stem] = table.columns, table
+    for path in _odd_columns(columns, targets, faults):
+        tables.pop(path.stem, None)
     return tables, num_rows
+
+
+def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ...], faults: list[str]) -> list[Path]:
+    """Label files without the targets, or, where none are set, with other columns than most of the files."""
+    if not columns:
+        return []
+    most = Counter(frozenset(names) for names in columns.values()).most_common(1)[0][0]  # of equal ones the first
+    wanted = targets or next(names for names in columns.values() if most == set(names))
+    odd = []
+    for path, names in columns.items():
+        if not (set(wanted) <= set(names) if targets else most == set(names)):
+            odd.append(path)
+            faults.append(
+                f"labels '{path}' have the columns {', '.join(names)}, expected {', '.join(wanted)} as the others have"
+            )
+    return odd
 
 
 def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) -> dict[str, tuple[str, str]]:
     """Trial → subject and partition; nothing where there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    try:
+        lines = read_csv(path)
+    except CorpusError as error:
+        faults.append(str(error))
+        return {}
     if not lines or lines[0] != SUBJECTS_HEADER:
         faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
     subjects: dict[str, tuple[str, str]] = {}
@@ -185,15 +211,19 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
         if not any(line):
             continue
         if len(line) != 3 or not line[0] or not line[1] or line[2] not in (*PARTITIONS, ""):
-            wanted = ", ".join(PARTITIONS)
-            faults.append(f"{place}: '{','.join(line)}', expected a trial, a subject and one of {wanted}, or nothing")
+            wanted, meant = ", ".join(PARTITIONS), line[2].lower() if len(line) == 3 else ""
+            hint = f"; did you mean '{meant}'?" if meant in PARTITIONS and meant != line[2] else ""
+            faults.append(
+                f"{place}: '{','.join(line)[:60]}', expected a trial, a subject and one of {wanted}, or nothing{hint}"
+            )
         elif line[0] in subjects:
             faults.append(f"{place}: trial '{line[0]}' again, expected one line per trial")
         elif line[0] not in videos:
             faults.append(f"{place}: trial '{line[0]}' has no video")
         else:
             subjects[line[0]] = line[1], line[2]
-    faults += [f"'{path}' does not name trial '{name}'" for name in videos if name not in subjects]
+    named = {line[0] for line in lines if line}  # in faulty lines too
+    faults += [f"'{path}' does not name trial '{name}'" for name in videos if name not in named]
     return subjects
 
 
@@ -252,7 +282,7 @@ def _find_media(
     words = _check(faults, find_transcript, root / "words", name)
     if words is not None:
         found["words"] = words
-    crops = find_crops(root / "crops", name)
+    crops = _check(faults, _find_crops, root / "crops", name)
     if crops is not None:
         found["crops"] = crops
         numbers = _check(faults, list_crops, crops)
@@ -261,10 +291,40 @@ def _find_media(
         elif numbers and numbers[-1] > clock.num_frames:
             _check(faults, check_length, name, "numbered crops", numbers[-1], clock.num_frames, str(crops))
     places = (root / "faces" / f"{who}{suffix}" for who in (name, subject) for suffix in PICTURE_SUFFIXES)
-    picture = next((path for path in places if path.is_file()), None)
-    if picture is not None:
+    picture = next((path for path in places if path.exists()), None)
+    if picture is not None and picture.is_dir():
+        faults.append(f"'{picture}' is a folder, expected a picture; remove or rename it")
+    elif picture is not None:
         found["face"] = picture
     return {kind: media_path(path, root) for kind, path in found.items()}
+
+
+def _find_crops(folder: Path, name: str) -> Path | None:
+    """Crops of this very name: a folder of pictures, or a zip of them.
+
+    Raises:
+        CorpusError: if there are both, or if it is something else.
+    """
+    place, archive = folder / name, folder / f"{name}.zip"
+    found = [path for path in (place, archive) if path.exists()]
+    if len(found) > 1:
+        raise CorpusError(f"crops in '{place}' and '{archive}', expected one. Remove the other.")
+    if found and found[0].is_dir() != (found[0] == place):
+        raise CorpusError(
+            f"'{found[0]}' holds no crops, expected a folder '{name}' or a zip '{name}.zip'. Unpack it again."
+        )
+    return found[0] if found else None
+
+
+def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str], whose: str) -> None:
+    """Warn of files that nothing uses."""
+    known = {f"{name}{suffix}" for name in names for suffix in suffixes}
+    strays = [path for path in visible(folder) if path.name not in known]
+    if strays:
+        _log.warning(
+            "%d files in '%s' belong to no %s and are not used, e.g. '%s'; expected a name with one of %s.",
+            len(strays), folder, whose, strays[0].name, ", ".join(suffixes),
+        )  # fmt: skip
 
 
 def _report(trials: list[Trial]) -> None:

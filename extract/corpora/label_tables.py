@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.corpora.reading import RowFaults
+from extract.corpora.reading import RowFaults, read_csv
 
 TIME = "time"
 _ABSENT = ("", "nan", "na")
@@ -42,14 +41,15 @@ def read_table(path: Path) -> LabelTable:
     """Read a label file.
 
     Raises:
+        CorpusError: if it is no CSV in UTF-8.
         RowFaults: if the header, a value or a time is wrong; names the file and every faulty line.
     """
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
-    while lines and not any(lines[-1]):
+    lines = read_csv(path)
+    while lines and lines[-1] in ([], [""]):  # a line of commas is a row that is not annotated
         lines.pop()
     header = [name.lower() for name in lines[0]] if lines else []
     faults = _header_faults(header)
+    columns = () if faults else tuple(name for name in header if name != TIME)
     if len(lines) < 2:
         faults.append("it has no rows")
     values: list[list[float]] = []
@@ -67,11 +67,11 @@ def read_table(path: Path) -> LabelTable:
     if faults:
         more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
         message = f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file."
-        raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1))
+        raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1), columns)
     table = np.array(values)
     targets = [at for at, name in enumerate(header) if name != TIME]
     times = table[:, header.index(TIME)] if TIME in header else None
-    return LabelTable(tuple(header[at] for at in targets), table[:, targets].astype(np.float32), times)
+    return LabelTable(columns, table[:, targets].astype(np.float32), times)
 
 
 def _header_faults(header: list[str]) -> list[str]:

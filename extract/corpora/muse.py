@@ -11,7 +11,6 @@ stands at are not annotated.
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import Manifest, Trial
-from extract.corpora.reading import check_face, finish, media_path, probe_videos, visible
+from extract.corpora.reading import check_face, finish, media_path, of_trial, probe_videos, read_csv, visible
 from extract.tracking import FACES
 from extract.video import VideoInfo
 
@@ -88,7 +87,7 @@ class MuSe:
             faults += [
                 f"labels '{path}': subject '{path.stem}' has no partition"
                 for path in files
-                if path.stem not in partitions
+                if partitions and path.stem not in partitions
             ]
         videos = {path.stem: path for path in visible(root / VIDEOS) if path.suffix.lower() in VIDEO_SUFFIXES}
         probed = probe_videos(path for name, path in videos.items() if name in partitions)
@@ -97,7 +96,7 @@ class MuSe:
             try:
                 trials.append(self._read_trial(root, name, partition, videos, probed))
             except AvFusionError as error:
-                faults.append(f"subject '{name}': {error}")
+                faults.append(of_trial(name, error, "subject"))
         return finish(root, trials, self.config.targets, faults)
 
     def _read_trial(
@@ -110,7 +109,7 @@ class MuSe:
     ) -> Trial:
         """One subject; of test subjects the values, or the whole files, may be absent."""
         paths = [root / LABELS / target / f"{name}.csv" for target in self.config.targets]
-        absent = [path for path in paths if not path.is_file()]
+        absent = [path for path in paths if not path.exists()]
         if partition != "test" and absent:
             raise CorpusError(f"no labels {' and '.join(repr(str(path)) for path in absent)}.")
         info = probed.get(videos[name]) if name in videos else None
@@ -146,8 +145,11 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
         raise MissingFileError(
             f"No '{path}'; expected a subject and one of train, devel, test in each line. Check corpus.root."
         )
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    try:
+        lines = read_csv(path)
+    except CorpusError as error:
+        faults.append(str(error))
+        return {}
     partitions: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not any(line):
@@ -165,8 +167,7 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
 
 def _read_series(path: Path, column: str = "value") -> Series:
     """Timestamps and one column of a file by time; values that are empty are nan."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(line)]
+    lines = [line for line in read_csv(path) if any(line)]
     header = lines[0] if lines else []
     if "timestamp" not in header or column not in header or len(lines) < 2:
         raise CorpusError(f"'{path}' starts with '{','.join(header)[:60]}', expected timestamp,{column} and rows.")

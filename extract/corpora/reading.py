@@ -1,7 +1,9 @@
-"""What all corpus readers do alike: gather faults, probe videos, list crops, find transcripts, name media."""
+"""What all corpus readers do alike: gather faults, read text and CSV, probe videos, find crops and transcripts."""
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from extract.video import VideoInfo, probe
 _log = logging.getLogger(__name__)
 
 TRANSCRIPTS = (".json", ".srt", ".vtt", ".TextGrid")
+SEPARATORS = {";": "';'", "\t": "tabs"}  # that spreadsheets write instead of commas
 _READERS = 4  # videos probed at once; disks gain little from more
 
 
@@ -41,11 +44,66 @@ class RowFaults(CorpusError):
 
     Attributes:
         num_rows: how many frames it is long; 0 where its rows are no frames.
+        columns: names of its targets; () where its header is among the faults.
     """
 
-    def __init__(self, message: str, num_rows: int) -> None:
+    def __init__(self, message: str, num_rows: int, columns: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.num_rows = num_rows
+        self.num_rows, self.columns = num_rows, columns
+
+
+def of_trial(name: str, fault: object, kind: str = "trial") -> str:
+    """A fault that says whose it is, once.
+
+    >>> of_trial("a", "no sound"), of_trial("a", "Trial 'a' has no sound")
+    ("trial 'a': no sound", "Trial 'a' has no sound")
+    """
+    text = str(fault)
+    return text if text.startswith(f"Trial '{name}' ") else f"{kind} '{name}': {text}"
+
+
+def read_text(path: Path) -> str:
+    """Text of a file.
+
+    Raises:
+        CorpusError: if it cannot be read or is not UTF-8; names the file and the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        what = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
+        raise CorpusError(f"'{path}' {what}, expected a text file. Replace it.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(f"'{path}' line {line} is not UTF-8, expected UTF-8. Save the file as UTF-8.") from error
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Lines of a CSV, their cells without spaces around them.
+
+    Raises:
+        CorpusError: if it cannot be read, is not UTF-8 or no CSV, or has other separators than commas; names the file.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        lines = [[cell.strip() for cell in line] for line in reader]
+    except csv.Error as error:
+        raise CorpusError(
+            f"'{path}' line {reader.line_num} is no line of a CSV ({error}), expected cells between commas. Mend the file."
+        ) from error
+    if lines and len(lines[0]) == 1 and (fault := separator_fault(lines[0][0])):
+        raise CorpusError(f"'{path}' {fault}. Save the file with commas.")
+    return lines
+
+
+def separator_fault(header: str) -> str:
+    """What is wrong with a first line whose columns are not separated by commas; "" if nothing."""
+    found = [name for mark, name in SEPARATORS.items() if mark in header]
+    if not found or "," in header:
+        return ""
+    return f"line 1 is '{header[:60]}', separated by {found[0]}, expected commas"
 
 
 def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults: list[str]) -> Manifest:
@@ -97,7 +155,7 @@ def list_crops(path: Path) -> list[int]:
 
     Raises:
         MediaError: if it is no whole zip.
-        ShapeError: if a number is 0 or occurs twice.
+        ShapeError: if numbers are 0, beyond any clock, or occur twice.
     """
     return sorted(crop_numbers(path, open_crops(path).names))
 
@@ -112,10 +170,12 @@ def find_transcript(folder: Path, *names: str) -> Path | None:
     """The transcript of the first name that has one.
 
     Raises:
-        CorpusError: if that name has several.
+        CorpusError: if that name has several, or a folder.
     """
     for name in names:
-        found = [path for suffix in TRANSCRIPTS if (path := folder / f"{name}{suffix}").is_file()]
+        found = [path for suffix in TRANSCRIPTS if (path := folder / f"{name}{suffix}").exists()]
+        if found and found[0].is_dir():
+            raise CorpusError(f"'{found[0]}' is a folder, expected a transcript. Remove or rename it.")
         if len(found) > 1:
             where = " and ".join(f"'{path}'" for path in found)
             raise CorpusError(f"{len(found)} transcripts {where}, expected 1. Remove or rename the others.")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
+from extract.crop_files import crop_numbers
 from extract.crops import CropConfig, CropReader, crops_are_current, read_crop_record, write_crops
 from extract.faces import TEMPLATE, Detection, FaceConfig
 from extract.video import probe, sha256_file
@@ -233,8 +234,21 @@ def test_numbers_that_contradict_the_clock(tmp_path: Path) -> None:
         CropReader(fill(tmp_path / "b", "00001.jpg", "00043.jpg"), CLOCK, "P7")
     with pytest.raises(ShapeError, match="same number"):
         CropReader(fill(tmp_path / "c", "00001.jpg", "1.jpg"), CLOCK)
-    with pytest.raises(ShapeError, match="number 0; expected numbers from 1"):
+    with pytest.raises(ShapeError, match="number 0, expected numbers from 1"):
         CropReader(fill(tmp_path / "d", "00000.jpg"), CLOCK)
+
+
+def test_every_wrong_number_is_named(tmp_path: Path) -> None:
+    names = ["00000.jpg", "00001.jpg", "1.jpg", "2.png", "02.png", "9" * 20 + ".jpg"]
+    with pytest.raises(ShapeError) as caught:
+        CropReader(fill(tmp_path / "a", *names), CLOCK)
+    for part in ("'00000.jpg' has number 0", "'00001.jpg' and '1.jpg'", "'02.png' and '2.png'", "beyond the end"):
+        assert part in str(caught.value)
+    with pytest.raises(ShapeError, match="'00001.jpg' and '1.jpg' have the same number.*; and 3 more"):
+        crop_numbers(
+            tmp_path / "x.zip",
+            ["00001.jpg", *(f"{'0' * zeros}1.jpg" for zeros in range(8) if zeros != 4), "9" * 5000 + ".jpg"],
+        )
 
 
 def test_crops_of_another_clock_are_refused(tmp_path: Path, video: Path) -> None:

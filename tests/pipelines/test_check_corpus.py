@@ -152,3 +152,41 @@ def test_a_folder_that_is_not_there(tmp_path: Path, run: Run) -> None:
     result = run("corpus", "check", tmp_path / "nowhere", "--corpus", "affwild2")
     assert result.exit_code == 1
     assert "No corpus folder" in result.stderr
+
+
+def test_numbers_beyond_any_clock_and_folders_for_files(affwild2: Path) -> None:
+    write(affwild2 / "cropped_aligned" / "a" / f"{'9' * 20}.jpg")
+    write(affwild2 / "cropped_aligned" / "b" / "00000.jpg")
+    (affwild2 / "names_of_videos_in_each_test_set" / "Valence_Arousal_test_set.txt").mkdir(parents=True)
+    faults = check_corpus(affwild2).faults
+    assert len(faults) == 3, faults
+    for fault, part in zip(
+        faults, ("is a folder", f"'{'9' * 20}.jpg' is numbered beyond the end", "number 0"), strict=True
+    ):
+        assert part in fault
+
+
+def test_reference_pictures_are_opened(tmp_path: Path, run: Run) -> None:
+    write(tmp_path / "mine" / "faces" / "a.jpg")
+    (tmp_path / "mine" / "videos").mkdir()
+    write_video(tmp_path / "mine" / "videos" / "a.mp4")
+    (fault,) = check_corpus(tmp_path / "mine").faults
+    assert "trial 'a': Reference picture" in fault
+    Image.new("RGB", (16, 16)).save(tmp_path / "mine" / "faces" / "a.jpg")
+    assert check_corpus(tmp_path / "mine").faults == ()
+
+
+def test_known_faults_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the length or the numbers, every crop is decoded; nothing is told in two ways."""
+    monkeypatch.chdir(tmp_path)
+    write_video(write(tmp_path / "mine" / "videos" / "a.mp4"))
+    write(tmp_path / "mine" / "labels" / "a.csv", "valence\n" + "0\n" * 35)
+    for name in ("00000.png", "00001.png"):
+        Image.new("RGB", (16, 16)).save(write(tmp_path / "mine" / "crops" / "a" / name))
+    write(tmp_path / "mine" / "crops" / "a" / "00002.png")
+    faults = check_corpus(Path("mine"), decode=True).faults
+    assert len(faults) == 3, faults
+    for fault, part in zip(faults, ("Trial 'a' has 35 labels but 25 video", "number 0", "'00002.png'"), strict=True):
+        assert part in fault
+    assert faults[0].startswith("Trial 'a' has"), "not named twice"
+    assert "(it is no picture)" in faults[2]

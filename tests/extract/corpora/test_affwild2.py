@@ -331,7 +331,7 @@ def test_whose_face_is_followed_where_no_name_tells_a_side(small: Tree, caplog: 
 
 
 def test_all_faults_of_one_trial(small: Tree) -> None:
-    small.text(f"{TRAIN}/odd.txt", "valence;arousal\n0,0\n2,0\n")
+    small.text(f"{TRAIN}/odd.txt", "valence.arousal\n0,0\n2,0\n")
     small.crops("cropped_aligned", "odd", range(1, LENGTH))
     for name in ("video1", "video2", "odd"):
         small.video(f"batch1/{name}.mp4")
@@ -339,7 +339,7 @@ def test_all_faults_of_one_trial(small: Tree) -> None:
     small.text("words/odd.srt", "")
     found = [fault for fault in faults_of(small) if "odd" in fault]
     parts = (
-        "line 1 is 'valence;arousal'",
+        "line 1 is 'valence.arousal'",
         "line 3 is '2,0'",
         "2 transcripts",
         "2 labels but 12 video",

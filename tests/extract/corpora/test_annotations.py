@@ -10,6 +10,7 @@ import pytest
 
 from cache.errors import CorpusError, MissingFileError
 from extract.corpora.annotations import read_annotation, split_side
+from extract.corpora.reading import RowFaults
 
 
 def write(folder: Path, text: str) -> Path:
@@ -82,3 +83,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_the_side_stands_at_the_end(trial: str, expected: tuple[str, str]) -> None:
     assert split_side(trial) == expected
+
+
+def test_other_encodings_and_separators_are_one_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, "valence;arousal\n" + "0;0\n" * 30)
+    with pytest.raises(
+        RowFaults, match="line 1 is 'valence;arousal', separated by ';', expected commas. Save"
+    ) as caught:
+        read_annotation(path)
+    assert caught.value.num_rows == 30
+    path.write_bytes(b"valence,arousal\n0,0\n\xff\n")
+    with pytest.raises(CorpusError, match="line 3 is not UTF-8"):
+        read_annotation(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CorpusError, match="is a folder"):
+        read_annotation(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from cache.errors import CorpusError, MissingFileError, SettingError
 from cache.folds import grouped_folds
 from extract.corpora.folder import Config, Folder, interpolate
 from extract.corpora.label_tables import read_table
+from extract.corpora.reading import CorpusFaults
 
 LENGTH = 10
 
@@ -134,13 +136,14 @@ def test_every_fault_at_once(root: Path) -> None:
         "line 2: 'a,Ann,dev', expected a trial, a subject and one of train",
         "line 4: trial 'b' again",
         "line 5: trial 'z' has no video",
-        "does not name trial 'a'",
         "does not name trial 'c'",
         "2 transcripts",
         "crops/a' holds no crops",
         "crops/b' holds no crops",
     ):
         assert part in message
+    assert "does not name trial 'a'" not in message, "its line is a fault already"
+    assert "trial 'a': Trial 'a'" not in message
     with pytest.raises(MissingFileError, match="No folder"):
         Folder().read(root / "videos")
     with pytest.raises(SettingError, match="Face 'nearest'"):
@@ -166,3 +169,90 @@ def test_every_fault_at_once(root: Path) -> None:
 def test_wrong_tables_are_refused(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(CorpusError, match=fault):
         read_table(write(tmp_path, "t.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("valence\n0\n\xe9\n".encode("latin-1"), "t.csv' line 3 is not UTF-8, expected UTF-8. Save the file as UTF-8"),
+        ("valence\n0\n".encode("utf-16"), "t.csv' line 1 is not UTF-8"),
+        (b"valence\n" + b"x" * 200_000, "line 2 is no line of a CSV .field larger"),
+        (b"valence;arousal\n" + b"0,1;0,2\n" * 30, "'valence;arousal', separated by ';', expected commas. Save"),
+        (b"valence\tarousal\n0\t0\n", "separated by tabs, expected commas"),
+    ],
+)
+def test_files_that_are_no_csv(tmp_path: Path, content: bytes, fault: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(CorpusError, match=fault) as caught:
+        read_table(tmp_path / "t.csv")
+    assert len(str(caught.value)) < 400
+
+
+def test_rows_without_labels_count_empty_lines_at_the_end_do_not(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "t.csv", "valence,arousal\n" + "0,0\n" * 6 + ",\n" * 4 + "\n  \n"))
+    assert np.isnan(table.rows).any(axis=1).tolist() == [False] * 6 + [True] * 4
+
+
+def faults_of(root: Path) -> list[str]:
+    with pytest.raises(CorpusFaults) as caught:
+        Folder().read(root)
+    return [fault.replace(f"{root}/", "") for fault in caught.value.faults]
+
+
+def test_folders_and_files_in_each_others_place_are_faults_among_others(root: Path) -> None:
+    (root / "labels/a.csv").unlink()
+    for name in ("labels/a.csv", "words/a.srt", "faces/b.png", "subjects.csv"):
+        (root / name).mkdir(parents=True)
+    write(root, "crops/a", "")
+    assert faults_of(root) == [
+        "'labels/a.csv' is a folder, expected a text file. Replace it.",
+        "'subjects.csv' is a folder, expected a text file. Replace it.",
+        "trial 'a': 'words/a.srt' is a folder, expected a transcript. Remove or rename it.",
+        "trial 'a': 'crops/a' holds no crops, expected a folder 'a' or a zip 'a.zip'. Unpack it again.",
+        "trial 'b': 'faces/b.png' is a folder, expected a picture; remove or rename it",
+    ]
+
+
+def test_labels_that_are_a_file(root: Path) -> None:
+    (root / "labels").rename(root / "elsewhere")
+    write(root, "labels", "")
+    assert faults_of(root) == ["'labels' is a file, expected a folder; rename it"]
+
+
+def test_the_columns_of_most_tables_are_the_truth(root: Path) -> None:
+    for name in "cd":
+        (root / "videos" / f"{name}.mp4").write_bytes((root / "videos" / "a.mp4").read_bytes())
+        write(root, f"labels/{name}.csv", "arousal,valence\n" + "0,0\n" * LENGTH)
+    write(root, "labels/a.csv", "valense,arousal\n" + "0,0\n" * LENGTH)
+    wrong = "labels 'labels/a.csv' have the columns valense, arousal, expected arousal, valence as the others have"
+    assert faults_of(root) == [wrong]
+    write(root, "labels/a.csv", "valense,arousal\n" + "0,7\n" * LENGTH)
+    assert faults_of(root)[1:] == [wrong], "a table with faulty rows too"
+    for name in "cd":
+        write(root, f"labels/{name}.csv", "arousal,valence\n" + "0,7\n" * LENGTH)
+    assert faults_of(root)[-1] == wrong, "faulty tables have a say"
+
+
+def test_faults_in_the_list_of_subjects(root: Path) -> None:
+    write(root, "subjects.csv", "trial,subject,partition\na,Ann,Train\n")
+    assert faults_of(root) == [
+        "'subjects.csv' line 2: 'a,Ann,Train', expected a trial, a subject and one of train, validation, test, or nothing; "
+        "did you mean 'train'?",
+        "'subjects.csv' does not name trial 'b'",
+    ]
+    (root / "subjects.csv").write_bytes("trial,subject,partition\na,Zo\xe9,train\n".encode("latin-1"))
+    assert faults_of(root) == ["'subjects.csv' line 2 is not UTF-8, expected UTF-8. Save the file as UTF-8."]
+
+
+def test_crops_twice_and_strays(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(root, "words/nobody.srt", "")
+    write(root, "faces/zed.jpg", "")
+    write(root, "faces/a.gif", "")
+    with caplog.at_level(logging.WARNING):
+        Folder().read(root)
+    assert "1 files in" in caplog.text
+    assert "belong to no trial and are not used, e.g. 'nobody.srt'" in caplog.text
+    assert "belong to no trial or subject and are not used, e.g. 'a.gif'" in caplog.text
+    write(root, "crops/a/00001.jpg", "")
+    write(root, "crops/a.zip", "")
+    assert faults_of(root) == ["trial 'a': crops in 'crops/a' and 'crops/a.zip', expected one. Remove the other."]

@@ -142,3 +142,14 @@ def test_targets_of_different_timestamps_are_refused(root: Path) -> None:
     write(root, "label_segments/valence/1.csv", ["timestamp,value", "0,0", "500,0"])
     with pytest.raises(CorpusError, match=r"timestamps of '.*' and '.*' differ"):
         MuSe().read(root)
+
+
+def test_files_in_another_encoding_are_faults(root: Path) -> None:
+    (root / "label_segments/valence/1.csv").write_bytes(b"timestamp,value\n0,0\n500,\xfc\n")
+    (root / "label_segments/valence/2.csv").unlink()
+    (root / "label_segments/valence/2.csv").mkdir()
+    with pytest.raises(CorpusError, match="valence/1.csv' line 3 is not UTF-8(.|\n)*valence/2.csv' is a folder"):
+        MuSe().read(root)
+    (root / "metadata/partition.csv").write_bytes("Id,Proposal\n1,train\n".encode("utf-16"))
+    with pytest.raises(CorpusError, match="has 1 fault:\n- .*partition.csv' line 1 is not UTF-8"):
+        MuSe().read(root)
