@@ -253,7 +253,7 @@ def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[s
     if last_s <= end_s + max(step_s, ALLOWED_DIFFERENCE / float(info.rate)):
         return []
     return [
-        f"Trial '{name}' has labels up to {last_s:.2f} s but {end_s:.2f} s of video. Check that the video is whole, or cut the labels."
+        f"Trial '{name}' has labels up to {last_s:.2f} s but {end_s:.2f} s of video. Give the times in seconds, check that the video is whole, or cut the labels."
     ]
 
 

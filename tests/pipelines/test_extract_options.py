@@ -324,4 +324,6 @@ def test_a_trial_without_any_input_is_told(run: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
     write_words(tmp_path / "a.json", [Word("so", 240, 500)])  # milliseconds by mistake
     result = run("extract", "--backbone", "bert", "--weights", "random", "--out", tmp_path / "out", tmp_path / "a.wav")
-    assert (result.exit_code, "1 of 1 trials have not one frame with input" in result.stderr) == (0, True), result.stderr
+    assert (result.exit_code, "1 of 1 trials have not one frame with input" in result.stderr) == (0, True), (
+        result.stderr
+    )
