@@ -258,7 +258,7 @@ def first_picture_s(path: Path) -> Fraction | None:
 def _damaged(path: Path, what: str) -> MediaError:
     return MediaError(
         f"'{path}' is truncated, damaged or of no known format ({what.lower()}); expected a whole video or sound "
-        "file. Copy or download it again. (If it plays to its end: ffmpeg -i OLD -c copy NEW.)"
+        "file. Copy or download it again. If it plays to its end, run 'ffmpeg -i OLD -c copy NEW'."
     )
 
 
