@@ -121,21 +121,26 @@ def every_kth(path: Path, pictures: list[NDArray[np.uint8]], rounds: int) -> Non
     """Detection in every k-th frame, landmarks in between by interpolation."""
     detector = halved(make_detector(FaceConfig(min_face_size=SMALLEST // 2)))
 
-    def track(every: int) -> Any:
-        config = FaceConfig(every=every, min_face_size=SMALLEST)
+    def track(every: int, settle: bool) -> Any:
+        config = FaceConfig(every=every, settle=settle, min_face_size=SMALLEST)
         found = detect_faces(enumerate(pictures), detector, config, len(pictures))
         return follow_face(found, config, "largest", len(pictures), (SIZE[1], SIZE[0]))
 
-    seconds, tracks = measure({str(k): lambda k=k: track(k) for k in EVERY}, rounds)
+    ways = {f"{k}{'' if settle else ', not settled'}": (k, settle) for settle in (True, False) for k in EVERY}
+    seconds, tracks = measure({name: lambda way=way: track(*way) for name, way in ways.items()}, rounds)
     whole = tracks["1"]
-    for k in EVERY:
-        other = tracks[str(k)]
+    for name in ways:
+        other = tracks[name]
         both = whole.present & other.present
         error = np.linalg.norm(whole.landmarks[both] - other.landmarks[both], axis=2).ravel()
         width = np.ptp(whole.landmarks[both][..., 0], axis=1).mean() if both.any() else np.nan
         text = f"{np.median(error):.2f} / {np.quantile(error, 0.95):.2f}" if both.any() else "-"
-        gone = int((whole.present & ~other.present).sum())
-        print(f"| {path.stem} | {k} | {seconds['1'] / seconds[str(k)]:.2f} | {text} | {width:.0f} | {gone} |")
+        gone, surplus = (
+            int(frames.sum()) for frames in (whole.present & ~other.present, other.present & ~whole.present)
+        )
+        print(
+            f"| {path.stem} | {name} | {seconds['1'] / seconds[name]:.2f} | {text} | {width:.0f} | {gone}, {surplus} |"
+        )
 
 
 def main() -> None:
@@ -160,7 +165,7 @@ def main() -> None:
     for path, frames in pictures.items():
         every_frame(path, frames, options.rounds)
     print(
-        "\n| video | every | x every frame | landmarks, px: median / 95 % | between eyes and mouth, px | frames lost |"
+        "\n| video | every | x every frame | landmarks, px: median / 95 % | between eyes and mouth, px | frames lost, won |"
     )
     print("|---|---|---|---|---|---|")
     for path, frames in pictures.items():

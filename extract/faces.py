@@ -1,7 +1,7 @@
 """Faces found in a video, and one face's picture turned upright.
 
-Faces are detected in every k-th frame and, where two such samples disagree, by halving between them,
-so that the moment a face appears or leaves is exact. `extract.tracking` makes one person's track of them.
+Faces are detected in every k-th frame and, where two such samples disagree, by halving between them (unless
+`settle` is off), so that the moment a face appears or leaves is exact. `extract.tracking` makes one person's track of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class FaceConfig:
     """Settings of detection and tracking; all of them are part of the crops' identity.
 
     Attributes:
-        every: detect in every so-many-th frame (and where samples disagree).
+        every: detect in every so-many-th frame.
+        settle: where two such samples disagree, detect in between too, until the moments that faces appear and leave are
+            exact; false looks at the samples alone, which saves time where many people come and go.
         max_side: detection runs on pictures whose longer side has at most so many pixels.
         min_face_size: smallest face that is looked for, pixels of that smaller picture.
         thresholds: of the three networks, probabilities.
@@ -39,6 +41,7 @@ class FaceConfig:
     """
 
     every: int = 5
+    settle: bool = True
     max_side: int = 640
     min_face_size: int = 32
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
@@ -140,7 +143,7 @@ def detect_faces(
     num_frames: int,
     batch_size: int = 16,
 ) -> FoundFaces:
-    """Detect faces in every k-th frame, in the last one, and by halving between samples that disagree.
+    """Detect faces in every k-th frame, in the last one, and (`settle`) by halving between samples that disagree.
 
     Keeps at most `config.every * batch_size` pictures in memory.
 
@@ -165,7 +168,7 @@ def detect_faces(
         if samples and (len(samples) == batch_size or index == num_frames - 1):
             _detect_batches(pending, samples, detector, batch_size, found)
             anchors = samples if before is None else [before, *samples]
-            while between := _disagreements(anchors, found, config):
+            while config.settle and (between := _disagreements(anchors, found, config)):
                 _detect_batches(pending, between, detector, batch_size, found)
                 anchors = sorted({*anchors, *between})
             before, samples, pending = samples[-1], [], {}

@@ -108,6 +108,14 @@ def test_borders_are_found_by_halving(batch_size: int, border: int) -> None:
     assert all(len(found[frame].boxes) == present[frame] for frame in found)
 
 
+def test_samples_alone_where_nothing_is_settled() -> None:
+    present = np.sin(np.arange(97)) > -0.3
+    assert set(detect_faces(pictures(present), Seen(), FaceConfig(every=7, settle=False), 97, 5)) == {
+        *range(0, 97, 7),
+        96,
+    }
+
+
 def test_batch_size_does_not_change_what_is_found() -> None:
     present = np.sin(np.arange(97)) > -0.3
     results = [set(detect_faces(pictures(present), Seen(), FaceConfig(every=7), 97, size)) for size in (1, 2, 5, 50)]
