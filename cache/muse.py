@@ -47,6 +47,7 @@ def _read(path: Path) -> Bundle:
     files = {decode_trial_id(file.stem): file for file in sorted(path.glob("*.csv"))}
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+        """One trial, its rows put on the clock by their timestamps."""
         times, rows = _parse(files[trial_id])
         record = records.get(trial_id)
         clock = record.clock if record else clock or _infer_clock(files[trial_id], times)

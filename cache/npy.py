@@ -31,6 +31,7 @@ def _read(path: Path) -> Bundle:
     files = {decode_trial_id(file.stem): file for file in sorted(path.glob("*.npy"))}
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+        """One trial; refuses what is no (T, D) of floats with T marks."""
         file = files[trial_id]
         try:
             embeddings = np.load(file)

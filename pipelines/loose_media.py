@@ -78,6 +78,12 @@ class _LooseManifest(Manifest):
     unclear: dict[str, str] = field(default_factory=dict)
 
     def path(self, trial: Trial, kind: str) -> Path:
+        """Where a trial's medium is.
+
+        Raises:
+            MissingFileError: if the file has no such medium.
+            CorpusError: if it has several transcripts.
+        """
         if kind in trial.media:
             return super().path(trial, kind)
         file = self.files[trial.id]
