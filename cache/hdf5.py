@@ -1,12 +1,14 @@
 """HDF5: one dataset per trial, `embeddings/<trial>` (T, D) with its commit record as attributes, `valid/<trial>` (T,).
 
-Files of other programs may hold their datasets anywhere; every two-dimensional dataset of floats is a trial, named by
-its path.
+Files of other programs may hold their datasets anywhere; every two-dimensional dataset of numbers is a trial, named by
+its path. Scalars and texts are left out with a warning, anything else is refused, and so is whatever lies in another
+file: nothing is opened through links.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError, StoreError
+from cache.foreign import are_features, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item
 from cache.names import decode_trial_id, encode_trial_id
 from cache.records import VERSION, CommitRecord, check_version, invalid_runs
@@ -46,49 +49,96 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
 def _read(path: Path) -> Bundle:
     if path.is_dir():
         raise CorpusError(f"'{path}' is a folder; expected an HDF5 file. Check the path and the format.")
-    try:
-        with h5py.File(path, "r") as file:
-            if _SPEC not in file.attrs:
-                return Bundle(None, _foreign_ids(file), partial(_load_foreign, path))
+    with reading(f"'{path}'", "an HDF5 file"), h5py.File(path, "r") as file:
+        _refuse_elsewhere(path, file)
+        if _SPEC not in file.attrs:
+            return Bundle(None, _foreign_ids(path, file), partial(_load_foreign, path))
+        with reading(f"The recipe in '{path}'", "one of ours", "Export it again.", StoreError):
             check_version(str(path), int(file.attrs["avfusion_version"]))
             spec = FeatureSpec.from_document(json.loads(str(file.attrs[_SPEC])))
             ids = sorted(decode_trial_id(name) for name in file.get("embeddings", ()))
-    except OSError as error:
-        raise CorpusError(f"'{path}' is no HDF5 file ({error}). Check the path and the format.") from error
     return Bundle(spec, ids, partial(_load, path))
 
 
 def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
-    name = encode_trial_id(trial_id)
-    with h5py.File(path, "r") as file:
-        try:
-            dataset, valid = file[f"embeddings/{name}"], file[f"valid/{name}"][:].astype(bool)
-            document = {key: _plain(value) for key, value in dataset.attrs.items()}
-            document |= {"invalid": invalid_runs(valid), "versions": json.loads(document["versions"])}
-            record = CommitRecord.from_document(document)
-        except (KeyError, ValueError) as error:
-            raise StoreError(f"Trial '{trial_id}' in '{path}' is damaged ({error}). Export it again.") from error
-        return Item(trial_id, dataset[:], valid, record.clock, record)
+    what, name = f"Trial '{trial_id}' in '{path}'", encode_trial_id(trial_id)
+    with reading(what, "one of ours", "It is damaged; export it again.", StoreError), h5py.File(path, "r") as file:
+        dataset = file[f"embeddings/{name}"]
+        embeddings = take_features(dataset[()], what)
+        valid = take_marks(file[f"valid/{name}"][()], len(embeddings), what)
+        document = {key: _plain(value) for key, value in dataset.attrs.items()}
+        document |= {"invalid": invalid_runs(valid), "versions": json.loads(document["versions"])}
+        record = CommitRecord.from_document(document)
+    return Item(trial_id, embeddings, valid, record.clock, record)
 
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _foreign_ids(file: h5py.File) -> list[str]:
+def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
+    """Refuse a file that takes part of its content from other files, which could be any on this machine."""
+    found: list[str] = []
+
+    def see_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            found.append(f"'{name}' is a link to '{link.filename}'")
+
+    def see_node(name: str, node: Any) -> None:
+        if not isinstance(node, h5py.Dataset):
+            return
+        others = sorted({source.file_name for source in node.virtual_sources()} - {"."}) if node.is_virtual else []
+        others += [source[0] for source in node.external or ()]
+        if others:
+            found.append(f"the numbers of '{name}' lie in '{others[0]}'")
+
+    file.visititems_links(see_link)
+    file.visititems(see_node)
+    if found:
+        raise CorpusError(
+            f"'{path}' points to other files, which are not opened: {_first(found)}. Write everything into one file, for "
+            "example with h5repack, and import that."
+        )
+
+
+def _foreign_ids(path: Path, file: h5py.File) -> list[str]:
+    """Paths of all datasets of features; names every other one."""
     ids: list[str] = []
+    refused: list[str] = []
+    left: list[str] = []
 
     def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and node.ndim == 2 and node.dtype.kind == "f":
+        if not isinstance(node, h5py.Dataset):
+            return
+        text = h5py.check_string_dtype(node.dtype) is not None or node.dtype.kind == "S"
+        told = f"'{name}' ({'text' if text else node.dtype} of shape {node.shape})"
+        if node.shape is not None and are_features(node.shape, node.dtype):
             ids.append(name)
+        elif text or not node.shape:
+            left.append(told)
+        else:
+            refused.append(told)
 
     file.visititems(visit)
+    if refused or (left and not ids):
+        raise CorpusError(
+            f"'{path}' holds datasets that are not features: {_first(refused or left)}; expected numbers (T, D), at least one "
+            "row and one column. Fix or remove them, and import again."
+        )
+    if left:
+        warnings.warn(f"Of '{path}' these datasets are left out, which hold no features: {_first(left)}.", stacklevel=2)
     return sorted(ids)
 
 
+def _first(texts: list[str]) -> str:
+    """The first five of several faults."""
+    return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+
 def _load_foreign(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
-    with h5py.File(path, "r") as file:
-        embeddings = file[trial_id][:]
+    what = f"Dataset '{trial_id}' of '{path}'"
+    with reading(what, "numbers"), h5py.File(path, "r") as file:
+        embeddings = take_features(file[trial_id][()], what)
     return Item(trial_id, embeddings, np.ones(len(embeddings), bool), clock, None)
 
 

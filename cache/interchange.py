@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError
+from cache.foreign import match_names, one_line, reading
 from cache.manifest import Manifest
 from cache.names import load_named, require_folder_name, require_known
 from cache.places import Where, open_folder
@@ -123,7 +123,7 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
         partial.rename(path)
     except OSError as error:
         raise StoreError(
-            f"'{path}' could not be written ({_one_line(error)}). Nothing of it was kept; free space or mend the permissions "
+            f"'{path}' could not be written ({one_line(error)}). Nothing of it was kept; free space or mend the permissions "
             "and export again."
         ) from error
     finally:
@@ -157,6 +157,7 @@ def import_features(
         raise CorpusError(f"'{path}' holds no features in format '{kind}'. Check the path and the format.")
     told = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
     if bundle.spec is None:
+        bundle = _under_ids(bundle, told.keys(), path)
         spec, write = _adopt(path, kind, bundle, options, told)
     else:
         spec, write = bundle.spec, _write_again
@@ -182,9 +183,14 @@ def import_features(
     return store, receipt
 
 
-def _one_line(error: OSError) -> str:
-    """What went wrong, without the long context that libraries add over several lines."""
-    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+def _under_ids(bundle: Bundle, known: Set[str], path: Path) -> Bundle:
+    """The same with the manifest's own ids for names that differ from them only in Unicode form."""
+    names = match_names(bundle.trial_ids, known, path)
+
+    def load(trial_id: str, clock: FrameClock | None) -> Item:
+        return bundle.load(names[trial_id], clock)._replace(trial_id=trial_id)
+
+    return Bundle(None, sorted(names), load)
 
 
 def _item(store: FeatureStore, trial_id: str) -> Item:
@@ -219,7 +225,7 @@ def _adopt(
     faults = _compare_trials(told.keys(), set(bundle.trial_ids)) if told else []
     clocks: dict[str, FrameClock] = {}
     digests: dict[str, str] = {}
-    shapes: set[tuple[int, str]] = set()
+    shapes: dict[tuple[int, str], str] = {}
     fitted: list[str] = []
 
     def load(trial_id: str) -> Item:
@@ -241,10 +247,11 @@ def _adopt(
         clocks[trial_id], digests[trial_id] = clock, _digest(item)
         found_dtype = "float16" if item.embeddings.dtype == np.float16 else "float32"
         faults += _overflows(item, options.dtype or found_dtype)
-        shapes.add((item.embeddings.shape[1], found_dtype))
+        shapes.setdefault((item.embeddings.shape[1], found_dtype), trial_id)
     if len(shapes) > 1:
         faults.append(
-            f"trials differ in width or precision: {', '.join(f'{d} numbers ({t})' for d, t in sorted(shapes))}"
+            "trials differ in width or precision: "
+            + ", ".join(f"{d} numbers ({t}), such as '{shapes[d, t]}'" for d, t in sorted(shapes))
         )
     if faults:
         raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Mend the files and import again.")
@@ -254,7 +261,7 @@ def _adopt(
             f"{', '.join(fitted[:5])}{', …' if len(fitted) > 5 else ''}.",
             stacklevel=3,
         )
-    dim, dtype = shapes.pop()
+    ((dim, dtype),) = shapes
     content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
     spec = FeatureSpec(
         options.name, options.modality, dim, {"imported": kind, "content": content}, "imported", 1, options.dtype or dtype
@@ -348,12 +355,13 @@ def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitReco
     path = folder / SIDECAR
     if not path.is_file():
         return None, {}
-    try:
+    with reading(
+        f"'{path}'",
+        "recipe and records",
+        "It is damaged; export again, or remove it to import new features.",
+        StoreError,
+    ):
         document = json.loads(path.read_text(encoding="utf-8"))
         check_version(str(path), document["version"])
         records = {trial_id: CommitRecord.from_document(entry) for trial_id, entry in document["trials"].items()}
         return FeatureSpec.from_document(document["spec"]), records
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"'{path}' is damaged ({error}). Export again, or remove it to import new features."
-        ) from error

@@ -1,16 +1,22 @@
-"""A folder of npy files: `<trial>.npy` (T, D), `valid/<trial>.npy` (T,), and recipe and records in `avfusion.json`."""
+"""A folder of npy files: `<trial>.npy` (T, D), `valid/<trial>.npy` (T,), and recipe and records in `avfusion.json`.
+
+Names are percent-encoded where `avfusion.json` lies beside them, else taken as they are. Hidden files are not looked at.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError
+from cache.foreign import find_file, list_files, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item, load_sidecar, save_sidecar
-from cache.names import decode_trial_id, encode_trial_id
+from cache.names import encode_trial_id
 from cache.spec import FeatureSpec
 
 
@@ -28,26 +34,31 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
 
 def _read(path: Path) -> Bundle:
     spec, records = load_sidecar(path)
-    files = {decode_trial_id(file.stem): file for file in sorted(path.glob("*.npy"))}
+    files = list_files(path, ".npy", ours=spec is not None)
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
-        """One trial; refuses what is no (T, D) of floats with T marks."""
-        file = files[trial_id]
-        try:
-            embeddings = np.load(file)
-            mask = path / "valid" / file.name
-            valid = np.load(mask) if mask.is_file() else np.ones(len(embeddings), bool)
-        except ValueError as error:
-            raise CorpusError(f"'{file}' is no npy file of numbers ({error}). Mend or remove it.") from error
-        if embeddings.ndim != 2 or embeddings.dtype.kind != "f" or valid.shape != embeddings.shape[:1]:
-            raise CorpusError(
-                f"'{file}' holds {embeddings.dtype} of shape {embeddings.shape} and {len(valid)} marks; expected floats "
-                "(T, D) and T marks. Mend or remove it."
-            )
+        """One trial; refuses what is not (T, D) of numbers with T marks."""
+        file = find_file(files, trial_id, path)
+        embeddings, mask = take_features(_load(file), f"'{file}'"), path / "valid" / file.name
+        valid = np.ones(len(embeddings), bool)
+        if mask.is_file():
+            valid = take_marks(_load(mask), len(embeddings), f"'{mask}'")
         record = records.get(trial_id)
-        return Item(trial_id, embeddings, valid.astype(bool), record.clock if record else clock, record)
+        return Item(trial_id, embeddings, valid, record.clock if record else clock, record)
 
     return Bundle(spec, sorted(records if spec else files), load)
+
+
+def _load(file: Path) -> NDArray[Any]:
+    """The one array of a file; mapped first, which refuses a file that is shorter than its header promises."""
+    with reading(f"'{file}'", "an npy file of numbers"):
+        if file.stat().st_size == 0:
+            raise CorpusError(f"'{file}' is empty (0 bytes); expected an npy file of numbers. Replace or remove it.")
+        array = np.load(file, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise CorpusError(f"'{file}' is an npz archive; expected an npy file of one array. Save that array alone.")
+        return np.array(array)
 
 
 NPY = Format(_write, _read)

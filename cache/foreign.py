@@ -1,0 +1,159 @@
+"""What other programs hand over: their files and names, and whatever a library says of damage as one sentence."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import AvFusionError, CorpusError, StoreError
+from cache.names import decode_trial_id, encode_trial_id
+
+_LONGEST_REASON = 200  # characters of a library's text in a message of ours
+
+
+@contextmanager
+def reading(
+    what: str,
+    expected: str,
+    remedy: str = "Replace or remove it, and import again.",
+    kind: type[AvFusionError] = CorpusError,
+) -> Iterator[None]:
+    """Turn whatever a library raises about damaged content into one sentence.
+
+    Args:
+        what: is read, as the start of the sentence, with quotes.
+        expected: what it should be, in words.
+        remedy: what to do.
+        kind: of error to raise.
+
+    Raises:
+        AvFusionError: of this kind, for any other error but want of memory.
+    """
+    try:
+        yield
+    except (AvFusionError, MemoryError):
+        raise
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise kind(
+            f"{what} is not UTF-8 text (byte 0x{found:02x} at position {error.start}), expected {expected}. Save it as UTF-8."
+        ) from error
+    except Exception as error:
+        raise kind(f"{what} cannot be read as {expected} ({one_line(error)}). {remedy}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without the long context that libraries add over several lines."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())[:_LONGEST_REASON].removesuffix(".") or type(error).__name__
+
+
+def list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:
+    """The visible files of a folder with this suffix, in small letters or capitals, by trial.
+
+    Args:
+        folder: with one file per trial.
+        suffix: such as ".npy".
+        ours: whether our recipe lies beside them: their names are percent-encoded then, else taken as they are.
+
+    Raises:
+        CorpusError: if it is not a folder, cannot be listed, or two files are of one name.
+    """
+    if not folder.is_dir():
+        raise CorpusError(
+            f"'{folder}' is not a folder; expected one with a {suffix} file for each trial. Name the folder."
+        )
+    with reading(f"'{folder}'", "a folder"):
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == suffix)
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.name.startswith("."):  # what macOS and editors leave
+            continue
+        trial_id = decode_trial_id(file.stem) if ours else file.stem
+        if trial_id in found:
+            raise CorpusError(f"'{found[trial_id]}' and '{file}' are of one name. Remove one of them and import again.")
+        found[trial_id] = file
+    return found
+
+
+def find_file(files: Mapping[str, Path], trial_id: str, folder: Path) -> Path:
+    """The file of a trial that a recipe names.
+
+    Raises:
+        StoreError: if there is none.
+    """
+    if trial_id not in files:
+        raise StoreError(f"Trial '{trial_id}' of the recipe in '{folder}' has no file there. Export it again.")
+    return files[trial_id]
+
+
+def match_names(names: Iterable[str], known: Iterable[str], where: Path) -> dict[str, str]:
+    """Trial id → name in a file: a name that differs from a known id only by its Unicode form stands for that one.
+
+    Args:
+        names: as the file has them.
+        known: ids of the manifest, none where there is none.
+        where: path for messages.
+
+    Raises:
+        CorpusError: if two names stand for one trial, or one is not UTF-8.
+        UnknownNameError: if one is too long to name a folder.
+    """
+    ids = set(known)
+    by_form = {unicodedata.normalize("NFC", trial_id): trial_id for trial_id in sorted(ids)}
+    found: dict[str, str] = {}
+    for name in names:
+        trial_id = name if name in ids else by_form.get(unicodedata.normalize("NFC", name), name)
+        if trial_id in found:
+            raise CorpusError(
+                f"'{where}' has trial '{trial_id}' twice, under names that differ only in Unicode form. Remove one of them."
+            )
+        try:
+            encode_trial_id(trial_id)
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"'{where}' has a name that is not UTF-8: '{name}'. Rename it and import again."
+            ) from error
+        found[trial_id] = name
+    return found
+
+
+def are_features(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether an array is one of features: numbers (T, D), neither of them 0; integers and truth values are numbers."""
+    return len(shape) == 2 and min(shape) > 0 and dtype.kind in "fiub"
+
+
+def take_features(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Numbers (T, D) as floats: integers and truth values become float32.
+
+    Raises:
+        CorpusError: if it is anything else.
+    """
+    if not are_features(array.shape, array.dtype):
+        raise CorpusError(
+            f"{where} holds {array.dtype} of shape {array.shape}; expected numbers (T, D), at least one row and one "
+            "column. Fix or remove it, and import again."
+        )
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def take_marks(array: NDArray[Any], num_frames: int, where: str) -> NDArray[np.bool_]:
+    """Marks of valid frames (T,): truth values, or numbers that are 0 where the frame is not valid.
+
+    Raises:
+        CorpusError: if it is anything else.
+    """
+    if array.shape != (num_frames,) or array.dtype.kind not in "biuf":
+        raise CorpusError(
+            f"{where} holds {array.dtype} of shape {array.shape}; expected {num_frames} marks, one for each row. Fix or remove "
+            "it, and import again."
+        )
+    return array.astype(bool)
