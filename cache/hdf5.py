@@ -7,12 +7,13 @@ file: nothing is opened through links.
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -25,25 +26,75 @@ from cache.names import decode_trial_id, encode_trial_id
 from cache.records import VERSION, CommitRecord, check_version, invalid_runs
 from cache.spec import FeatureSpec, canonical_json
 
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
 _SPEC = "avfusion_spec"
 
 
+class _Sink(io.FileIO):
+    """A new file for the HDF5 library to write to, which keeps the first error to itself.
+
+    The library prints, and may crash on exit, once it could not write: it must never learn of a full disk.
+    """
+
+    error: OSError | None = None
+
+    def write(self, content: Buffer) -> int:
+        """Write all of it, or nothing any more after an error."""
+        view = memoryview(content).cast("B")
+        size, done = len(view), 0
+        try:
+            while self.error is None and done < size:
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return size
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the whole buffer, with zeros where nothing could be written."""
+        view = memoryview(buffer).cast("B")
+        done = super().readinto(view) or 0
+        view[done:] = bytes(len(view) - done)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, unless there was an error."""
+        try:
+            return super().truncate(size) if self.error is None else size or 0
+        except OSError as error:
+            self.error = error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
+
+
 def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
-    with h5py.File(path, "w") as file:
-        file.attrs["avfusion_version"] = VERSION
-        file.attrs[_SPEC] = canonical_json(spec.to_document())
-        file.attrs["avfusion_fingerprint"] = spec.fingerprint
-        for item in items:
-            assert item.record is not None
-            name = encode_trial_id(item.trial_id)
-            dataset = file.create_dataset(f"embeddings/{name}", data=item.embeddings)
-            dataset.attrs["trial_id"] = item.trial_id
-            for key, value in item.record.to_document().items():
-                if key == "versions":
-                    dataset.attrs[key] = canonical_json(value)
-                elif key != "invalid":  # an attribute holds 64 KB; `valid` says it
-                    dataset.attrs[key] = value
-            file.create_dataset(f"valid/{name}", data=item.valid)
+    with _Sink(path, "x+b") as sink:
+        with h5py.File(sink, "w") as file:
+            file.attrs["avfusion_version"] = VERSION
+            file.attrs[_SPEC] = canonical_json(spec.to_document())
+            file.attrs["avfusion_fingerprint"] = spec.fingerprint
+            for item in items:
+                _write_item(file, item)
+                sink.check()
+        sink.check()
+
+
+def _write_item(file: h5py.File, item: Item) -> None:
+    assert item.record is not None
+    name = encode_trial_id(item.trial_id)
+    dataset = file.create_dataset(f"embeddings/{name}", data=item.embeddings)
+    dataset.attrs["trial_id"] = item.trial_id
+    for key, value in item.record.to_document().items():
+        if key == "versions":
+            dataset.attrs[key] = canonical_json(value)
+        elif key != "invalid":  # an attribute holds 64 KB; `valid` says it
+            dataset.attrs[key] = value
+    file.create_dataset(f"valid/{name}", data=item.valid)
 
 
 def _read(path: Path) -> Bundle:

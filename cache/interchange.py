@@ -6,8 +6,10 @@ others made becomes a store whose fingerprint is that of its content, with the s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
-from cache.errors import CorpusError, MissingFileError, SettingError, StoreError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
 from cache.foreign import match_names, one_line, reading
 from cache.manifest import Manifest
 from cache.names import load_named, require_folder_name, require_known
@@ -115,19 +117,32 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
     known = store.trial_ids()
     for trial_id in trial_ids:
         require_known("finished trial", trial_id, known)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    open_folder(partial.parent).remove(partial.name)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(partial.parent).remove(partial.name)
         form.write(partial, store.spec, (_item(store, trial_id) for trial_id in trial_ids))
+        _sync(partial)
         partial.rename(path)
-    except OSError as error:
+    except (OSError, StoreError) as error:
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if not isinstance(cause, OSError) or isinstance(cause, AvFusionError):
+            raise  # of the store that is read
         raise StoreError(
-            f"'{path}' could not be written ({one_line(error)}). Nothing of it was kept; free space or mend the permissions "
+            f"'{path}' could not be written ({one_line(cause)}). Nothing of it was kept; free space or fix the permissions "
             "and export again."
         ) from error
     finally:
-        open_folder(partial.parent).remove(partial.name)
+        with contextlib.suppress(OSError):  # as where its folder is a file
+            open_folder(partial.parent).remove(partial.name)
+
+
+def _sync(partial: Path) -> None:
+    """Put files on disk; a full one may only be noticed then."""
+    for path in [partial] if partial.is_file() else sorted(partial.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def import_features(

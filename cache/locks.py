@@ -28,6 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+_LONGEST = 4096  # bytes of a lock file that is looked at
+_LARGEST_PID = 2**31 - 1  # of any system; 0 and below would ask whole groups of processes
 _FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
 
 
@@ -104,11 +106,8 @@ def holder(store: Where, name: str) -> str:
     if not found:
         return ""
     place, content = next(iter(found.items()))
-    try:
-        document = json.loads(content)
-        who = f"process {document['pid']} on '{document['host']}' since {document['since']}"
-    except (ValueError, KeyError, TypeError):
-        who = "another process"
+    known = _parse(content)
+    who = f"process {known['pid']} on '{known['host']}' since {known['since']}" if known else "another process"
     return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
 
 
@@ -164,15 +163,29 @@ def _identity() -> bytes:
     return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
 
 
-def _is_dead(content: bytes | None) -> bool:
-    """Whether a lock file is of a process of this machine that is gone."""
+def _parse(content: bytes | None) -> dict[str, Any] | None:
+    """Process, machine and moment of a lock file; None where it is not one that `_identity` could have written."""
+    if content is None or len(content) > _LONGEST:
+        return None
     try:
-        document: dict[str, Any] = json.loads(content or b"")
-        if document["host"] != socket.gethostname():
-            return False
-        os.kill(document["pid"], 0)
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in ("host", "since")):
+        return None
+    pid = document.get("pid")
+    return document if type(pid) is int and 0 < pid <= _LARGEST_PID else None
+
+
+def _is_dead(content: bytes | None) -> bool:
+    """Whether a lock file is of a process of this machine that is gone; not where that cannot be known."""
+    known = _parse(content)
+    if known is None or known["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(known["pid"], 0)
     except ProcessLookupError:
         return True
-    except (ValueError, KeyError, TypeError, OSError):
+    except OSError:
         return False
     return False

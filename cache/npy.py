@@ -5,6 +5,7 @@ Names are percent-encoded where `avfusion.json` lies beside them, else taken as 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,17 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
     for item in items:
         assert item.record is not None
         name = f"{encode_trial_id(item.trial_id)}.npy"
-        np.save(path / name, item.embeddings)
-        np.save(path / "valid" / name, item.valid)
+        _save(path / name, item.embeddings)
+        _save(path / "valid" / name, item.valid)
         records[item.trial_id] = item.record
     save_sidecar(path, spec, records)
+
+
+def _save(file: Path, array: NDArray[Any]) -> None:
+    """As numpy does, which writes to a file itself without saying why it could not."""
+    content = io.BytesIO()
+    np.save(content, array)
+    file.write_bytes(content.getbuffer())
 
 
 def _read(path: Path) -> Bundle:

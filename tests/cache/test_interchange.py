@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -55,6 +56,37 @@ def test_out_and_back_is_the_same_store(store: FeatureStore, tmp_path: Path, kin
     stamps = {path: path.stat().st_ino for path in (tmp_path / "again").rglob("zarr.json")}
     import_features(tmp_path / "out", kind, tmp_path / "again")
     assert all(path.stat().st_ino == inode for path, inode in stamps.items())
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("room", [0, 20, 700, 1500, 3000])
+def test_a_full_disk_leaves_nothing_of_an_export(
+    store: FeatureStore, tmp_path: Path, kind: str, room: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on the size of files stands in for the disk; HDF5 may only notice when it closes its file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    export_features(store, IDS, kind, tmp_path / "whole")
+    whole = tmp_path / "whole"
+    sizes = [path.stat().st_size for path in (whole, *whole.rglob("*")) if path.is_file()]
+    if room >= max(sizes):
+        pytest.skip("it fits")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(
+            StoreError, match=r"far/out' could not be written \(File too large\)\. Nothing of it was kept"
+        ):
+            export_features(store, IDS, kind, tmp_path / "far/out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "far").iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_a_file_in_the_way_of_an_export_is_named(store: FeatureStore, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(StoreError, match=r"file/out' could not be written \((Not a directory|File exists)\)"):
+        export_features(store, IDS, kind, tmp_path / "file/out")
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))

@@ -82,3 +82,31 @@ def test_create_sweeps_away_what_killed_processes_left(tmp_path: Path, made) -> 
     (place / "x.P1").write_text("{}")
     FeatureStore.create(tmp_path / "a.zarr", made.spec)
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    "pid", ["1" + "0" * 30, "-1", "0", "-7", "true", "1.5", '"text"', "null", "[]", "1e400", "9" * 5000, "[" * 100_000]
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_lock_that_names_no_process_is_of_someone_unknown(
+    store: str, pid: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(number: int, signal: int) -> None:
+        raise AssertionError(f"process {number} was asked")
+
+    monkeypatch.setattr(os, "kill", kill)
+    folder = RemoteFolder(str(locks.locks_place(store)))
+    host = json.dumps(socket.gethostname())
+    content = f'{{"pid": {pid}, "host": {host}, "since": "2026-11-21"}}' if whole else pid
+    folder.write("x.P1.lock", content.encode())
+    assert locks.claim(store, "x.P1") is None
+    locks.sweep(store)
+    said = locks.holder(store, "x.P1")
+    assert said == (f"taken by another process; if that process is dead, delete '{locks.locks_place(store)}/x.P1.lock'")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{" * 10, b'{"pid": 7}', b'{"pid": 7, "host": 1, "since": 2}'])
+def test_a_lock_that_is_not_ours_is_left_alone(store: str, content: bytes) -> None:
+    RemoteFolder(str(locks.locks_place(store))).write("x.P1.lock", content)
+    assert locks.claim(store, "x.P1") is None
+    assert locks.holder(store, "x.P1").startswith("taken by another process; ")
