@@ -17,7 +17,7 @@ from cache.errors import SettingError
 from cache.names import config_of, load_named, require_known
 from cache.spec import FeatureSpec
 from extract.backbones import BACKBONES
-from extract.weights import Weights, WeightsCard, load_weights
+from extract.weights import Weights, WeightsCard, build_fitting, load_weights
 
 
 class Input(Protocol):
@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
     @classmethod
     def load(cls, config: Any, wanted: str) -> Self:
         """The network that a weights argument names; overridden where weights are more than one file."""
-        return cls.build(config, load_weights(wanted, cls.cards))
+        return build_fitting(load_weights(wanted, cls.cards), lambda weights: cls.build(config, weights))
 
     @classmethod
     @abstractmethod

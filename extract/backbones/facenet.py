@@ -4,7 +4,8 @@ David Sandberg's training of Inception-ResNet-v1 for the task of [Schroff2015Fac
 facenet-pytorch (MIT), whose class this is; "FaceNet" of [Karas2022, Section 3.1]. 23,482,624 parameters without the
 classification layer, which is left out. Its standardisation is (x - 127.5) / 128; Karas et al. divide by 127.5, a scale
 0.4 % off, which the setting `standardise` reproduces. Its dropout does nothing in a frozen network. Smaller crops are enlarged bilinearly, as facenet-pytorch does with pictures of Pillow.
-Weights: VGGFace2 or CASIA-Webface, release files of facenet-pytorch (MIT; no sha256 published).
+Weights: VGGFace2 or CASIA-Webface, release files of facenet-pytorch (MIT); it publishes no sha256,
+and that of CASIA-Webface is not known here.
 """
 
 from __future__ import annotations

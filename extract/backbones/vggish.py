@@ -19,7 +19,7 @@ from cache.errors import SettingError
 from extract.backbone import Backbone
 from extract.inputs import LogMelInput
 from extract.logmel import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
-from extract.weights import Weights, WeightsCard, load_into, load_weights
+from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ CARDS = {
         name="vggish",
         variant="network",
         origin=f"{_RELEASE}/vggish-10086976.pth",
-        sha256="10086976",
+        sha256="",
+        sha256_start="10086976",
         licence="Apache-2.0",
         paper="Hershey2017VGGish",
     ),
@@ -59,7 +60,8 @@ PCA_CARDS = {
         name="audioset",
         variant="PCA",
         origin=f"{_RELEASE}/vggish_pca_params-970ea276.pth",
-        sha256="970ea276",
+        sha256="",
+        sha256_start="970ea276",
         licence="Apache-2.0",
         paper="Hershey2017VGGish",
     ),
@@ -159,7 +161,7 @@ class VGGish(Backbone):
             trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith("pproc.")}
             load_into(network.body, trunk, weights, "the network 'vggish'")
         if config.pca:
-            network.set_postprocessing(load_weights(config.pca, PCA_CARDS))
+            build_fitting(load_weights(config.pca, PCA_CARDS), network.set_postprocessing)
         return network
 
     def set_postprocessing(self, pca: Weights) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from extract.backbones import BACKBONES
 from extract.executors import TorchExecutor, choose_device
 from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
 from extract.logmel import NUM_BANDS, PATCH
-from extract.weights import WeightsCard, load_weights
+from extract.weights import load_weights
 from extract.wordpieces import WordRows
 from extract.words import Word
 
@@ -136,7 +135,8 @@ def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
     torch.save(
         {"state_dict": {f"module.{name}": value for name, value in part.state_dict().items()}}, tmp_path / "w.pt"
     )
-    again = load_backbone(backbone.name, str(tmp_path / "w.pt"))
+    with pytest.warns(UserWarning, match=r"start with 'module\.', which was left out"):
+        again = load_backbone(backbone.name, str(tmp_path / "w.pt"))
     (tmp_path / "w.pt").unlink()  # up to 290 MB
     batch = inputs(backbone, 2)
     assert torch.equal(again.embed(batch), backbone.embed(batch))
@@ -149,7 +149,8 @@ def test_every_backbone_says_where_its_weights_come_from() -> None:
             assert (key, card.origin.startswith("https://")) == (card.name, True)
             assert card.licence
             assert card.paper
-            assert card.sha256 == "" or set(card.sha256) <= set("0123456789abcdef")
+            assert re.fullmatch("([0-9a-f]{64})?", card.sha256)
+            assert re.fullmatch("[0-9a-f]*", card.sha256_start)
 
 
 def test_the_untrained_foamliu_body() -> None:
@@ -168,7 +169,8 @@ def test_registered_weights_know_their_colours(tmp_path: Path, monkeypatch: pyte
     content = {"state_dict": body.state_dict(), "best_acc": np.float64(0.9), "optimizer": {"step": torch.zeros(2)}}
     for name, colour in (("treb1en", "bgr"), ("xuexingyu24", "bgr")):
         torch.save(content, tmp_path / f"{name}.pt")
-        assert load_backbone("mobilefacenet", name).settings()["colour"] == colour
+        with pytest.warns(UserWarning, match=f"Nobody published a full digest of weights '{name}'"):
+            assert load_backbone("mobilefacenet", name).settings()["colour"] == colour
         assert load_backbone("mobilefacenet", name, {"colour": "rgb"}).settings()["colour"] == "rgb"
     assert load_backbone("mobilefacenet", str(tmp_path / "treb1en.pt")).settings()["colour"] == "rgb"
     torch.save(content, tmp_path / "landmarks.tar")
@@ -227,20 +229,6 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
         load_weights(str(tmp_path / "w.pt"), {})
 
 
-def test_the_first_digits_of_a_sha256_are_a_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AVFUSION_WEIGHTS", str(tmp_path))
-    torch.save({"a": torch.ones(2)}, tmp_path / "short.pt")
-    digest = hashlib.sha256((tmp_path / "short.pt").read_bytes()).hexdigest()
-    card = WeightsCard("short", "", "https://example.org/short.pt", digest[:8], "MIT", "")
-    found = load_weights("short", {"short": card})
-    assert (found.sha256, found.card) == (digest, card)
-    assert load_weights(str(tmp_path / "short.pt"), {"short": card}).card == card
-    assert load_weights(str(tmp_path / "short.pt"), {"none": replace(card, sha256="")}).card is None
-    wrong = replace(card, sha256="00000000" if digest[0] != "0" else "ffffffff")
-    with pytest.raises(WeightsError, match="have sha256"):
-        load_weights("short", {"short": wrong})
-
-
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 def test_files_of_numpy_arrays_are_read(tmp_path: Path, module: bytes) -> None:
     path = tmp_path / "w.pth"
@@ -255,20 +243,6 @@ def test_old_files_without_step_counts_fit(tmp_path: Path) -> None:
     body = load_backbone("mobilefacenet", "random").body.state_dict()
     torch.save({k: v for k, v in body.items() if not k.endswith("num_batches_tracked")}, tmp_path / "old.pt")
     assert load_backbone("mobilefacenet", str(tmp_path / "old.pt")).settings()["variant"] == "prelu"
-
-
-def test_a_failed_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AVFUSION_WEIGHTS", str(tmp_path))
-
-    def fail(url: str, destination: str, **_: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\). Fetch 'https://"):
-        load_backbone("mobilefacenet", "foamliu")
-    (tmp_path / "foamliu.pt").write_bytes(b"something else")
-    with pytest.raises(WeightsError, match="have sha256 .* expected '90a00ba1d8b0…'"):
-        load_backbone("mobilefacenet", "foamliu")
 
 
 def test_devices() -> None:

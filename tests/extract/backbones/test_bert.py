@@ -263,6 +263,7 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise FileNotFoundError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(hub, "model_info", lambda name, timeout: None)
     with pytest.raises(
         WeightsError, match=r"'bert-base-uncased' could not be downloaded \(.*no route\). Put its folder"
     ):
