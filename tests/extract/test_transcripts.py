@@ -141,7 +141,7 @@ def test_automatic_captions_of_youtube(tmp_path: Path) -> None:
     assert read_words(write(tmp_path, "a.vtt", head + cues)) == expected
 
 
-def test_all_cues_with_wrong_times_within_are_told_at_once(tmp_path: Path) -> None:
+def test_all_cues_with_wrong_times_within_are_listed_at_once(tmp_path: Path) -> None:
     span = "00:00:01.000 --> 00:00:04.000\n"
     texts = (
         "a<00:00:05.000> b",
@@ -154,13 +154,13 @@ def test_all_cues_with_wrong_times_within_are_told_at_once(tmp_path: Path) -> No
     with pytest.raises(CorpusError) as caught:
         read_words(write(tmp_path, "a.vtt", vtt(*(span + text for text in (good, *texts)), backwards)))
     told = str(caught.value)
-    assert "a.vtt' has 6 faulty word(s)" in told
+    assert "a.vtt' has 6 fault(s)" in told
     expected = "expected those within its text in order and from 1.0 s to 4.0 s"
     for number, fault in enumerate(("5.0 s back to 4.0 s", "1.0 s back to 0.5 s", "3.0 s back to 2.0 s"), start=2):
-        assert f"cue {number} (00:00:01.000): its times go from {fault}, {expected}" in told
+        assert f"cue {number} (line {3 * number}): its times go from {fault}, {expected}" in told
     for number, tag in ((5, "<00:03>"), (6, "<1:00:03,000>")):
-        assert f"cue {number} (00:00:01.000): a time within its text is {tag}, expected <hh:mm:ss.mmm>" in told
-    assert "cue 7 (00:00:04.000): its times go from 4.0 s back to 2.0 s" in told
+        assert f"cue {number} (line {3 * number}): a time within its text is {tag}, expected <hh:mm:ss.mmm>" in told
+    assert "cue 7 (line 21): it ends at 1.0 s before it starts at 4.0 s" in told
 
 
 def test_textgrids(tmp_path: Path) -> None:
@@ -184,13 +184,13 @@ def test_written_words_come_back_and_give_the_same_bytes(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
 
 
-def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_transcript_are_listed_at_once(tmp_path: Path) -> None:
     rows = '[{"word":"a","start":NaN,"end":2},{"word":" ","start":1,"end":2},{"word":"x","start":3,"end":2},'
-    rows += '{"word":"x","start":true,"end":2},{"word":"x","end":2},{"word":"x","start":-1,"end":2},{"word":"y","start":1,"end":1e999}]'
+    rows += '{"word":"x","start":true,"end":2},{"word":"x","end":"2 s"},{"word":"x","start":-1},{"word":"y","start":1,"end":1e999}]'
     with pytest.raises(CorpusError) as caught:
         read_words(write(tmp_path, "a.json", f'{{"words": {rows}}}'))
     text = str(caught.value)
-    assert "a.json' has 7 faulty word(s)" in text
+    assert "a.json' has 7 fault(s)" in text
     for fault in (
         "words[0]: the start is nan",
         "words[1]: the text is ' '",
@@ -199,8 +199,8 @@ def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
         assert fault in text
     for fault in (
         "words[3]: the start is True",
-        "words[4]: the start is None",
-        "words[5]: the start is -1 s",
+        "words[4]: the end is '2 s', expected seconds",
+        "words[5]: the start is -1 s, expected 0 s to 1000000 s",
         "words[6]: the end is inf",
     ):
         assert fault in text
@@ -210,32 +210,34 @@ def test_all_faults_of_a_transcript_are_told_at_once(tmp_path: Path) -> None:
     ("name", "content", "text"),
     [
         ("a.txt", "", "has the suffix '.txt', expected one of .json"),
-        ("a.json", "[[[[", "it is no JSON"),
-        ("a.json", "[" * 100_000, "recursion"),
+        ("a.json", "[[[[", "it is not JSON"),
+        ("a.json", "", r"it is not JSON \(Expecting value: line 1"),
+        ("a.json", '{"words": [{"word": "a", "start": 1' + "0" * 5000 + ', "end": 1}]}', r"it is not JSON \(Exceeds"),
+        (
+            "a.json",
+            '{"words": [{"word": "a", "start": 0, "end": 1' + "0" * 400 + "}]}",
+            "the end is 10000.* s, expected 0 s",
+        ),
+        ("a.json", '{"words": []}'.encode("utf-16-le"), "not UTF-8 .* 0x00, as in UTF-16 .*. Save it as UTF-8.$"),
+        ("a.json", "[" * 100_000, "it is nested too deeply; expected a list of words. Fix the file.$"),
         ("a.json", b"\xff\xfe\xff", r"read: it is not UTF-8 \(byte 0 is 0xff\). Save it as UTF-8.$"),
         ("a.json", '["a"]', r"\[0\] holds no list 'words'"),
         ("a.json", '[{"word": "a", "start": 0, "end": 1}, 3]', r"\[1\] is 3, expected an object"),
         (
             "a.json",
             '[{"word": "a", "start": 0}, {"word": "b"}]',
-            r"has 2 .* \[0\]: the end is None.* \[1\]: the start is None",
+            r"of its 2 word\(s\) none has a start and an end; expected .* word_timestamps=True",
         ),
         ("a.json", '[{"word": "a", "start": 0, "end": 1}, {"words": []}]', r"\[0\] holds no list 'words'"),
         ("a.json", '[{"text": " a b", "start": 0, "end": 1}]', r"\[0\]: the text is ' a b', .* word_timestamps=True"),
         ("a.json", "3", "the document holds no list 'words'"),
         ("a.json", '{"words": [3]}', r"words\[0\] is 3, expected an object"),
-        ("a.json", '{"segments": [{"text": "x"}]}', r"segments\[0\] holds no list .* word_timestamps=True"),
-        ("a.srt", "", "no whole .srt file .* expected each cue"),
-        ("a.srt", "1\n00:00:01,000 --> 00:00:02,500\nHi\n\n00:00:03,000 --> 00:00:04,500\nHo\n", "of 2 cues .* only 1"),
-        ("a.srt", "1\n00:00:01,000 --> oops\nHi\n", "of 1 cues .* only 0"),
-        ("a.srt", "1\n00:00:03,000 --> 00:00:02,500\nHi\n", r"cue 1 \(00:00:03.000\): it ends at 2.5 s before"),
+        ("a.json", '{"segments": [{"text": "x"}]}', r"of its 1 word\(s\) none .* word_timestamps=True"),
+        ("a.json", '{"segments": [{"words": 3}]}', r"segments\[0\] holds no list .* word_timestamps=True"),
         ("a.srt", b"1\n00:00:01,000 --> 00:00:02,500\nH\xe9\n", r"not UTF-8 \(byte 33 is 0xe9\)"),
         ("a.vtt", b"\xef\xbb\xbfWEBVTT\n\n\xe9", r"not UTF-8 \(byte 11 is 0xe9\)"),
-        ("a.vtt", "00:01.000 --> 00:02.500\nhi\n", "no whole .vtt file .* a first line 'WEBVTT'"),
-        ("a.vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", "of 1 cues .* only 0"),
-        ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", "Invalid cue block"),
-        ("a.TextGrid", "", "no whole TextGrid"),
-        ("a.TextGrid", GRID[:500], "no whole TextGrid"),
+        ("a.TextGrid", "", "not a whole TextGrid"),
+        ("a.TextGrid", GRID[:500], "not a whole TextGrid"),
         ("a.TextGrid", GRID.replace("xmax = 1.25", "xmax = 0.25"), r"\(0.5\) cannot occur after its end time \(0.25\)"),
         (
             "a.TextGrid",
@@ -253,9 +255,9 @@ def test_files_that_are_no_transcripts(tmp_path: Path, name: str, content: str |
     assert name in str(caught.value)
 
 
-def test_what_is_absent_is_told_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_absent_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match="There is no transcript"):
         read_words(tmp_path / "a.json")
-    monkeypatch.setitem(sys.modules, "webvtt", None)
-    with pytest.raises(SettingError, match=r"Reading subtitles needs the library 'webvtt'.*'avfusion\[words\]'"):
-        read_words(write(tmp_path, "a.srt", "1\n00:00:01,000 --> 00:00:02,500\nHi\n"))
+    monkeypatch.setitem(sys.modules, "praatio.textgrid", None)
+    with pytest.raises(SettingError, match=r"Reading TextGrids needs the library 'praatio'.*'avfusion\[words\]'"):
+        read_words(write(tmp_path, "a.TextGrid", GRID))
