@@ -257,7 +257,7 @@ def _compare_receipt(
     for trial_id in sorted(clocks.keys() & records.keys()):
         if clocks[trial_id] != records[trial_id].clock:
             found, wanted = records[trial_id].clock, clocks[trial_id]
-            text = f"{found.num_frames} frames at {found.rate} Hz, the manifest says {wanted.num_frames} at {wanted.rate} Hz"
+            text = f"{found} from {found.start_s:g} s, the manifest says {wanted} from {wanted.start_s:g} s"
             yield Finding(where, name, trial_id, f"{text}; extract again")
 
 

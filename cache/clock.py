@@ -1,13 +1,17 @@
 """The label clock of a trial: which moment frame i stands for.
 
-Every array of a trial has one row per tick of this clock; nothing else in the project converts
-between frames and seconds.
+Every array of a trial has one row per frame of this clock; nothing else in the project converts between frames and
+seconds. What needs the moments of frames asks `moments`, `times_s`, `centre_s` or `nearest`, never the rate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import accumulate, groupby, pairwise
+from statistics import median_low
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,46 +22,182 @@ ALLOWED_DIFFERENCE = 2  # frames by which a medium may be longer or shorter than
 
 
 @dataclass(frozen=True)
-class FrameClock:
-    """Ticks at `start_s + i / rate`, i = 0 … num_frames - 1.
+class PictureTimes:
+    """Moments of a video's pictures that follow no rate, exactly as its container holds them.
 
     Attributes:
-        rate: frames per second, exact (30000/1001 stays a fraction).
-        num_frames: number of ticks, at least 1.
+        unit: of the ticks, seconds.
+        ticks: of each picture after the first one, so it starts with 0; never decreasing.
+    """
+
+    unit: Fraction
+    ticks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.unit <= 0 or self.ticks[:1] != (0,) or any(after < before for before, after in pairwise(self.ticks)):
+            raise ShapeError(f"Picture times in units of {self.unit} s; expected ticks from 0 that never decrease.")
+
+    @property
+    def interval(self) -> int:
+        """Ticks from a picture to the next one, in the median; 1 for a single picture."""
+        return max(1, median_low(self.intervals)) if len(self.ticks) > 1 else 1
+
+    @property
+    def intervals(self) -> list[int]:
+        """Ticks from each picture to the next one."""
+        return [after - before for before, after in pairwise(self.ticks)]
+
+    def resized(self, number: int) -> PictureTimes:
+        """The first so many; those that are missing follow at the median interval."""
+        missing = range(1, number - len(self.ticks) + 1)
+        more = tuple(self.ticks[-1] + step * self.interval for step in missing)
+        return PictureTimes(self.unit, (self.ticks + more)[:number])
+
+    def __str__(self) -> str:
+        """The unit, then runs of equal intervals.
+
+        >>> str(PictureTimes(Fraction(1, 30), (0, 2, 4, 5, 6, 7)))
+        '1/30: 2x2 3x1'
+        """
+        runs = ((sum(1 for _ in run), step) for step, run in groupby(self.intervals))
+        return f"{self.unit}: {' '.join(f'{count}x{step}' for count, step in runs)}"
+
+    @classmethod
+    def parse(cls, text: str) -> PictureTimes:
+        """Inverse of `str`.
+
+        Raises:
+            ValueError: if it is not such a text.
+        """
+        unit, _, runs = text.partition(":")
+        pairs = [run.split("x") for run in runs.split()]
+        steps = [int(step) for count, step in pairs for _ in range(int(count))]
+        return cls(Fraction(unit), tuple(accumulate(steps, initial=0)))
+
+
+@dataclass(frozen=True)
+class FrameClock:
+    """Frames that follow a rate, or the pictures of a video whose intervals vary.
+
+    Frame i starts at `start_s + i / rate`, or, where there are `times`, at the time of picture i. A frame ends where
+    the next one starts; the last one of varying frames lasts for the median interval.
+
+    Attributes:
+        rate: frames per second, exact (30000/1001 stays a fraction); the average where there are `times`.
+        num_frames: T, at least 1.
         start_s: moment of frame 0 in the media's own time, seconds.
+        times: of the T pictures where they follow no rate, else None.
     """
 
     rate: Fraction
     num_frames: int
     start_s: float = 0.0
+    times: PictureTimes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.num_frames < 1:
             raise ShapeError(
                 f"A clock needs a positive rate and at least 1 frame, got {self.rate} Hz and {self.num_frames} frames."
             )
+        if self.times is not None and len(self.times.ticks) != self.num_frames:
+            raise ShapeError(
+                f"A clock of {self.num_frames} frames has {len(self.times.ticks)} picture times, expected as many."
+            )
+
+    def __str__(self) -> str:
+        if self.times is None:
+            return f"{self.num_frames} frames at {self.rate} Hz"
+        return f"{self.num_frames} frames at the times of varying pictures, {self.rate_hz:.4g} Hz on average"
 
     @property
     def rate_hz(self) -> float:
-        """Frames per second as a float."""
+        """Frames per second as a float; the average where the intervals vary."""
         return float(self.rate)
 
     @property
     def duration_s(self) -> float:
         """Seconds from the start of frame 0 to the end of the last one."""
-        return float(self.num_frames / self.rate)
+        edges, unit = self._edges
+        return float(int(edges[-1]) * unit)
 
     def time_s(self, frame: int) -> float:
         """Start of a frame, seconds."""
-        return self.start_s + float(frame / self.rate)
+        edges, unit = self._edges
+        return self.start_s + float(int(edges[frame]) * unit)
 
     def centre_s(self, frame: int) -> float:
-        """Centre of a frame, (2i + 1) / (2 rate), seconds [Karas2022, Section 4.1]."""
-        return self.start_s + float((2 * frame + 1) / (2 * self.rate))
+        """Centre of a frame, (2i + 1) / (2 rate) where there is a rate, seconds [Karas2022, Section 4.1]."""
+        edges, unit = self._edges
+        return self.start_s + float(int(edges[frame] + edges[frame + 1]) * unit / 2)
 
     def times_s(self) -> NDArray[np.float64]:
         """(T,) starts of all frames, seconds."""
-        return self.start_s + np.arange(self.num_frames) * self.rate.denominator / self.rate.numerator
+        edges, unit = self._edges
+        return self.start_s + edges[:-1] * unit.numerator / unit.denominator
+
+    def moments(self, per_s: int | Fraction, *, centred: bool = False) -> tuple[list[int], int]:
+        """Starts, or centres, of all frames in exact units of a reader's own, such as samples.
+
+        Args:
+            per_s: units per second.
+            centred: whether to give the centres of the frames.
+
+        Returns:
+            T numerators, and the denominator that all of them share.
+        """
+        edges, unit = self._edges
+        places = edges[:-1] + edges[1:] if centred else edges[:-1]
+        step, first = unit * per_s / (2 if centred else 1), Fraction(self.start_s) * per_s
+        scale = step.denominator * first.denominator
+        factor, offset = int(step * scale), int(first * scale)
+        return [offset + factor * place for place in places.tolist()], scale
+
+    def nearest(self, moments_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(N,) the frames whose starts are nearest to moments (N,) in seconds; outside [0, T) before and after them."""
+        since = np.asarray(moments_s, np.float64) - self.start_s
+        if self.times is None:
+            return np.rint(since * self.rate_hz).astype(np.int64)
+        starts, end_s = self.times_s() - self.start_s, self.duration_s
+        interval_s = float(self.times.interval * self.times.unit)
+        inside = np.searchsorted((starts[:-1] + starts[1:]) / 2, since, side="left")
+        late = since - starts[-1] > interval_s / 2
+        inside = np.where(late, self.num_frames + np.rint((since - end_s) / interval_s), inside)
+        early = since < -interval_s / 2
+        return np.where(early, np.rint(since / interval_s), inside).astype(np.int64)
+
+    def resized(self, num_frames: int) -> FrameClock:
+        """The same clock with so many frames; frames beyond the pictures follow at the median interval."""
+        times = None if self.times is None else self.times.resized(num_frames)
+        return FrameClock(self.rate, num_frames, self.start_s, times)
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON values."""
+        document = {"rate": str(self.rate), "num_frames": self.num_frames, "start_s": float(self.start_s)}
+        return document | ({} if self.times is None else {"times": str(self.times)})
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> FrameClock:
+        """Inverse of `to_document`; other keys are left aside.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is not such a document.
+        """
+        times = PictureTimes.parse(document["times"]) if "times" in document else None
+        return cls(Fraction(document["rate"]), document["num_frames"], document["start_s"], times)
+
+    def short_document(self) -> dict[str, Any]:
+        """As `to_document`, with the digest of the times instead of the times."""
+        document = self.to_document()
+        if self.times is not None:
+            document["times"] = f"sha256:{hashlib.sha256(document['times'].encode()).hexdigest()}"
+        return document
+
+    @property
+    def _edges(self) -> tuple[NDArray[np.int64], Fraction]:
+        """(T + 1,) starts of the frames and the end of the last one, after the start, and their unit in seconds."""
+        if self.times is None:
+            return np.arange(self.num_frames + 1), 1 / self.rate
+        return np.array([*self.times.ticks, self.times.ticks[-1] + self.times.interval]), self.times.unit
 
 
 def check_length(trial_id: str, what: str, found: int, num_frames: int, where: str) -> None:
@@ -67,7 +207,7 @@ def check_length(trial_id: str, what: str, found: int, num_frames: int, where: s
         trial_id: the trial, for the message.
         what: what was counted, in words ("video frames").
         found: how many there are.
-        num_frames: ticks of the clock, that is, label rows.
+        num_frames: frames of the clock, that is, label rows.
         where: path of the file to check.
 
     Raises:

@@ -56,3 +56,18 @@ class FingerprintError(StoreError):
 
 class TrialsFailedError(AvFusionError, RuntimeError):
     """Some trials failed; every other trial was finished and kept."""
+
+
+def plain_error(error: Exception) -> str:
+    """One sentence for a failed trial: an error's own if it is ours, else its type and text.
+
+    >>> plain_error(ZeroDivisionError("division by zero"))
+    "ZeroDivisionError: division by zero. Check the trial's files; if they play or open elsewhere, report this with one of them."
+    """
+    if isinstance(error, AvFusionError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "Out of memory. Free some, or cut the recording into shorter ones."
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{what}. Check the trial's files; if they play or open elsewhere, report this with one of them."

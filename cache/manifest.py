@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError
 from cache.names import require_known
 
-VERSION = 1
+VERSION = 2  # 2: clocks of varying pictures, and rates by the pictures' intervals
 PARTITIONS = ("train", "validation", "test")
 
 
@@ -159,7 +158,7 @@ class Manifest:
         if document.get("version") != VERSION:
             raise CorpusError(
                 f"Manifest '{folder / 'manifest.json'}' has version {document.get('version')}, expected {VERSION}. Run "
-                "'dvc repro corpus' again."
+                "'avfusion corpus build' again (or 'dvc repro'); features that still fit are kept."
             )
         if labels.dtype != np.float32:
             raise TypeError(f"labels.npy holds {labels.dtype}, expected float32")
@@ -181,9 +180,7 @@ def _trial_document(trial: Trial) -> dict[str, object]:
         "id": trial.id,
         "subject": trial.subject,
         "partition": trial.partition,
-        "rate": str(trial.clock.rate),
-        "num_frames": trial.clock.num_frames,
-        "start_s": trial.clock.start_s,
+        **trial.clock.to_document(),
         "media": trial.media,
         "labelled": trial.labels is not None,
         "face": trial.face,
@@ -194,7 +191,7 @@ def _trial_from_document(entry: dict[str, Any], labels: NDArray[np.float32]) -> 
     texts = (entry["id"], entry["subject"], entry["partition"], entry["face"], *entry["media"].values())
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"trial {entry['id']!r} has a name that is no text")
-    clock = FrameClock(Fraction(entry["rate"]), entry["num_frames"], entry["start_s"])
+    clock = FrameClock.from_document(entry)
     return Trial(
         entry["id"],
         entry["subject"],

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock
+from cache.clock import FrameClock, PictureTimes
 from cache.errors import VersionError
 from cache.spec import canonical_json
 
@@ -31,6 +31,7 @@ class CommitRecord:
         invalid: runs of frames that the backbone never saw, half-open.
         seconds: how long the trial took; the only field that differs between two equal runs.
         versions: of the libraries that computed it.
+        times: of the pictures, where the frames follow no rate.
     """
 
     source: str
@@ -41,11 +42,12 @@ class CommitRecord:
     invalid: tuple[tuple[int, int], ...]
     seconds: float
     versions: dict[str, str]
+    times: PictureTimes | None = None
 
     @property
     def clock(self) -> FrameClock:
         """The clock that the trial was made on."""
-        return FrameClock(self.rate, self.num_frames, self.start_s)
+        return FrameClock(self.rate, self.num_frames, self.start_s, self.times)
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -57,7 +59,7 @@ class CommitRecord:
 
     def to_document(self) -> dict[str, Any]:
         """As JSON values, with the state and the frame numbering spelled out."""
-        return {
+        document = {
             "version": VERSION,
             "state": "complete",
             "source": self.source,
@@ -70,19 +72,22 @@ class CommitRecord:
             "seconds": self.seconds,
             "versions": self.versions,
         }
+        return document if self.times is None else {**document, "times": str(self.times)}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CommitRecord:
         """Inverse of `to_document`."""
+        clock = FrameClock.from_document(document)
         return cls(
             document["source"],
             document["embeddings"],
-            document["num_frames"],
-            Fraction(document["rate"]),
+            clock.num_frames,
+            clock.rate,
             document["start_s"],
             tuple((start, stop) for start, stop in document["invalid"]),
             document["seconds"],
             document["versions"],
+            clock.times,
         )
 
 

@@ -228,7 +228,7 @@ class FeatureStore:
         runs = invalid_runs(valid)
         record = CommitRecord(
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
-            round(seconds, 3), {"numpy": np.__version__, **(versions or {})},
+            round(seconds, 3), {"numpy": np.__version__, **(versions or {})}, clock.times,
         )  # fmt: skip
         attributes = {COMMIT: record.to_document()}
         metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)

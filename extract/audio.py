@@ -14,34 +14,25 @@ from typing import Any
 
 import av
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
-from extract.video import check_end, demux, first_picture_s, open_media, sha256_file
+from extract.container import check_end, damaged, demux, find_sound, media_faults, open_media
+from extract.timeline import first_picture_s
+from extract.wav import check_length as check_wav_length
 
 RATE_HZ = 16000
 WINDOW_S = 0.5
 _TOLERANCE_S = Fraction(1, 25)  # timestamps may stray so far from the count of samples before they win
 _LONGEST_HOLE_S = 3600  # timestamps that jump further, or beyond a day, are nonsense
 _LONGEST_S = 24 * 3600
-_BLOCK = 1 << 16  # samples
+_BLOCK = 1 << 16  # samples of silence at a time
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
-_STREAMED = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # sizes in wav headers written before the end was known
 _OGG_PAGE = 27 + 255 + 255 * 255  # the largest one, bytes
 _MP3_FRAME = 1 << 12  # no frame is larger
 _MP3_COUNT = re.compile(rb"\xff[\xe0-\xff].{11,36}(Xing|Info|VBRI)", re.DOTALL)
-
-
-def source_digest(path: Path) -> str:
-    """Digest of the media file's bytes, hex sha256.
-
-    Raises:
-        MissingFileError: if there is no such file.
-    """
-    return sha256_file(path)
 
 
 def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
@@ -59,17 +50,18 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no sound.
+        MediaError: if it is empty, truncated, of no known format, or has no sound that can be decoded.
         SettingError: if the rate is not positive.
     """
     if rate_hz < 1:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
-    blocks = _read_wav(path) if _is_wav(path) else _place(path, _decode(path), first_picture_s(path))
+    blocks = _place(path, _decode(path), first_picture_s(path))
     samples = bytearray()
-    for block in _resample(blocks, rate_hz):
-        if not np.isfinite(block).all():
-            raise _damaged(path, "samples that are no numbers")
-        samples += np.clip(block, -1, 1, dtype=np.float32).tobytes()
+    with media_faults(path):
+        for block in _resample(blocks, rate_hz):
+            if not np.isfinite(block).all():
+                raise damaged(path, "samples that are no numbers")
+            samples += np.clip(block, -1, 1, dtype=np.float32).tobytes()
     if not samples:
         raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
     return np.frombuffer(samples, np.float32)
@@ -78,60 +70,22 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 Block = tuple[int, NDArray[np.float32]]  # samples per second, (S,) mono
 
 
-def _is_wav(path: Path) -> bool:
-    """Whether a file begins as wav files do, whatever its name."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        start = file.read(12)
-    return start[:4] in (b"RIFF", b"RF64", b"RIFX") and start[8:] == b"WAVE"
-
-
-def _read_wav(path: Path) -> Iterator[Block]:
-    """Blocks of a wav file, by libsndfile."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            _check_wav_size(path)
-            for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
-                yield file.samplerate, block.mean(axis=1)
-    except soundfile.LibsndfileError as error:
-        raise _damaged(path, str(error.error_string)) from error
-
-
-def _check_wav_size(path: Path) -> None:
-    """Refuse a wav file that ends before the data its header promises."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                if length not in _STREAMED and file.tell() + length > size:
-                    raise _damaged(path, f"{size - file.tell()} of {length} bytes of sound")
-                return
-            file.seek(length + length % 2, 1)
-
-
-def _damaged(path: Path, what: str) -> MediaError:
-    return MediaError(
-        f"'{path}' is truncated, damaged or of no known format ({what.rstrip('.').lower()}); expected a whole sound "
-        "file. Copy or download it again."
-    )
-
-
 def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:
     """Decoded frames: moment in the container's own time (s), samples per second, (S,) mono."""
     with open_media(path) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is None or stream.codec_context is None:
+        found = find_sound(path)
+        known = [one for one in container.streams.audio if one.codec_context is not None]
+        stream = next(iter(known), None) if found is None else container.streams[found]
+        if stream is None:
             raise MediaError(
                 f"'{path}' has no audio stream that can be decoded; expected sound. Add the sound as a file of its "
                 "own, or leave the audio modality out."
             )
+        length_is_known = check_wav_length(path)
         started, end_s = False, Fraction(0)
         for packet in demux(path, container, stream):
-            if packet.is_corrupt:
-                raise _damaged(path, "the sound breaks off")
+            if packet.is_corrupt and not length_is_known:
+                raise damaged(path, "the sound breaks off")
             if packet.size == 0 and packet.dts is not None:
                 continue
             try:
@@ -195,20 +149,21 @@ def _place(
     path: Path, frames: Iterable[tuple[Fraction | None, int, NDArray[np.float32]]], origin_s: Fraction | None
 ) -> Iterator[Block]:
     """Decoded frames put at their moments after `origin_s` (the first sound if None), without gaps or overlaps."""
-    position = 0
+    position_s = Fraction(0)  # seconds, since the sampling rate may change
     for time_s, rate, samples in frames:
         if origin_s is None:
             origin_s = time_s or Fraction(0)
-        away = 0 if time_s is None else round((time_s - origin_s) * rate) - position
-        if abs(away) <= _TOLERANCE_S * rate and position:
-            away = 0
-        if away > _LONGEST_HOLE_S * rate or position > _LONGEST_S * rate:
-            raise _damaged(path, f"the sound jumps by {away // rate} s")
+        away_s = Fraction(0) if time_s is None else time_s - origin_s - position_s
+        if abs(away_s) <= _TOLERANCE_S and position_s:
+            away_s = Fraction(0)
+        if away_s > _LONGEST_HOLE_S or position_s > _LONGEST_S:
+            raise damaged(path, f"the sound jumps by {float(away_s):.0f} s")
+        away = round(away_s * rate)
         for start in range(0, away, _BLOCK):
             yield rate, np.zeros(min(_BLOCK, away - start), np.float32)
         rest = samples[-away:] if away < 0 else samples
         yield rate, rest
-        position += max(away, 0) + len(rest)
+        position_s += Fraction(max(away, 0) + len(rest), rate)
 
 
 def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.float32]]:
@@ -228,8 +183,8 @@ def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.floa
 class AudioWindows:
     """Windows of sound centred on frames, with silence beyond both ends.
 
-    Frame f is centred at (2f + 1) / (2 rate) seconds after the clock's start [Karas2022, Section 4.1];
-    places are exact fractions, so nothing drifts. (Karas' code shifts the last windows inwards and
+    A window is centred between the start and the end of its frame, (2f + 1) / (2 rate) seconds after the clock's start
+    [Karas2022, Section 4.1]; places are exact fractions, so nothing drifts. (Karas' code shifts the last windows inwards and
     pads on the left; here the window stays centred.)
 
     Attributes:
@@ -278,8 +233,5 @@ class AudioWindows:
 
 def _centre_samples(clock: FrameClock, rate_hz: int) -> NDArray[np.int64]:
     """(T,) the sample nearest to the centre of each frame, halves rounded up."""
-    per_frame = rate_hz / clock.rate
-    first = Fraction(clock.start_s) * rate_hz + per_frame / 2 + Fraction(1, 2)
-    scale = per_frame.denominator * first.denominator
-    step, offset = int(per_frame * scale), int(first * scale)
-    return np.array([(offset + step * frame) // scale for frame in range(clock.num_frames)], np.int64)
+    places, scale = clock.moments(rate_hz, centred=True)
+    return np.array([(2 * place + scale) // (2 * scale) for place in places], np.int64)

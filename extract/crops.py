@@ -7,7 +7,6 @@ crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames witho
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cache.clock import FrameClock, check_length
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
@@ -32,11 +31,12 @@ from extract.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
 from extract.likeness import SIZE as LIKENESS_SIZE
 from extract.likeness import Reference, reference_key
+from extract.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.video import probe, read_frames, sha256_file, shrunk_size
 
 VERSION = 1  # of the commit record
-ALGORITHM = 2  # raise it when the same settings make other crops
+ALGORITHM = 3  # raise it when the same settings make other crops
 _END_RECORD = struct.Struct("<4sHHHHIIH")
 
 
@@ -127,10 +127,10 @@ def write_crops(
         "version": VERSION,
         "source": source,
         "settings": config.fingerprint(key),
-        **_clock_record(clock),
+        **clock.short_document(),
         "present": int(track.present.sum()),
     }
-    temporary = out_zip.with_name(f".{out_zip.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = out_zip.with_name(f"{_temporary_stem(out_zip)}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             _write_zip(file, _crops(video, clock, trial_id, track, config), record)
@@ -145,12 +145,13 @@ def write_crops(
 
 def remove_unfinished(out_zip: Path) -> None:
     """Remove what killed processes left of a zip; nobody may be writing it."""
-    for leftover in out_zip.parent.glob(f".{glob.escape(out_zip.name)}.*.tmp"):
+    for leftover in out_zip.parent.glob(f"{_temporary_stem(out_zip)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
-def _clock_record(clock: FrameClock) -> dict[str, Any]:
-    return {"num_frames": clock.num_frames, "rate": str(clock.rate), "start_s": float(clock.start_s)}
+def _temporary_stem(out_zip: Path) -> str:
+    """Start of the temporary names of a zip; short, since its own name may be as long as file systems allow."""
+    return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
 
 
 def _follow(
@@ -265,7 +266,7 @@ def crops_are_current(
 ) -> bool:
     """Whether a zip is whole and was made of this video with these settings (and for this clock)."""
     record = read_crop_record(path)
-    if record is None or (clock is not None and _clock_record(clock).items() - record.items()):
+    if record is None or (clock is not None and not _is_made_for(record, clock)):
         return False
     return record["source"] == source_digest and record["settings"] == settings_fingerprint
 
@@ -361,20 +362,21 @@ class CropReader:
             raise MissingFileError(f"'{self._path}' has no crop of frame {frame}. Ask only for frames that are valid.")
         data = self._files.read(self._positions[frame])
         try:
-            if data[:2] == b"\xff\xd8":
-                return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-            with Image.open(io.BytesIO(data)) as picture:
-                return np.array(picture.convert("RGB"))
-        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)  # its text tells an address in memory
-            fault = "it is of no known kind of picture" if unknown else str(error)
-            raise damaged_crop(self._path, self._name(frame), fault) from error
+            return decode_picture(data)
+        except UNREADABLE as error:
+            raise damaged_crop(self._path, self._name(frame), why_unreadable(error)) from error
+
+
+def _is_made_for(record: dict[str, Any], clock: FrameClock) -> bool:
+    keys = ("rate", "num_frames", "start_s", "times")
+    return {key: record[key] for key in keys if key in record} == clock.short_document()
 
 
 def _check_clock(path: Path, record: dict[str, Any] | None, clock: FrameClock) -> None:
-    if record is None or not (_clock_record(clock).items() - record.items()):
+    if record is None or _is_made_for(record, clock):
         return
+    times = " at other times" if "times" in record or clock.times is not None else ""
     raise ShapeError(
-        f"Crops '{path}' were made for {record['num_frames']} frames at {record['rate']} Hz; expected {clock.num_frames} "
-        f"at {clock.rate} Hz from {clock.start_s} s. Run 'avfusion crops' again."
+        f"Crops '{path}' were made for {record['num_frames']} frames at {record['rate']} Hz{times}; expected {clock} from "
+        f"{clock.start_s} s. Run 'avfusion crops' again."
     )

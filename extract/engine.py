@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
-from cache.errors import AvFusionError, StoreError
+from cache.errors import AvFusionError, StoreError, plain_error
 from cache.locks import Claim
 from cache.manifest import Manifest, Trial
 from cache.places import Where, remove_file
@@ -105,12 +105,7 @@ def recipe(backbone: Backbone, dtype: str, precision: str) -> FeatureSpec:
 
 def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
     """Whether a finished trial was made from this source on this clock."""
-    return record is not None and (record.source, record.num_frames, record.rate, record.start_s) == (
-        source,
-        clock.num_frames,
-        clock.rate,
-        clock.start_s,
-    )
+    return record is not None and (record.source, record.clock) == (source, clock)
 
 
 def extract_features(
@@ -210,8 +205,8 @@ class _Engine:
                 try:
                     found = future.result()
                     self.backbone.input.check(torch.from_numpy(found))
-                except AvFusionError as error:
-                    self.outcome.failures[run.trial.id] = str(error)
+                except Exception as error:  # whatever library it is of
+                    self.outcome.failures[run.trial.id] = plain_error(error)
                     continue
                 parts.append((run, rows))
                 inputs.append(found)
@@ -305,8 +300,8 @@ class _Engine:
                 run = opened.popleft().result()
             except StoreError:
                 raise
-            except AvFusionError as error:
-                self.outcome.failures[trial.id] = str(error)
+            except Exception as error:  # whatever library it is of
+                self.outcome.failures[trial.id] = plain_error(error)
                 continue
             if isinstance(run, Run):
                 left = np.flatnonzero(run.frames)

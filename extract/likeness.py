@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cache.errors import MediaError, MissingFileError
 from extract.faces import Detector, FaceConfig, align_face
+from extract.pictures import UNREADABLE, to_rgb, why_unreadable
 from extract.tracking import REFERENCE
 from extract.video import sha256_file, shrunk_size
 
@@ -83,9 +84,11 @@ def read_reference(
         raise MissingFileError(f"No reference picture '{picture}'. Check the path.")
     try:
         with Image.open(picture) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"Reference picture '{picture}' cannot be read ({error}). Copy it again.") from error
+            image = to_rgb(ImageOps.exif_transpose(file))
+    except UNREADABLE as error:
+        raise MediaError(
+            f"Reference picture '{picture}' cannot be read ({why_unreadable(error)}). Copy it again."
+        ) from error
     height, width = shrunk_size(image.height, image.width, config.max_side)
     small = np.array(image.resize((width, height), Image.Resampling.BOX))
     found = detector([small])[0].scaled((image.width / width, image.height / height))

@@ -86,14 +86,9 @@ def patch_starts(clock: FrameClock, start: str) -> NDArray[np.int64]:
     """
     if start not in STARTS:
         raise SettingError(f"Patch start '{start}'; expected one of {', '.join(STARTS)}.")
-    rows_per_s = Fraction(RATE_HZ, HOP)
-    step = rows_per_s / clock.rate
-    first = rows_per_s * Fraction(clock.start_s)
-    if start == "centred":
-        first += step / 2 - Fraction(_PATCH_SAMPLES, 2 * HOP)
-    scale = step.denominator * first.denominator
-    per_frame, offset = int(step * scale), int(first * scale)
-    return np.array([_divide(offset + per_frame * frame, scale) for frame in range(clock.num_frames)], np.int64)
+    places, scale = clock.moments(Fraction(RATE_HZ, HOP), centred=start == "centred")
+    half_patch = _PATCH_SAMPLES * scale if start == "centred" else 0  # in parts of a row as places are, times 2 HOP
+    return np.array([_divide(2 * HOP * place - half_patch, 2 * HOP * scale) for place in places], np.int64)
 
 
 def _divide(number: int, divisor: int) -> int:
@@ -141,8 +136,7 @@ class LogMelPatches:
 
 def _inside(clock: FrameClock, num_samples: int, late: int) -> NDArray[np.bool_]:
     """(T,) whether the centre of a frame lies inside the sound, or at most `late` frames behind its end."""
-    centre = Fraction(clock.start_s) + 1 / (2 * clock.rate)
-    first = -(centre * clock.rate // 1)  # the first frame whose centre is not negative
-    stop = -((centre - Fraction(num_samples, RATE_HZ)) * clock.rate // 1) + late
-    frames = np.arange(clock.num_frames)
-    return (frames >= first) & (frames < stop)
+    places, scale = clock.moments(RATE_HZ, centred=True)
+    inside = np.array([0 <= place < num_samples * scale for place in places])
+    after = np.array([place >= num_samples * scale for place in places])
+    return inside | (after & (np.cumsum(after) <= late))

@@ -18,8 +18,9 @@ from extract.backbone import Backbone
 from extract.crops import CropReader
 from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
 from extract.logmel import LogMelPatches
+from extract.timeline import check_clock, first_picture_s, scan
 from extract.transcripts import read_words
-from extract.video import check_span, first_picture_s, probe, sha256_file
+from extract.video import probe, sha256_file
 from extract.wordpieces import WordRows
 from extract.words import spread_words
 
@@ -151,7 +152,7 @@ class WordsSource:
 def _load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
     """(S,) the sound of a trial, after a look at the pictures beside it."""
     if first_picture_s(path) is not None:
-        check_span(trial.id, Fraction(probe(path).duration_s), trial.clock, path)
+        check_clock(trial.id, scan(path), trial.clock, path)
     return load_audio(path, rate_hz)
 
 
@@ -188,14 +189,13 @@ def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Pat
 
 
 def media_clock(path: Path, rate: Fraction) -> FrameClock:
-    """The clock of a loose file: the video's own frames, or ticks of `rate` over a file that only has sound.
+    """The clock of a loose file: the video's own pictures, or ticks of `rate` over a file that only has sound.
 
     Raises:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, or holds neither pictures nor sound.
     """
     if first_picture_s(path) is not None:
-        info = probe(path)
-        return FrameClock(info.rate, info.num_frames)
+        return probe(path).clock
     samples = load_audio(path)
     return FrameClock(rate, max(1, round(len(samples) * rate / RATE_HZ)))

@@ -1,19 +1,11 @@
-"""Video frames on the label clock, streamed with PyAV in constant memory.
-
-Times are exact fractions of a second after the first frame that is presented. Containers lie about
-their length, their rate and (AVI) even about the order of frames, so the packets are counted and
-their timestamps sorted before anything is decoded.
-"""
+"""Pictures of a video on the label clock, as a player shows them, streamed with PyAV in constant memory."""
 
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +15,11 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock
-from cache.errors import MediaError, MissingFileError, ShapeError
+from cache.errors import MediaError, MissingFileError
+from extract.container import damaged, demux, find_sound, media_faults, open_media
+from extract.timeline import Timeline, check_clock, scan, video_stream
 
-DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
-_FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
-_NTSC = Fraction(1000, 1001)
-_COUNTED_FORMATS = {"mov", "aiff", "au", "flac", "mp3", "tta", "wv"}  # their headers count what each stream holds
-_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess how long the last packets last
-_PLACEHOLDER = 1 << 24  # pictures: a week; AVI writers that cannot go back leave such numbers
+_SQUEEZE = 8  # a pixel that is flatter or taller than this is a slip of the writer
 
 
 @dataclass(frozen=True)
@@ -38,71 +27,83 @@ class VideoInfo:
     """What a video holds, by its packets rather than by its header.
 
     Attributes:
-        rate: frames per second, exact; the average where the rate varies.
-        num_frames: pictures that are presented.
-        duration_s: from the first picture to the end of the last one.
+        clock: one frame per picture that is presented.
+        duration_s: from the first picture until the last one goes, as long as the container holds it.
         width: pixels, as displayed.
         height: pixels, as displayed.
-        has_audio: whether there is a sound stream.
-        rotation: degrees counter-clockwise by which stored pictures are turned for display.
+        has_audio: whether there is a sound stream that can be decoded.
     """
 
-    rate: Fraction
-    num_frames: int
+    clock: FrameClock
     duration_s: float
     width: int
     height: int
     has_audio: bool
-    rotation: int
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second by the intervals of the pictures, exact; the average where they vary."""
+        return self.clock.rate
+
+    @property
+    def num_frames(self) -> int:
+        """Pictures that are presented."""
+        return self.clock.num_frames
+
+    @property
+    def varies(self) -> bool:
+        """Whether the pictures follow no rate."""
+        return self.clock.times is not None
 
 
 @dataclass(frozen=True)
-class _Timeline:
-    """Presentation times of a stream's packets, sorted, in units of `base` seconds."""
+class _View:
+    """How stored pictures become what a player shows: square pixels, then turned or mirrored.
 
-    base: Fraction
-    times: array[int]
-    last_duration: int
-    nominal_rate: Fraction
-    counted: bool  # frames must be given these times by their position: their own are out of order
-    num_packets: int  # with those that are stored but not presented
+    Attributes:
+        height: of a stored picture with square pixels.
+        width: likewise.
+        swapped: whether rows become columns.
+        flipped: which axes (rows, columns) are then mirrored.
+    """
+
+    height: int
+    width: int
+    swapped: bool
+    flipped: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, pixel_aspect: Fraction) -> _View:
+        """By the size and display matrix of a decoded picture; pixels are widened or heightened, none are lost."""
+        height, width, aspect = frame.height, frame.width, pixel_aspect
+        if not Fraction(1, _SQUEEZE) <= aspect <= _SQUEEZE:
+            aspect = Fraction(1)
+        height, width = (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
+        (a, b), (c, d) = _display_matrix(frame)  # a stored point (x, y) is shown at (a x + c y, b x + d y)
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(height, width, False, (d < 0, a < 0))
+        return cls(height, width, True, (b < 0, c < 0))
 
     @property
-    def span_s(self) -> Fraction:
-        """Seconds from the first picture to the end of the last one."""
-        return (self.times[-1] - self.times[0] + self.last_duration) * self.base
+    def shape(self) -> tuple[int, int]:
+        """Height and width as shown."""
+        return (self.width, self.height) if self.swapped else (self.height, self.width)
 
-    @cached_property
-    def rate(self) -> Fraction:
-        """Nominal rate where it explains the number of pictures, else the average one."""
-        number, rate = len(self.times), self.nominal_rate
-        if rate <= 0 or abs(self.span_s * rate - number) > 1:
-            rate = (number / self.span_s).limit_denominator(1_000_000)
-        for usual in (Fraction(round(rate)), round(rate) * _NTSC):
-            if abs(rate - usual) * max(4 * number, 10_000) < rate:
-                return usual
-        return rate
+    def show(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A stored picture (H, W, 3) with square pixels, turned and mirrored."""
+        if self.swapped:
+            picture = picture.transpose(1, 0, 2)
+        rows, columns = (-1 if flip else 1 for flip in self.flipped)
+        return np.ascontiguousarray(picture[::rows, ::columns])
 
 
-def check_span(trial_id: str, span_s: Fraction, clock: FrameClock, path: Path) -> None:
-    """Refuse a video that is longer or shorter than the clock that the corpus read from it.
-
-    Args:
-        trial_id: for the message.
-        span_s: of the pictures, seconds.
-        clock: of the trial.
-        path: of the video.
-
-    Raises:
-        ShapeError: if the clock has over two ticks more or less than the video lasts.
-    """
-    ticks = round((span_s - Fraction(clock.start_s)) * clock.rate)
-    if abs(ticks - clock.num_frames) > ALLOWED_DIFFERENCE:
-        raise ShapeError(
-            f"Trial '{trial_id}' has {clock.num_frames} frames at {float(clock.rate):g} per second, but '{path}' lasts "
-            f"{float(span_s):.2f} s, which is {ticks} of them; a difference of {ALLOWED_DIFFERENCE} is allowed. If the file "
-            "has changed since the corpus was built, run 'avfusion corpus build' again."
-        )
+def _display_matrix(frame: av.VideoFrame) -> NDArray[np.int64]:
+    """(2, 2) the turning and mirroring part of a picture's display matrix, the identity where there is none."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return np.eye(2, dtype=np.int64)
+    matrix = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
+    return matrix if matrix.any() else np.eye(2, dtype=np.int64)
 
 
 def sha256_file(path: Path) -> str:
@@ -110,11 +111,15 @@ def sha256_file(path: Path) -> str:
 
     Raises:
         MissingFileError: if there is no such file.
+        MediaError: if it cannot be read.
     """
     if not path.is_file():
         raise MissingFileError(f"No file '{path}'. Check the path.")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MediaError(f"'{path}' cannot be read ({error.strerror or error}). Check its permissions.") from error
 
 
 def probe(path: Path) -> VideoInfo:
@@ -124,15 +129,14 @@ def probe(path: Path) -> VideoInfo:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of no known format, or has no pictures.
     """
-    timeline = _scan(path)
+    timeline = scan(path)
     with open_media(path) as container:
-        has_audio = bool(container.streams.audio)
-        frame = next(_decode(path, container, _video_stream(container, path)), None)
+        frame = next(_decode(path, container, video_stream(container, path)), None)
         if frame is None:
-            raise _damaged(path, "no picture can be decoded")
-        rotation = _rotation(frame)
-        width, height = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
-    return VideoInfo(timeline.rate, len(timeline.times), float(timeline.span_s), width, height, has_audio, rotation)
+            raise damaged(path, "no picture can be decoded")
+        height, width = _View.of(frame, timeline.pixel_aspect).shape
+    duration_s = max(float(timeline.end_s), timeline.clock.duration_s)
+    return VideoInfo(timeline.clock, duration_s, width, height, find_sound(path) is not None)
 
 
 def read_frames(
@@ -143,180 +147,35 @@ def read_frames(
     max_side: int | None = None,
     wanted: Callable[[int], bool] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the picture of every tick of a clock, nearest by presentation time.
+    """Yield the picture of every frame of a clock.
 
-    A tick exactly between two pictures takes the earlier one, which is on display then. At most two
-    ticks beyond the end of the video repeat its last picture. Memory is constant.
+    Frame i of a clock of varying pictures is the i-th picture. Of any other clock it is the nearest picture by
+    presentation time; exactly between two pictures the earlier one, which is on display then. At most two frames beyond
+    the end of the video repeat its last picture. Memory is constant.
 
     Args:
         path: the video.
         clock: the label clock; `start_s` counts from the first picture.
         trial_id: the trial, for messages.
         max_side: if given, pictures are shrunk until the longer side has at most so many pixels.
-        wanted: if given, ticks for which it is false are skipped, and not converted.
+        wanted: if given, frames for which it is false are skipped, and not converted.
 
     Yields:
-        (tick, (H, W, 3) uint8 RGB picture, upright); a repeated picture is the same array, not a copy.
+        (frame, (H, W, 3) uint8 RGB picture, upright, with square pixels); a repeated picture is the same array, not a copy.
 
     Raises:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of no known format, or has no pictures.
-        ShapeError: if its length differs from the clock's by more than two ticks.
+        ShapeError: if its length differs from the clock's by more than two frames.
     """
-    convert = _Converter(max_side)
-    for tick, frame in _pick(path, clock, trial_id):
-        if wanted is None or wanted(tick):
-            yield tick, convert(frame)
-
-
-@contextmanager
-def open_media(path: Path) -> Iterator[Any]:
-    """Open a container for reading; every fault of libav inside becomes a `MediaError`.
-
-    Only local files are opened, whatever a playlist disguised as a video may ask for.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        MediaError: if it is empty, of no known format, or a fault occurs while it is open.
-    """
-    if not path.exists():
-        raise MissingFileError(f"No media file '{path}'. Check the path.")
-    if not path.is_file():
-        raise MediaError(f"'{path}' is a folder; expected a video or sound file. Check the path.")
-    if path.stat().st_size == 0:
-        raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
-    options = {"protocol_whitelist": "file"}
-    try:
-        with av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container:
-            yield container
-    except av.FFmpegError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
-
-
-def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of one stream, the last one empty.
-
-    Raises:
-        MediaError: if another stream turns up midway, which PyAV answers with an IndexError.
-    """
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except IndexError as error:
-            raise _damaged(path, "another stream turns up midway") from error
-        if packet is None:
-            return
-        yield packet
-
-
-def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
-    """Refuse a file that ends before its header promises; nothing is known of live recordings.
-
-    Args:
-        path: of the file.
-        container: the same, open.
-        stream: the one that was read.
-        end_s: where it ends, in the container's own time.
-
-    Raises:
-        MediaError: if that is too early.
-    """
-    names, streams, promised_s = set(container.format.name.split(",")), container.streams, Fraction(0)
-    if counted := bool(names & _COUNTED_FORMATS):
-        promised_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
-    elif "avi" in names:
-        known = (one for one in streams.video if one.time_base and one.frames < _PLACEHOLDER)
-        promised_s = max((one.frames * one.time_base for one in known), default=promised_s)
-    elif names & {"matroska", "flv"} and not all(one.duration for one in streams):  # else libav guessed by the bit rate
-        promised_s = Fraction(container.duration or 0, av.time_base)
-    least_s = promised_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
-    if end_s < least_s and not counted:  # another stream may be the longest one
-        with open_media(path) as again:
-            timed = (one for one in demux(path, again, [*again.streams]) if one.time_base and (one.pts or one.dts))
-            ends_s = (((one.pts or one.dts or 0) + (one.duration or 0)) * one.time_base for one in timed)
-            end_s = max(ends_s, default=end_s)
-    if end_s < least_s:
-        raise _damaged(path, f"it breaks off after {float(end_s):.2f} of {float(promised_s):.2f} s")
-
-
-def first_picture_s(path: Path) -> Fraction | None:
-    """Moment of the first picture in the container's own time, seconds; None without a video stream.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        MediaError: if it is empty or of no known format.
-    """
-    with open_media(path) as container:
-        stream = _find_video(container)
-        if stream is None:
-            return None
-        timeline = _timeline(path, container, stream, _FIRST_PACKETS)
-    return timeline.times[0] * timeline.base if timeline.times else None
-
-
-def _damaged(path: Path, what: str) -> MediaError:
-    return MediaError(
-        f"'{path}' is truncated, damaged or of no known format ({what.lower()}); expected a whole video or sound "
-        "file. Copy or download it again. If it plays to its end, run 'ffmpeg -i OLD -c copy NEW'."
-    )
-
-
-def _find_video(container: Any) -> Any:
-    """First video stream that can be decoded and is not a cover picture, or None."""
-    cover = av.stream.Disposition.attached_pic
-    usable = (one for one in container.streams.video if one.codec_context is not None and one.time_base)
-    return next((stream for stream in usable if not stream.disposition & cover), None)
-
-
-def _video_stream(container: Any, path: Path) -> Any:
-    stream = _find_video(container)
-    if stream is None:
-        raise MediaError(f"'{path}' has no video stream that can be decoded; expected a video. Check the path.")
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = DECODER_THREADS
-    return stream
-
-
-def _scan(path: Path) -> _Timeline:
-    """Timestamps of all pictures of a video, without decoding them."""
-    with open_media(path) as container:
-        stream = _video_stream(container, path)
-        timeline = _timeline(path, container, stream)
-        if not timeline.times:
-            raise _damaged(path, "it holds no pictures")
-        if "mov" in container.format.name.split(",") and timeline.num_packets < stream.frames:
-            raise _damaged(path, f"it breaks off after {timeline.num_packets} of {stream.frames} pictures")
-        check_end(path, container, stream, (timeline.times[-1] + timeline.last_duration) * timeline.base)
-    return timeline
-
-
-def _timeline(path: Path, container: Any, stream: Any, limit: int | None = None) -> _Timeline:
-    """Timestamps of the first `limit` pictures in storage order, then sorted."""
-    nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
-    usual_duration = max(1, round(1 / (nominal * stream.time_base)))
-    times, last, duration, skipped = array("q"), None, 0, 0
-    lags: set[int | None] = set()
-    for packet in demux(path, container, stream):
-        if packet.is_corrupt:
-            raise _damaged(path, f"it breaks off after {len(times)} pictures")
-        if packet.size == 0 or packet.is_discard:
-            skipped += packet.is_discard
-            continue
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None:  # a bare stream without a container
-            time = len(times) * usual_duration
-        elif len(lags) < 2:
-            lags.add(time - packet.dts if packet.dts is not None else None)
-        if last is None or time >= last:
-            last, duration = time, packet.duration or usual_duration
-        times.append(time)
-        if len(times) == limit:
-            break
-    counted = not lags or (len(lags) == 1 and bool(stream.codec_context.has_b_frames))
-    return _Timeline(
-        stream.time_base, array("q", sorted(times)), duration, Fraction(nominal), counted, len(times) + skipped
-    )
+    timeline = scan(path)
+    check_clock(trial_id, timeline, clock, path)
+    convert = _Converter(max_side, timeline.pixel_aspect)
+    for index, frame in _pick(path, timeline, clock):
+        if wanted is None or wanted(index):
+            with media_faults(path):
+                picture = convert(frame)
+            yield index, picture
 
 
 def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
@@ -326,54 +185,63 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
             yield from packet.decode()
 
 
-def _timed(path: Path, timeline: _Timeline) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their moments after the first picture, seconds."""
-    first, base, times = timeline.times[0], timeline.base, timeline.times
+def _timed(path: Path, timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decoded pictures with their times, in ticks of the container."""
+    times = timeline.times
     with open_media(path) as container:
-        for position, frame in enumerate(_decode(path, container, _video_stream(container, path))):
+        for position, frame in enumerate(_decode(path, container, video_stream(container, path))):
             time = frame.pts
             if timeline.counted or time is None:
                 time = times[min(position, len(times) - 1)]
-            yield (time - first) * base, frame
+            yield time, frame
 
 
-def _pick(path: Path, clock: FrameClock, trial_id: str) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Nearest picture of every tick, one picture of look-behind."""
-    timeline = _scan(path)
-    check_span(trial_id, timeline.span_s, clock, path)
-    start, period, tick = Fraction(clock.start_s), 1 / clock.rate, 0
-    before: av.VideoFrame | None = None
-    before_s = Fraction(0)
-    for time_s, frame in _timed(path, timeline):
+def _placed(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Decoded pictures with their places on a clock, in frames: exact by time, or by number on a clock of pictures."""
+    first, times, number = timeline.times[0], timeline.times, -1
+    start = Fraction(clock.start_s) * clock.rate
+    for time, frame in _timed(path, timeline):
+        if clock.times is None:
+            yield (time - first) * timeline.base * clock.rate - start, frame
+            continue
+        number += 1  # two pictures may have one time
+        while number < len(times) - 1 and times[number] < time:
+            number += 1
+        yield Fraction(number), frame
+
+
+def _pick(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Nearest picture of every frame of a clock, one picture of look-behind."""
+    index, before, before_place = 0, None, Fraction(0)
+    for place, frame in _placed(path, timeline, clock):
         if before is not None:
-            middle_s = (before_s + time_s) / 2
-            while start + tick * period <= middle_s:
-                yield tick, before
-                tick += 1
-                if tick == clock.num_frames:
+            middle = (before_place + place) / 2
+            while index <= middle:
+                yield index, before
+                index += 1
+                if index == clock.num_frames:
                     return
-        before, before_s = frame, time_s
+        before, before_place = frame, place
     if before is None:
-        raise _damaged(path, "no picture can be decoded")
-    end_s = before_s + timeline.last_duration * timeline.base
-    missing = clock.num_frames - max(tick, round((end_s - start) * clock.rate))
-    if missing > ALLOWED_DIFFERENCE:
-        raise _damaged(path, f"pictures can be decoded up to {float(end_s):.3f} of {float(timeline.span_s):.3f} s only")
-    for rest in range(tick, clock.num_frames):
+        raise damaged(path, "no picture can be decoded")
+    last = 1 if clock.times is not None else timeline.last_duration * timeline.base * clock.rate
+    end = round(before_place + last)
+    if clock.num_frames - max(index, end) > ALLOWED_DIFFERENCE:
+        raise damaged(path, f"pictures can be decoded up to frame {end} of {clock.num_frames} only")
+    for rest in range(index, clock.num_frames):
         yield rest, before
 
 
-def _rotation(frame: av.VideoFrame) -> int:
-    """Quarter turns of the display matrix, degrees counter-clockwise in {0, 90, 180, 270}."""
-    return round(frame.rotation / 90) * 90 % 360
-
-
 class _Converter:
-    """Turns decoded pictures into upright RGB arrays; the last one is kept for repeated ticks."""
+    """Turns decoded pictures into RGB arrays as shown; the last one is kept for repeated frames.
 
-    def __init__(self, max_side: int | None) -> None:
-        self._max_side = max_side
+    All have the size of the first one, as in a player's window, also where a stream changes its resolution.
+    """
+
+    def __init__(self, max_side: int | None, pixel_aspect: Fraction) -> None:
+        self._max_side, self._pixel_aspect = max_side, pixel_aspect
         self._reformatter = VideoReformatter()
+        self._view: _View | None = None
         self._last: tuple[av.VideoFrame, NDArray[np.uint8]] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -382,9 +250,11 @@ class _Converter:
         return self._last[1]
 
     def _convert(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        height, width = shrunk_size(frame.height, frame.width, self._max_side)
-        small = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), _rotation(frame) // 90))
+        if self._view is None:
+            self._view = _View.of(frame, self._pixel_aspect)
+        height, width = shrunk_size(self._view.height, self._view.width, self._max_side)
+        small: Any = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
+        return self._view.show(small.to_ndarray())
 
 
 def shrunk_size(height: int, width: int, max_side: int | None) -> tuple[int, int]:

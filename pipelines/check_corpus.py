@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections import deque
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError
+from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError, plain_error
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, load_named
 from extract.audio import load_audio
@@ -25,13 +23,13 @@ from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, list_crops, of_trial
 from extract.crop_files import FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
 from extract.crops import CropReader
+from extract.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.transcripts import read_words
 from extract.video import read_frames
 from pipelines.console import progress
 from pipelines.params import CorpusParams, from_mapping
 
 _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,8 @@ def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | N
                 present[[number - 1 for number in list_crops(path) if number <= trial.clock.num_frames]] = True
             elif kind == "face":
                 _check_picture(path)
-        except AvFusionError as error:
-            faults.append(of_trial(trial.id, error))
+        except Exception as error:  # whatever library it is of
+            faults.append(of_trial(trial.id, plain_error(error)))
     return present
 
 
@@ -152,12 +150,10 @@ def _check_picture(path: Path) -> None:
         MediaError: if it cannot.
     """
     try:
-        with Image.open(path) as picture:
-            picture.load()
-    except _UNREADABLE as error:
-        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        decode_picture(path.read_bytes())
+    except UNREADABLE as error:
         raise MediaError(
-            f"Reference picture '{path}' cannot be read ({what}), expected a JPEG or PNG. Copy it again."
+            f"Reference picture '{path}' cannot be read ({why_unreadable(error)}), expected a JPEG or PNG. Copy it again."
         ) from error
 
 
@@ -188,8 +184,8 @@ def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator
             deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
         if "audio" in media:
             load_audio(media["audio"])
-    except AvFusionError as error:
-        yield str(error)
+    except Exception as error:  # whatever library it is of
+        yield plain_error(error)
 
 
 def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
@@ -224,11 +220,9 @@ def _decode_crop(path: Path, files: FolderFiles | ZipFiles, position: int) -> No
     """
     data = files.read(position)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-    except _UNREADABLE as error:
-        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise damaged_crop(path, files.names[position], what) from error
+        decode_picture(data)
+    except UNREADABLE as error:
+        raise damaged_crop(path, files.names[position], why_unreadable(error)) from error
 
 
 def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:

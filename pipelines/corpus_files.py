@@ -62,7 +62,7 @@ def look_again(params: CorpusParams, path: Path) -> None:
 
 def save_files(root: str, files: Files, path: Path) -> None:
     """Write the files of a root."""
-    write_text(path, json.dumps({"root": root, "files": files}, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps({"root": root, "files": files}, indent=1) + "\n")  # ASCII: names may be any bytes
 
 
 def load_files(path: Path) -> tuple[str, Files] | None:

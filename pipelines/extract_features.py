@@ -17,6 +17,7 @@ from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
+from extract.corpora.file_names import normal
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
 from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
 from pipelines import paths
@@ -56,7 +57,7 @@ class Selection:
             SettingError: if none fits.
         """
         patterns = self.patterns or ("*",)
-        chosen = [value for name, value in trials.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        chosen = [value for name, value in trials.items() if any(fnmatchcase(name, normal(pattern)) for pattern in patterns)]
         if self.patterns and not chosen:
             known, asked = ", ".join(list(trials)[:3]), "' or '".join(self.patterns)
             raise SettingError(

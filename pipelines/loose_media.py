@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError, plain_error
 from cache.manifest import Manifest, Trial
+from cache.names import encode_trial_id
 from cache.receipt import write_text
+from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.sources import media_clock
+from extract.timeline import first_picture_s
 from extract.tracking import FACES, REFERENCE
-from extract.video import first_picture_s, sha256_file
+from extract.video import sha256_file
 from pipelines.console import warn
 
 _KNOWN = "media.digests.txt"  # no transcript ends so; sha256 of the files by the names of their trials
@@ -30,10 +33,9 @@ def by_name(media: Sequence[Path]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for path in media:
-        if files.setdefault(path.stem, path) != path:
-            raise CorpusError(
-                f"Two files are named '{path.stem}'; a trial is named after its file. Rename one of them."
-            )
+        name = printable(Path(trial_name(path)))
+        if files.setdefault(name, path) != path:
+            raise CorpusError(f"Two files are named '{name}'; a trial is named after its file. Rename one of them.")
     return files
 
 
@@ -118,22 +120,24 @@ def loose_manifest(
     if person and not Path(face).is_file():
         raise SettingError(f"Face '{face}' is no picture; expected one of {', '.join(FACES)}, or a picture's path.")
     trials, unread, unclear = [], {}, {}
-    for path in by_name(media).values():
-        words = None
+    files, folders = by_name(media), dict[Path, FolderIndex]()
+    for name, path in files.items():
+        words, folder = None, path.absolute().parent
         try:
+            require_text(path.absolute())
+            encode_trial_id(name)
             clock = media_clock(path, rate or SOUND_RATE)
-        except AvFusionError as error:
-            unread[path.stem] = str(error)
+        except Exception as error:  # whatever library it is of
+            unread[name] = plain_error(error)
             continue
         try:
-            words = find_transcript(path.absolute().parent, path.stem)
+            words = find_transcript(folders.setdefault(folder, FolderIndex(folder)), name)
         except AvFusionError as error:
-            unclear[path.stem] = str(error)
+            unclear[name] = str(error)
         place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
         if rate is not None and pictures and rate != clock.rate:
             warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
         kinds = {"audio": place} | ({"video": place, **person} if pictures else {})
         kinds |= {"words": words.as_posix()} if words else {}
-        trials.append(Trial(path.stem, path.stem, "", clock, kinds, face=REFERENCE if person else face))
-    files = {path.stem: path for path in media}
+        trials.append(Trial(name, name, "", clock, kinds, face=REFERENCE if person else face))
     return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache.errors import AvFusionError, CorpusError
+from cache.errors import AvFusionError, CorpusError, plain_error
 from cache.manifest import Manifest, Trial
+from cache.names import encode_trial_id
+from extract.corpora.file_names import FolderIndex, require_text
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine import Outcome
 from extract.punctuation import open_restorer
@@ -74,16 +76,19 @@ def transcribe_loose(
     """
     to_do: dict[str, tuple[Path, Path]] = {}
     kept, failures = [], {}
+    present = FolderIndex(out)
     for name, path in by_name(media).items():
         transcript = out / f"{name}.json"
         try:
+            require_text(path)
+            encode_trial_id(name)
             if redo:
-                _refuse_other_kinds(transcript)
-            if find_transcript(out, name) is None or redo:
+                _refuse_other_kinds(present, transcript)
+            if find_transcript(present, name) is None or redo:
                 to_do[name] = (path, transcript)
             else:
                 kept.append(name)
-        except CorpusError as error:
+        except AvFusionError as error:
             failures[name] = str(error)
     outcome = _transcribe_all(to_do, recogniser, punctuation)
     outcome.kept += kept
@@ -91,14 +96,14 @@ def transcribe_loose(
     return outcome
 
 
-def _refuse_other_kinds(transcript: Path) -> None:
+def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
     """Refuse to write a transcript beside one of another kind: a recording with two has no words.
 
     Raises:
         CorpusError: naming those that are there.
     """
-    places = [transcript.with_name(f"{transcript.stem}{suffix}") for suffix in TRANSCRIPTS]
-    others = " and ".join(f"'{path}'" for path in places if path != transcript and path.exists())
+    places = present.find(transcript.name.removesuffix(".json"), TRANSCRIPTS)
+    others = " and ".join(f"'{path}'" for path in places if path != transcript)
     if others:
         raise CorpusError(
             f"There is {others} already; expected no transcript of another kind beside '{transcript}', since one of two "
@@ -117,7 +122,9 @@ def _transcribe_all(to_do: Mapping[str, tuple[Path, Path]], recogniser: str, pun
             try:
                 transcribe(recording, transcript, hear, restorer)
                 outcome.computed.append(name)
-            except AvFusionError as error:
-                outcome.failures[name] = str(error)
+            except Exception as error:
+                if isinstance(error, OSError) and not isinstance(error, AvFusionError):
+                    raise  # the transcript cannot be written
+                outcome.failures[name] = plain_error(error)
             advance(1, name)
     return outcome

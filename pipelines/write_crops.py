@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.errors import AvFusionError
+from cache.errors import AvFusionError, plain_error
 from cache.locks import claim, holder, sweep
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
@@ -60,8 +60,10 @@ def make_crops(
                 try:
                     if not maker.make(trial, outcome):
                         continue
-                except AvFusionError as error:
-                    outcome.failures[trial.id] = str(error)
+                except Exception as error:
+                    if isinstance(error, OSError) and not isinstance(error, AvFusionError):
+                        raise  # the crops cannot be written: neither could those of any other trial
+                    outcome.failures[trial.id] = plain_error(error)
                 left = [other for other in left if other is not trial]
                 advance(trial.clock.num_frames, trial.id)
             if left:

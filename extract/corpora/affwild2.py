@@ -28,6 +28,7 @@ from extract.corpora.affwild2_folders import (
     index_videos,
 )
 from extract.corpora.annotations import read_annotation, split_side
+from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
     RowFaults,
     check_face,
@@ -41,7 +42,7 @@ from extract.corpora.reading import (
     probe_videos,
     read_text,
     report_lengths,
-    visible,
+    report_rates,
 )
 from extract.tracking import FACES
 from extract.video import VideoInfo
@@ -115,13 +116,16 @@ class AffWild2:
         folders = self._folders(root)
         faults: list[str] = []
         entries = _list_trials(root, folders, faults)
-        videos = index_videos(folders.videos)
+        videos = index_videos(folders.videos, faults)
         found = [_identify(name, partition, path, videos, entries) for name, (partition, path) in entries.items()]
+        crops = [FolderIndex(folder) for folder in folders.crops]
         for item in found:
-            _find_media(item, folders, videos, faults)
+            _find_media(item, folders, crops, videos, faults)
         probed = probe_videos(item.video for item in found if item.video is not None)
-        trials = [trial for item in found if (trial := self._read_trial(root, item, probed, faults)) is not None]
+        words = FolderIndex(root / "words")
+        trials = [trial for item in found if (trial := self._read_trial(root, item, probed, words, faults)) is not None]
         _report(trials, bool(folders.videos))
+        report_rates({path.name: info for path, info in probed.items() if isinstance(info, VideoInfo)})
         infos = {item.name: probed[item.video] for item in found if item.video is not None}
         report_lengths(
             (trial.id, trial.clock.num_frames, info.num_frames)
@@ -141,7 +145,12 @@ class AffWild2:
         )
 
     def _read_trial(
-        self, root: Path, item: _Found, probed: Mapping[Path, VideoInfo | AvFusionError], faults: list[str]
+        self,
+        root: Path,
+        item: _Found,
+        probed: Mapping[Path, VideoInfo | AvFusionError],
+        transcripts: FolderIndex,
+        faults: list[str],
     ) -> Trial | None:
         """One trial as far as it is known, its faults added to the list; None where not even its length is."""
 
@@ -162,7 +171,7 @@ class AffWild2:
         except AvFusionError as error:
             fault(error)
         try:
-            words = find_transcript(root / "words", item.name, item.video_name)
+            words = find_transcript(transcripts, item.name, item.video_name)
         except AvFusionError as error:
             fault(error)
         clock = self._clock(item, info, num_rows, faults)
@@ -200,7 +209,9 @@ class AffWild2:
                 check_length(item.name, what, found, num_frames, str(path))
             except ShapeError as error:
                 faults.append(str(error))
-        return FrameClock(info.rate if info is not None else self._named_rate(item.video_name), num_frames)
+        if info is not None:
+            return info.clock.resized(num_frames)
+        return FrameClock(self._named_rate(item.video_name), num_frames)
 
     def _named_rate(self, video_name: str) -> Fraction:
         match = _NAMED_RATE.fullmatch(video_name)
@@ -218,7 +229,7 @@ def _list_trials(root: Path, folders: Folders, faults: list[str]) -> dict[str, t
         )
     for folder in folders.annotations[:1]:
         for path, partition in _annotation_files(folder, faults):
-            places.setdefault(path.stem, []).append((partition, path))
+            places.setdefault(trial_name(path), []).append((partition, path))
     if len(folders.test_lists) > 1:
         seen = "; ".join(f"'{path}'" for path in folders.test_lists)
         faults.append(f"test lists {seen}, expected one; name it in corpus.settings.test_list in params.yaml")
@@ -239,6 +250,7 @@ def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]
         partition = PARTITION_FOLDERS.get(inner.name.lower().replace(" ", "_"))
         if partition and inner.is_dir():
             found += [(path, partition) for path in visible(inner) if path.suffix.lower() == ".txt"]
+            faults += name_faults(inner)
     missing = {"train", "validation"} - {partition for _, partition in found}
     if missing:
         names = ", ".join(sorted(missing))
@@ -248,7 +260,7 @@ def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]
 
 def _read_test_list(path: Path, faults: list[str]) -> list[str]:
     try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [normal(line.strip()) for line in read_text(path).splitlines()]
     except CorpusError as error:
         faults.append(f"test list {error}")
         return []
@@ -274,7 +286,13 @@ def _identify(
     return _Found(name, partition, annotation, video_name, face)
 
 
-def _find_media(item: _Found, folders: Folders, videos: Mapping[str, Sequence[Path]], faults: list[str]) -> None:
+def _find_media(
+    item: _Found,
+    folders: Folders,
+    crops: Sequence[FolderIndex],
+    videos: Mapping[str, Sequence[Path]],
+    faults: list[str],
+) -> None:
     """Fill in video and crops of a trial, or add what is wrong with them to the faults."""
     if folders.videos:
         several = videos.get(item.video_name, ())
@@ -286,7 +304,7 @@ def _find_media(item: _Found, folders: Folders, videos: Mapping[str, Sequence[Pa
             item.video = several[0]
     if folders.crops:
         try:
-            item.crops, item.last_crop = _find_crops(item.name, folders.crops)
+            item.crops, item.last_crop = _find_crops(item.name, crops)
         except AvFusionError as error:
             faults.append(of_trial(item.name, error))
     if not folders.videos and not folders.crops:
@@ -295,12 +313,12 @@ def _find_media(item: _Found, folders: Folders, videos: Mapping[str, Sequence[Pa
         )
 
 
-def _find_crops(name: str, folders: Sequence[Path]) -> tuple[Path, int]:
+def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int]:
     """Crops of this very name, and the last number among them; the same crops may lie in two folders."""
-    places = [place for folder in folders if (place := find_crops(folder, name)) is not None]
+    places = [place for index in folders if (place := find_crops(index, name)) is not None]
     numbers = [list_crops(place) for place in places]
     if not places:
-        where = " or ".join(f"'{folder}'" for folder in folders)
+        where = " or ".join(f"'{index.folder}'" for index in folders)
         raise CorpusError(f"no crops '{name}' in {where}. Unpack them, or set corpus.settings.use_crops to false.")
     if any(other != numbers[0] for other in numbers[1:]):
         where = " and ".join(f"'{place}'" for place in places)

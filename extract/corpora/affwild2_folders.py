@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import MissingFileError
-from extract.corpora.reading import visible
+from cache.errors import CorpusError, MissingFileError
+from extract.corpora.file_names import require_text, trial_name, visible
 
 PARTITION_FOLDERS = {"train_set": "train", "training_set": "train", "validation_set": "validation"}
 VIDEO_SUFFIXES = (".mp4", ".avi")
@@ -101,11 +101,16 @@ def _edition(path: Path) -> int:
     return numbers[-1] if numbers else 0
 
 
-def index_videos(folders: Sequence[Path]) -> dict[str, list[Path]]:
+def index_videos(folders: Sequence[Path], faults: list[str]) -> dict[str, list[Path]]:
     """Videos by name, wherever they lie in these folders."""
     index: dict[str, list[Path]] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file():
-                index.setdefault(path.stem, []).append(path)
+                try:
+                    require_text(path)
+                except CorpusError as error:
+                    faults.append(str(error))
+                    continue
+                index.setdefault(trial_name(path), []).append(path)
     return index

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import PARTITIONS, Manifest, Trial
+from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
     TRANSCRIPTS,
@@ -36,7 +37,7 @@ from extract.corpora.reading import (
     probe_videos,
     read_csv,
     report_lengths,
-    visible,
+    report_rates,
 )
 from extract.tracking import REFERENCE
 from extract.video import VideoInfo
@@ -86,9 +87,11 @@ class Folder:
         """
         faults: list[str] = []
         videos = _find_videos(root / "videos", faults)
-        for path in (root / part for part in ("labels", "words", "crops", "faces")):
+        places = {part: FolderIndex(root / part) for part in ("words", "crops", "faces")}
+        for path in (root / part for part in ("labels", *places)):
             if path.exists() and not path.is_dir():
                 faults.append(f"'{path}' is a file, expected a folder; rename it")
+            faults += name_faults(path)
         tables, num_rows = _read_tables(root / "labels", videos, self.config.targets, faults)
         targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
@@ -97,18 +100,19 @@ class Folder:
         for name, info in infos.items():
             subject, partition = subjects.get(name, (name, ""))
             own: list[str] = []
-            clock = FrameClock(info.rate, num_rows.get(name) or info.num_frames)
+            clock = info.clock.resized(num_rows.get(name) or info.num_frames)
             labels = _label(tables.get(name), targets, clock)
             if num_rows.get(name):
                 _check(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
             own += _late_labels(tables.get(name), info, name)
-            media = _find_media(root, name, subject, videos[name], info, clock, own)
+            media = _find_media(root, places, (name, subject), videos[name], info, clock, own)
             faults += [of_trial(name, fault) for fault in own]
             face = REFERENCE if "face" in media else self.config.face
             trials.append(Trial(name, subject, partition, clock, media, labels, face))
             if name not in num_rows and partition in ("train", "validation"):
                 faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
         _report(trials)
+        report_rates(infos)
         _report_strays(root / "words", TRANSCRIPTS, videos, "trial")
         _report_strays(
             root / "faces", PICTURE_SUFFIXES, {*videos, *(who for who, _ in subjects.values())}, "trial or subject"
@@ -121,16 +125,16 @@ def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
     """Videos by name."""
     if not folder.is_dir():
         raise MissingFileError(f"No folder '{folder}'; expected videos there. Check corpus.root in params.yaml.")
+    faults += name_faults(folder)
     videos: dict[str, Path] = {}
     for path in visible(folder):
+        name = trial_name(path)
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             faults.append(f"'{path}' is none of {', '.join(VIDEO_SUFFIXES)}; move it out of the folder")
-        elif path.stem in videos:
-            faults.append(
-                f"two videos are named '{path.stem}': '{videos[path.stem].name}' and '{path.name}', expected one"
-            )
+        elif name in videos:
+            faults.append(f"two videos are named '{name}': '{videos[name].name}' and '{path.name}', expected one")
         else:
-            videos[path.stem] = path
+            videos[name] = path
     return videos
 
 
@@ -157,24 +161,28 @@ def _read_tables(
     for path in visible(folder):
         if path.suffix.lower() != ".csv":
             continue
-        if path.stem not in videos:
+        name = trial_name(path)
+        if name not in videos:
             faults.append(
-                f"labels '{path}' belong to no video, expected '{path.stem}' with one of {', '.join(VIDEO_SUFFIXES)}"
+                f"labels '{path}' belong to no video, expected '{name}' with one of {', '.join(VIDEO_SUFFIXES)}"
             )
             continue
-        num_rows[path.stem] = 0
+        if name in num_rows:
+            faults.append(f"labels '{path}' are the second ones of trial '{name}', expected one file; remove the other")
+            continue
+        num_rows[name] = 0
         try:
             table = read_table(path)
         except AvFusionError as error:
             faults.append(str(error))
             if isinstance(error, RowFaults):
-                num_rows[path.stem] = error.num_rows
+                num_rows[name] = error.num_rows
                 columns |= {path: error.columns} if error.columns else {}
             continue
-        num_rows[path.stem] = len(table.rows) if table.times_s is None else 0
-        columns[path], tables[path.stem] = table.columns, table
+        num_rows[name] = len(table.rows) if table.times_s is None else 0
+        columns[path], tables[name] = table.columns, table
     for path in _odd_columns(columns, targets, faults):
-        tables.pop(path.stem, None)
+        tables.pop(trial_name(path), None)
     return tables, num_rows
 
 
@@ -205,6 +213,7 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
         return {}
     if not lines or lines[0] != SUBJECTS_HEADER:
         faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
+    lines = [[normal(cell) for cell in line] for line in lines]
     subjects: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(lines[1:], start=2):
         place = f"'{path}' line {number}"
@@ -248,7 +257,7 @@ def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[s
     """What is wrong with labels by time that go on after the video, by more than two frames and one step of theirs."""
     if table is None or table.times_s is None:
         return []
-    end_s, last_s = info.num_frames / float(info.rate), float(table.times_s[-1])
+    end_s, last_s = info.duration_s, float(table.times_s[-1])
     step_s = float(np.median(np.diff(table.times_s))) if len(table.times_s) > 1 else 0.0
     if last_s <= end_s + max(step_s, ALLOWED_DIFFERENCE / float(info.rate)):
         return []
@@ -275,14 +284,21 @@ def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: 
 
 
 def _find_media(
-    root: Path, name: str, subject: str, video: Path, info: VideoInfo, clock: FrameClock, faults: list[str]
+    root: Path,
+    places: Mapping[str, FolderIndex],
+    whose: tuple[str, str],
+    video: Path,
+    info: VideoInfo,
+    clock: FrameClock,
+    faults: list[str],
 ) -> dict[str, str]:
-    """Media of a trial, of which a picture says whose face is followed."""
+    """Media of a trial (its name and subject), of which a picture says whose face is followed."""
+    name = whose[0]
     found = {"video": video, "audio": video} if info.has_audio else {"video": video}
-    words = _check(faults, find_transcript, root / "words", name)
+    words = _check(faults, find_transcript, places["words"], name)
     if words is not None:
         found["words"] = words
-    crops = _check(faults, _find_crops, root / "crops", name)
+    crops = _check(faults, _find_crops, places["crops"], name)
     if crops is not None:
         found["crops"] = crops
         numbers = _check(faults, list_crops, crops)
@@ -290,8 +306,7 @@ def _find_media(
             faults.append(f"'{crops}' holds no crops, expected pictures such as '00001.jpg'.")
         elif numbers and numbers[-1] > clock.num_frames:
             _check(faults, check_length, name, "numbered crops", numbers[-1], clock.num_frames, str(crops))
-    places = (root / "faces" / f"{who}{suffix}" for who in (name, subject) for suffix in PICTURE_SUFFIXES)
-    picture = next((path for path in places if path.exists()), None)
+    picture = next((path for who in whose for path in places["faces"].find(who, PICTURE_SUFFIXES)), None)
     if picture is not None and picture.is_dir():
         faults.append(f"'{picture}' is a folder, expected a picture; remove or rename it")
     elif picture is not None:
@@ -299,17 +314,18 @@ def _find_media(
     return {kind: media_path(path, root) for kind, path in found.items()}
 
 
-def _find_crops(folder: Path, name: str) -> Path | None:
+def _find_crops(index: FolderIndex, name: str) -> Path | None:
     """Crops of this very name: a folder of pictures, or a zip of them.
 
     Raises:
         CorpusError: if there are both, or if it is something else.
     """
-    place, archive = folder / name, folder / f"{name}.zip"
-    found = [path for path in (place, archive) if path.exists()]
+    folders, archives = index.find(name, ("",)), index.find(name, (".zip",))
+    found = [*folders, *archives]
     if len(found) > 1:
-        raise CorpusError(f"crops in '{place}' and '{archive}', expected one. Remove the other.")
-    if found and found[0].is_dir() != (found[0] == place):
+        where = " and ".join(f"'{path}'" for path in found)
+        raise CorpusError(f"crops in {where}, expected one. Remove the other.")
+    if found and found[0].is_dir() != bool(folders):
         raise CorpusError(
             f"'{found[0]}' holds no crops, expected a folder '{name}' or a zip '{name}.zip'. Unpack it again."
         )
@@ -318,8 +334,8 @@ def _find_crops(folder: Path, name: str) -> Path | None:
 
 def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str], whose: str) -> None:
     """Warn of files that nothing uses."""
-    known = {f"{name}{suffix}" for name in names for suffix in suffixes}
-    strays = [path for path in visible(folder) if path.name not in known]
+    known, ends = set(names), {suffix.lower() for suffix in suffixes}
+    strays = [path for path in visible(folder) if trial_name(path) not in known or path.suffix.lower() not in ends]
     if strays:
         _log.warning(
             "%d files in '%s' belong to no %s and are not used, e.g. '%s'; expected a name with one of %s.",

@@ -12,7 +12,7 @@ stands at are not annotated.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import Manifest, Trial
-from extract.corpora.reading import check_face, finish, media_path, of_trial, probe_videos, read_csv, visible
+from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
+from extract.corpora.reading import (
+    check_face,
+    finish,
+    media_path,
+    of_trial,
+    probe_videos,
+    read_csv,
+    report_rates,
+)
 from extract.tracking import FACES
 from extract.video import VideoInfo
 
@@ -32,6 +41,8 @@ PARTITION_NAMES = {"train": "train", "devel": "validation", "test": "test"}
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 _ROUNDING_MS = 1.01  # timestamps may be rounded to whole milliseconds
+_HIGHEST_RATE = 240  # rows a second; more, and the timestamps are seconds
+_SHORTEST_SHARE = 0.01  # of a video that labels cover; less, and the timestamps are seconds
 _GAP = 1.5  # steps that long are gaps, in medians
 
 _log = logging.getLogger(__name__)
@@ -83,18 +94,22 @@ class MuSe:
                 "Set corpus.settings.targets in params.yaml."
             )
         for target in self.config.targets:
-            files = [path for path in visible(root / LABELS / target) if path.suffix == ".csv"]
+            files = [path for path in visible(root / LABELS / target) if path.suffix.lower() == ".csv"]
+            faults += name_faults(root / LABELS / target)
             faults += [
-                f"labels '{path}': subject '{path.stem}' has no partition"
+                f"labels '{path}': subject '{trial_name(path)}' has no partition"
                 for path in files
-                if partitions and path.stem not in partitions
+                if partitions and trial_name(path) not in partitions
             ]
-        videos = {path.stem: path for path in visible(root / VIDEOS) if path.suffix.lower() in VIDEO_SUFFIXES}
+        faults += name_faults(root / VIDEOS)
+        videos = {trial_name(path): path for path in visible(root / VIDEOS) if path.suffix.lower() in VIDEO_SUFFIXES}
         probed = probe_videos(path for name, path in videos.items() if name in partitions)
+        report_rates({path.name: info for path, info in probed.items() if isinstance(info, VideoInfo)})
+        labels = [FolderIndex(root / LABELS / target) for target in self.config.targets]
         trials = []
         for name, partition in partitions.items():
             try:
-                trials.append(self._read_trial(root, name, partition, videos, probed))
+                trials.append(self._read_trial(root, name, partition, labels, videos, probed))
             except AvFusionError as error:
                 faults.append(of_trial(name, error, "subject"))
         return finish(root, trials, self.config.targets, faults)
@@ -104,11 +119,12 @@ class MuSe:
         root: Path,
         name: str,
         partition: str,
+        labels_of: Sequence[FolderIndex],
         videos: Mapping[str, Path],
         probed: Mapping[Path, VideoInfo | AvFusionError],
     ) -> Trial:
         """One subject; of test subjects the values, or the whole files, may be absent."""
-        paths = [root / LABELS / target / f"{name}.csv" for target in self.config.targets]
+        paths = [next(iter(index.find(name, (".csv",))), index.folder / f"{name}.csv") for index in labels_of]
         absent = [path for path in paths if not path.exists()]
         if partition != "test" and absent:
             raise CorpusError(f"no labels {' and '.join(repr(str(path)) for path in absent)}.")
@@ -150,6 +166,7 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
     except CorpusError as error:
         faults.append(str(error))
         return {}
+    lines = [[normal(cell) for cell in line] for line in lines]
     partitions: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not any(line):
@@ -195,8 +212,8 @@ def _read_series(path: Path, column: str = "value") -> Series:
 def _feature_times(folder: Path, name: str) -> NDArray[np.float64]:
     """Timestamps of the first feature of a subject that has no labels."""
     for feature in visible(folder):
-        if (feature / f"{name}.csv").is_file():
-            return _read_series(feature / f"{name}.csv", "timestamp")[0]
+        for path in FolderIndex(feature).find(name, (".csv",)):
+            return _read_series(path, "timestamp")[0]
     raise CorpusError(f"no labels, and no features in '{folder}' that would tell its timestamps.")
 
 
@@ -214,6 +231,11 @@ def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
     if not len(steps):
         raise CorpusError(f"'{path}' has 1 timestamp, expected at least 2.")
     step_ms = float(steps[steps < _GAP * np.median(steps)].mean())
+    if step_ms < 1000 / _HIGHEST_RATE:
+        raise CorpusError(
+            f"'{path}' has timestamps in steps of {step_ms:.4g}, expected milliseconds and at most {_HIGHEST_RATE} rows a second. "
+            "If they are seconds, multiply them by 1000."
+        )
     whole = round(1000 / step_ms)
     usual = [Fraction(whole), Fraction(whole * 1000, 1001)] if whole else []
     rates = [*usual, Fraction(1000 / step_ms).limit_denominator(1000)]
@@ -231,6 +253,11 @@ def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
 
 def _cover(name: str, clock: FrameClock, info: VideoInfo, path: Path) -> FrameClock:
     """The same clock up to the end of the video; what is beyond the labels is not annotated."""
+    if clock.start_s + clock.duration_s < _SHORTEST_SHARE * info.duration_s:
+        raise CorpusError(
+            f"the timestamps end at {1000 * (clock.start_s + clock.duration_s):.4g} ms, but '{path}' lasts {info.duration_s:.4g} s; "
+            "expected milliseconds. If they are seconds, multiply them by 1000."
+        )
     ticks = round((Fraction(info.duration_s) - Fraction(clock.start_s)) * clock.rate)
     if ticks < clock.num_frames:
         check_length(name, "ticks of video", ticks, clock.num_frames, str(path))
@@ -242,6 +269,6 @@ def _at_ticks(
 ) -> NDArray[np.float32]:
     """(T, C) the values at their ticks, nan elsewhere and where any target lacks a value."""
     labels = np.full((clock.num_frames, len(columns)), np.nan, np.float32)
-    labels[np.rint((times_ms / 1000 - clock.start_s) * clock.rate_hz).astype(int)] = np.stack(columns, axis=1)
+    labels[clock.nearest(times_ms / 1000)] = np.stack(columns, axis=1)
     labels[np.isnan(labels).any(axis=1)] = np.nan
     return labels

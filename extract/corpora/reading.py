@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 from cache.clock import ALLOWED_DIFFERENCE
-from cache.errors import AvFusionError, CorpusError, SettingError
+from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, UnknownNameError, plain_error
 from cache.manifest import Manifest, Trial
+from cache.names import encode_trial_id
+from extract.corpora.file_names import FolderIndex
 from extract.crop_files import crop_numbers, open_crops
 from extract.tracking import FACES
 from extract.video import VideoInfo, probe
@@ -112,19 +114,20 @@ def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults
     Raises:
         CorpusFaults: if there are faults, or no trials; holds the manifest of what could be read.
     """
-    manifest = Manifest(root, tuple(trials), targets)
+    named = []
+    for trial in trials:
+        try:
+            encode_trial_id(trial.id)
+        except UnknownNameError as error:
+            faults.append(str(error))
+            continue
+        named.append(trial)
+    manifest = Manifest(root, tuple(named), targets)
     if not manifest.trials and not faults:
         faults = ["it holds no trials"]
     if faults:
         raise CorpusFaults(faults, manifest)
     return manifest
-
-
-def visible(folder: Path) -> list[Path]:
-    """Entries of a folder by name, without hidden ones such as the "._…" that macOS strews; none if there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def media_path(path: Path, root: Path) -> str:
@@ -144,6 +147,8 @@ def probe_videos(paths: Iterable[Path]) -> dict[Path, VideoInfo | AvFusionError]
             return probe(path)
         except AvFusionError as error:
             return error
+        except Exception as error:  # whatever library it is of
+            return MediaError(f"'{path}' cannot be read: {plain_error(error)}")
 
     wanted = sorted(set(paths))
     with ThreadPoolExecutor(_READERS) as pool:
@@ -160,20 +165,28 @@ def list_crops(path: Path) -> list[int]:
     return sorted(crop_numbers(path, open_crops(path).names))
 
 
-def find_crops(folder: Path, name: str) -> Path | None:
-    """Crops of this very name in a folder: a folder of pictures, or a zip of them."""
-    places = (folder / name, folder / f"{name}.zip")
-    return places[0] if places[0].is_dir() else places[1] if places[1].is_file() else None
+def find_crops(index: FolderIndex, name: str) -> Path | None:
+    """Crops of this very name in a folder: a folder of pictures, or a zip of them.
+
+    Raises:
+        CorpusError: if there are several.
+    """
+    folders = [path for path in index.find(name, ("",)) if path.is_dir()]
+    found = folders or [path for path in index.find(name, (".zip",)) if path.is_file()]
+    if len(found) > 1:
+        where = " and ".join(f"'{path}'" for path in found)
+        raise CorpusError(f"{len(found)} times crops of one name: {where}, expected 1. Remove or rename the others.")
+    return found[0] if found else None
 
 
-def find_transcript(folder: Path, *names: str) -> Path | None:
+def find_transcript(index: FolderIndex, *names: str) -> Path | None:
     """The transcript of the first name that has one.
 
     Raises:
         CorpusError: if that name has several, or a folder.
     """
     for name in names:
-        found = [path for suffix in TRANSCRIPTS if (path := folder / f"{name}{suffix}").exists()]
+        found = index.find(name, TRANSCRIPTS)
         if found and found[0].is_dir():
             raise CorpusError(f"'{found[0]}' is a folder, expected a transcript. Remove or rename it.")
         if len(found) > 1:
@@ -182,6 +195,17 @@ def find_transcript(folder: Path, *names: str) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def report_rates(infos: Mapping[str, VideoInfo]) -> None:
+    """Warn, once for a corpus, of videos whose pictures follow no rate."""
+    varying = sorted(name for name, info in infos.items() if info.varies)
+    if varying:
+        _log.warning(
+            "%d of %d videos have a variable frame rate, e.g. '%s' (%.4g frames/s on average); what is counted by picture "
+            "belongs to the i-th picture there, at that picture's own time.",
+            len(varying), len(infos), varying[0], float(infos[varying[0]].rate),
+        )  # fmt: skip
 
 
 def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:

@@ -76,7 +76,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
         ("c", "unfinished", False),
         ("c", "the store does not hold it", True),
         ("d", "the store holds others than the receipt says", True),
-        ("d", "the manifest says 21 at", True),
+        ("d", "the manifest says 21 frames at", True),
         ("z", "the manifest has it, but the receipt does not", True),
         ("e", "left by a killed write", False),
         ("", "It was edited", True),

@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock
+from cache.clock import FrameClock, PictureTimes
 from cache.errors import MediaError, MissingFileError, SettingError
-from extract.audio import AudioWindows, _centre_samples, _place, load_audio, source_digest
-from extract.video import sha256_file
+from extract.audio import AudioWindows, _centre_samples, _place, load_audio
 
 RATES = [Fraction(25), Fraction(30000, 1001), Fraction(30)]
 FRAMES = (0, 1, 7, 29, 58)
@@ -346,16 +345,120 @@ def test_wav_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
     check_clicks(load_audio(path), Fraction(25), 1)
 
 
-def test_source_digest(tmp_path: Path) -> None:
-    (tmp_path / "s").write_bytes(b"sound")
-    assert source_digest(tmp_path / "s") == sha256_file(tmp_path / "s")
-
-
 @given(st.fractions(5, 120, max_denominator=1001), st.integers(1, 20_000), st.sampled_from([0.0, 0.5, -0.25, 1 / 3]))
 def test_windows_never_drift(rate: Fraction, frame: int, start_s: float) -> None:
     centre = _centre_samples(FrameClock(rate, frame + 1, start_s), 16000)[frame]
     exact = (Fraction(start_s) + Fraction(2 * frame + 1) / (2 * rate)) * 16000
     assert abs(int(centre) - exact) <= Fraction(1, 2)
+
+
+LENGTHS = {
+    "sox": 0x7FFFF000, "arecord": 0x80000000, "nothing": 0, "ffmpeg": 0xFFFFFFFF, "obs": 0xFFFF1000, "less": 0xFFFFFFFF - 36,
+    "own header": 96_000 + 44, "a block": 96_000 + 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("fields", [("data",), ("data", "RIFF")])
+def test_lengths_that_cannot_be_are_unknown(tmp_path: Path, length: int, fields: tuple[str, ...]) -> None:
+    path = tmp_path / "s.wav"
+    soundfile.write(path, clicks(Fraction(25), 16000), 16000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    for field in fields:
+        place = data.index(field.encode()) + 4
+        data[place : place + 4] = struct.pack("<I", length)
+    path.write_bytes(data)
+    samples = load_audio(path)
+    assert len(samples) == 48000
+    check_clicks(samples, Fraction(25), 0)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "RIFX"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_every_kind_of_wav_is_held_to_its_length(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "s.wav"
+    sound = clicks(Fraction(25), 16000)
+    form, endian = (kind, "FILE") if kind != "RIFX" else ("WAV", "BIG")
+    soundfile.write(path, sound, 16000, subtype="PCM_16", format=form, endian=endian)
+    whole = path.read_bytes()
+    assert whole[:4] == {"WAV": b"RIFF"}.get(kind, kind.encode())
+    assert len(load_audio(path)) == 48000
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(MediaError, match=r"truncated, damaged .* of 96000 bytes of sound"):
+        load_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "rate_hz"),
+    [("adpcm_ms", 16000), ("adpcm_ima_wav", 16000), ("g722", 16000), ("mp2", 16000), ("pcm_alaw", 8000), ("flac", 16000),
+     ("mp3", 16000), ("g726", 8000)],
+)  # fmt: skip
+def test_wav_holds_any_codec(tmp_path: Path, media: SimpleNamespace, codec: str, rate_hz: int) -> None:
+    times = np.arange(3 * rate_hz) / rate_hz
+    wave = (0.5 * np.sin(2 * np.pi * 440 * times)).astype(np.float32)
+    samples = load_audio(media.write_audio(tmp_path / "s.wav", wave, codec, rate_hz))
+    assert len(samples) / 16000 == pytest.approx(3, abs=0.15)
+    spectrum = np.abs(np.fft.rfft(samples[16000:32000]))
+    assert int(spectrum.argmax()) == pytest.approx(440, abs=2)
+
+
+def test_gsm_in_wav(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "s.wav", 0.3 * np.sin(np.arange(48000) * 0.3), 16000, subtype="GSM610")
+    assert len(load_audio(tmp_path / "s.wav")) / 16000 == pytest.approx(3, abs=0.05)
+
+
+def mp3(path: Path, rate_hz: int, seconds: int) -> bytes:
+    """A bare stream with a beep one second after its start."""
+    sound = np.zeros(seconds * rate_hz, np.float32)
+    sound[rate_hz : rate_hz + rate_hz // 10] = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate_hz // 10) / rate_hz)
+    with av.open(str(path), "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=rate_hz, layout="mono")
+        for start in range(0, len(sound), 1152):
+            frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1152], "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate_hz, start, Fraction(1, rate_hz)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("rates_hz", [(44100, 48000), (48000, 32000, 44100)])
+def test_positions_are_seconds_where_the_sampling_rate_changes(tmp_path: Path, rates_hz: tuple[int, ...]) -> None:
+    (tmp_path / "mix.mp3").write_bytes(b"".join(mp3(tmp_path / "part.mp3", rate_hz, 6) for rate_hz in rates_hz))
+    samples = load_audio(tmp_path / "mix.mp3")
+    assert len(samples) / 16000 == pytest.approx(6 * len(rates_hz), abs=0.05 * len(rates_hz))
+    loud = np.flatnonzero(np.abs(samples) > 0.2)
+    beeps = loud[np.concatenate([[True], np.diff(loud) > 8000])] / 16000
+    assert beeps.tolist() == pytest.approx([1 + 6 * part for part in range(len(rates_hz))], abs=0.1)
+
+
+def test_the_first_sound_that_can_be_decoded(tmp_path: Path, media: SimpleNamespace) -> None:
+    """The codec of the first of two streams becomes one that nobody knows."""
+    path, sound = tmp_path / "s.mka", clicks(Fraction(25), 16000)
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=16000, layout="mono") for codec in ("flac", "pcm_s16le")]
+        for stream, gain in zip(streams, (0.1, 1.0), strict=True):
+            values = (sound * gain * 32767).astype(np.int16)[None]
+            for start in range(0, values.shape[1], 4096):
+                frame = av.AudioFrame.from_ndarray(values[:, start : start + 4096], "s16", "mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_NONE"))
+    with pytest.warns(
+        UserWarning, match=r"first 1 of 2 sound streams of '.*s\.mka' cannot be decoded; number 2 is used"
+    ):
+        check_clicks(load_audio(path), Fraction(25), 1)
+
+
+def test_windows_of_varying_pictures_lie_at_the_times_of_the_pictures() -> None:
+    ticks = (0, 3, 4, 9, 15, 15, 27)
+    clock = FrameClock(Fraction(3), 7, times=PictureTimes(Fraction(1, 10), ticks))
+    samples = np.arange(48000, dtype=np.float32)
+    windows = AudioWindows(samples, clock, 1 / 16000)
+    ends = [*ticks[1:], 27 + 3]  # the last one lasts for the median interval, the lower one of two
+    centres = [(start + end) / 20 * 16000 for start, end in zip(ticks, ends, strict=True)]
+    assert windows.read(np.arange(7))[:, 0].tolist() == centres
+    assert AudioWindows(samples[:40000], clock).valid.tolist() == [True] * 6 + [False]
 
 
 def test_windows_after_an_hour() -> None:

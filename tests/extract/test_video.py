@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, ShapeError
-from extract.video import first_picture_s, probe, read_frames, sha256_file, shrunk_size
+from extract.timeline import first_picture_s
+from extract.video import probe, read_frames, sha256_file, shrunk_size
 
 NTSC = Fraction(30000, 1001)
 
@@ -96,12 +98,211 @@ def test_clock_that_starts_later(tmp_path: Path, media: SimpleNamespace) -> None
     assert codes(media, path, FrameClock(Fraction(25), 40, 0.4)) == list(range(10, 50))
 
 
+def vary(seed: int, number: int) -> list[Fraction]:
+    """Moments of pictures between 20 and 400 ms apart."""
+    chance = random.Random(seed)
+    steps = [Fraction(chance.choice([20, 33, 34, 67, 100, 400]), 1000) for _ in range(number - 1)]
+    return [sum(steps[:place], Fraction(0)) for place in range(number)]
+
+
+VARYING = {
+    "15 to 30": [Fraction(i, 15) for i in range(60)] + [4 + Fraction(i, 30) for i in range(60)],
+    "jitter": [Fraction(i, 30) + Fraction(random.Random(i).choice([0, 3, 7]), 1000) for i in range(120)],
+    "gap": [Fraction(i + 12 * (i > 40), 25) for i in range(120)],
+    "random": vary(5, 120),
+}
+
+
+@pytest.mark.parametrize("times", VARYING.values(), ids=VARYING)
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
+def test_frame_i_of_varying_pictures_is_picture_i(
+    tmp_path: Path, media: SimpleNamespace, name: str, times: list[Fraction]
+) -> None:
+    path = media.write_video(tmp_path / name, 120, 30, times=times)
+    info = probe(path)
+    assert (info.varies, info.num_frames) == (True, 120)
+    assert codes(media, path, info.clock) == list(range(120))
+    assert info.clock.times_s().tolist() == pytest.approx([float(time - times[0]) for time in times], abs=0.0011)
+    assert float(info.rate) == pytest.approx(119 / float(times[-1] - times[0]), rel=1e-3)
+    for number in (118, 119, 121, 122):  # a corpus may have up to two labels more or fewer
+        expected = [min(index, 119) for index in range(number)]
+        assert codes(media, path, info.clock.resized(number)) == expected
+
+
+def test_two_pictures_of_one_time(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for index, ticks in enumerate([0, 40, 80, 80, 120, 160]):
+            packet = av.Packet(
+                bytes(stream.encode(av.VideoFrame.from_ndarray(media.draw_code(index, 48, 64), "rgb24"))[0])
+            )
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, ticks, ticks, Fraction(1, 1000)
+            packet.is_keyframe = True
+            container.mux(packet)
+    info = probe(path)
+    assert info.clock.times is not None
+    assert info.clock.times.intervals == [40, 40, 0, 40, 40]
+    assert codes(media, path, info.clock) == list(range(6))
+
+
+@pytest.mark.parametrize("held_s", [Fraction(1, 10), Fraction(1, 2), Fraction(2)])
+@pytest.mark.parametrize("rate", [Fraction(24), NTSC])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
+def test_a_last_picture_that_is_held_changes_no_rate(
+    tmp_path: Path, media: SimpleNamespace, name: str, rate: Fraction, held_s: Fraction
+) -> None:
+    path, base = tmp_path / name, Fraction(1, 90000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.time_base = base
+        packets = []
+        for index in range(48):
+            frame = av.VideoFrame.from_ndarray(media.draw_code(index, 48, 64), "rgb24")
+            frame.pts, frame.time_base = round(index / rate / base), base
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        packets[-1].duration = round(held_s / base)
+        container.mux(packets)
+    info = probe(path)
+    assert info.clock == FrameClock(rate, 48)
+    assert codes(media, path, info.clock) == list(range(48))
+    assert info.duration_s == pytest.approx(float(47 / rate + held_s), abs=0.1) or name == "v.mkv"
+
+
+@pytest.mark.parametrize(
+    "rate", [Fraction(24000, 1001), Fraction(24), Fraction(25), NTSC, Fraction(30), Fraction(50), Fraction(15)]
+)
+@pytest.mark.parametrize("name", ["v.mkv", "v.flv", "v.mp4", "v.ts"])
+def test_regular_to_within_a_tick_has_a_rate(tmp_path: Path, media: SimpleNamespace, name: str, rate: Fraction) -> None:
+    """Matroska and FLV round to milliseconds."""
+    info = probe(media.write_video(tmp_path / name, 90, rate, codec="flv1" if name == "v.flv" else "libx264"))
+    assert info.clock == FrameClock(rate, 90)
+
+
+def test_the_times_of_another_file_are_refused(tmp_path: Path, media: SimpleNamespace) -> None:
+    path = media.write_video(tmp_path / "v.mkv", 120, 30, times=VARYING["random"])
+    clock = probe(path).clock
+    media.write_video(path, 120, 30, times=VARYING["15 to 30"])
+    with pytest.raises(ShapeError, match=r"Trial 'P1' has 120 frames .* run 'avfusion corpus build' again\."):
+        next(read_frames(path, clock, "P1"))
+
+
+def write_second(path: Path, media: SimpleNamespace, still: bool, default: int | None) -> Path:
+    """A file of two video streams: one picture, or every picture 128, and then the real ones."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=25) for codec in ("mjpeg", "mpeg4")]
+        for stream, form in zip(streams, ("yuvj420p", "yuv420p"), strict=True):
+            stream.height, stream.width, stream.pix_fmt = 48, 64, form
+            if default is not None:
+                stream.disposition = (
+                    av.stream.Disposition.default if stream.index == default else av.stream.Disposition(0)
+                )
+        for index in range(50):
+            for stream, code in zip(streams, (128, index), strict=True):
+                if stream is streams[0] and still and index:
+                    continue
+                frame = av.VideoFrame.from_ndarray(media.draw_code(code, 48, 64), "rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.mp4", "v.mov", "v.avi"])
+@pytest.mark.parametrize(
+    ("still", "default", "expected"), [(True, None, 1), (True, 0, 1), (False, 1, 1), (False, 0, 0)]
+)
+def test_the_stream_that_a_player_shows(
+    tmp_path: Path, media: SimpleNamespace, name: str, still: bool, default: int | None, expected: int
+) -> None:
+    """The one that moves; of two that move the default one."""
+    if name == "v.avi" and default == 1:
+        pytest.skip("AVI has no default streams")
+    path = write_second(tmp_path / name, media, still, default)
+    info = probe(path)
+    assert (info.clock, first_picture_s(path)) == (FrameClock(Fraction(25), 50), 0)
+    assert codes(media, path, info.clock) == ([128] * 50 if expected == 0 else list(range(50)))
+
+
+TURNS = {  # (a, b, c, d): a stored point (x, y) is shown at (a x + c y, b x + d y)
+    (1, 0, 0, 1): lambda p: p,
+    (-1, 0, 0, 1): lambda p: p[:, ::-1],
+    (1, 0, 0, -1): lambda p: p[::-1],
+    (-1, 0, 0, -1): lambda p: p[::-1, ::-1],
+    (0, 1, -1, 0): lambda p: np.rot90(p, -1),
+    (0, -1, 1, 0): lambda p: np.rot90(p),
+    (0, 1, 1, 0): lambda p: p.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", ["v.mp4", "v.mov"])
+def test_display_matrices(tmp_path: Path, name: str, turn: tuple[int, int, int, int]) -> None:
+    """All eight ways to turn and mirror, against numpy; every corner has a colour of its own."""
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:24, :32], stored[:24, 32:], stored[24:, :32], stored[24:, 32:] = 250, 170, 90, 10
+    path, (a, b, c, d) = tmp_path / name, turn
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        values = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
+        stream.set_display_matrix(values)
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(stored, "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    expected = TURNS[turn](stored)
+    info = probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+    _, picture = next(read_frames(path, info.clock, "P1"))
+    assert picture.shape == expected.shape
+    assert np.abs(picture.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size", "expected"),
+    [
+        (Fraction(64, 45), (576, 720), (576, 1024)),
+        (Fraction(128, 117), (576, 720), (576, 788)),
+        (Fraction(4, 3), (1080, 1440), (1080, 1920)),
+        (Fraction(10, 11), (480, 704), (528, 704)),
+        (Fraction(1), (48, 64), (48, 64)),
+        (Fraction(1, 100), (48, 64), (48, 64)),
+    ],
+)
+def test_pixels_become_square(
+    tmp_path: Path, media: SimpleNamespace, aspect: Fraction, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(media.draw_code(index, *size), "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    info = probe(path)
+    assert (info.height, info.width) == expected
+    for index, picture in read_frames(path, info.clock, "P1"):
+        assert picture.shape == (*expected, 3)
+        assert media.read_code(picture) == index
+    _, small = next(read_frames(path, info.clock, "P1", max_side=64))
+    assert small.shape[:2] == shrunk_size(*expected, 64)
+
+
 @pytest.mark.parametrize("rotation", [90, 180, -90])
 def test_rotation_is_applied(tmp_path: Path, media: SimpleNamespace, rotation: int) -> None:
     path = media.write_video(tmp_path / "v.mp4", 6, rotation=rotation)
     info = probe(path)
     assert (info.width, info.height) == ((48, 64) if rotation % 180 else (64, 48))
-    assert info.rotation == rotation % 360
     for index, picture in read_frames(path, FrameClock(Fraction(25), 6), "P1"):
         assert picture.shape == (info.height, info.width, 3)
         assert media.read_code(np.rot90(picture, -rotation // 90)) == index

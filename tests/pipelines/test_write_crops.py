@@ -138,8 +138,9 @@ def test_the_crops_of_a_killed_run_are_taken_over(
     manifest, folder = videos(manifest, "ab"), crops_folder(tmp_path / "crops", CropConfig())
     folder.mkdir(parents=True)
     program = (
-        f"import pathlib, time; from cache.locks import claim; folder = pathlib.Path({str(folder)!r}); "
-        "held = claim(folder, 'a'); (folder / '.a.zip.1.2.tmp').touch(); print('ready', flush=True); time.sleep(60)"
+        "import pathlib, time; from cache.locks import claim; from extract.crops import _temporary_stem as stem; "
+        f"folder = pathlib.Path({str(folder)!r}); held = claim(folder, 'a'); "
+        "(folder / f'{stem(folder / str(\"a.zip\"))}.1.2.tmp').touch(); print('ready', flush=True); time.sleep(60)"
     )
     root = Path(write_crops.__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as other:

@@ -1,0 +1,191 @@
+"""Media containers: opened safely, read stream by stream, and held to the length that they promise."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from cache.errors import AvFusionError, MediaError, MissingFileError
+
+_COUNTED_FORMATS = {"mov", "aiff", "au", "flac", "mp3", "tta", "wv"}  # their headers count what each stream holds
+_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess how long the last packets last
+_PLACEHOLDER = 1 << 24  # pictures: a week; AVI writers that cannot go back leave such numbers
+_SOUND_PACKETS = 64  # of one stream that are tried before it counts as one that cannot be decoded
+
+
+@contextmanager
+def open_media(path: Path) -> Iterator[Any]:
+    """Open a container for reading; every fault of libav inside becomes a `MediaError`.
+
+    Only local files are opened, whatever a playlist disguised as a video may ask for.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, of no known format, or a fault occurs while it is open.
+    """
+    if not path.exists():
+        raise MissingFileError(f"No media file '{path}'. Check the path.")
+    if not path.is_file():
+        raise MediaError(f"'{path}' is a folder; expected a video or sound file. Check the path.")
+    if path.stat().st_size == 0:
+        raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
+    options = {"protocol_whitelist": "file"}
+    with (
+        media_faults(path),
+        av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container,
+    ):
+        yield container
+
+
+@contextmanager
+def media_faults(path: Path) -> Iterator[None]:
+    """Turn whatever a media library raises inside into a `MediaError` that names the file.
+
+    Raises:
+        MediaError: instead of the library's own error.
+    """
+    try:
+        yield
+    except AvFusionError:
+        raise
+    except av.FFmpegError as error:
+        raise damaged(path, error.strerror or str(error)) from error
+    except (ValueError, LookupError, ArithmeticError, RuntimeError, OSError) as error:
+        raise damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def damaged(path: Path, what: str) -> MediaError:
+    """The error for a file that cannot be read to its end."""
+    return MediaError(
+        f"'{path}' is truncated, damaged or of no known format ({what.rstrip('.').lower()}); expected a whole video or sound "
+        "file. Copy or download it again. If it plays to its end, run 'ffmpeg -i OLD -c copy NEW'."
+    )
+
+
+def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of one stream, the last one empty.
+
+    Raises:
+        MediaError: if another stream turns up midway, which PyAV answers with an IndexError.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError as error:
+            raise damaged(path, "another stream turns up midway") from error
+        if packet is None:
+            return
+        yield packet
+
+
+def find_video(path: Path, container: Any) -> Any:
+    """The video stream that a player shows: one that moves rather than a still picture, of several the default one.
+
+    Returns:
+        The stream, or None without a video stream that can be decoded. Cover pictures of sound files do not count.
+    """
+    cover = av.stream.Disposition.attached_pic
+    known = [one for one in container.streams.video if one.codec_context is not None and one.time_base]
+    usable = [one for one in known if not one.disposition & cover]
+    if len(usable) > 1:
+        counts = _count_packets(path, *_stamp(path))
+        most = max(counts.get(one.index, 0) for one in usable)
+        usable = [one for one in usable if 2 * counts.get(one.index, 0) >= most]
+    chosen = (one for one in usable if one.disposition & av.stream.Disposition.default)
+    return next(chosen, next(iter(usable), None))
+
+
+def find_sound(path: Path) -> int | None:
+    """Index of the first sound stream that can be decoded; a warning names those before it that cannot.
+
+    Returns:
+        The index among all streams, or None without such a stream.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty or of no known format.
+    """
+    return _find_sound(path, *_stamp(path)) if path.is_file() else None
+
+
+@functools.lru_cache(maxsize=256)
+def _find_sound(path: Path, size: int, modified: int) -> int | None:
+    with open_media(path) as container:
+        indices = [one.index for one in container.streams.audio]
+    chosen = next((index for index in indices if _can_be_decoded(path, index)), None)
+    if chosen is not None and chosen != indices[0]:
+        count = indices.index(chosen)
+        warnings.warn(
+            f"The first {count} of {len(indices)} sound streams of '{path}' cannot be decoded; number {count + 1} is used.",
+            stacklevel=2,
+        )
+    return chosen
+
+
+def _can_be_decoded(path: Path, index: int) -> bool:
+    """Whether one of the first packets of a sound stream gives sound."""
+    with open_media(path) as container:
+        stream = container.streams[index]
+        if stream.codec_context is None:
+            return False
+        for count, packet in enumerate(container.demux(stream)):
+            try:
+                if packet.decode():
+                    return True
+            except av.FFmpegError:
+                pass  # the first packets of a cut recording may lean on ones that are gone
+            if count == _SOUND_PACKETS:
+                break
+    return False
+
+
+@functools.lru_cache(maxsize=256)
+def _count_packets(path: Path, size: int, modified: int) -> Counter[int]:
+    """Packets of each stream of a file."""
+    with open_media(path) as container:
+        return Counter(packet.stream.index for packet in demux(path, container, [*container.streams]) if packet.size)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file: what is remembered of it holds as long as these do."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
+    """Refuse a file that ends before its header promises; nothing is known of live recordings.
+
+    Args:
+        path: of the file.
+        container: the same, open.
+        stream: the one that was read.
+        end_s: where it ends, in the container's own time.
+
+    Raises:
+        MediaError: if that is too early.
+    """
+    names, streams, promised_s = set(container.format.name.split(",")), container.streams, Fraction(0)
+    if counted := bool(names & _COUNTED_FORMATS):
+        promised_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
+    elif "avi" in names:
+        known = (one for one in streams.video if one.time_base and one.frames < _PLACEHOLDER)
+        promised_s = max((one.frames * one.time_base for one in known), default=promised_s)
+    elif names & {"matroska", "flv"} and not all(one.duration for one in streams):  # else libav guessed by the bit rate
+        promised_s = Fraction(container.duration or 0, av.time_base)
+    least_s = promised_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
+    if end_s < least_s and not counted:  # another stream may be the longest one
+        with open_media(path) as again:
+            timed = (one for one in demux(path, again, [*again.streams]) if one.time_base and (one.pts or one.dts))
+            ends_s = (((one.pts or one.dts or 0) + (one.duration or 0)) * one.time_base for one in timed)
+            end_s = max(ends_s, default=end_s)
+    if end_s < least_s:
+        raise damaged(path, f"it breaks off after {float(end_s):.2f} of {float(promised_s):.2f} s")
