@@ -13,7 +13,7 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
-from pipelines.console import guarded, show
+from pipelines.console import Group, guarded, say, show
 from pipelines.options import Device, FrameRate, KnownName, RecogniserName, weights_of
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -24,7 +24,7 @@ _DEVICE = click.option("--device", default="auto", show_default=True, type=Devic
 _HELP = {"help_option_names": ["-h", "--help"]}  # for the commands, too, that are scripts of their own
 
 
-@click.group(context_settings=_HELP)
+@click.group(cls=Group, context_settings=_HELP)
 @click.version_option(package_name="avfusion")
 def avfusion() -> None:
     """Valence and arousal from video: extract features once, then train fusion models on them.
@@ -320,7 +320,7 @@ def report(features: str) -> None:
     from pipelines.params import read_params
     from pipelines.report.markdown import write_report
 
-    click.echo(write_report(read_params(paths.PARAMS).fusion, features))
+    say(write_report(read_params(paths.PARAMS).fusion, features))
 
 
 @avfusion.command("compare")
@@ -356,7 +356,7 @@ def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: s
     if as_json:
         show([document], as_json)
     else:
-        click.echo(markdown(document))
+        say(markdown(document))
 
 
 @avfusion.command("params")
@@ -365,7 +365,7 @@ def params() -> None:
     """Every setting of params.yaml with its default and meaning."""
     from pipelines.reference import params_page
 
-    click.echo(params_page())
+    say(params_page())
 
 
 @avfusion.command("docs", hidden=True)
@@ -375,7 +375,7 @@ def docs() -> None:
     from pipelines.reference import write_pages
 
     for path in write_pages(avfusion):
-        click.echo(path)
+        say(path)
 
 
 @avfusion.command("list")

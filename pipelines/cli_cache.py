@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.console import guarded, progress, show, warn
+from pipelines.console import Group, guarded, note, progress, say, say_json, show, warn
 
 if TYPE_CHECKING:
     from cache.checking import Finding, Holding
@@ -40,7 +39,7 @@ class _LocalPath(click.ParamType[Path]):
         return Path(value)
 
 
-@click.group("cache")
+@click.group("cache", cls=Group)
 def cache() -> None:
     """Look into, check, tidy and move the extracted features.
 
@@ -80,10 +79,10 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
     ]
     recipe = {"fingerprint": store.spec.fingerprint, **store.spec.to_document()}
     if as_json:
-        click.echo(json.dumps({"recipe": recipe, "trials": trials}, ensure_ascii=False, indent=1))
+        say_json({"recipe": recipe, "trials": trials})
         return
     show([{"setting": key, "value": value} for key, value in flatten(recipe).items()], False)
-    click.echo()
+    say("")
     show(trials, False)
 
 
@@ -104,7 +103,7 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
     ]
     show(rows, as_json)
     if not rows and not as_json:
-        click.echo("They are the same.", err=True)
+        note("They are the same.")
 
 
 @cache.command("verify")
@@ -134,7 +133,7 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
     _show_findings(findings, as_json)
     faults = sum(finding.fault for finding in findings)
     if not as_json:
-        click.echo(f"{len(holdings)} fingerprints read, {faults} faults.", err=True)
+        note(f"{len(holdings)} fingerprints read, {faults} faults.")
     if faults:
         sys.exit(1)
 
@@ -162,12 +161,12 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
     total = sum(row["bytes"] for row in rows)
     if not yes:
-        click.echo(f"{len(rows)} fingerprints with {_size(total)} would go. Nothing was removed; add --yes.", err=True)
+        note(f"{len(rows)} fingerprints with {_size(total)} would go. Nothing was removed; add --yes.")
         return
     for holding in holdings:
         checking.prune(holding)
     leftovers = checking.remove_leftovers(features)
-    click.echo(f"Removed {len(rows)} fingerprints with {_size(total)}, and {len(leftovers)} leftovers.", err=True)
+    note(f"Removed {len(rows)} fingerprints with {_size(total)}, and {len(leftovers)} leftovers.")
 
 
 @cache.command("export")
@@ -309,6 +308,6 @@ def _drop(findings: Sequence[Finding]) -> list[Finding]:
     for finding in findings:
         done = finding.damaged and FeatureStore(finding.store, finding.fingerprint).drop(finding.trial)
         if finding.damaged:
-            click.echo(f"{'Removed' if done else 'In use, kept'}: trial '{finding.trial}'.", err=True)
+            note(f"{'Removed' if done else 'In use, kept'}: trial '{finding.trial}'.")
         left.append(replace(finding, text=finding.text.replace(DROP_FIRST, "")) if done else finding)
     return left

@@ -1,47 +1,122 @@
-"""What a person sees: progress on stderr, results on stdout, one sentence per error, exit codes 0, 1 and 2."""
+"""What a person sees: progress on stderr, results on stdout, one sentence per error, exit codes 0, 1 and 2.
+
+Everything passes through `pipelines.escaping` on its way, so that no name can write on the terminal what it likes.
+"""
 
 from __future__ import annotations
 
+import errno
 import functools
-import json
+import logging
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import click
 
 from cache.errors import AvFusionError
+from pipelines.escaping import encodable, is_unicode, json_text, printable
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    """Escape what click says of a wrong command line, which quotes it."""
+    try:
+        yield
+    except click.ClickException as error:
+        said = error.format_message()
+        if printable(said) == said:
+            raise
+        if isinstance(error, click.UsageError):
+            raise click.UsageError(printable(said), error.ctx) from error
+        raise click.ClickException(printable(said)) from error
+
+
+class Command(click.Command):
+    """A command whose usage errors are escaped."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does."""
+        with _escaped_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """A group whose usage errors, and those of its commands, are escaped."""
+
+    command_class = Command
+    group_class = type
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does."""
+        with _escaped_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _escaped_usage():
+            return super().invoke(ctx)
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn an `AvFusionError` into its sentence on stderr and exit code 1; `--debug` shows the traceback."""
+    """Turn an error that a user can cause into its sentence on stderr and exit code 1; `--debug` shows the traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
-        warnings.formatwarning = _format_warning
+        _take_over()
         try:
             return command(*args, **kwargs)
-        except AvFusionError as error:
-            if debug:
-                raise
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
         except BrokenPipeError:
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("Stopped. What was finished is kept; run the same command to go on.", err=True)
+            say("Stopped. What was finished is kept; run the same command to go on.", err=True)
             sys.exit(130)
-        except OSError as error:
-            if debug:
+        except (AvFusionError, MemoryError, OSError, RuntimeError, EOFError) as error:
+            sentence = _sentence(error)
+            if debug or sentence is None:
                 raise
-            click.echo(
-                f"Error: {error}. Check the path, its permissions and the free space; finished work is kept.", err=True
-            )
+            say(f"Error: {sentence}", err=True)
             sys.exit(1)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
+
+
+_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc|bad allocation|ALLOC_FAILED", re.I)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell a user of an error; None where it is a fault of ours, which needs its traceback."""
+    if isinstance(error, AvFusionError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "").strip()[:200].removesuffix(".")
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(str(error)):
+        return (
+            f"There is not enough memory{f' ({first})' if first else ''}. Use a smaller --batch-size, fewer threads or workers, "
+            "or shorter trials; finished work is kept."
+        )
+    if isinstance(error, OSError):
+        return f"{error}. Check the path, its permissions and the free space; finished work is kept."
+    if isinstance(error, EOFError):
+        return f"A file is empty or ends too early ({first or 'no more is said'}). '--debug' shows which; finished work is kept."
+    return None
+
+
+def _take_over() -> None:
+    """Escape what Python itself writes: warnings, log lines that nobody handles, tracebacks."""
+    warnings.formatwarning = _format_warning
+    sys.excepthook = _show_traceback
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Formatter())
 
 
 _format_fully = warnings.formatwarning
@@ -51,19 +126,42 @@ def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Ours as one sentence, those of libraries as they are."""
-    return (
-        f"Warning: {message}\n" if category is UserWarning else _format_fully(message, category, filename, lineno, line)
-    )
+    ours = category is UserWarning
+    text = f"Warning: {message}\n" if ours else _format_fully(message, category, filename, lineno, line)
+    return encodable(printable(text), sys.stderr.encoding)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """As ever, escaped."""
+        return encodable(printable(super().format(record)), sys.stderr.encoding)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
+
+
+def say(text: object, err: bool = False) -> None:
+    """Write text with a line end, on stdout or stderr: the one way to the terminal, beside JSON and the progress bar."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(encodable(printable(str(text)), getattr(stream, "encoding", None)), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Write a value as JSON on stdout, with null for nan and infinity."""
+    from pipelines import scores
+
+    click.echo(json_text(scores.as_json(value), not is_unicode(getattr(sys.stdout, "encoding", None))))
 
 
 def warn(text: str) -> None:
     """Say on stderr what the user should know although nothing failed."""
-    click.echo(f"Warning: {text}", err=True)
+    say(f"Warning: {text}", err=True)
 
 
 def note(text: str) -> None:
     """Say on stderr what is good to know."""
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 @contextmanager
@@ -90,14 +188,14 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(_cell(title), total=total, note="")
 
         def advance(steps: int, note: str) -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.update(task, advance=steps, note=_cell(note))
 
         yield advance
 
@@ -105,14 +203,17 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print rows as an aligned table, or as JSON where a program reads them."""
     if as_json:
-        from pipelines import scores
-
-        click.echo(json.dumps(scores.as_json(list(rows)), ensure_ascii=False, indent=1, allow_nan=False))
+        say_json(list(rows))
         return
     if not rows:
         return
     header = list(rows[0])
-    lines = [header, *([str(row[key]) for key in header] for row in rows)]
+    lines = [[_cell(value) for value in line] for line in (header, *([row[key] for key in header] for row in rows))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    """A value on one line."""
+    return printable(str(value), keep="")

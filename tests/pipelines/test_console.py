@@ -1,14 +1,19 @@
-"""Progress: what it shows on a terminal, and that it is silent elsewhere."""
+"""Progress on a terminal and its silence elsewhere, and the one sentence of an error."""
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
+import click
+import numpy as np
 import pytest
 import rich.console
+import torch
+from click.testing import CliRunner, Result
 
-from pipelines.console import progress
+from pipelines.console import guarded, progress
 
 
 class Clock:
@@ -61,6 +66,15 @@ def test_a_terminal_shows_title_count_rate_and_time_left(
     assert capsys.readouterr() == ("", "")
 
 
+def test_titles_and_notes_are_escaped_and_are_no_markup(terminal: io.StringIO, clock: Clock) -> None:
+    with progress("[red]a\x1b[5m", 30) as advance:
+        clock.now_s += 2
+        advance(10, "[bold]b\n\u202e")
+    shown = last_line(terminal)
+    assert shown.startswith(r"[red]a\x1b[5m ")
+    assert shown.rstrip().endswith(r"[bold]b\n\u202e")
+
+
 def test_before_the_first_steps_rate_and_time_left_are_open(terminal: io.StringIO) -> None:
     with progress("crops", 30):
         pass
@@ -77,3 +91,50 @@ def test_it_is_silent_where_stderr_is_no_terminal(
         advance(20, "P1")
         advance(10, "P2")
     assert capsys.readouterr() == ("", "")
+
+
+def run_with(error: Exception | Callable[[], object], *arguments: str) -> Result:
+    """A command that ends with this error."""
+
+    @click.command()
+    @guarded
+    def command() -> None:
+        if isinstance(error, Exception):
+            raise error
+        error()
+
+    return CliRunner().invoke(command, arguments)
+
+
+NO_MEMORY: dict[str, Exception | Callable[[], object]] = {
+    "Python": MemoryError(),
+    "numpy": lambda: np.zeros((10**14, 100)),
+    "torch": lambda: torch.empty(10**15),
+    "torch on Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 7 bytes."),
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    "CUDA launch": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported."),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "system": OSError(12, "Cannot allocate memory"),
+    "C++": RuntimeError("std::bad_alloc"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NO_MEMORY))
+def test_want_of_memory_is_one_sentence_with_a_remedy(name: str) -> None:
+    result = run_with(NO_MEMORY[name])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: There is not enough memory")
+    assert "Use a smaller --batch-size, fewer threads or workers, or shorter trials" in result.output
+    assert result.output.count("\n") == 1
+    assert not isinstance(run_with(NO_MEMORY[name], "--debug").exception, SystemExit)
+
+
+def test_a_file_that_ends_too_early_is_not_an_abort() -> None:
+    result = run_with(EOFError("No data left in file"))
+    assert (result.exit_code, "Aborted" in result.output) == (1, False)
+    assert "A file is empty or ends too early (No data left in file)" in result.output
+
+
+def test_faults_of_ours_keep_their_traceback() -> None:
+    assert isinstance(run_with(RuntimeError("Expected all tensors to be on the same device")).exception, RuntimeError)
+    assert isinstance(run_with(RecursionError("deep")).exception, RecursionError)

@@ -1,0 +1,66 @@
+"""Text from outside made harmless: what a terminal would obey, or nobody would see, becomes a backslash and digits.
+
+File names and ids may hold escape sequences, reversed writing, invisible characters, or bytes that are not UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+_UNUSUAL = re.compile(r"[^ -~]")
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats (reversals, zero widths), lone surrogates, separators
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks that show nothing
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """The same text with every character that controls a terminal or hides written as an escape.
+
+    >>> printable("a\\x1b[31m\\u202eb\\n", keep="")
+    'a\\\\x1b[31m\\\\u202eb\\\\n'
+
+    Args:
+        text: anything.
+        keep: characters to leave alone: line ends and tabs in sentences, none in cells and names.
+    """
+    return _escape(text, keep, lambda mark: mark.encode("unicode_escape").decode("ascii"))
+
+
+def json_text(value: Any, ascii_only: bool = False) -> str:
+    """JSON of the same value, on several lines, with the same characters escaped as JSON does it.
+
+    Args:
+        value: without nan and infinity.
+        ascii_only: whether every other character beyond ASCII is escaped, too.
+    """
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=1, allow_nan=False)
+    return _escape(text, "\n", lambda mark: json.dumps(mark)[1:-1] if mark != "\x7f" else "\\u007f")
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """The same text with escapes for what an encoding does not have."""
+    try:
+        return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    except (LookupError, UnicodeError):
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def is_unicode(encoding: str | None) -> bool:
+    """Whether an encoding has every character."""
+    try:
+        return codecs.lookup(encoding or "utf-8").name.startswith("utf")
+    except LookupError:
+        return False
+
+
+def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
+    def replace(found: re.Match[str]) -> str:
+        mark = found.group()
+        hidden = unicodedata.category(mark) in _HIDDEN or mark in _FILLERS
+        return escape(mark) if hidden and mark not in keep else mark
+
+    return _UNUSUAL.sub(replace, text)
