@@ -159,14 +159,16 @@ class _Scanner:
         if times_at == below:
             return True
         has_empty = "" in self.lines[at:below]
-        if times_at is not None and (has_empty or self.kind == "vtt" or self._is_number(below)):
+        if times_at is not None and (has_empty or has_text or self._is_number(below)):
             return True
         if self._is_number(below) and number is not None and int(self.lines[below]) == number + 1:
             return True  # the next cue, without its line of times
         if self.kind == "vtt":
             return has_empty or _COMMENT.fullmatch(self.lines[below]) is not None
         if not has_text:
-            return has_empty and below > at + 1  # one empty line may stand above the text: ffmpeg drops blanks there
+            return (
+                has_empty and below > at + 1
+            )  # one empty line may stand above the text, where a converter dropped its blanks
         return has_empty or self.blanks_separate
 
     def _do_blanks_separate(self) -> bool:

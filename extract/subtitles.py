@@ -136,13 +136,13 @@ def _count_repeated(shown: Sequence[_Shown]) -> list[int]:
         before, after = shown[earlier], shown[later]
         counts[later] = _count_common(before.lines, after.words)
         is_flash = after.cue.end_s - after.cue.start_s <= _FLASH_S
-        if len(set(after.words)) == 1 or (after.words == before.words and not is_flash):
+        if counts[later] and (len(set(after.words)) == 1 or (after.words == before.words and not is_flash)):
             continue  # "no, no" says nothing of the file, nor does a cue that is there twice
         compared += 1
         if counts[later] and after.cue.start_s - before.cue.end_s <= _AT_ONCE_S:
             seen += 1
             repeated += counts[later]
-    rolls = 2 * seen >= compared and (seen >= 2 or (compared == 1 and repeated >= _FEW_WORDS))
+    rolls = 2 * seen >= compared and (seen >= 2 or (len(filled) == 2 and repeated >= _FEW_WORDS))
     return counts if rolls else [0] * len(shown)
 
 
