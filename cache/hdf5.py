@@ -92,7 +92,9 @@ def _write_item(file: h5py.File, item: Item) -> None:
     for key, value in item.record.to_document().items():
         if key == "versions":
             dataset.attrs[key] = canonical_json(value)
-        elif key != "invalid":  # an attribute holds 64 KB; `valid` says it
+        elif key == "times":  # as long as it likes, where an attribute holds 64 KB
+            file.create_dataset(f"times/{name}", data=value)
+        elif key != "invalid":  # `valid` says it
             dataset.attrs[key] = value
     file.create_dataset(f"valid/{name}", data=item.valid)
 
@@ -119,6 +121,8 @@ def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
         valid = take_marks(file[f"valid/{name}"][()], len(embeddings), what)
         document = {key: _plain(value) for key, value in dataset.attrs.items()}
         document |= {"invalid": invalid_runs(valid), "versions": json.loads(document["versions"])}
+        if f"times/{name}" in file:
+            document["times"] = file[f"times/{name}"].asstr()[()]
         record = CommitRecord.from_document(document)
     return Item(trial_id, embeddings, valid, record.clock, record)
 

@@ -124,7 +124,7 @@ class Bert(Backbone):
     name = "bert"
     modality = "text"
     source = "words"
-    algorithm = 1
+    algorithm = 2
     cards = CARDS
     input: WordsInput
 

@@ -61,7 +61,7 @@ class Conv1d(Backbone):
     name = "conv1d"
     modality = "audio"
     source = "audio"
-    algorithm = 1
+    algorithm = 2
     cards = CARDS
     dim = CHANNELS[-1]
     input: WaveInput

@@ -124,7 +124,7 @@ class VGGish(Backbone):
     name = "vggish"
     modality = "audio"
     source = "audio"
-    algorithm = 2
+    algorithm = 3
     cards = CARDS
     dim = WIDTHS[-1]
     input: LogMelInput

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from cache.checking import verify
-from cache.clock import FrameClock
+from cache.clock import FrameClock, PictureTimes
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
 from cache.interchange import FORMATS, ImportOptions, export_features, import_features
 from cache.manifest import Manifest, Trial
@@ -37,7 +37,23 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, made: SimpleNamespace)
     values, _ = made.features(20)
     clock = FrameClock(Fraction(25), 20, 1.5)
     store.write("unseen", values, np.zeros(20, bool), source="s", clock=clock, seconds=1, versions={"torch": "2"})
+    times = PictureTimes(Fraction(1, 90000), (0, 3003, 3003, 9000, 9001, *range(20000, 50000, 2000)))
+    clock = FrameClock(Fraction(30), 20, times=times)
+    store.write("varying", values, np.arange(20) % 3 > 0, source="s", clock=clock, seconds=1)
     return store
+
+
+def test_hdf5_holds_the_times_of_a_long_video(tmp_path: Path, made: SimpleNamespace) -> None:
+    """More than the 64 KB of an attribute."""
+    number = 30_000
+    ticks = np.cumsum(np.random.default_rng(0).integers(2900, 3100, number)) - 3000
+    clock = FrameClock(Fraction(30), number, times=PictureTimes(Fraction(1, 90000), (0, *ticks[1:].tolist())))
+    assert len(str(clock.times)) > 100_000
+    store = FeatureStore.create(tmp_path / "features/visual/mobilefacenet.zarr", made.spec)
+    store.write("a", np.zeros((number, 8), np.float32), np.ones(number, bool), source="s", clock=clock, seconds=1)
+    export_features(store, ["a"], "hdf5", tmp_path / "out.h5")
+    again, _ = import_features(tmp_path / "out.h5", "hdf5", tmp_path / "again")
+    assert again.record("a").clock == clock
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))

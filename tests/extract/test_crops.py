@@ -361,3 +361,52 @@ def test_a_real_face(tmp_path: Path, media: SimpleNamespace) -> None:
     assert (cheeks[..., 0].mean() - cheeks[..., 2].mean()) > 15, "skin is red before it is blue"
     assert np.abs(np.diff(faces.mean(axis=(1, 2, 3)))).max() < 15, "the face stays in its place"
     assert background.size
+
+
+def test_grey_of_sixteen_bits_keeps_its_ramp(tmp_path: Path) -> None:
+    """As infrared and depth cameras write it; Pillow alone clips it to white."""
+    ramp = np.tile(np.linspace(0, 65535, 112).astype(np.uint16), (112, 1))
+    Image.fromarray(ramp).save(tmp_path / "00001.png")
+    Image.fromarray((ramp >> 8).astype(np.uint8)).save(tmp_path / "00002.png")
+    pictures = CropReader(tmp_path, FrameClock(Fraction(25), 2)).read(np.arange(2), 112)
+    for picture in pictures:
+        np.testing.assert_array_equal(picture, np.repeat((ramp >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+def test_crops_of_any_kind_of_picture(tmp_path: Path) -> None:
+    grey = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    modes = ("L", "RGB", "RGBA", "LA", "P", "CMYK")
+    for number, mode in enumerate(modes, start=1):
+        name = f"{number:05d}.{'jpg' if mode == 'CMYK' else 'png'}"
+        picture = Image.fromarray(grey)
+        (picture if mode == "P" else picture.convert("RGB")).convert(mode).save(tmp_path / name, quality=100)
+    pictures = CropReader(tmp_path, FrameClock(Fraction(25), len(modes))).read(np.arange(len(modes)))
+    for mode, picture in zip(modes, pictures, strict=True):
+        assert np.abs(picture.astype(int) - grey[:, :, None]).mean() < 4, mode
+
+
+def test_crops_of_varying_pictures_belong_to_their_times(tmp_path: Path, media: SimpleNamespace) -> None:
+    times = [Fraction(index, 10 if index < 20 else 25) + (Fraction(6, 5) if index >= 20 else 0) for index in range(40)]
+    video = media.write_video(
+        tmp_path / "v.mkv", 40, times=times, codec="ffv1", pix_fmt="gray", size=(128, 128), draw=draw_grey
+    )
+    clock = probe(video).clock
+    assert clock.times is not None
+    record = write_crops(video, clock, "largest", tmp_path / "v.zip", CONFIG, "v", detector=find_grey)
+    assert read_crop_record(tmp_path / "v.zip") == record
+    reader = CropReader(tmp_path / "v.zip", clock)
+    assert reader.frames.tolist() == [*range(10), *range(25, 40)]
+    levels = reader.read(reader.frames)[:, 56, 56, 0].astype(int)
+    np.testing.assert_allclose(levels, 50 + 4 * reader.frames, atol=2)
+    fingerprint = CONFIG.fingerprint("largest")
+    assert crops_are_current(tmp_path / "v.zip", sha256_file(video), fingerprint, clock)
+    for other in (FrameClock(clock.rate, 40), clock.resized(39)):
+        assert not crops_are_current(tmp_path / "v.zip", sha256_file(video), fingerprint, other)
+        with pytest.raises(ShapeError, match=r"were made for 40 frames at .* Hz at other times; expected"):
+            CropReader(tmp_path / "v.zip", other)
+
+
+def test_crops_of_the_longest_name(tmp_path: Path, video: Path) -> None:
+    path = tmp_path / f"{'x' * 240}.zip"
+    write_crops(video, CLOCK, "largest", path, CONFIG, "x" * 240, detector=find_grey)
+    assert crops_are_current(path, sha256_file(video), CONFIG.fingerprint("largest"), CLOCK)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 from click.testing import Result
 
+import extract.sources
 from cache.errors import SettingError
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
@@ -327,3 +329,55 @@ def test_a_trial_without_any_input_is_told(run: Run, tmp_path: Path) -> None:
     assert (result.exit_code, "1 of 1 trials have not one frame with input" in result.stderr) == (0, True), (
         result.stderr
     )
+
+
+class Odd(Exception):
+    """As a media library might have."""
+
+
+@pytest.mark.parametrize(
+    "error", [Odd("what"), ZeroDivisionError("by zero"), MemoryError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")]
+)
+@pytest.mark.parametrize("place", ["load_audio", "read"])
+def test_no_exception_of_a_library_ends_a_run(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    """Neither when a trial is opened nor when its inputs are read: it fails, the other is finished, exit code 1."""
+    for name in ("bad", "good"):
+        soundfile.write(
+            tmp_path / f"{name}.wav", np.zeros(8000, np.float32) if name == "good" else np.full(9000, 0.5), 16000
+        )
+    real_load, real_read = extract.sources.load_audio, extract.sources.AudioSource.read
+
+    def load(path: Path, *rest: int) -> Any:
+        if place == "load_audio" and path.stem == "bad":
+            raise error
+        return real_load(path, *rest)
+
+    def read(source: Any, wanted: Any) -> Any:
+        if place == "read" and source._path.stem == "bad":
+            raise error
+        return real_read(source, wanted)
+
+    monkeypatch.setattr(extract.sources, "load_audio", load)
+    monkeypatch.setattr(extract.sources.AudioSource, "read", read)
+    out = tmp_path / "out"
+    result = run(
+        "extract",
+        "--backbone",
+        "conv1d",
+        "--weights",
+        "random",
+        "--out",
+        out,
+        tmp_path / "bad.wav",
+        tmp_path / "good.wav",
+    )
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    reason = "Out of memory" if isinstance(error, MemoryError) else type(error).__name__
+    assert reason in result.stderr
+    assert "bad" in result.stderr
+    store, _ = open_receipt(out / "audio" / "conv1d.json")
+    assert store.trial_ids() == ["good"]
+    assert json.loads((out / "audio" / "conv1d.failures.json").read_text()).keys() == {"bad"}
