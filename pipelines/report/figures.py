@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.manifest import Trial
+from pipelines.report.wording import drawable
 
 LABEL, COLOURS = "#222222", ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # colour-blind safe [Okabe and Ito]
 
@@ -21,7 +22,14 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130})
+    pyplot.rcParams["text.parse_math"] = False  # names may hold dollar signs
     return pyplot
+
+
+def _label(system: str) -> str:
+    """Of a line: one that starts with an underscore would be left out of the legend."""
+    name = drawable(system, 30)
+    return f" {name}" if name.startswith("_") else name
 
 
 def draw_trial(
@@ -43,12 +51,14 @@ def draw_trial(
         panel.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
         panel.plot(times, trial.labels[:, column], color=LABEL, linewidth=1.8, label="label")
         for (system, values), colour in zip(predictions.items(), COLOURS, strict=False):
-            panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=system)
+            panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=_label(system))
         panel.set_ylim(-1.05, 1.05)
-        panel.set_ylabel(target)
+        panel.set_ylabel(drawable(target, 24))
     panels[-1, 0].set_xlabel("time, s")
     panels[0, 0].legend(ncol=1 + len(predictions), loc="lower center", bbox_to_anchor=(0.5, 1.16), frameon=False)
-    panels[0, 0].set_title(f"trial {trial.id}, {float(trial.clock.rate):.5g} frames/s", loc="left", fontsize=9)
+    panels[0, 0].set_title(
+        f"trial {drawable(trial.id)}, {float(trial.clock.rate):.5g} frames/s", loc="left", fontsize=9
+    )
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
@@ -66,7 +76,7 @@ def draw_history(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     colours = dict(zip(systems, COLOURS * len(systems), strict=False))
     named: set[str] = set()
     for (system, *_), own in runs.items():
-        name = None if system in named else system
+        name = None if system in named else _label(system)
         marker = "o" if len(own) == 1 else None  # a model that is solved has one epoch
         epochs, scores = [int(r["epoch"]) for r in own], [float(r["ccc"]) for r in own]
         panel.plot(epochs, scores, color=colours[system], linewidth=1, label=name, marker=marker)

@@ -17,6 +17,7 @@ from cache.receipt import Receipt, write_text
 from pipelines import paths
 from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
+from pipelines.report.wording import code, picture, plain
 from pipelines.scores import Figures, figure, interval, read_scores, spread
 
 
@@ -67,7 +68,7 @@ def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], dr
     lines = [
         "# Report",
         "",
-        f"{len(systems)} systems on partition `{document['partition']}`: {len(trials)} trials of "
+        f"{len(systems)} systems on partition {code(document['partition'])}: {len(trials)} trials of "
         f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document['level']:g} % bootstrap interval of the mean, over trials. "
@@ -78,14 +79,14 @@ def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], dr
         "",
         *_table(systems, _OTHER_COLUMNS),
         "",
-        "![Validation CCC by epoch](figures/history.png)",
+        picture("Validation CCC by epoch", "figures", "history.png"),
         "",
         "## Prediction against label",
         "",
         "Mean of the runs. A gap in the label is a stretch that nobody annotated.",
         "",
     ]
-    lines += [f"![Trial {trial_id}](figures/{name})" for trial_id, name in drawn]
+    lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
     return "\n".join(lines) + "\n"
 
 
@@ -116,12 +117,12 @@ def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:
         for target in (["mean"] if over_targets else targets)
     ]
     rows = [
-        "| system | " + " | ".join(f"{title} {target}" for title, _, target, _ in columns) + " |",
+        "| system | " + " | ".join(f"{title} {plain(target)}" for title, _, target, _ in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
     for name, scores in systems.items():
         cells = (cell(scores[m][target]) if target in scores[m] else "" for _, m, target, cell in columns)
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append(f"| {plain(name)} | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -136,6 +137,6 @@ def _untrained(params: FusionParams, features: Where) -> list[str]:
     if not random:
         return []
     return [
-        f"**Untrained features:** {', '.join(random)} ran with random weights. The figures show that the pipeline works, no more.",
+        f"**Untrained features:** {', '.join(map(plain, random))} ran with random weights. The figures show that the pipeline works, no more.",
         "",
     ]
