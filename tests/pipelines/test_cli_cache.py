@@ -183,3 +183,19 @@ def test_usage_errors_exit_with_two(store: FeatureStore) -> None:
     assert "'s3://bucket/out' is a URL; expected a local path" in refused.stderr
     assert run("export", "facenet", "out").exit_code == 2
     assert run("nothing").exit_code == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x80\x04N.", b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize("kind", ["npy", "muse", "hdf5", "zstd"])
+def test_a_bad_import_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for suffix in ("npy", "csv", "json", "h5"):
+        Path(f"in/v.{suffix}").write_bytes(content)
+    result = run("import", "in/v.h5" if kind == "hdf5" else "in", "--from", kind, "--name", "my", "--modality", "audio")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: 'in")
+    assert result.stderr.count("\n") == 1
+    assert not Path("features").exists()
