@@ -21,6 +21,7 @@ from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
 from extract.container import check_end, damaged, demux, find_sound, media_faults, open_media
 from extract.timeline import first_picture_s
+from extract.wav import Block, read_known
 from extract.wav import check_length as check_wav_length
 
 RATE_HZ = 16000
@@ -55,7 +56,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     """
     if rate_hz < 1:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
-    blocks = _place(path, _decode(path), first_picture_s(path))
+    blocks = read_known(path) or _place(path, _decode(path), first_picture_s(path))
     samples = bytearray()
     with media_faults(path):
         for block in _resample(blocks, rate_hz):
@@ -65,9 +66,6 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     if not samples:
         raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
     return np.frombuffer(samples, np.float32)
-
-
-Block = tuple[int, NDArray[np.float32]]  # samples per second, (S,) mono
 
 
 def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:

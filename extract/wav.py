@@ -1,15 +1,24 @@
-"""Wav files: whether one holds the sound that its header promises.
+"""Wav files: whether one holds the sound that its header promises, and what libsndfile reads of it.
 
 Writers that cannot go back leave placeholders for the length; such sound goes on to the end of the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from extract.container import damaged
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
 
+from extract.container import damaged, media_faults
+
+Block = tuple[int, NDArray[np.float32]]
+"""Samples per second, and (S,) mono in [-1, 1]."""
+
+_BLOCK = 1 << 16  # samples
 _MAGIC: dict[bytes, Literal["little", "big"]] = {
     b"RIFF": "little",
     b"RF64": "little",
@@ -20,6 +29,36 @@ _PLACEHOLDERS = ((1 << 31, 1 << 16), (1 << 32, 1 << 16))  # lengths so near to t
 _PLACEHOLDERS_64 = ((1 << 63, 1 << 32), (1 << 64, 1 << 32))
 _SLACK_S = 1 / 25  # writers count their headers too, or round up to whole blocks
 _LEAST_SLACK = 64  # bytes
+
+
+def read_known(path: Path) -> Iterator[Block] | None:
+    """Sound of a wav file in blocks, by libsndfile; None where it does not know the codec or the length: libav does."""
+    if not _is_wav(path):
+        return None
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        return None
+    if not file.frames:
+        file.close()
+        return None
+    return _read(path, file)
+
+
+def _is_wav(path: Path) -> bool:
+    """Whether a file begins as wav files do, whatever its name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[:4] in _MAGIC and start[8:] == b"WAVE"
+
+
+def _read(path: Path, file: soundfile.SoundFile) -> Iterator[Block]:
+    with file, media_faults(path):
+        check_length(path)
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            yield file.samplerate, block.mean(axis=1)
 
 
 def check_length(path: Path) -> bool:
