@@ -192,7 +192,7 @@ def _placed(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Ent
 
 def _shared(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Entry]:
     letters = [len(entry.text.strip()) for entry in run]
-    total = sum(letters)
+    total = max(sum(letters), 1)
     borders = [left_s + (right_s - left_s) * before / total for before in itertools.accumulate(letters, initial=0)]
     borders = [min(max(round(border, 6), left_s), right_s) for border in borders[:-1]] + [right_s]
     for entry, start_s, end_s in zip(run, borders, borders[1:], strict=False):

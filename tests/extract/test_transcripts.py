@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -166,6 +167,32 @@ def test_all_cues_with_wrong_times_within_are_listed_at_once(tmp_path: Path) -> 
 def test_textgrids(tmp_path: Path) -> None:
     assert read_words(write(tmp_path, "a.TextGrid", GRID)) == HELLO
     assert read_words(write(tmp_path, "b.textgrid", GRID.encode("utf-16"))) == HELLO
+    assert read_words(write(tmp_path, "c.TEXTGRID", GRID.replace("\n", "\r\n").encode("utf-8-sig"))) == HELLO
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("bare"), IndexError("index"), RecursionError("deep"), OverflowError("huge")]
+)
+def test_whatever_the_library_of_textgrids_raises_is_a_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = write(tmp_path, "a.TextGrid", GRID)
+    monkeypatch.setattr("praatio.textgrid.openTextgrid", Mock(side_effect=error))
+    with pytest.raises(
+        CorpusError, match=rf"a.TextGrid' cannot be read: .*{type(error).__name__}: {error}\). Fix the file.$"
+    ):
+        read_words(path)
+    monkeypatch.setattr("praatio.textgrid.openTextgrid", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        read_words(path)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.srt", "a.vtt"])
+def test_a_file_that_may_not_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = write(tmp_path, name, "")
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(CorpusError, match=rf"{name}' cannot be read: .*Permission denied"):
+        read_words(path)
 
 
 def test_words_may_overlap_and_have_no_length(tmp_path: Path) -> None:
