@@ -165,10 +165,8 @@ class _Scanner:
             return True  # the next cue, without its line of times
         if self.kind == "vtt":
             return has_empty or _COMMENT.fullmatch(self.lines[below]) is not None
-        if not has_text:
-            return (
-                has_empty and below > at + 1
-            )  # one empty line may stand above the text, where a converter dropped its blanks
+        if not has_text:  # one empty line may stand above the text, where a converter dropped its blanks
+            return has_empty and below > at + 1
         return has_empty or self.blanks_separate
 
     def _do_blanks_separate(self) -> bool:

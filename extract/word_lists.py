@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from extract.entries import Entry, MalformedError, as_number, fault_of, is_moment
 
 _LISTS = ("words", "result", "alternatives", "segments", "word_segments")
-_GAP = re.compile(r"[\s\x1e]*")  # between documents; 1e is the record separator of RFC 7464
+_GAP = re.compile(r"\s*")  # between documents; holds the record separator of RFC 7464, too
 _EXPECTED = (
     'expected one of {"word": text, "start": seconds, "end": seconds} (in Whisper: word_timestamps=True; in Vosk: '
     "SetWords(True))"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorpusError
@@ -158,6 +158,7 @@ def test_more_forms_of_text() -> None:
         ("x", 1, 2),
         ("y", 2, 3),
     ]
+    assert len(words_of(SRT.replace("hello", "a\nb").replace("\n", "\r\r\n"), "srt")) == 3
     assert words_of("WEBVTT\n", "vtt") == []
 
 
@@ -187,6 +188,7 @@ def test_text_without_times_is_a_fault_that_names_its_lines(kind: str, separator
     [
         ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\nb\n\nc", [("line 5", "'b' stands"), ("line 7", "'c' stands")]),
         ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n2\nb\n", [("lines 4 to 5", "'2 / b' stands")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n\nb\n", [("line 5", "'b' stands")]),
         ("srt", "1\na\n2\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' stands")]),
         ("srt", "1\na\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' stands")]),
         ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n", [("line 5", "'2' stands")]),
@@ -300,6 +302,7 @@ def test_a_new_word_has_the_whole_span_of_its_cue() -> None:
         ["la la la", "la la la", "la la la", "la la la"],
         ["we will rock you", "we will rock you", "sing it", "we will rock you"],
         ["a b", "b c", "c d"],
+        ["Come in.", "Come in. Sit.", "Thanks.", "Come in.", "Come in. Sit.", "Thanks."],
     ],
 )
 def test_what_is_said_again_stays(kind: str, gap_s: float, cues: list[str]) -> None:
@@ -319,6 +322,7 @@ plain_lines = st.integers(3, 12).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(plain_lines, st.sampled_from([2, 3]), st.booleans(), st.booleans(), st.sampled_from(["srt", "vtt"]))
 def test_rolling_captions_say_what_the_plain_file_says(
     lines: list[str], visible: int, flashes: bool, blanks: bool, kind: str
@@ -333,6 +337,7 @@ def test_rolling_captions_say_what_the_plain_file_says(
     assert words_of(compose(rolling, kind), kind) == words_of(compose(plain, kind), kind)
 
 
+@settings(deadline=None)
 @given(plain_lines, st.sampled_from(["srt", "vtt"]))
 def test_captions_that_grow_say_what_the_plain_file_says(lines: list[str], kind: str) -> None:
     words, rows, before = [], [], ""
@@ -352,6 +357,7 @@ spoken_words = st.text(st.sampled_from("abzéж7'&<-"), min_size=1, max_size=8).
 milliseconds = st.integers(0, 359_999_999)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(milliseconds, st.integers(0, 9999), spoken_words), min_size=1, max_size=8),
     st.sampled_from(["srt", "vtt"]),
@@ -375,6 +381,7 @@ def test_cues_come_back(cues: list[tuple[int, int, str]], kind: str, newline: st
     assert words_of(newline.join(lines), kind) == expected
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("12 \t\n\r:,.->aWEBVTT<&;/"), max_size=80), st.sampled_from(["srt", "vtt"]))
 def test_every_text_is_read_or_refused(text: str, kind: str) -> None:
     for body in (text, f"WEBVTT\n\n00:01.000 --> 00:02.000\n{text}", f"1\n00:01,000 --> 00:02,000\nx\n\n2\n{text}"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorpusError
@@ -177,6 +177,7 @@ times = st.one_of(st.just([]), moments.map(lambda start: [start]), st.tuples(mom
 mixed = st.lists(st.tuples(st.text("abc", min_size=1, max_size=5), times), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(mixed, st.one_of(st.none(), moments), st.one_of(st.none(), moments), st.booleans())
 def test_words_with_times_never_move(
     words: list[tuple[str, list[float]]], start: float | None, end: float | None, in_order: bool
@@ -207,6 +208,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_every_document_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
