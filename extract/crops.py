@@ -165,7 +165,7 @@ def _follow(
     factors = info.width / width, info.height / height
 
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        return [faces.scaled(factors) for faces in detector(pictures)]
+        return [faces.scaled(factors).rounded() for faces in detector(pictures)]
 
     def likeness(people: Sequence[Sequence[Sighting]]) -> NDArray[np.float64]:
         assert reference is not None

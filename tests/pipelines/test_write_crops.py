@@ -15,12 +15,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
-from extract.crops import CropConfig, CropReader
+from extract.crops import CropConfig, CropReader, read_crop_record
 from extract.faces import TEMPLATE, Detection
 from extract.sources import crops_path
 from pipelines import write_crops
@@ -156,3 +157,22 @@ def test_the_crops_of_a_killed_run_are_taken_over(
     outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept) == (["a"], ["b"])
     assert sorted(folder.parent.rglob("*")) == [folder, folder / "a.zip", folder / "b.zip"]
+
+
+@pytest.mark.usefixtures("project")
+def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """A colleague with another machine makes the same crops; without rounding two thirds of these digests differ."""
+    manifest = Manifest.load(Path("work/corpus"))
+    digests = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            make_crops(manifest, manifest.trials, CropConfig(), tmp_path / str(threads), "cpu")
+        finally:
+            torch.set_num_threads(before)
+        folder = crops_folder(tmp_path / str(threads), CropConfig())
+        records = [read_crop_record(folder / f"{trial.id}.zip") for trial in manifest.trials]
+        digests.append([record["digest"] for record in records if record is not None])
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == len(manifest.trials)
