@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import pickle
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -298,3 +299,11 @@ def test_a_place_that_does_not_answer_is_told_in_one_sentence(
     folder = pickle.loads(pickle.dumps(open_folder("memory://unreachable")))
     assert folder.folders() == ["visual"]
     assert folder.read("nothing") is None
+
+
+@pytest.mark.parametrize("pid", ["0", "-1", str(10**30), "4294967296", "x", "", "٣"])
+def test_leftovers_that_name_no_process_are_removed(tmp_path: Path, pid: str) -> None:
+    leftover = tmp_path / f".name.{socket.gethostname()}.{pid}"
+    leftover.touch()
+    LocalFolder(tmp_path).write("name", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
