@@ -178,6 +178,16 @@ def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.floa
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def sound_clock(path: Path, rate: Fraction) -> FrameClock:
+    """Ticks of a rate over a file that only has sound.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, of no known format, or has no sound that can be decoded.
+    """
+    return FrameClock(rate, max(1, round(len(load_audio(path)) * rate / RATE_HZ)))
+
+
 class AudioWindows:
     """Windows of sound centred on frames, with silence beyond both ends.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from cache.clock import FrameClock
 from cache.errors import MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from extract.audio import RATE_HZ, AudioWindows, load_audio
+from extract.audio import RATE_HZ, AudioWindows, load_audio, sound_clock
 from extract.backbone import Backbone
 from extract.crops import CropReader
 from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
@@ -149,6 +150,29 @@ class WordsSource:
         return self._rows.read(rows)
 
 
+class AbsentSource:
+    """The medium that a trial does not have, among trials that do: no frame has input.
+
+    Args:
+        trial: the trial.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self._num_frames = trial.clock.num_frames
+
+    def digest(self) -> str:
+        """Says that there is nothing."""
+        return "absent"
+
+    def load(self) -> NDArray[np.int64]:
+        """(T,) -1."""
+        return np.full(self._num_frames, -1, np.int64)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Never called: no frame uses a row."""
+        raise AssertionError(f"{len(rows)} rows of a medium that is absent")
+
+
 def _load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
     """(S,) the sound of a trial, after a look at the pictures beside it."""
     if first_picture_s(path) is not None:
@@ -172,12 +196,30 @@ def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
     return path
 
 
+def lacks(trial: Trial, source: str) -> bool:
+    """Whether a trial has nothing of what a backbone reads: crops (or a video to make them of), audio or words."""
+    return source not in trial.media and not (source == "crops" and "video" in trial.media)
+
+
+def require_medium(manifest: Manifest, trials: Sequence[Trial], source: str) -> None:
+    """Refuse trials none of which has what a backbone reads.
+
+    Raises:
+        MissingFileError: naming the first trial and what it has.
+    """
+    lacking = [trial for trial in trials if lacks(trial, source)]
+    if lacking and all(lacks(trial, source) for trial in trials):
+        manifest.path(lacking[0], "video" if source == "crops" else source)
+
+
 def open_source(backbone: Backbone, manifest: Manifest, trial: Trial, crops: Path | None) -> Source:
     """The source that a backbone reads.
 
     Raises:
-        MissingFileError: if the medium is absent.
+        MissingFileError: if the medium was removed, or its crops were not made yet.
     """
+    if lacks(trial, backbone.source):
+        return AbsentSource(trial)
     if isinstance(backbone.input, ImageInput):
         return CropSource(crops_path(manifest, trial, crops), trial, backbone.input)
     if isinstance(backbone.input, LogMelInput):
@@ -195,7 +237,4 @@ def media_clock(path: Path, rate: Fraction) -> FrameClock:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, or holds neither pictures nor sound.
     """
-    if first_picture_s(path) is not None:
-        return probe(path).clock
-    samples = load_audio(path)
-    return FrameClock(rate, max(1, round(len(samples) * rate / RATE_HZ)))
+    return probe(path).clock if first_picture_s(path) is not None else sound_clock(path, rate)

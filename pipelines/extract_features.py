@@ -20,6 +20,7 @@ from extract.backbones import BACKBONES
 from extract.corpora.file_names import normal
 from extract.engine import EngineOptions, Outcome, extract_features, recipe
 from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
+from extract.sources import require_medium
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
@@ -138,6 +139,8 @@ def extract_project(
     backbones = load_backbones(names, params, options)
     whole = len(chosen.trials) == len(manifest.trials)
     made, config = None, crop_config(params.crops)
+    for backbone, _ in backbones:
+        require_medium(manifest, chosen.trials, backbone.source)
     if any(backbone.source == "crops" for backbone, _ in backbones):
         made = make_crops(chosen, chosen.trials, config, paths.CROPS, options.device)
         if whole and not made.failures:
@@ -146,7 +149,8 @@ def extract_project(
     for backbone, how in backbones:
         crops = made if backbone.source == "crops" else None
         dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
-        extraction = _extract_one(backbone, dtype, chosen, folder, features, how, crops)
+        faults = {} if crops is None else crops.failures
+        extraction = replace(_extract_one(backbone, dtype, chosen, folder, features, how, faults), crops=crops)
         outcome = extraction.outcome
         if whole and not outcome.failures:
             _save_receipt(extraction)
@@ -195,13 +199,25 @@ def extract_loose(
         made, folder = None, out / "crops"
         if backbone.source == "crops":
             made = make_crops(manifest, manifest.trials, config, folder, options.device)
-        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, made)
+        faults = _lacking(manifest, backbone.source) | ({} if made is None else made.failures)
+        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, faults)
         extraction.outcome.failures |= unread
         store = FeatureStore(extraction.store, extraction.fingerprint)
         Receipt.of(store, set(store.trial_ids()) - extraction.outcome.failures.keys()).save(extraction.receipt)
         remember(manifest, extraction.outcome.computed + extraction.outcome.kept, out)
-        done.append(replace(extraction, crops=None))
+        done.append(extraction)
     return done
+
+
+def _lacking(manifest: Manifest, source: str) -> dict[str, str]:
+    """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
+    faults = {}
+    for trial in manifest.trials:
+        try:
+            require_medium(manifest, [trial], source)
+        except AvFusionError as error:
+            faults[trial.id] = str(error)
+    return faults
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
@@ -260,13 +276,12 @@ def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool
 
 def _extract_one(
     backbone: Backbone, dtype: str, manifest: Manifest, folder: Path, features: Where, options: EngineOptions,
-    crops: Outcome | None,
+    faults: Mapping[str, str],
 ) -> Extraction:  # fmt: skip
-    """Extract one backbone; trials whose crops failed fail with them."""
+    """Extract one backbone; trials with a fault, such as that of their crops, fail with it."""
     keep_big_buffers()
     receipt = paths.receipt_path(features, backbone.modality, backbone.name)
     store = FeatureStore.create(replace_suffix(receipt, ".zarr"), recipe(backbone, dtype, options.precision))
-    faults = {} if crops is None else crops.failures
     trials = [trial for trial in manifest.trials if trial.id not in faults]
     with progress(backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
 
@@ -280,7 +295,7 @@ def _extract_one(
             f"{backbone.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have not one frame with input (no "
             f"face, sound or word), e.g. '{outcome.blind[0]}'. Look at their media, crops and transcripts."
         )
-    return Extraction(backbone, outcome, store.path, store.spec.fingerprint, receipt, crops)
+    return Extraction(backbone, outcome, store.path, store.spec.fingerprint, receipt)
 
 
 def _save_receipt(extraction: Extraction) -> None:

@@ -120,7 +120,8 @@ def _state(
     Raises:
         AvFusionError: if it would fail.
     """
-    if backbone.source == "crops" and "crops" not in trial.media and not has_crops(manifest, trial, config, folder):
+    of_videos = backbone.source == "crops" and "crops" not in trial.media and "video" in trial.media
+    if of_videos and not has_crops(manifest, trial, config, folder):
         return "crop"
     digest = open_source(backbone, manifest, trial, folder).digest()
     if store is None or options.redo or not is_current(store.find_record(trial.id), digest, trial.clock):

@@ -50,8 +50,9 @@ def make_crops(
         What was computed, kept (also where another process made them) or failed.
     """
     outcome = Outcome()
-    left = [trial for trial in trials if "crops" not in trial.media]
+    left = _croppable(trials)
     maker = _Maker(manifest, config, crops_folder(crops, config), device)
+    crops.mkdir(parents=True, exist_ok=True)  # a stage has to leave it, also where there is nothing to do
     sweep(maker.folder)
     with progress("crops", sum(trial.clock.num_frames for trial in left)) as advance:
         free = left
@@ -72,6 +73,11 @@ def make_crops(
                     outcome.failures |= {trial.id: maker.holder(trial) for trial in left}
                     break
     return outcome
+
+
+def _croppable(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials whose crops we make: those with a video and without crops of their own."""
+    return [trial for trial in trials if "crops" not in trial.media and "video" in trial.media]
 
 
 @dataclass(frozen=True)
@@ -169,10 +175,9 @@ def crops_folder(crops: Path, config: CropConfig) -> Path:
 def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path: Path) -> None:
     """Write the receipt of finished crops: settings and, per trial, digests and counts."""
     trials = {}
-    for trial in manifest.trials:
-        if "crops" not in trial.media:
-            record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
-            assert record is not None
-            trials[trial.id] = record
+    for trial in _croppable(manifest.trials):
+        record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
+        assert record is not None
+        trials[trial.id] = record
     document = {"crops": asdict(config), "trials": trials}
     write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
