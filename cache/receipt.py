@@ -18,6 +18,9 @@ from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 
 
+_UNREAD = b'{"unread": true}\n'
+
+
 @dataclass(frozen=True)
 class ReceiptEntry:
     """One trial.
@@ -76,7 +79,7 @@ class Receipt:
         """Read what `save` wrote.
 
         Raises:
-            MissingFileError: if there is none.
+            MissingFileError: if there is none, or it says that nothing was extracted.
             StoreError: if it is damaged, edited or of a newer version.
         """
         folder, name = split_place(path)
@@ -84,6 +87,11 @@ class Receipt:
         if content is None:
             raise MissingFileError(
                 f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {Path(name).stem}'."
+            )
+        if content == _UNREAD:
+            raise MissingFileError(
+                f"Receipt '{path}' says that no system reads these features, so they were not extracted. Run 'extract-features "
+                f"--backbone {Path(name).stem}'."
             )
         try:
             document = json.loads(content)
@@ -97,6 +105,18 @@ class Receipt:
         if version > VERSION or named != spec.fingerprint:
             raise StoreError(f"Receipt '{path}' was edited or written by a newer program. Run the extraction again.")
         return cls(spec, trials)
+
+
+def save_unread(path: Where) -> None:
+    """Write a receipt that says that no system reads these features."""
+    folder, name = split_place(path)
+    folder.write(name, _UNREAD)
+
+
+def is_unread(path: Where) -> bool:
+    """Whether a receipt is there that says so."""
+    folder, name = split_place(path)
+    return folder.read(name) == _UNREAD
 
 
 def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
