@@ -29,8 +29,8 @@ class VideoInfo:
     Attributes:
         clock: one frame per picture that is presented.
         duration_s: from the first picture until the last one goes, as long as the container holds it.
-        width: pixels, as displayed.
-        height: pixels, as displayed.
+        width: pixels, as displayed; 0 for a file that only has sound.
+        height: likewise.
         has_audio: whether there is a sound stream that can be decoded.
     """
 

@@ -1,6 +1,6 @@
 """Your own videos in a plain folder, with a CSV of labels for each, and little else to prepare.
 
-videos/NAME.mp4|avi|mkv|mov|webm   the recordings; a trial is named after its file
+videos/NAME.mp4|avi|mkv|mov|webm   the recordings; a trial is named after its file; sound alone (wav, flac, m4a, mp3, ogg) is one too
 labels/NAME.csv                    header names the targets; one row per frame, or a column `time` in seconds
 subjects.csv                       optional: trial,subject,partition
 words/NAME.json|srt|vtt|TextGrid   optional: transcripts with word times
@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from extract.corpora.reading import (
     list_crops,
     media_path,
     of_trial,
+    parse_rate,
     probe_videos,
     read_csv,
     report_lengths,
@@ -43,6 +45,7 @@ from extract.tracking import REFERENCE
 from extract.video import VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SUBJECTS_HEADER = ["trial", "subject", "partition"]
 
@@ -58,13 +61,16 @@ class Config:
     Attributes:
         targets: label columns to use, in this order; empty: all those that most label files have.
         face: whose face is followed where there is no picture in `faces`: largest, centre, left or right.
+        rate: frames per second of recordings without pictures.
     """
 
     targets: tuple[str, ...] = ()
     face: str = "largest"
+    rate: str = "25"
 
     def __post_init__(self) -> None:
         check_face(self.face)
+        parse_rate(self.rate)
 
 
 class Folder:
@@ -96,7 +102,7 @@ class Folder:
         targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
         trials = []
-        infos = _probe(videos, faults)
+        infos = _probe(videos, parse_rate(self.config.rate), faults)
         for name, info in infos.items():
             subject, partition = subjects.get(name, (name, ""))
             own: list[str] = []
@@ -129,8 +135,9 @@ def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for path in visible(folder):
         name = trial_name(path)
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            faults.append(f"'{path}' is none of {', '.join(VIDEO_SUFFIXES)}; move it out of the folder")
+        if path.suffix.lower() not in (*VIDEO_SUFFIXES, *SOUND_SUFFIXES):
+            known = ", ".join((*VIDEO_SUFFIXES, *SOUND_SUFFIXES))
+            faults.append(f"'{path}' is none of {known}; move it out of the folder")
         elif name in videos:
             faults.append(f"two videos are named '{name}': '{videos[name].name}' and '{path.name}', expected one")
         else:
@@ -138,9 +145,9 @@ def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
     return videos
 
 
-def _probe(videos: Mapping[str, Path], faults: list[str]) -> dict[str, VideoInfo]:
-    """What the videos hold; those that cannot be read are faults."""
-    probed = probe_videos(videos.values())
+def _probe(videos: Mapping[str, Path], sound_rate: Fraction, faults: list[str]) -> dict[str, VideoInfo]:
+    """What the recordings hold; those that cannot be read are faults."""
+    probed = probe_videos(videos.values(), sound_rate)
     infos = {}
     for name, path in videos.items():
         info = probed[path]
@@ -294,7 +301,7 @@ def _find_media(
 ) -> dict[str, str]:
     """Media of a trial (its name and subject), of which a picture says whose face is followed."""
     name = whose[0]
-    found = {"video": video, "audio": video} if info.has_audio else {"video": video}
+    found = ({"video": video} if info.width else {}) | ({"audio": video} if info.has_audio else {})
     words = _check(faults, find_transcript, places["words"], name)
     if words is not None:
         found["words"] = words

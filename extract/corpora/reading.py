@@ -14,8 +14,10 @@ from cache.clock import ALLOWED_DIFFERENCE
 from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, UnknownNameError, plain_error
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from extract.audio import sound_clock
 from extract.corpora.file_names import FolderIndex
 from extract.crop_files import crop_numbers, open_crops
+from extract.timeline import first_picture_s
 from extract.tracking import FACES
 from extract.video import VideoInfo, probe
 
@@ -123,11 +125,24 @@ def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults
             continue
         named.append(trial)
     manifest = Manifest(root, tuple(named), targets)
+    _report_absent(manifest.trials)
     if not manifest.trials and not faults:
         faults = ["it holds no trials"]
     if faults:
         raise CorpusFaults(faults, manifest)
     return manifest
+
+
+def _report_absent(trials: Sequence[Trial]) -> None:
+    """Warn of media that some trials lack and others have."""
+    kinds = {"pictures": ("crops", "video"), "sound": ("audio",), "words": ("words",)}
+    for what, media in kinds.items():
+        lacking = [trial.id for trial in trials if not any(kind in trial.media for kind in media)]
+        if 0 < len(lacking) < len(trials):
+            _log.warning(
+                "%d of %d trials have no %s, e.g. '%s'; their frames are not valid in features of %s, and everything else goes on.",
+                len(lacking), len(trials), what, lacking[0], what,
+            )  # fmt: skip
 
 
 def media_path(path: Path, root: Path) -> str:
@@ -139,11 +154,19 @@ def media_path(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.resolve().as_posix()
 
 
-def probe_videos(paths: Iterable[Path]) -> dict[Path, VideoInfo | AvFusionError]:
-    """What each video holds, or why it cannot be read."""
+def probe_videos(paths: Iterable[Path], sound_rate: Fraction | None = None) -> dict[Path, VideoInfo | AvFusionError]:
+    """What each video holds, or why it cannot be read.
+
+    Args:
+        paths: the videos.
+        sound_rate: frames per second of files that only have sound; None refuses them.
+    """
 
     def look(path: Path) -> VideoInfo | AvFusionError:
         try:
+            if sound_rate is not None and first_picture_s(path) is None:
+                clock = sound_clock(path, sound_rate)
+                return VideoInfo(clock, clock.duration_s, 0, 0, has_audio=True)
             return probe(path)
         except AvFusionError as error:
             return error
