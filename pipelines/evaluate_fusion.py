@@ -19,7 +19,7 @@ from cache.manifest import PARTITIONS, Manifest
 from cache.names import config_of, encode_trial_id, require_known
 from cache.places import Where
 from cache.receipt import write_text
-from fusion.checkpoint import Checkpoint, load_run
+from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict_ensemble
 from fusion.intervals import bootstrap
 from fusion.metrics import METRICS
@@ -28,7 +28,7 @@ from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
-from pipelines.runs import digest_runs, run_folder
+from pipelines.runs import digest_runs, load_networks, run_folder
 from pipelines.scores import Figures, as_json
 from pipelines.train_fusion import load_bank, torch_threads, train_config
 
@@ -145,7 +145,7 @@ def _predict_runs(
                 raise MissingFileError(
                     f"System '{name}' was never trained on fold {fold.index} with seed {seed}. Run 'train-fusion' first."
                 )
-            networks = load_run(folder)
+            networks = load_networks(folder)
             _refuse_stale(name, system, params, seed, networks)
             predictions = predict_ensemble(networks, bank, trial_ids)
             runs[fold.index, seed] = [_order(prediction, manifest.targets) for prediction in predictions]

@@ -1,8 +1,8 @@
 """Finished training runs: where they lie, and whether they are what training would make now.
 
-Beside the checkpoint of a network lies `run.json` with the digest of all that decides its weights, and its history. A
-network is trained again unless its digest is that of today, so that a killed training goes on where it stopped and
-nothing stale is kept.
+Beside the checkpoint of a network lies `run.json` with the digest of all that decides its weights, the digest of the
+checkpoint's document, which holds that of the weights, and the history. A network is trained again unless it was made of
+just what there is today and is whole, so that a killed training goes on where it stopped and nothing stale is kept.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.documents import Cell, Document, digest_bytes, read_document, write_document
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
 from cache.manifest import Manifest
 from cache.names import config_of, load_named
-from cache.receipt import write_text
 from cache.store import FeatureStore
 from pipelines.params import FusionParams, SystemParams
 
 if TYPE_CHECKING:
+    from fusion.checkpoint import Checkpoint
     from fusion.settings import TrainConfig
 
 DOCUMENT = "run.json"
@@ -134,40 +135,92 @@ def digest_code() -> str:
     return code.hexdigest()
 
 
+class RunDocument(Document):
+    """What `run.json` holds.
+
+    Attributes:
+        made_of: digest of all that decides the weights.
+        network: sha256 of the checkpoint's document.
+        history: one row per epoch.
+    """
+
+    made_of: str
+    network: str
+    history: list[dict[str, Cell]]
+
+
 def save_run(folder: Path, digest: str, history: Sequence[Row]) -> None:
-    """Write digest and history beside a checkpoint; with it the run is finished."""
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in history]
-    write_text(folder / DOCUMENT, json.dumps({"digest": digest, "history": rows}, indent=1) + "\n")
+    """Write digests and history beside a checkpoint; with it the run is finished."""
+    rows = [
+        {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
+        for row in history
+    ]
+    content = {"made_of": digest, "network": _digest_network(folder), "history": rows}
+    write_document(folder / DOCUMENT, RunDocument, content)
+
+
+def _digest_network(folder: Path) -> str:
+    """sha256 of a checkpoint's document; "" where there is none."""
+    from fusion import checkpoint
+
+    path = folder / checkpoint.DOCUMENT
+    return digest_bytes(path.read_bytes()) if path.is_file() else ""
+
+
+def _read(folder: Path) -> RunDocument:
+    """What `save_run` wrote.
+
+    Raises:
+        MissingFileError: if there is none.
+        WeightsError: if it is damaged.
+    """
+    path = folder / DOCUMENT
+    found = read_document(path, RunDocument, "Run 'avfusion train' again; only this network is redone.", WeightsError)
+    if found is None:
+        raise MissingFileError(f"No '{path}': the training of this network did not finish. Run 'avfusion train' again.")
+    return found
 
 
 def read_history(folder: Path) -> list[Row]:
-    """History of a finished run; empty where there is none."""
-    return _read(folder)[1]
+    """History of a finished run.
+
+    Raises:
+        MissingFileError: if the run is not finished.
+        WeightsError: if its document is damaged.
+    """
+    return [{key: nan if value is None else value for key, value in row.items()} for row in _read(folder).history]
 
 
 def find_run(folder: Path, digest: str) -> list[Row] | None:
-    """History of the run that was made so; None where there is none, or its checkpoint is damaged."""
-    from fusion.checkpoint import load
-
-    found, history = _read(folder)
-    if found != digest or not history:
-        return None
+    """History of the run that was made so; None where there is none, or it or its checkpoint is damaged."""
     try:
-        load(folder)
+        if _read(folder).made_of != digest:
+            return None
+        load_networks(folder)
+        return read_history(folder) or None
     except (MissingFileError, WeightsError):
         return None
-    return history
 
 
-def _read(folder: Path) -> tuple[str, list[Row]]:
-    try:
-        document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
-        history = [
-            {key: math.nan if value is None else value for key, value in row.items()} for row in document["history"]
-        ]
-        return document["digest"], history
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "", []
+def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
+    """All networks of a run, each just as its training left it.
+
+    Raises:
+        MissingFileError: if there is none, or a training did not finish.
+        WeightsError: if one is damaged.
+    """
+    from fusion import checkpoint
+
+    networks = checkpoint.load_run(folder)
+    alone = (folder / checkpoint.DOCUMENT).exists()
+    parts = [folder] if alone else [path.parent for path in folder.glob(f"*/{checkpoint.DOCUMENT}")]
+    for part in parts:
+        if _read(part).network != _digest_network(part):
+            raise WeightsError(
+                f"'{part / checkpoint.DOCUMENT}' is not the one that its training left. Run 'avfusion train' again; only this "
+                "network is redone."
+            )
+    return networks
 
 
 def saved_runs(models: Path, system: str) -> Iterator[Path]:
@@ -183,8 +236,12 @@ def saved_runs(models: Path, system: str) -> Iterator[Path]:
 
 
 def digest_runs(models: Path, system: str) -> str:
-    """One digest of all finished networks of a system: another one as soon as any is trained again."""
-    digests = [_read(folder)[0] for folder in saved_runs(models, system)]
+    """One digest of all finished networks of a system: another one as soon as any is trained again.
+
+    Raises:
+        WeightsError: if a run's document is damaged.
+    """
+    digests = [_read(folder).made_of for folder in saved_runs(models, system)]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
