@@ -12,7 +12,7 @@ from cache.locks import locks_place, sweep
 from cache.manifest import Manifest
 from cache.names import decode_trial_id
 from cache.places import Where, open_folder
-from cache.receipt import Receipt
+from cache.receipt import Receipt, is_unread
 from cache.records import CommitRecord
 from cache.spec import FeatureSpec
 from cache.store import DROP_FIRST, FeatureStore, fingerprints
@@ -274,7 +274,8 @@ def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
 def _receipt_names(features: Where, modality: str) -> list[str]:
     """Every JSON file beside the stores that is, or may have been, a receipt."""
     names = open_folder(features).child(modality).files()
-    return [name for name in names if name.endswith(".json") and not name.endswith(".failures.json")]
+    found = [name for name in names if name.endswith(".json") and not name.endswith(".failures.json")]
+    return [name for name in found if not is_unread(f"{features}/{modality}/{name}")]
 
 
 def _named_fingerprints(features: Where, modality: str) -> dict[str, str]:

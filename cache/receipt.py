@@ -17,7 +17,6 @@ from cache.records import VERSION
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 
-
 _UNREAD = b'{"unread": true}\n'
 
 

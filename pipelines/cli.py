@@ -36,6 +36,21 @@ def avfusion() -> None:
 avfusion.add_command(cache_commands)
 
 
+@avfusion.command("plan")
+@FEATURES
+@guarded
+def plan(features: str) -> None:
+    """Write down what the stages of dvc.yaml depend on (stage `plan`).
+
+    Changed files of the corpus, settings, or imported features make `dvc repro` run what depends on them again.
+    """
+    from pipelines import paths
+    from pipelines.params import read_params
+    from pipelines.plan_stages import plan_stages
+
+    plan_stages(read_params(paths.PARAMS), features)
+
+
 @avfusion.group()
 def corpus() -> None:
     """Read or generate the recordings."""
@@ -65,17 +80,6 @@ def corpus_build(as_json: bool) -> None:
         ],
         as_json,
     )
-
-
-@corpus.command("files")
-@guarded
-def corpus_files() -> None:
-    """Write sizes and times of the corpus's files (stage `files`): a change makes `dvc repro` build the corpus again."""
-    from pipelines import paths
-    from pipelines.corpus_files import look_again
-    from pipelines.params import read_params
-
-    look_again(read_params(paths.PARAMS).corpus, paths.CORPUS_FILES)
 
 
 @corpus.command("check")
@@ -160,6 +164,9 @@ def crops(device: str, as_json: bool) -> None:
 @click.option("--trials", "patterns", multiple=True, help="Only trials of this id, such as 'train_*'.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many trials.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how much and how long; write nothing.")
+@click.option(
+    "--if-read", is_flag=True, help="Only what a system of params.yaml reads; else leave a receipt that says so."
+)
 @click.option("--runtime", default="torch", show_default=True, type=click.Choice(["torch", "openvino"]))
 @click.option(
     "--precision",
@@ -176,7 +183,7 @@ def crops(device: str, as_json: bool) -> None:
 @guarded
 def extract_features(
     names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, rate: Fraction | None, face: str, media: tuple[Path, ...],
-    batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool,
+    batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool, if_read: bool,
     runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run backbones and store their embeddings.
@@ -201,6 +208,10 @@ def extract_features(
     options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
     selection = stage.Selection(patterns, limit)
     loose = (weights_of(names, weights) if media else {}, media, Path(str(out)), rate, face, options, selection)
+    if if_read and not media:
+        names = stage.leave_unread(names, read_params(paths.PARAMS), features)
+        if not names:
+            return
     project = None if media else (names, read_params(paths.PARAMS), options, selection, features)
     if dry_run:
         show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)

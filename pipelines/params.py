@@ -171,17 +171,17 @@ class Params:
 
     Attributes:
         corpus: which recordings.
+        fusion: the systems and their training.
         crops: detection, tracking and alignment of faces.
         extract: backbone → its settings.
-        fusion: the systems and their training.
         evaluate: what is evaluated.
         matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities.
     """
 
     corpus: CorpusParams
-    crops: dict[str, Any]
-    extract: dict[str, BackboneParams]
     fusion: FusionParams
+    crops: dict[str, Any] = field(default_factory=dict)
+    extract: dict[str, BackboneParams] = field(default_factory=dict)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
 

@@ -1,0 +1,56 @@
+"""Stage `plan`, which every `dvc repro` runs: what the other stages depend on beside their code and each other.
+
+DVC itself knows files and whole sections of params.yaml. Here stands, a small file each, what changes a stage and
+nothing else: the sections that may be absent, which features any system reads, and what lies in the corpus's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cache.places import Where, split_place
+from cache.receipt import write_text
+from extract.backbones import BACKBONES
+from pipelines import paths
+from pipelines.corpus_files import look_again
+from pipelines.params import Params
+
+
+def plan_stages(params: Params, features: Where = paths.FEATURES) -> None:
+    """Write `work/plan` and `work/corpus-files.json`; files whose content stays are not touched."""
+    look_again(params.corpus, paths.CORPUS_FILES)
+    documents: dict[str, Any] = {"crops": params.crops, "evaluate": asdict(params.evaluate)}
+    documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
+    for name in BACKBONES:
+        section = params.extract.get(name)
+        documents[name] = {"read": is_read(params, name), "settings": None if section is None else asdict(section)}
+    documents["imported"] = _digest_imported(params, features)
+    for name, document in documents.items():
+        text = json.dumps(document, indent=1, sort_keys=True, default=str) + "\n"
+        path = paths.PLAN / f"{name}.json"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+
+def is_read(params: Params, name: str) -> bool:
+    """Whether a system of params.yaml reads these features."""
+    return name in {feature for _, feature in _features(params)}
+
+
+def _features(params: Params) -> set[tuple[str, str]]:
+    """Modality and name of all features that systems read."""
+    systems = [*params.fusion.systems.values(), *(params.matrix.systems.values() if params.matrix else ())]
+    return {pair for system in systems for pair in system.modalities.items()}
+
+
+def _digest_imported(params: Params, features: Where) -> dict[str, str]:
+    """Digest of the receipt of each set of features that systems read and no backbone makes."""
+    digests = {}
+    for modality, name in sorted(_features(params)):
+        if name not in BACKBONES:
+            folder, file = split_place(paths.receipt_path(features, modality, name))
+            digests[f"{modality}/{name}"] = hashlib.sha256(folder.read(file) or b"").hexdigest()
+    return digests
