@@ -2,6 +2,7 @@
 
     python benchmarks/extraction.py [--frames 256] [--rounds 3] [--cores 1] [--backbones mobilefacenet facenet resnet50]
     python benchmarks/extraction.py --scaling
+    python benchmarks/extraction.py --device cuda --cores 8 --threads 8 --batch-size 128 --frames 2048
 
 All variants take turns, on generated 112x112 JPEGs and random weights; the best round of each counts.
 
@@ -11,9 +12,11 @@ All variants take turns, on generated 112x112 JPEGs and random weights; the best
   not counted) and with OpenVINO;
 * engine: `extract_features` from a folder of crops to a finished store on disk, on the same runtime, whose set-up (one to
   three seconds for OpenVINO) is not counted;
-* sgemm: a product of two matrices of 1536x1536, the machine's rate for the share of it that a network reaches.
+* sgemm: a product of two matrices of 1536x1536 (8192x8192 on CUDA) in float32, the machine's rate for the share of it that
+  a network reaches.
 
-The processes are bound to `--cores` cores, so that decoding cannot hide on another one. With `--scaling`: batches of 64
+The processes are bound to `--cores` cores, so that decoding cannot hide on another one; `--threads` of them decode for the
+engine. With `--device cuda` everything that computes does so there, the usual loop too, and there is no OpenVINO. With `--scaling`: batches of 64
 against 8, and two threads against one, bare networks. Prints Markdown tables.
 """
 
@@ -72,9 +75,9 @@ def make_corpus(folder: Path, num_frames: int) -> Manifest:
     return Manifest(folder, tuple(trials))
 
 
-def usual_loop(name: str, manifest: Manifest, folder: Path, at_once: bool) -> Callable[[], int]:
+def usual_loop(name: str, manifest: Manifest, folder: Path, device: str, at_once: bool) -> Callable[[], int]:
     """One frame at a time; says how many frames it did."""
-    backbone = load_backbone(name, "random")
+    backbone = load_backbone(name, "random").to(device)
     image = backbone.input
     assert isinstance(image, ImageInput)
     prepare = transforms.Compose(
@@ -99,7 +102,7 @@ def usual_loop(name: str, manifest: Manifest, folder: Path, at_once: bool) -> Ca
         )
         rows = []
         for index, path in enumerate(paths):
-            row = backbone.body(prepare(Image.open(path).convert("RGB"))[None]).flatten().numpy()
+            row = backbone.body(prepare(Image.open(path).convert("RGB"))[None].to(device)).flatten().cpu().numpy()
             rows.append(row)
             if not at_once:
                 array[index] = row
@@ -110,10 +113,10 @@ def usual_loop(name: str, manifest: Manifest, folder: Path, at_once: bool) -> Ca
     return run
 
 
-def serve_usual_loops(pipe: Connection, name: str, manifest: Manifest, folder: Path, cores: int) -> None:
+def serve_usual_loops(pipe: Connection, name: str, manifest: Manifest, folder: Path, cores: int, device: str) -> None:
     """Run the loop that is asked for, again and again; a process that knows nothing of our settings."""
     bind(cores)
-    loops = {at_once: usual_loop(name, manifest, folder, at_once) for at_once in (False, True)}
+    loops = {at_once: usual_loop(name, manifest, folder, device, at_once) for at_once in (False, True)}
     while (at_once := pipe.recv()) is not None:
         pipe.send(loops[at_once]())
 
@@ -126,10 +129,12 @@ def bind(cores: int) -> None:
 
 
 @contextmanager
-def usual_loops(name: str, manifest: Manifest, folder: Path, cores: int) -> Iterator[dict[str, Callable[[], int]]]:
+def usual_loops(
+    name: str, manifest: Manifest, folder: Path, cores: int, device: str
+) -> Iterator[dict[str, Callable[[], int]]]:
     """Both usual loops, in another process."""
     here, there = multiprocessing.Pipe()
-    arguments = there, name, manifest, folder, cores
+    arguments = there, name, manifest, folder, cores, device
     process = multiprocessing.get_context("spawn").Process(target=serve_usual_loops, args=arguments, daemon=True)
     process.start()
 
@@ -163,14 +168,17 @@ def make(backbone: Backbone, how: EngineOptions) -> Executor:
     return make_executor(backbone, how.batch_size, device, how.runtime, how.precision, how.compiled)
 
 
-def sgemm() -> Callable[[], int]:
+def sgemm(device: str) -> Callable[[], int]:
     """Products of two matrices; says how many operations it did."""
-    one, other = torch.rand(1536, 1536), torch.rand(1536, 1536)
+    side = 1536 if device == "cpu" else 8192
+    one, other = torch.rand(2, side, side, device=device)
 
     def run() -> int:
         for _ in range(4):
             torch.mm(one, other)
-        return 4 * 2 * 1536**3
+        if one.is_cuda:
+            torch.cuda.synchronize()
+        return 4 * 2 * side**3
 
     return run
 
@@ -229,8 +237,8 @@ def show_engine(options: argparse.Namespace, variants: dict[str, EngineOptions])
         manifest = make_corpus(folder / "corpus", options.frames)
         for name in options.backbones:
             backbone = load_backbone(name, "random")
-            with usual_loops(name, manifest, folder, options.cores) as calls:
-                calls["sgemm"] = sgemm()
+            with usual_loops(name, manifest, folder, options.cores, options.device) as calls:
+                calls["sgemm"] = sgemm(options.device)
                 for label, how in variants.items():
                     bare = bare_network(backbone, options.frames, how)
                     calls |= {f"bare {label}": bare, f"engine {label}": engine(backbone, manifest, folder, how)}
@@ -283,13 +291,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of the engine, that decode ahead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument(
+        "--not-compiled", action="store_true", help="leave torch.compile out, which takes its time first"
+    )
     parser.add_argument("--backbones", nargs="+", default=["mobilefacenet", "facenet", "resnet50"])
     options = parser.parse_args()
-    torch_only = EngineOptions(batch_size=options.batch_size, device=options.device)
+    torch_only = EngineOptions(batch_size=options.batch_size, threads=options.threads, device=options.device)
     variants = {"torch": torch_only}
-    if not options.scaling:
+    if not (options.scaling or options.not_compiled):
         variants["torch, compiled"] = replace(torch_only, compiled=True)
     if options.device == "cpu" and importlib.util.find_spec("openvino"):
         variants["OpenVINO"] = replace(torch_only, runtime="openvino")

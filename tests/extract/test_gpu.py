@@ -18,7 +18,9 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, Outcome, extract_features
 from extract.executors import TorchExecutor, blank_batch, choose_device
-from extract.inputs import ImageInput, LogMelInput
+from extract.inputs import ImageInput, LogMelInput, WordsInput
+from extract.wordpieces import WordRows
+from extract.words import Word
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 DEVICE = "cuda"
@@ -27,13 +29,15 @@ TOLERANCE = {False: 1e-4, True: 1e-2}
 """Of the largest value; convolutions round to ten bits where they may use TF32, as torch lets them by default."""
 
 
-@pytest.fixture(scope="module", params=["conv1d", "facenet", "mobilefacenet", "resnet50", "vggish"])
+@pytest.fixture(scope="module", params=["bert", "conv1d", "facenet", "mobilefacenet", "resnet50", "vggish"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return load_random(request.param)
 
 
 def load_random(name: str) -> Backbone:
     """With random weights, and batch norms that do something."""
+    if name == "bert":
+        pytest.importorskip("transformers")
     backbone = load_backbone(name, "random")
     for module in backbone.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
@@ -53,6 +57,11 @@ def draw(backbone: Backbone, seed: int) -> NDArray[Any]:
     if isinstance(backbone.input, ImageInput):
         return draw_pictures(seed, SIZE, backbone.input.size)
     rng = np.random.default_rng(seed)
+    if isinstance(backbone.input, WordsInput):  # two sentences, the second one longer
+        spelled = ["".join(rng.choice(list("aeiounst"), length)) for length in range(1, SIZE + 1)]
+        words = [Word(text + "." * (i == 1), float(i), i + 1.0) for i, text in enumerate(spelled)]
+        kind = backbone.input
+        return WordRows(words, kind.speller, kind.max_tokens, kind.pause_s).read(np.arange(SIZE))
     shape = blank_batch(backbone, SIZE).shape
     if isinstance(backbone.input, LogMelInput):
         return (rng.uniform(-4, 1, (SIZE, 1, 64)) + rng.uniform(-0.5, 0.5, shape)).astype(np.float32)
