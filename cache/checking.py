@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +197,11 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
         yield Finding(place, name, "", holding.problem)
         return
     store = holding.open()
-    for trial_id in store.unfinished():
+    damaged = store.damaged()
+    for trial_id in damaged:
+        text = f"'zarr.json' of trial '{trial_id}' is damaged. Run {DROP_FIRST}the extraction (or import) again"
+        yield Finding(place, name, trial_id, f"{text}; only this trial is redone.", damaged=True)
+    for trial_id in sorted(set(store.unfinished()) - set(damaged)):
         yield Finding(place, name, trial_id, "unfinished; the next extraction makes it again", fault=False)
     for entry in open_folder(holding.path).child(name).leftovers():
         text = f"'{entry}' was left by a killed write; the next extraction, or prune, removes it"
@@ -280,12 +283,13 @@ def _receipt_names(features: Where, modality: str) -> list[str]:
 
 def _named_fingerprints(features: Where, modality: str) -> dict[str, str]:
     """Receipt → the fingerprint that it names, "" where it cannot be read."""
-    place = open_folder(features).child(modality)
     named = {}
     for name in _receipt_names(features, modality):
         try:
-            named[name] = str(json.loads(place.read(name) or b"")["fingerprint"])
-        except (ValueError, KeyError, TypeError):
+            named[name] = Receipt.load(f"{features}/{modality}/{name}").spec.fingerprint
+        except UnreachableError:
+            raise
+        except StoreError:
             named[name] = ""
     return named
 

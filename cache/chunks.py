@@ -15,14 +15,17 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import StoreError
+from cache.errors import AvFusionError, StoreError
+from cache.nodes import DIMENSIONS
 from cache.places import Folder, LocalFolder
+from cache.remote import told_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -61,17 +64,11 @@ def array_metadata(
         "fill_value": 0.0,
         "codecs": [*_PLAIN_CODECS, zstd] if compressed else _PLAIN_CODECS,
         "attributes": attributes,
-        "dimension_names": ["frame", "embedding"],
+        "dimension_names": DIMENSIONS,
         "zarr_format": 3,
         "node_type": "array",
         "storage_transformers": [],
     }
-    return json.dumps(document, indent=1, ensure_ascii=False).encode()
-
-
-def group_metadata(attributes: dict[str, Any]) -> bytes:
-    """The `zarr.json` of a group."""
-    document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
 
@@ -98,30 +95,21 @@ def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> 
 
     Args:
         folder: the array's folder, with `c/<i>/0` below it.
-        metadata: its parsed `zarr.json`.
+        metadata: its `zarr.json`, checked by `nodes.parse_array`.
         remedy: what to do about a damaged trial, for messages.
 
     Raises:
         StoreError: if a chunk file is absent or does not have the size that the metadata promises.
     """
-    try:
-        num_frames, dim = metadata["shape"]
-        rows, columns = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        plain = (
-            metadata["codecs"] == _PLAIN_CODECS
-            and metadata["chunk_key_encoding"] == _PLAIN_KEYS
-            and metadata["data_type"] in ("float16", "float32")
-            and columns == dim
-            and not metadata.get("storage_transformers")
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-    if not plain:
+    num_frames, dim = metadata["shape"]
+    rows, columns = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    if (metadata["codecs"], metadata["chunk_key_encoding"], columns) != (_PLAIN_CODECS, _PLAIN_KEYS, dim):
         return None
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-    names = [f"c/{i}/0" for i in range(math.ceil(num_frames / rows))]
-    for name in names:
-        _check_size(folder, name, rows * dim * dtype.itemsize, remedy)
+    names = []
+    for i in range(math.ceil(num_frames / rows)):  # the first absent one ends it, however many are promised
+        names.append(f"c/{i}/0")
+        _check_size(folder, names[-1], rows * dim * dtype.itemsize, remedy)
     if isinstance(folder, LocalFolder):
         chunks = [_map_chunk(folder, name, dtype, rows, dim) for name in names]
     else:
@@ -142,22 +130,44 @@ def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str = _REDO) -> 
     """
     import zarr
 
-    array = zarr.open_array(folder.zarr_store(), mode="r")
-    rows, columns = array.shards or array.chunks
-    present = folder.sizes()
-    for i in range(math.ceil(array.shape[0] / rows)):
-        names = [array.metadata.encode_chunk_key((i, j)) for j in range(math.ceil(array.shape[1] / columns))]
-        absent = [name for name in names if name not in present]
-        if absent and valid[i * rows : (i + 1) * rows].any():
-            raise StoreError(f"Chunk '{folder.where}/{absent[0]}' is absent, expected the trial's numbers. {remedy}")
+    with _decoding(folder, remedy):
+        array = zarr.open_array(folder.zarr_store(), mode="r")
+        rows, columns = array.shards or array.chunks
+        present = folder.sizes()
+        for i in range(math.ceil(array.shape[0] / rows)):
+            names = [array.metadata.encode_chunk_key((i, j)) for j in range(math.ceil(array.shape[1] / columns))]
+            absent = [name for name in names if name not in present]
+            if absent and valid[i * rows : (i + 1) * rows].any():
+                raise StoreError(
+                    f"Chunk '{folder.where}/{absent[0]}' is absent, expected the trial's numbers. {remedy}"
+                )
 
     def read(wanted: slice) -> NDArray[Any]:
-        try:
+        with _decoding(folder, remedy):
             return np.asarray(array[wanted])
-        except (RuntimeError, ValueError) as error:
-            raise StoreError(f"A chunk of '{folder.where}' cannot be decoded ({error}). {remedy}") from error
 
     return read
+
+
+@contextmanager
+def _decoding(folder: Folder, remedy: str) -> Iterator[None]:
+    """Whatever zarr and its codecs raise about damage becomes one error; a place that does not answer stays another one."""
+    try:
+        yield
+    except AvFusionError:
+        raise
+    except Exception as error:
+        found = (
+            error if isinstance(folder, LocalFolder) or _is_of_zarr(error) else told_plainly(error, str(folder.where))
+        )
+        if isinstance(found, AvFusionError):
+            raise found from error
+        text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise StoreError(f"A chunk of '{folder.where}' cannot be decoded ({text}). {remedy}") from error
+
+
+def _is_of_zarr(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in ("zarr", "numcodecs")
 
 
 def _check_size(folder: Folder, name: str, expected: int, remedy: str) -> None:
@@ -232,17 +242,3 @@ def _mmap() -> Any:
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
     return function
-
-
-def parse_metadata(content: bytes | None) -> dict[str, Any] | None:
-    """A parsed `zarr.json`, or None where it is absent or unreadable."""
-    try:
-        document = json.loads(content or b"")
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) and isinstance(document.get("attributes", {}), dict) else None
-
-
-def read_metadata(folder: Folder) -> dict[str, Any] | None:
-    """The parsed `zarr.json` of a node, or None where it is absent or unreadable."""
-    return parse_metadata(folder.read("zarr.json"))

@@ -11,17 +11,19 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from fractions import Fraction
 from hashlib import sha256
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import pydantic
 import pydantic_core
 from numpy.typing import NDArray
 
+from cache.clock import FrameClock, PictureTimes
 from cache.errors import AvFusionError, StoreError
 from cache.places import Where, split_place
-from cache.spec import fingerprint
+from cache.spec import FeatureSpec, fingerprint
 
 DIGEST = "digest"
 LARGEST_DOCUMENT = 1 << 28  # bytes
@@ -40,24 +42,82 @@ Pair = Annotated[list[Number], pydantic.Field(min_length=2, max_length=2)]
 """Two numbers, such as start and stop."""
 Cell = int | float | str | None
 """One value of a table; null where a figure is not known."""
+Values = Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
+"""Any JSON values by name; none by default."""
+_TIMES = r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?: ([0-9]{1,10}x[0-9]{1,18}( [0-9]{1,10}x[0-9]{1,18})*)?$"
+_LAST_TICK = 1 << 62  # the last one that numpy can add to
 
 
-class Document(pydantic.BaseModel):
-    """Base of all documents: strict types, no unknown keys, no nan.
+class Part(pydantic.BaseModel):
+    """Base of what stands within a document: strict types, no unknown keys, no nan."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="after")
+    def _checked(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Refuse what the types of the fields cannot.
+
+        Raises:
+            ValueError: if fields contradict each other.
+        """
+
+
+class Document(Part):
+    """Base of all documents.
 
     Attributes:
         digest: sha256 of the canonical JSON of everything else; "" where an older program, or a person, wrote it.
     """
 
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
     digest: str = ""
 
 
-class Part(pydantic.BaseModel):
-    """Base of what stands within a document."""
+class SpecPart(Part):
+    """A recipe, as in `cache.spec.FeatureSpec`."""
 
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    name: str
+    modality: str
+    dim: Annotated[int, pydantic.Field(ge=1, le=1 << 24)]
+    settings: Values
+    weights_sha256: str = ""
+    algorithm: Number = 1
+    dtype: str = "float16"
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The recipe itself."""
+        return FeatureSpec(**self.model_dump())
+
+    def check(self) -> None:
+        """Refuse another modality or precision than there are."""
+        FeatureSpec(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class ClockPart(Part):
+    """A clock, as in `cache.clock.FrameClock`."""
+
+    rate: FractionText
+    num_frames: NumFrames
+    start_s: float
+    times: Annotated[str, pydantic.Field(pattern=_TIMES)] | None = None
+
+    @property
+    def clock(self) -> FrameClock:
+        """The clock itself."""
+        times = None if self.times is None else PictureTimes.parse(self.times)
+        return FrameClock(Fraction(self.rate), self.num_frames, self.start_s, times)
+
+    def check(self) -> None:
+        """Refuse times that are not one for each frame, before anybody writes them out."""
+        if self.times is not None:
+            runs = [run.split("x") for run in self.times.partition(":")[2].split()]
+            number, last = 1 + sum(int(count) for count, _ in runs), sum(int(count) * int(step) for count, step in runs)
+            if number != self.num_frames or last > _LAST_TICK:
+                raise ValueError(f"times of {number} pictures up to tick {last}, expected {self.num_frames} pictures")
 
 
 D = TypeVar("D", bound=pydantic.BaseModel)

@@ -120,7 +120,11 @@ def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
         embeddings = take_features(dataset[()], what)
         valid = take_marks(file[f"valid/{name}"][()], len(embeddings), what)
         document = {key: _plain(value) for key, value in dataset.attrs.items()}
-        document |= {"invalid": invalid_runs(valid), "versions": json.loads(document["versions"])}
+        del document["trial_id"]
+        document |= {
+            "invalid": [list(run) for run in invalid_runs(valid)],
+            "versions": json.loads(document["versions"]),
+        }
         if f"times/{name}" in file:
             document["times"] = file[f"times/{name}"].asstr()[()]
         record = CommitRecord.from_document(document)

@@ -6,16 +6,36 @@ receipt and never on the shared folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.errors import FingerprintError, MissingFileError, StoreError
+from cache.documents import Document, NumFrames, Part, SpecPart, read_document, write_document
+from cache.errors import FingerprintError, MissingFileError, VersionError
 from cache.places import Where, replace_suffix, split_place
 from cache.records import VERSION
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
+
+
+class _EntryPart(Part):
+    source: str
+    embeddings: str
+    num_frames: NumFrames
+    runtime: str = ""
+
+
+class _ReceiptDocument(Document):
+    version: int
+    fingerprint: str
+    spec: SpecPart
+    trials: dict[str, _EntryPart]
+
+    def check(self) -> None:
+        """Refuse a recipe that does not hash to the fingerprint."""
+        if self.spec.spec.fingerprint != self.fingerprint:
+            raise ValueError(f"its recipe does not hash to '{self.fingerprint[:12]}'")
+
 
 _UNREAD = b'{"unread": true}\n'
 
@@ -68,10 +88,7 @@ class Receipt:
             "spec": self.spec.to_document(),
             "trials": {trial_id: vars(entry) for trial_id, entry in sorted(self.trials.items())},
         }
-        text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-        folder, name = split_place(path)
-        if folder.read(name) != text.encode():
-            write_text(path, text)
+        write_document(path, _ReceiptDocument, document, sort_keys=True)
 
     @classmethod
     def load(cls, path: Where) -> Receipt:
@@ -81,29 +98,22 @@ class Receipt:
             MissingFileError: if there is none, or it says that nothing was extracted.
             StoreError: if it is damaged, edited or of a newer version.
         """
-        folder, name = split_place(path)
-        content = folder.read(name)
-        if content is None:
-            raise MissingFileError(
-                f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {Path(name).stem}'."
-            )
-        if content == _UNREAD:
+        name = split_place(path)[1]
+        if is_unread(path):
             raise MissingFileError(
                 f"Receipt '{path}' says that no system reads these features, so they were not extracted. Run 'extract-features "
                 f"--backbone {Path(name).stem}'."
             )
-        try:
-            document = json.loads(content)
-            spec = FeatureSpec.from_document(document["spec"])
-            trials = {trial_id: ReceiptEntry(**entry) for trial_id, entry in document["trials"].items()}
-            version, named = document["version"], document["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"Receipt '{path}' is damaged ({error}). Run the extraction again; it reuses what is finished."
-            ) from error
-        if version > VERSION or named != spec.fingerprint:
-            raise StoreError(f"Receipt '{path}' was edited or written by a newer program. Run the extraction again.")
-        return cls(spec, trials)
+        remedy = "Run the extraction (or import) again; it reuses what is finished."
+        document = read_document(path, _ReceiptDocument, remedy)
+        if document is None:
+            raise MissingFileError(
+                f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {Path(name).stem}'."
+            )
+        if document.version > VERSION:
+            raise VersionError(f"Receipt '{path}' was written by a newer program. Update avfusion.")
+        trials = {trial_id: ReceiptEntry(**vars(entry)) for trial_id, entry in document.trials.items()}
+        return cls(document.spec.spec, trials)
 
 
 def save_unread(path: Where) -> None:

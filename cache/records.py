@@ -4,18 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock, PictureTimes
+from cache.documents import ClockPart, Number, Pair, check_document, is_signed
 from cache.errors import VersionError
 from cache.spec import canonical_json
 
 VERSION = 1
 COMMIT = "avfusion_commit"
+
+
+class CommitDocument(ClockPart):
+    """A commit record as it is written down."""
+
+    version: Number
+    state: Literal["complete"]
+    source: str
+    embeddings: str
+    first_frame: Literal[0] = 0
+    invalid: list[Pair]
+    seconds: float
+    versions: dict[str, str]
+    digest: str = ""
+
+    def check(self) -> None:
+        """Refuse runs that overlap or leave the trial."""
+        super().check()
+        edges = [0, *(edge for run in self.invalid for edge in run), self.num_frames]
+        if any(after < before for before, after in pairwise(edges)):
+            raise ValueError(f"invalid runs that are not in order within {self.num_frames} frames")
+
+    @property
+    def record(self) -> CommitRecord:
+        """The record itself."""
+        clock, runs = self.clock, tuple((start, stop) for start, stop in self.invalid)
+        return CommitRecord(
+            self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.seconds, self.versions,
+            clock.times,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,19 +108,12 @@ class CommitRecord:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CommitRecord:
-        """Inverse of `to_document`."""
-        clock = FrameClock.from_document(document)
-        return cls(
-            document["source"],
-            document["embeddings"],
-            clock.num_frames,
-            clock.rate,
-            document["start_s"],
-            tuple((start, stop) for start, stop in document["invalid"]),
-            document["seconds"],
-            document["versions"],
-            clock.times,
-        )
+        """Inverse of `to_document`.
+
+        Raises:
+            ValueError: if it is not such a document.
+        """
+        return check_document(document, CommitDocument).record
 
 
 def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
@@ -115,15 +140,15 @@ def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | N
     """The commit record in an array's `zarr.json`, None where the array is absent, unfinished or damaged.
 
     Raises:
-        StoreError: if a newer program wrote it.
+        VersionError: if a newer program wrote it.
     """
     document = (metadata or {}).get("attributes", {}).get(COMMIT)
-    if not isinstance(document, dict) or document.get("state") != "complete":
+    if not isinstance(document, dict) or document.get("state") != "complete" or not is_signed(document):
         return None
     check_version(where, document.get("version"))
     try:
         return CommitRecord.from_document(document)
-    except (KeyError, TypeError, ValueError):
+    except ValueError:
         return None
 
 
@@ -131,9 +156,9 @@ def check_version(where: str, version: Any) -> None:
     """Refuse what a newer program wrote.
 
     Raises:
-        VersionError: if the version is above ours or is none.
+        VersionError: if the version is a number above ours.
     """
-    if not isinstance(version, int) or version > VERSION:
+    if isinstance(version, int) and version > VERSION:
         raise VersionError(
             f"'{where}' has layout version {version}; this program reads up to {VERSION}. Update avfusion."
         )

@@ -18,19 +18,18 @@ from cache.chunks import (
     Rows,
     array_metadata,
     compress_chunks,
-    group_metadata,
     open_rows,
-    parse_metadata,
-    read_metadata,
     split_chunks,
     zarr_rows,
 )
 from cache.clock import FrameClock
+from cache.documents import sign
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnreachableError
 from cache.locks import Claim, claim, holder, sweep
 from cache.names import decode_trial_id, encode_trial_id
+from cache.nodes import find_layout, find_spec, format_recipe, format_root, parse_array
 from cache.places import Where, open_folder
-from cache.records import COMMIT, VERSION, CommitRecord, check_version, digest_embeddings, find_commit, invalid_runs
+from cache.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
 from cache.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 DROP_FIRST = "'avfusion cache verify --drop', then "
 """How messages ask to remove a trial whose bytes were altered, before it is made again."""
-_SPEC = "avfusion_spec"
-_STORE = "avfusion_store"
 
 
 class Features(NamedTuple):
@@ -84,13 +81,12 @@ class FeatureStore:
         self._folder = root.child(fingerprint)
         self.group = self._folder.where
         self._handles: dict[str, _Handle] = {}
-        metadata = read_metadata(root)
-        if metadata is None and root.size("zarr.json") is None:
+        content = root.read("zarr.json")
+        if content is None:
             raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
-        if metadata is not None:
-            check_version(str(self.path), metadata.get("attributes", {}).get(_STORE, VERSION))
-        self.spec = _read_spec(read_metadata(self._folder), self.path, fingerprint)
-        if metadata is None:
+        layout = find_layout(content, self.path)
+        self.spec = _read_spec(self._folder.read("zarr.json"), self.path, fingerprint)
+        if layout is None:
             raise StoreError(f"'{self.path}/zarr.json' is damaged. Run {self._redo} again; what is finished is kept.")
 
     def __reduce__(self) -> Any:
@@ -104,13 +100,12 @@ class FeatureStore:
             StoreError: if the store is of a newer version, or cannot be made there.
         """
         root = open_folder(path)
-        metadata = read_metadata(root) or {"attributes": {}}
-        check_version(str(root.where), metadata["attributes"].setdefault(_STORE, VERSION))
+        layout = find_layout(root.read("zarr.json"), root.where)
         try:
-            if read_metadata(root) != metadata:
-                root.write("zarr.json", group_metadata(metadata["attributes"]))
-            if read_metadata(root.child(spec.fingerprint)) is None:
-                root.write(f"{spec.fingerprint}/zarr.json", group_metadata({_SPEC: spec.to_document()}))
+            if layout is None:
+                root.write("zarr.json", format_root())
+            if find_spec(root.read(f"{spec.fingerprint}/zarr.json")) != spec:
+                root.write(f"{spec.fingerprint}/zarr.json", format_recipe(spec))
             sweep(root.where)
         except OSError as error:
             raise StoreError(
@@ -126,12 +121,18 @@ class FeatureStore:
         """Ids of trials that were begun and not finished, or whose commit record is damaged."""
         return sorted({decode_trial_id(name) for name in self._folder.folders()} - self.find_records().keys())
 
+    def damaged(self) -> list[str]:
+        """Ids of those unfinished trials whose `zarr.json` is there, and is not as it was written."""
+        names = [encode_trial_id(trial_id) for trial_id in self.unfinished()]
+        documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
+        return [decode_trial_id(name) for name, found in zip(names, documents, strict=True) if found is not None]
+
     def find_records(self, trial_ids: Iterable[str] | None = None) -> dict[str, CommitRecord]:
         """Commit records of those of some trials, by default of all, that are finished."""
         names = self._folder.folders() if trial_ids is None else [encode_trial_id(i) for i in trial_ids]
         documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
         found = {
-            decode_trial_id(name): find_commit(parse_metadata(content), f"{self.group}/{name}")
+            decode_trial_id(name): find_commit(parse_array(content), f"{self.group}/{name}")
             for name, content in zip(names, documents, strict=True)
         }
         return {trial_id: record for trial_id, record in found.items() if record is not None}
@@ -230,7 +231,7 @@ class FeatureStore:
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
             round(seconds, 3), {"numpy": np.__version__, **(versions or {})}, clock.times,
         )  # fmt: skip
-        attributes = {COMMIT: record.to_document()}
+        attributes = {COMMIT: sign(record.to_document())}
         metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
         chunks = split_chunks(stored)
         self._folder.write_array(encode_trial_id(trial_id), compress_chunks(chunks) if compressed else chunks, metadata)
@@ -267,13 +268,14 @@ class FeatureStore:
         key, folder = f"{name}/zarr.json", self._folder.child(name)
         while True:
             stamp = self._folder.stamp(key)
-            metadata = read_metadata(folder)
+            metadata = parse_array(folder.read("zarr.json"))
             record = find_commit(metadata, str(folder.where))
             if metadata is None or record is None:
                 raise self._unfinished(trial_id)
-            if metadata.get("shape") != [record.num_frames, self.spec.dim]:
+            found, expected = metadata["shape"], [record.num_frames, self.spec.dim]
+            if found != expected or metadata["data_type"] != self.spec.dtype:
                 raise StoreError(
-                    f"'{folder.where}' has shape {metadata.get('shape')}, expected {[record.num_frames, self.spec.dim]}. "
+                    f"'{folder.where}' has shape {found} of {metadata['data_type']}, expected {expected} of {self.spec.dtype}. "
                     f"Run {self._redo} again; only this trial is redone."
                 )
             try:
@@ -300,7 +302,8 @@ class FeatureStore:
 
     def _unfinished(self, trial_id: str) -> StoreError:
         return StoreError(
-            f"Trial '{trial_id}' is not finished in '{self.group}'. Run {self._redo} again; what is finished is kept."
+            f"Trial '{trial_id}' is not finished in '{self.group}', or its record is damaged. Run {self._redo} again; what is "
+            "finished is kept."
         )
 
     @property
@@ -344,24 +347,24 @@ def fingerprints(path: Where) -> list[str]:
     root = open_folder(path)
     names = root.folders()
     documents = root.read_many([f"{name}/zarr.json" for name in names])
-    return [name for name, content in zip(names, documents, strict=True) if parse_metadata(content) is not None]
+    return [name for name, content in zip(names, documents, strict=True) if content is not None]
 
 
-def _read_spec(metadata: dict[str, Any] | None, path: Where, fingerprint: str) -> FeatureSpec:
-    if metadata is None:
+def _read_spec(content: bytes | None, path: Where, fingerprint: str) -> FeatureSpec:
+    if content is None:
         raise FingerprintError(
             f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it holds "
             f"{', '.join(name[:12] for name in fingerprints(path)) or 'none'}. Run the extraction with these settings."
         )
-    try:
-        spec = FeatureSpec.from_document(metadata["attributes"][_SPEC])
-    except (KeyError, TypeError) as error:
+    spec = find_spec(content)
+    if spec is None:
         raise FingerprintError(
-            f"'{path}/{fingerprint}' has no readable recipe ({error}). Delete the folder and run the extraction again."
-        ) from error
+            f"The recipe in '{path}/{fingerprint}/zarr.json' is damaged. Run the extraction (or import) with these settings "
+            "again, which writes it again; what is finished is kept."
+        )
     if spec.fingerprint != fingerprint:
         raise FingerprintError(
-            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name. "
-            "It was edited; delete the folder and run the extraction again."
+            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name. It was edited; run the "
+            "extraction (or import) with these settings again, which writes it again; what is finished is kept."
         )
     return spec

@@ -19,10 +19,12 @@ from cache.checking import (
     remove_leftovers,
     verify,
 )
+from cache.documents import sign
 from cache.errors import SettingError, UnknownNameError
 from cache.manifest import Manifest, Trial
 from cache.places import Where, open_folder
 from cache.receipt import Receipt
+from cache.records import COMMIT
 from cache.store import FeatureStore
 
 
@@ -181,7 +183,9 @@ def test_what_a_newer_program_wrote_is_told_and_left_alone(tmp_path: Path, made:
     store = fill(tmp_path, made)
     other = fill(tmp_path, made, settings={"size": 96})
     path = Path(store.group) / "a/zarr.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    document = json.loads(path.read_text())
+    document["attributes"][COMMIT] = sign(document["attributes"][COMMIT] | {"version": 2})
+    path.write_text(json.dumps(document))
     (Path(other.group) / "b/c/0/0").write_bytes(b"short")
     found = {(finding.fingerprint, finding.trial): finding.text for finding in verify(tmp_path)}
     assert "has layout version 2" in found[store.spec.fingerprint, ""]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from cache.chunks import chunk_rows
 from cache.clock import FrameClock
+from cache.documents import sign
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnknownNameError
 from cache.receipt import Receipt, open_receipt
 from cache.spec import FeatureSpec
@@ -147,7 +148,12 @@ def test_altered_valid_runs_are_found(path: Path) -> None:
     write(store, "P1")
     metadata = store.group / "P1/zarr.json"
     document = json.loads(metadata.read_text())
-    document["attributes"]["avfusion_commit"]["invalid"] = []
+    commit = document["attributes"]["avfusion_commit"]
+    commit["invalid"] = []
+    metadata.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="or its record is damaged"):
+        store.read("P1")
+    del commit["digest"]  # as older programs wrote it
     metadata.write_text(json.dumps(document))
     with pytest.raises(StoreError, match="differ from their digest"):
         store.read("P1", check=True)
@@ -182,6 +188,11 @@ def test_a_newer_layout_is_refused(path: Path) -> None:
     FeatureStore.create(path, SPEC)
     metadata = path / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"avfusion_store": 1', '"avfusion_store": 2'))
+    with pytest.raises(StoreError, match="zarr.json' is damaged"):  # its digest is of version 1
+        FeatureStore(path, SPEC.fingerprint)
+    document = json.loads(metadata.read_text())
+    document["attributes"] = sign(document["attributes"])
+    metadata.write_text(json.dumps(document))
     with pytest.raises(StoreError, match="layout version 2; this program reads up to 1"):
         FeatureStore(path, SPEC.fingerprint)
 
