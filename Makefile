@@ -2,9 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test check numerical bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,11 +27,17 @@ demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figur
 
 test: check ## what CI runs
 
-check: setup ## lint, types and tests
+check: setup ## lint, types and tests, on two processes or WORKERS=n
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+numerical: export ATEN_CPU_CAPABILITY = default
+numerical: export ONEDNN_MAX_CPU_ISA = AVX2
+numerical: export OMP_NUM_THREADS = 2
+numerical: setup ## the numerical tests with the instructions of an older processor and two threads
+	$(PYTEST) -m numerical
 
 bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

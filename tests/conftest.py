@@ -1,12 +1,101 @@
-"""What tests of several packages need: an S3 server on loopback."""
+"""What tests of several packages need: who runs beside whom, folders made once per run, an S3 server on loopback."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
+
+# Before torch is imported, here, by the workers of pytest-xdist and by the processes that tests start: toys gain nothing
+# from a second thread, and two workers fill two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# With `pytest -n 2 --dist loadgroup`, the tests of a group follow one another on one worker: those that start, kill or
+# time real processes, those of the S3 server, and those of a file whose fixtures take seconds.
+GROUPS = {
+    "processes": (
+        "cache/test_faults.py",
+        "cache/test_locks.py",
+        "cache/test_moments.py",
+        "extract/test_download.py",
+        "pipelines/test_dvc.py",
+        "pipelines/test_extract_features.py",
+        "pipelines/test_runs.py",
+        "pipelines/test_side_by_side.py",
+    ),
+    "s3": (
+        "cache/test_checking.py",
+        "cache/test_places.py",
+        "pipelines/test_features_anywhere.py",
+    ),
+    "demo": ("extract/corpora/test_demo.py",),
+    "backbones": ("extract/test_backbones.py",),
+    "executors": ("extract/test_executors.py",),
+    "facenet": ("extract/backbones/test_facenet.py",),
+    "resnet50": ("extract/backbones/test_resnet50.py",),
+    "vggish": ("extract/backbones/test_vggish.py",),
+}
+# Files and folders whose results depend on the processor: they train toys, or compare computations to a tolerance.
+NUMERICAL = (
+    "tests/extract/backbones/",
+    "tests/extract/test_backbones.py",
+    "tests/extract/test_executors.py",
+    "tests/extract/test_faces.py",
+    "tests/extract/test_likeness.py",
+    "tests/extract/test_logmel.py",
+    "tests/fusion/",
+    "tests/pipelines/test_import_and_train.py",
+    "tests/pipelines/test_side_by_side.py",
+)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of NUMERICAL."""
+    if item.nodeid.startswith(NUMERICAL):
+        item.add_marker(pytest.mark.numerical)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep GROUPS together, and hand out all other tests one by one.
+
+    The mark `xdist_group` would do, but pytest-xdist 3.8 does not see it with pytest 9.2 (pytest-xdist, issue 1386).
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    group_of = {f"tests/{name}": group for group, names in GROUPS.items() for name in names}
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of.get(nodeid.split("::")[0], nodeid)
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Have a folder made by the first worker that needs it; nobody may write to it afterwards."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # the temporary folder of the run, of which every worker has a part
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = place / f"{name}-once", place / f"{name}-once.done"
+        with FileLock(place / f"{name}-once.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cache.clock import FrameClock
 from cache.folds import Fold, partition_fold
@@ -16,8 +15,6 @@ from cache.manifest import Manifest, Trial
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from fusion.bank import Bank
-
-torch.set_num_threads(1)  # models this small gain nothing from a second thread, and lose much on a busy machine
 
 DIMS = {"audio": 5, "visual": 7}
 LENGTHS = {"a": 40, "b": 33, "c": 8, "d": 37, "e": 21, "f": 12}

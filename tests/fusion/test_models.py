@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fusion.models import MODELS
 
 DIMS = {"visual": 7, "audio": 5, "text": 3}
 TARGETS = ("valence", "arousal")
+BAR = 0.1  # of the loss of an overfitted model
 # Small enough for a test that trains; a model that is not here is tested with its defaults.
 SMALL = {"channels": (16, 8), "audio_channels": (8, 8)}
 SETTINGS: dict[str, list[dict]] = {
@@ -157,20 +159,57 @@ def test_evaluation_is_deterministic_and_rebuilt_by_its_settings(name, settings)
     assert torch.equal(model(inputs).values, twin(inputs).values)
 
 
-@every_model
-def test_overfits_eight_windows(name, settings):
-    model = make(name, settings)
-    inputs = make_inputs(model, [9] * 8)
-    target = torch.rand(8, inputs.embeddings["audio"].shape[1], 2, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    mask = torch.ones(target.shape[:2], dtype=torch.bool)
+def make_lesson(model: FusionModel, blind_to: str = "") -> tuple[Inputs, torch.Tensor]:
+    """Eight windows, one for every choice between two versions of each modality; the target adds up what these say.
+
+    A model that is blind to a modality sees four pairs of equal windows. They ask for opposite things in a third of the
+    target's variance; it is lost, and what is left allows a CCC of at most (2/3)^0.5, a loss of at least 0.18.
+    """
+    generator = torch.Generator().manual_seed(1)
+    frames = model.fixed_length or 9
+    choices = torch.arange(8)[:, None] >> torch.arange(len(model.dims)) & 1
+    embeddings, target = {}, torch.zeros(8, frames, len(TARGETS))
+    for (modality, dim), choice in zip(model.dims.items(), choices.T, strict=True):
+        versions = torch.randn(2, frames, dim, generator=generator)
+        embeddings[modality] = versions[choice] * (modality != blind_to)
+        said = torch.randn(frames, len(TARGETS), generator=generator)
+        target += (2 * choice - 1)[:, None, None] * said / said.square().mean(dim=0).sqrt()
+    inside = torch.ones(8, frames, dtype=torch.bool)
+    return Inputs(embeddings, dict.fromkeys(embeddings, inside), inside.sum(dim=1)), target / target.abs().max()
+
+
+def learn(model: FusionModel, inputs: Inputs, target: torch.Tensor, steps: int, lr: float = 0.02) -> float:
+    """The loss of the best step; no step follows one under BAR. The last step of such an optimiser is anyone's guess."""
     objective = Objective(TARGETS, "batch", 0.5, 0.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(150):
-        loss = objective(model(inputs), target, mask)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    best = math.inf
+    for _ in range(steps):
+        loss = objective(model(inputs), target, inputs.valid["audio"])
+        best = min(best, float(loss.detach()))
+        if best < BAR:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < 0.1
+    return best
+
+
+@every_model
+def test_overfits_eight_windows(name, settings):
+    """The models need 8 to 48 steps, whatever the seed, the instruction set and the number of threads."""
+    model = make(name, settings)
+    assert learn(model, *make_lesson(model), steps=200) < BAR
+
+
+@pytest.mark.parametrize("missing", DIMS)
+def test_a_model_that_misses_a_modality_does_not_pass(missing):
+    model = make("rnn", {})
+    assert learn(model, *make_lesson(model, blind_to=missing), steps=100) > 1.5 * BAR
+
+
+def test_a_model_that_is_not_trained_does_not_pass():
+    model = make("rnn", {})
+    assert learn(model, *make_lesson(model), steps=2, lr=0.0) > 5 * BAR
 
 
 @every_model

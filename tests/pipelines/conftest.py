@@ -1,4 +1,4 @@
-"""A small project on a small demo corpus, made once; tests work on copies."""
+"""A small project on a small demo corpus, made once per run; tests work on copies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A project with corpus, crops and features of three trials of two to three seconds."""
-    folder = tmp_path_factory.mktemp("project")
+    return made_once("project", finish_project)
+
+
+def finish_project(folder: Path) -> None:
+    """Build the corpus and extract the features."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["corpus"]["settings"] = {"num_trials": 3, "num_subjects": 3, "min_s": 2.0, "max_s": 3.0}
     params["fusion"]["seeds"] = [0, 1]
@@ -29,7 +33,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for command in (["corpus", "build"], ["extract", "--backbone", "mobilefacenet", "--backbone", "conv1d"]):
             result = CliRunner().invoke(avfusion, command)
             assert result.exit_code == 0, result.output
-    return folder
 
 
 @pytest.fixture

@@ -46,5 +46,5 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
     fold = make_fold(manifest, 0, list("abc"), ["d"])
     result = train(bank, fold, "rnn", {}, TrainConfig(epochs=8, lr=0.01, batch_size=4))
 
-    first, last = result.history[0], result.history[-1]
-    assert sum(last.validation.values()) > sum(first.validation.values())
+    first, *later = (record.score for record in result.history)
+    assert max(later) > first + 0.3  # from 0.22 to 0.93
