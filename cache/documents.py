@@ -76,6 +76,12 @@ class Document(Part):
     digest: str = ""
 
 
+class OwnDocument(Document):
+    """Base of documents that a person may have written: other names beside the fields are left aside."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+
 class SpecPart(Part):
     """A recipe, as in `cache.spec.FeatureSpec`."""
 

@@ -6,24 +6,40 @@ blocks can be asked for without that.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.documents import OwnDocument, read_document, write_document
 from cache.errors import CorpusError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import require_known
-from cache.receipt import write_text
 
 FOLD_KINDS = ("auto", "partition", "rotated", "grouped", "stratified")
 VERSION = 1
+_PARTS = ("train", "validate", "test")
+
+
+class _FoldsDocument(OwnDocument):
+    version: Literal[1]
+    disjoint: bool
+    folds: list[dict[str, Any]]
+
+    def check(self) -> None:
+        """Refuse entries that are not a number and three lists of names."""
+        for place, entry in enumerate(self.folds):
+            if type(entry.get("index")) is not int:
+                raise ValueError(f"folds.{place}.index: {entry.get('index')!r}, expected a number")
+            for part in _PARTS:
+                names = entry.get(part)
+                if not isinstance(names, list) or not all(type(name) in (str, int) for name in names):
+                    raise ValueError(f"folds.{place}.{part}: expected a list of trials")
 
 
 @dataclass(frozen=True)
@@ -309,7 +325,7 @@ def save_folds(folds: Sequence[Fold], path: Path, manifest: Manifest) -> None:
     """
     disjoint = not any(_split_subjects(manifest, fold) for fold in folds)
     document = {"version": VERSION, "disjoint": disjoint, "folds": [asdict(fold) for fold in folds]}
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_document(path, _FoldsDocument, document)
 
 
 def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
@@ -322,25 +338,12 @@ def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
             `disjoint`.
         SettingError: if a part is empty that must not be.
     """
-    if not path.is_file():
+    remedy = "Fix a file of your own; run 'avfusion train' again for 'work/models' ('avfusion matrix' for its own)."
+    document = read_document(path, _FoldsDocument, remedy, CorpusError)
+    if document is None:
         raise MissingFileError(f"No folds in '{path}'. Check the path, or leave 'folds.path' empty.")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["version"] != VERSION:
-            raise ValueError(f"version {document['version']}, expected {VERSION}")
-        disjoint, entries = bool(document["disjoint"]), list(_read_entries(document))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorpusError(
-            f"Folds in '{path}' are damaged: {error}. Mend a file of your own; run "
-            "'avfusion train' again for 'work/models' ('avfusion matrix' for its own)."
-        ) from error
-    folds = tuple(make_fold(manifest, *entry) if disjoint else Fold(*entry) for entry in entries)
+    parts = [(entry["index"], *(tuple(map(str, entry[part])) for part in _PARTS)) for entry in document.folds]
+    folds = tuple(make_fold(manifest, *part) if document.disjoint else Fold(*part) for part in parts)
     for fold in folds:
         _split_subjects(manifest, fold)  # refuses unknown trials
     return folds
-
-
-def _read_entries(document: dict[str, Any]) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
-    for entry in document["folds"]:
-        train, validate, test = (tuple(str(name) for name in entry[part]) for part in ("train", "validate", "test"))
-        yield int(entry["index"]), train, validate, test

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -21,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
+from cache.documents import Document, SpecPart, read_document, write_document
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
-from cache.foreign import match_names, one_line, reading
+from cache.foreign import match_names, one_line
 from cache.manifest import Manifest
 from cache.names import load_named, require_folder_name, require_known
 from cache.places import Where, open_folder
-from cache.receipt import Receipt, write_text
-from cache.records import VERSION, CommitRecord, check_version, digest_embeddings, invalid_runs
+from cache.receipt import Receipt
+from cache.records import VERSION, CommitDocument, CommitRecord, check_version, digest_embeddings, invalid_runs
 from cache.spec import FeatureSpec, canonical_json
 from cache.store import FeatureStore
 
@@ -358,7 +358,13 @@ def save_sidecar(folder: Path, spec: FeatureSpec, records: Mapping[str, CommitRe
         "spec": spec.to_document(),
         "trials": {trial_id: record.to_document() for trial_id, record in sorted(records.items())},
     }
-    write_text(folder / SIDECAR, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_document(folder / SIDECAR, _SidecarDocument, document)
+
+
+class _SidecarDocument(Document):
+    version: int
+    spec: SpecPart
+    trials: dict[str, CommitDocument]
 
 
 def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitRecord]]:
@@ -368,15 +374,8 @@ def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitReco
         StoreError: if it is damaged or of a newer version.
     """
     path = folder / SIDECAR
-    if not path.is_file():
+    document = read_document(path, _SidecarDocument, "Export again, or remove it to import new features.")
+    if document is None:
         return None, {}
-    with reading(
-        f"'{path}'",
-        "recipe and records",
-        "It is damaged; export again, or remove it to import new features.",
-        StoreError,
-    ):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        check_version(str(path), document["version"])
-        records = {trial_id: CommitRecord.from_document(entry) for trial_id, entry in document["trials"].items()}
-        return FeatureSpec.from_document(document["spec"]), records
+    check_version(str(path), document.version)
+    return document.spec.spec, {trial_id: entry.record for trial_id, entry in document.trials.items()}

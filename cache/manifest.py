@@ -1,26 +1,37 @@
 """The manifest: every trial of a corpus, its media, its clock and its labels, in one canonical form.
 
 A corpus reader writes it once; from there on no code knows the corpus's own file formats. On disk it
-is a folder with `manifest.json` (readable, sorted by trial) and `labels.npy` (all label rows, trial
-after trial), both a pure function of the corpus.
+is a folder with `manifest.json` (readable, sorted by trial, with the digest of the labels) and
+`labels.npy` (all label rows, trial after trial), both a pure function of the corpus.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
+from cache.documents import (
+    ClockPart,
+    Document,
+    check_document,
+    damaged,
+    digest_bytes,
+    format_array,
+    parse_json,
+    read_array,
+    write_document,
+    write_file,
+)
 from cache.errors import CorpusError, MissingFileError
 from cache.names import require_known
 
-VERSION = 2  # 2: clocks of varying pictures, and rates by the pictures' intervals
+VERSION = 2  # 2: clocks of varying pictures, rates by the pictures' intervals, digests
+_REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
 PARTITIONS = ("train", "validation", "test")
 
 
@@ -48,6 +59,28 @@ class Trial:
     media: dict[str, str]
     labels: NDArray[np.float32] | None = field(default=None, compare=False)
     face: str = "largest"
+
+
+class _TrialPart(ClockPart):
+    id: str
+    subject: str
+    partition: str
+    media: dict[str, str]
+    labelled: bool
+    face: str
+
+
+class _ManifestDocument(Document):
+    version: int
+    root: str
+    targets: list[str]
+    labels: str
+    trials: list[_TrialPart]
+
+    def check(self) -> None:
+        """Refuse a manifest that does not name what its labels are compared with."""
+        if not self.digest:
+            raise ValueError("digest: absent")
 
 
 @dataclass(frozen=True)
@@ -110,7 +143,10 @@ class Manifest:
         return (self.root / trial.media[kind]).resolve()
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` and `labels.npy`; the media root is stored relative to the folder where it lies inside."""
+        """Write `manifest.json` and `labels.npy`; the media root is stored relative to the folder where it lies inside.
+
+        Files are replaced at once and never written into, so that a second name of one, such as DVC's, keeps its bytes.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         root, home = self.root.resolve(), folder.resolve()
         rows = [
@@ -119,16 +155,17 @@ class Manifest:
             else np.full((trial.clock.num_frames, len(self.targets)), np.nan, np.float32)
             for trial in self.trials
         ]
-        np.save(folder / "labels.npy", np.concatenate(rows) if rows else np.zeros((0, len(self.targets)), np.float32))
+        every = np.concatenate(rows) if rows else np.zeros((0, len(self.targets)), np.float32)
+        labels = format_array(every.astype("<f4", copy=False))
         document = {
             "version": VERSION,
             "root": root.relative_to(home).as_posix() if root.is_relative_to(home) else root.as_posix(),
             "targets": list(self.targets),
+            "labels": digest_bytes(labels),
             "trials": [_trial_document(trial) for trial in self.trials],
         }
-        (folder / "manifest.json").write_text(
-            json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        write_file(folder / "labels.npy", labels)
+        write_document(folder / "manifest.json", _ManifestDocument, document, sort_keys=True)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -136,43 +173,36 @@ class Manifest:
 
         Raises:
             MissingFileError: if the folder holds no manifest.
-            CorpusError: if it is damaged, of another version, or its labels do not fit.
+            CorpusError: if it is damaged, of another version, or its labels are not those that were saved with it.
         """
-        path = folder / "manifest.json"
-        if not path.is_file() or not (folder / "labels.npy").is_file():
+        path, labels_path = folder / "manifest.json", folder / "labels.npy"
+        if not path.is_file() or not labels_path.is_file():
             raise MissingFileError(
                 f"No manifest in '{folder}'. Run 'avfusion corpus build' first (or 'dvc repro corpus')."
             )
         try:
-            return cls._parse(folder, json.loads(path.read_text(encoding="utf-8")), np.load(folder / "labels.npy"))
+            raw = parse_json(path.read_bytes())
+            version = raw.get("version") if isinstance(raw, dict) else VERSION
+            if isinstance(version, int) and version != VERSION:
+                raise CorpusError(
+                    f"Manifest '{path}' has version {version}, expected {VERSION}. Run 'avfusion corpus build' again (or 'dvc "
+                    "repro'); features that still fit are kept."
+                )
+            document = check_document(raw, _ManifestDocument)
+            clocks = [entry.clock for entry in document.trials]
         except CorpusError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, ArithmeticError) as error:
-            what = f"'{error.args[0]}' is absent" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise CorpusError(
-                f"The manifest in '{folder}' is damaged ({what}). Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
-            ) from error
-
-    @classmethod
-    def _parse(cls, folder: Path, document: dict[str, Any], labels: NDArray[np.float32]) -> Manifest:
-        if document.get("version") != VERSION:
-            raise CorpusError(
-                f"Manifest '{folder / 'manifest.json'}' has version {document.get('version')}, expected {VERSION}. Run "
-                "'avfusion corpus build' again (or 'dvc repro'); features that still fit are kept."
-            )
-        if labels.dtype != np.float32:
-            raise TypeError(f"labels.npy holds {labels.dtype}, expected float32")
-        total = sum(entry["num_frames"] for entry in document["trials"])
-        if total != len(labels):
-            raise CorpusError(
-                f"'{folder / 'labels.npy'}' has {len(labels)} rows, expected {total}. Run 'dvc repro corpus' again."
-            )
+        except ValueError as error:
+            raise damaged(path, error, _REMEDY, CorpusError) from error
+        shape = sum(clock.num_frames for clock in clocks), len(document.targets)
+        labels = read_array(labels_path, "<f4", shape, document.labels, _REMEDY, CorpusError)
         trials, start = [], 0
-        for entry in document["trials"]:
-            stop = start + entry["num_frames"]
-            trials.append(_trial_from_document(entry, labels[start:stop]))
+        for entry, clock in zip(document.trials, clocks, strict=True):
+            stop = start + clock.num_frames
+            own = labels[start:stop] if entry.labelled else None
+            trials.append(Trial(entry.id, entry.subject, entry.partition, clock, entry.media, own, entry.face))
             start = stop
-        return cls(folder / document["root"], tuple(trials), tuple(document["targets"]))
+        return cls(folder / document.root, tuple(trials), tuple(document.targets))
 
 
 def _trial_document(trial: Trial) -> dict[str, object]:
@@ -185,19 +215,3 @@ def _trial_document(trial: Trial) -> dict[str, object]:
         "labelled": trial.labels is not None,
         "face": trial.face,
     }
-
-
-def _trial_from_document(entry: dict[str, Any], labels: NDArray[np.float32]) -> Trial:
-    texts = (entry["id"], entry["subject"], entry["partition"], entry["face"], *entry["media"].values())
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"trial {entry['id']!r} has a name that is no text")
-    clock = FrameClock.from_document(entry)
-    return Trial(
-        entry["id"],
-        entry["subject"],
-        entry["partition"],
-        clock,
-        entry["media"],
-        labels if entry["labelled"] else None,
-        entry["face"],
-    )

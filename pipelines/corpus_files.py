@@ -7,13 +7,14 @@ extraction compares their content anyway.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+from string import punctuation
+from urllib.parse import quote, unquote
 
+from cache.documents import Document, read_document, write_document
 from cache.errors import CorpusError
 from cache.manifest import Manifest
-from cache.receipt import write_text
 from pipelines import paths
 from pipelines.params import CorpusParams
 
@@ -23,7 +24,21 @@ Files = dict[str, list[int]]
 FILES = "files.json"
 """Beside a manifest: the files that it was made of."""
 
+_REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro'); what did not change is not extracted again."
+_PLAIN = "".join(mark for mark in f"{punctuation} " if mark != "%")
 _PICTURES = (".jpg", ".jpeg")
+
+
+class _FilesDocument(Document):
+    """Files of a root; percent-encoded, since names may be any bytes."""
+
+    root: str
+    files: dict[str, list[int]]
+
+    def check(self) -> None:
+        """Refuse stamps that are not two numbers."""
+        if any(len(stamp) != 2 for stamp in self.files.values()):
+            raise ValueError("files: expected size and time of each")
 
 
 def list_files(root: Path) -> Files:
@@ -55,23 +70,35 @@ def look(params: CorpusParams) -> Files:
 
 def look_again(params: CorpusParams, path: Path) -> None:
     """Write what lies in the corpus's folder, unless the file says it already: the same bytes as long as nothing changes."""
-    known = load_files(path)
+    try:
+        known = load_files(path)
+    except CorpusError:  # damaged
+        known = None
     if known is None or known[0] != params.root or find_change(*known) is not None:
         save_files(params.root, look(params), path)
 
 
 def save_files(root: str, files: Files, path: Path) -> None:
     """Write the files of a root."""
-    write_text(path, json.dumps({"root": root, "files": files}, indent=1) + "\n")  # ASCII: names may be any bytes
+    write_document(path, _FilesDocument, {"root": _encode(root), "files": {_encode(k): v for k, v in files.items()}})
 
 
 def load_files(path: Path) -> tuple[str, Files] | None:
-    """What `save_files` wrote; None where there is nothing, or nothing sound."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return str(document["root"]), dict(document["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """What `save_files` wrote; None where there is nothing.
+
+    Raises:
+        CorpusError: if it is damaged.
+    """
+    found = read_document(path, _FilesDocument, _REMEDY, CorpusError)
+    return None if found is None else (_decode(found.root), {_decode(k): v for k, v in found.files.items()})
+
+
+def _encode(name: str) -> str:
+    return quote(name, _PLAIN, errors="surrogateescape")
+
+
+def _decode(name: str) -> str:
+    return unquote(name, errors="surrogateescape")
 
 
 def load_corpus() -> Manifest:
@@ -86,8 +113,7 @@ def load_corpus() -> Manifest:
     changed = None if known is None else find_change(*known)
     if changed is not None:
         raise CorpusError(
-            f"'{changed}' was changed after the corpus was built, so its labels or clocks may be old. Run 'avfusion corpus "
-            "build' (or 'dvc repro'); what did not change is not extracted again."
+            f"'{changed}' was changed after the corpus was built, so its labels or clocks may be old. {_REMEDY}"
         )
     return manifest
 

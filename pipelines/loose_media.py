@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError, plain_error
+from cache.documents import Document, read_document, write_document
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, plain_error
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from cache.receipt import write_text
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.sources import media_clock
@@ -23,6 +22,12 @@ from pipelines.console import warn
 
 _KNOWN = "media.digests.txt"  # no transcript ends so; sha256 of the files by the names of their trials
 SOUND_RATE = Fraction(25)  # frames per second of files without pictures
+
+
+class _Contents(Document):
+    """sha256 of the files that a folder holds features of, by the names of their trials."""
+
+    files: dict[str, str]
 
 
 def by_name(media: Sequence[Path]) -> dict[str, Path]:
@@ -55,16 +60,12 @@ def strangers(manifest: Manifest, out: Path) -> dict[str, str]:
 def remember(manifest: Manifest, trial_ids: Sequence[str], out: Path) -> None:
     """Write down which contents the features of these trials in `out` are of."""
     digests = {trial_id: sha256_file(manifest.path(manifest.trial(trial_id), "audio")) for trial_id in trial_ids}
-    write_text(out / _KNOWN, json.dumps(_read(out) | digests, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    write_document(out / _KNOWN, _Contents, {"files": _read(out) | digests}, sort_keys=True)
 
 
 def _read(out: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((out / _KNOWN).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"'{out / _KNOWN}' is damaged ({error}). Delete it; nothing else is lost.") from error
+    found = read_document(out / _KNOWN, _Contents, "Delete it; nothing else is lost.")
+    return {} if found is None else found.files
 
 
 @dataclass(frozen=True)

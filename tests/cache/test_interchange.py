@@ -16,6 +16,7 @@ import zarr
 
 from cache.checking import verify
 from cache.clock import FrameClock, PictureTimes
+from cache.documents import sign
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
 from cache.interchange import FORMATS, ImportOptions, export_features, import_features
 from cache.manifest import Manifest, Trial
@@ -325,6 +326,9 @@ def test_names_that_leave_or_hide_are_refused_before_anything_is_written(
     document = json.loads(sidecar.read_text())
     document["spec"]["name"] = name
     sidecar.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="avfusion.json' is damaged"):
+        import_features(tmp_path / "out", "npy", tmp_path / "x/again")
+    sidecar.write_text(json.dumps(sign(document)))
     with pytest.raises(SettingError, match="cannot name a folder.*recipe"):
         import_features(tmp_path / "out", "npy", tmp_path / "x/again")
     assert not (tmp_path / "x").exists()
