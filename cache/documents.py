@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from hashlib import sha256
 from typing import Annotated, Any, Self, TypeVar
@@ -327,25 +327,32 @@ def read_arrays(
     remedy: str,
     kind: type[AvFusionError] = StoreError,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file, which are just those of `shapes`; otherwise as `read_array`."""
+    """The arrays of an npz file, some of those in `shapes`; otherwise as `read_array`."""
     folder, name = split_place(where)
-    numbers = sum(_num_bytes(dtype, shape) for shape in shapes.values())
-    most = numbers + sum(_LARGEST_HEADER + 4 * len(name.encode()) for name in shapes) + _LARGEST_HEADER
+    most = sum(_num_bytes(dtype, shape) + 2 * (_LARGEST_HEADER + len(name.encode())) for name, shape in shapes.items())
     size = folder.size(name)
     try:
         if size is None:
             raise ValueError("it is absent")
-        if not numbers <= size <= most:
-            raise ValueError(f"{size} bytes, expected {numbers} and headers")
+        if size > most + _LARGEST_HEADER:
+            raise ValueError(f"{size} bytes, expected at most {most}")
         content = folder.read(name) or b""
         if digest_bytes(content) != digest:
             raise ValueError("its digest is not the one that was written down")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if members.keys() != shapes.keys():
-                raise ValueError(f"{len(members)} arrays, expected those of {len(shapes)} trials")
-            if any(m.file_size != m.compress_size or m.file_size > size for m in members.values()):
-                raise ValueError("an array asks for more bytes than the file has")
-            return {name: _parse_array(archive.read(members[name]), dtype, shapes[name]) for name in shapes}
+        return dict(_unzip_arrays(content, dtype, shapes))
     except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise damaged(where, error, remedy, kind) from error
+
+
+def _unzip_arrays(
+    content: bytes, dtype: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Names and arrays, none of which may ask for more than its shape needs."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in shapes:
+                raise ValueError(f"it holds '{name[:40]}', which has no place there")
+            if member.file_size > _num_bytes(dtype, shapes[name]) + _LARGEST_HEADER:
+                raise ValueError(f"'{name[:40]}' asks for {member.file_size} bytes")
+            yield name, _parse_array(archive.read(member), dtype, shapes[name])

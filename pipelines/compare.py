@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from cache.errors import MissingFileError, SettingError
-from pipelines.scores import damaged, figure, interval, read_scores, spread
+from cache.errors import MissingFileError
+from pipelines.scores import Figures, figure, interval, read_scores, spread
 
 
 def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -30,28 +30,24 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
         raise MissingFileError(f"No '{files[0]}'. Run 'evaluate-fusion' first.")
     rows = []
     for path in present:
-        try:
-            document = read_scores(path)
-            rows += [
-                {**_row(name, scores["ccc"]), "partition": document.get("partition", "")}
-                for name, scores in document["systems"].items()
-            ]
-        except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise SettingError(damaged(path, error)) from error
+        document = read_scores(path)
+        rows += [
+            {**_row(name, scores["ccc"]), "partition": document.partition} for name, scores in document.systems.items()
+        ]
     rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
     return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
 
 
-def _row(name: str, ccc: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
     targets = [target for target in ccc if target != "mean"]
     means = [_number(ccc[target], "mean") for target in targets]
-    total = ccc.get("mean", {"mean": sum(means) / len(means)})
+    total = ccc["mean"] if "mean" in ccc else {"mean": sum(means) / len(means)}
     figures = {key: _number(total, key) for key in ("std", "low", "high", "best")}
     each = {f"ccc_{target}": value for target, value in zip(targets, means, strict=True)}
     return {"system": name, "ccc": _number(total, "mean"), **figures, **each}
 
 
-def _number(figures: dict[str, float], key: str) -> float:
+def _number(figures: Figures, key: str) -> float:
     value = figures.get(key)
     return nan if value is None else float(value)
 

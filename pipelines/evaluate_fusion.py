@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.documents import digest_bytes, format_arrays, write_document, write_file
 from cache.errors import CorpusError, FingerprintError, MissingFileError
 from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
@@ -29,7 +30,7 @@ from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
-from pipelines.scores import Figures, as_json
+from pipelines.scores import Figures, ScoresDocument, as_json
 from pipelines.train_fusion import load_bank, torch_threads, train_config
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def evaluate_systems(
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same of the runs' mean prediction, scored once.
 
-        And `runs`, one row per run with its own CCC.
+        And `runs`, one row per run with its own CCC, and the digests of the networks and of the predictions.
 
     Raises:
         UnknownNameError: if there is no such partition.
@@ -76,6 +77,7 @@ def evaluate_systems(
         "folds": [fold.index for fold in folds],
         "level": evaluate.level,
         "networks": {name: digest_runs(outputs.models, name) for name in params.systems},
+        "predictions": {},
         "systems": {},
         "runs": [],
     }
@@ -93,9 +95,9 @@ def evaluate_systems(
                 {"system": name, "fold": fold, "seed": seed, **_flat(scores["ccc"])}
                 for (fold, seed), scores in zip(runs, scored, strict=True)
             ]
-            _save_predictions(outputs.predictions / f"{name}.npz", ensemble)
+            document["predictions"][name] = _save_predictions(outputs.predictions / f"{name}.npz", ensemble)
     document = as_json(document)
-    write_text(outputs.scores, json.dumps(document, indent=1) + "\n")
+    write_document(outputs.scores, ScoresDocument, document)
     _write_metrics(document, outputs)
     return document
 
@@ -239,8 +241,9 @@ def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
     write_text(outputs.systems, "\n".join(lines) + "\n")
 
 
-def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> None:
-    """One array per trial (T, C)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {encode_trial_id(prediction.trial_id): prediction.values for prediction in ensemble}
-    np.savez(path, allow_pickle=False, **arrays)
+def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> str:
+    """One array per trial (T, C); sha256 of the file."""
+    arrays = {encode_trial_id(prediction.trial_id): prediction.values.astype("<f4") for prediction in ensemble}
+    content = format_arrays(arrays)
+    write_file(path, content)
+    return digest_bytes(content)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from cache.errors import SettingError
+from cache.documents import Cell, Document, Number, read_document
+from cache.errors import MissingFileError, SettingError
 from pipelines import paths
 from pipelines.runs import digest_runs
 
@@ -17,25 +17,48 @@ Figures = Mapping[str, float | None]
 """What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
 
 
-def read_scores(path: Path) -> dict[str, Any]:
+class ScoresDocument(Document):
+    """What `evaluate_systems` writes; older evaluations wrote less.
+
+    Attributes:
+        networks: digest of each system's networks.
+        predictions: sha256 of each system's file of predictions.
+        systems: system → metric → target → figures.
+    """
+
+    systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
+    partition: str = ""
+    seeds: Number = 1
+    folds: list[Number] | None = None
+    level: float = 0.95
+    networks: dict[str, str] | None = None
+    predictions: dict[str, str] | None = None
+    runs: list[dict[str, Cell]] | None = None
+
+    def check(self) -> None:
+        """Refuse systems without a CCC."""
+        lacking = [name for name, metrics in self.systems.items() if not metrics.get("ccc")]
+        if lacking or not self.systems:
+            raise ValueError(f"systems: no CCC of {lacking or 'any'}")
+
+
+def read_scores(path: Path) -> ScoresDocument:
     """What an evaluation wrote; a warning tells of systems that were trained again since.
 
     Raises:
+        MissingFileError: if there is nothing.
         SettingError: if the file is damaged, naming the command that writes it.
     """
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(figures.keys() for scores in document["systems"].values() for figures in scores["ccc"].values()):
-            raise ValueError("a target has no figures")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingError(damaged(path, error)) from error
+    document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
+    if document is None:
+        raise MissingFileError(f"No '{path}'. Run 'evaluate-fusion' first.")
     outputs = _outputs(path)
-    digests = document.get("networks", {})
+    digests = document.networks or {}
     stale = [name for name, digest in digests.items() if digest != digest_runs(outputs.models, name)]
     if stale:
         names = ", ".join(f"'{name}'" for name in stale)
         warnings.warn(
-            f"'{path}' is older than the networks of {names}, which were trained again since. Run '{_command(path)}'.",
+            f"'{path}' is older than the networks of {names}, which were trained again since. Run '{command(path)}'.",
             stacklevel=2,
         )
     return document
@@ -45,13 +68,9 @@ def _outputs(path: Path) -> paths.Outputs:
     return paths.MATRIX if path.name == paths.MATRIX.scores.name else paths.PROJECT
 
 
-def _command(path: Path) -> str:
+def command(path: Path) -> str:
+    """What writes a file of scores."""
     return "avfusion matrix" if _outputs(path) is paths.MATRIX else "avfusion evaluate"
-
-
-def damaged(path: Path, error: Exception) -> str:
-    """Says that a file of scores cannot be read, and how it is written again."""
-    return f"'{path}' is damaged ({error!r}). Run '{_command(path)}' again."
 
 
 def as_json(value: Any) -> Any:

@@ -65,11 +65,11 @@ def draw_trial(
     pyplot.close(figure)
 
 
-def draw_history(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Validation CCC by epoch, one thin line per network, one colour per system."""
     pyplot = _pyplot()
     figure, panel = pyplot.subplots(figsize=(6, 3))
-    runs: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    runs: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         runs.setdefault(tuple(row[key] for key in ("system", "fold", "seed", "targets")), []).append(row)
     systems = list(dict.fromkeys(row["system"] for row in rows))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cache.errors import MissingFileError
+from cache.documents import read_arrays
+from cache.errors import MissingFileError, SettingError
 from cache.manifest import Manifest
 from cache.names import encode_trial_id
 from cache.places import Where
@@ -18,7 +16,8 @@ from pipelines import paths
 from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
-from pipelines.scores import Figures, figure, interval, read_scores, spread
+from pipelines.runs import Row, read_history, saved_runs
+from pipelines.scores import Figures, ScoresDocument, command, figure, interval, read_scores, spread
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
@@ -28,50 +27,63 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
         MissingFileError: if nothing was evaluated yet.
         SettingError: if the scores are damaged.
     """
-    scores = paths.RESULTS / "scores.json"
-    if not scores.is_file():
-        raise MissingFileError(f"No '{scores}'. Run 'evaluate-fusion' first.")
+    scores = paths.PROJECT.scores
     document = read_scores(scores)
+    if document.predictions is None or not all(metrics.keys() >= _COLUMNS for metrics in document.systems.values()):
+        raise SettingError(f"'{scores}' is of an older avfusion. Run '{command(scores)}' again.")
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
-    with (paths.RESULTS / "history.csv").open(encoding="utf-8", newline="") as file:
-        draw_history(list(csv.DictReader(file)), figures / "history.png")
+    draw_history(_gather_history(document), figures / "history.png")
     drawn = _draw_trials(document, manifest, figures)
     path = paths.RESULTS / "report.md"
     write_text(path, _page(document, manifest, _untrained(params, features), drawn))
     return path
 
 
-def _draw_trials(document: dict[str, Any], manifest: Manifest, figures: Path) -> list[tuple[str, str]]:
+def _gather_history(document: ScoresDocument) -> list[Row]:
+    """Every epoch of every network of the evaluated systems, as their runs hold it."""
+    rows = [
+        {**row, "system": name}
+        for name in document.systems
+        for folder in saved_runs(paths.MODELS, name)
+        for row in read_history(folder)
+    ]
+    if not rows:
+        raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
+    return rows
+
+
+def _draw_trials(document: ScoresDocument, manifest: Manifest, figures: Path) -> list[tuple[str, str]]:
     """A figure for each trial of the evaluated partition; (trial id, file name)."""
-    targets = [t for t in next(iter(document["systems"].values()))["ccc"] if t != "mean"]
-    systems = [name for name, scores in document["systems"].items() if set(scores["ccc"]) == {*targets, "mean"}]
+    targets = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
+    systems = [name for name, scores in document.systems.items() if set(scores["ccc"]) == {*targets, "mean"}]
+    shapes = {encode_trial_id(trial.id): (trial.clock.num_frames, len(targets)) for trial in manifest.trials}
+    digests = document.predictions or {}
+    remedy = f"Run '{command(paths.PROJECT.scores)}' again."
+    archives = {
+        name: read_arrays(paths.PREDICTIONS / f"{name}.npz", "<f4", shapes, digests.get(name, ""), remedy, SettingError)
+        for name in systems
+    }
     drawn = []
-    with np.load(paths.PREDICTIONS / f"{systems[0]}.npz") as first:
-        names = set(first.files)
-    archives = {system: np.load(paths.PREDICTIONS / f"{system}.npz") for system in systems}
     for trial in manifest.trials:
         key = encode_trial_id(trial.id)
-        if key in names:
-            draw_trial(
-                trial, {system: archive[key] for system, archive in archives.items()}, targets, figures / f"{key}.png"
-            )
+        predictions = {system: archive[key] for system, archive in archives.items() if key in archive}
+        if predictions and trial.labels is not None:
+            draw_trial(trial, predictions, targets, figures / f"{key}.png")
             drawn.append((trial.id, f"{key}.png"))
-    for archive in archives.values():
-        archive.close()
     return drawn
 
 
-def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], drawn: list[tuple[str, str]]) -> str:
-    systems, names = document["systems"], {trial_id for trial_id, _ in drawn}
+def _page(document: ScoresDocument, manifest: Manifest, untrained: list[str], drawn: list[tuple[str, str]]) -> str:
+    systems, names = document.systems, {trial_id for trial_id, _ in drawn}
     trials = [trial for trial in manifest.trials if trial.id in names]
     lines = [
         "# Report",
         "",
-        f"{len(systems)} systems on partition {code(document['partition'])}: {len(trials)} trials of "
+        f"{len(systems)} systems on partition {code(document.partition)}: {len(trials)} trials of "
         f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
-        f"CCC with population moments. In brackets: {100 * document['level']:g} % bootstrap interval of the mean, over trials. "
+        f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials. "
         "Ensemble: the runs' mean prediction, scored once.",
         "",
         *untrained,
@@ -90,8 +102,8 @@ def _page(document: dict[str, Any], manifest: Manifest, untrained: list[str], dr
     return "\n".join(lines) + "\n"
 
 
-def _count_runs(document: dict[str, Any]) -> str:
-    folds, seeds = len(document["folds"]), document["seeds"]
+def _count_runs(document: ScoresDocument) -> str:
+    folds, seeds = len(document.folds or ()), document.seeds
     if seeds == folds == 1:
         return "that of one run"
     count = f"{seeds} seeds" if seeds > 1 else "one seed"
@@ -107,6 +119,7 @@ _CCC_COLUMNS: _Columns = [
     ("CCC per trial", "trial_ccc", True, spread),
 ]
 _OTHER_COLUMNS: _Columns = [(name.upper(), name, False, spread) for name in ("pcc", "rmse", "sagr")]
+_COLUMNS = {metric for _, metric, _, _ in (*_CCC_COLUMNS, *_OTHER_COLUMNS)}
 
 
 def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:

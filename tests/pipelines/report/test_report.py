@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import unicodedata
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -15,6 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from cache.clock import FrameClock
+from cache.documents import digest_bytes, format_arrays, write_document, write_file
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from pipelines.escaping import printable
@@ -22,6 +21,8 @@ from pipelines.params import FusionParams
 from pipelines.report.figures import draw_trial
 from pipelines.report.markdown import write_report
 from pipelines.report.wording import code, drawable, plain
+from pipelines.runs import save_run
+from pipelines.scores import ScoresDocument
 
 NAMES = [
     "a$b_<img src=x onerror=alert(1)>|`x`",
@@ -67,8 +68,9 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = np.sin(np.arange(100, dtype=np.float32) / 9).reshape(50, 2)
     trials = tuple(Trial(name, f"s{i}", "test", clock, {}, labels) for i, name in enumerate(NAMES))
     Manifest(tmp_path, trials, TARGETS).save(tmp_path / "work/corpus")
-    (tmp_path / "work/predictions").mkdir(parents=True)
-    (tmp_path / "results").mkdir()
+    predictions = format_arrays({encode_trial_id(trial): labels * np.float32(0.5) for trial in NAMES})
+    for name in SYSTEMS:
+        write_file(tmp_path / f"work/predictions/{name}.npz", predictions)
     metric = dict.fromkeys((*TARGETS, "mean"), FIGURES)
     metrics = dict.fromkeys(("ccc", "trial_ccc", "pcc", "rmse", "sagr"), metric)
     document = {
@@ -76,15 +78,13 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folds": [0],
         "seeds": 2,
         "level": 0.95,
+        "predictions": dict.fromkeys(SYSTEMS, digest_bytes(predictions)),
         "systems": dict.fromkeys(SYSTEMS, metrics),
     }
-    (tmp_path / "results/scores.json").write_text(json.dumps(document), encoding="utf-8")
-    with (tmp_path / "results/history.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["system", "fold", "seed", "targets", "epoch", "ccc"])
-        rows.writerows([name, 0, 0, "mean", epoch, 0.1 * epoch] for name in SYSTEMS for epoch in (1, 2))
+    write_document(tmp_path / "results/scores.json", ScoresDocument, document)
     for name in SYSTEMS:
-        np.savez(f"work/predictions/{name}.npz", **{encode_trial_id(trial): labels * 0.5 for trial in NAMES})
+        history = [{"system": "", "fold": 0, "seed": 0, "targets": "", "epoch": e, "ccc": 0.1 * e} for e in (1, 2)]
+        save_run(tmp_path / "work/models" / name / "fold0/seed0", "", history)
     return tmp_path
 
 
