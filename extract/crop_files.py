@@ -15,6 +15,8 @@ from cache.errors import MediaError, ShapeError
 _NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _MOST_CROPS = 99_999_999  # of one trial: 46 days at 25 Hz
 _LISTED = 5  # faulty names of one folder that are named; more are counted
+_LARGEST_CROP = 1 << 28  # bytes of one member
+_UTF8 = 0x800  # flag of a member whose name is UTF-8
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
@@ -22,7 +24,7 @@ def damaged_crop(path: Path, name: str, what: str) -> MediaError:
     """The error for one crop that cannot be read."""
     return MediaError(
         f"Crop '{name}' of '{path}' is damaged ({what.rstrip('.').lower()}); expected a whole JPEG or PNG. "
-        "Copy or make it again."
+        "Run 'avfusion crops', which makes a zip of its own again; copy anything else again."
     )
 
 
@@ -56,14 +58,17 @@ class ZipFiles:
             with zipfile.ZipFile(path) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
                 _check_end(path, len(archive.comment))
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # of whatever its fields say: sizes, places, names
             raise MediaError(
-                f"'{path}' is no whole zip of crops ({str(error).lower()}); expected a zip or a folder. "
+                f"'{path}' is no whole zip of crops ({' '.join(str(error).split()).lower()[:200]}); expected a zip or a folder. "
                 "Run 'avfusion crops' again, or copy it again."
             ) from error
         self.names = [member.filename for member in members]
-        self._places = [(m.header_offset, m.compress_size, m.CRC, m.compress_type, m.flag_bits) for m in members]
+        self._members = members
         self._handle = os.open(path, os.O_RDONLY)
+        self._size = os.fstat(self._handle).st_size
         weakref.finalize(self, os.close, self._handle)
 
     def read(self, position: int) -> bytes:
@@ -72,22 +77,41 @@ class ZipFiles:
         Raises:
             MediaError: if it is damaged.
         """
-        offset, size, checksum, method, flags = self._places[position]
-        name = self.names[position]
-        if flags & 1 or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise damaged_crop(self._path, name, "encrypted or compressed in an unknown way")
-        header = os.pread(self._handle, _LOCAL_HEADER.size, offset)
-        if len(header) < _LOCAL_HEADER.size:
-            raise damaged_crop(self._path, name, "the zip breaks off")
-        *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
-        data = os.pread(self._handle, size, offset + _LOCAL_HEADER.size + name_size + extra_size)
-        try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else data
-        except zlib.error as error:
-            raise damaged_crop(self._path, name, str(error)) from error
-        if zlib.crc32(data) != checksum:
-            raise damaged_crop(self._path, name, "its checksum differs")
+        member = self._members[position]
+        stored = member.compress_type == zipfile.ZIP_STORED
+        if member.flag_bits & 1 or not (stored or member.compress_type == zipfile.ZIP_DEFLATED):
+            raise self._damaged(position, "encrypted or compressed in an unknown way")
+        largest = max(member.file_size, member.compress_size)
+        if largest > _LARGEST_CROP or (stored and member.file_size != member.compress_size):
+            raise self._damaged(position, f"it asks for {largest} bytes")
+        data = self._stored(position, member)
+        if not stored:
+            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                data = unpacker.decompress(data, member.file_size + 1)  # however much more it holds
+            except zlib.error as error:
+                raise self._damaged(position, str(error)) from error
+        if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
+            raise self._damaged(position, "its checksum differs")
         return data
+
+    def _stored(self, position: int, member: zipfile.ZipInfo) -> bytes:
+        """Bytes of a member as they lie in the file, behind a header of the same name."""
+        start = member.header_offset
+        if start + _LOCAL_HEADER.size + member.compress_size > self._size:
+            raise self._damaged(position, "the zip breaks off")
+        header = os.pread(self._handle, _LOCAL_HEADER.size, start)
+        magic, *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
+        start += _LOCAL_HEADER.size
+        name = os.pread(self._handle, name_size, start).decode(
+            "utf-8" if member.flag_bits & _UTF8 else "cp437", "replace"
+        )
+        if magic != b"PK\x03\x04" or name != member.orig_filename:
+            raise self._damaged(position, "its header is of another one")
+        return os.pread(self._handle, member.compress_size, start + name_size + extra_size)
+
+    def _damaged(self, position: int, what: str) -> MediaError:
+        return damaged_crop(self._path, self.names[position], what)
 
 
 def open_crops(path: Path) -> FolderFiles | ZipFiles:

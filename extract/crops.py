@@ -1,7 +1,6 @@
 """Face crops of a trial: one JPEG per frame in which the face is seen, numbered as the community does.
 
-Our own crops are one uncompressed zip per trial. Its comment is the commit record, which stands at
-the very end of the file: a write that was killed leaves no zip that could be trusted. A corpus's own
+Our own crops are one uncompressed zip per trial, with a commit record (`extract.crop_records`). A corpus's own
 crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames without a face are absent.
 """
 
@@ -11,11 +10,9 @@ import hashlib
 import io
 import json
 import os
-import struct
 import threading
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from PIL import Image
 from cache.clock import FrameClock, check_length
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
 from extract.crop_files import crop_numbers, damaged_crop, open_crops
+from extract.crop_records import VERSION, is_whole, read_crop_record, seal_zip
 from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
 from extract.likeness import SIZE as LIKENESS_SIZE
 from extract.likeness import Reference, reference_key
@@ -35,9 +33,7 @@ from extract.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.video import probe, read_frames, sha256_file, shrunk_size
 
-VERSION = 1  # of the commit record
 ALGORITHM = 3  # raise it when the same settings make other crops
-_END_RECORD = struct.Struct("<4sHHHHIIH")
 
 
 @dataclass(frozen=True)
@@ -132,8 +128,9 @@ def write_crops(
     }
     temporary = out_zip.with_name(f"{_temporary_stem(out_zip)}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            _write_zip(file, _crops(video, clock, trial_id, track, config), record)
+        with temporary.open("w+b") as file:
+            digest = _write_zip(file, _crops(video, clock, trial_id, track, config))
+            record = seal_zip(file, {**record, "digest": digest})
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(out_zip)
@@ -200,8 +197,8 @@ def _crops(
         yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
 
 
-def _write_zip(file: io.BufferedWriter, crops: Iterable[tuple[int, bytes]], record: dict[str, Any]) -> None:
-    """Write members and, last of all, the record with the content's digest."""
+def _write_zip(file: io.BufferedRandom, crops: Iterable[tuple[int, bytes]]) -> str:
+    """Write the members; the digest of their content."""
     content = hashlib.sha256()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for frame, data in crops:
@@ -209,8 +206,7 @@ def _write_zip(file: io.BufferedWriter, crops: Iterable[tuple[int, bytes]], reco
             member.create_system, member.external_attr = 3, 0o644 << 16
             archive.writestr(member, data)
             content.update(_digest_line(frame, data))
-        record["digest"] = content.hexdigest()
-        archive.comment = json.dumps(record, sort_keys=True).encode()
+    return content.hexdigest()
 
 
 def crop_name(frame: int) -> str:
@@ -234,41 +230,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_crop_record(path: Path) -> dict[str, Any] | None:
-    """The commit record at the end of a zip; None if the file is missing, unfinished or not ours."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _END_RECORD.size - 0xFFFF))
-            tail = file.read()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
-    start = tail.rfind(b"PK\x05\x06")
-    if start < 0 or len(tail) < start + _END_RECORD.size:
-        return None
-    *_, num_members, _, _, comment_size = _END_RECORD.unpack_from(tail, start)
-    comment = tail[start + _END_RECORD.size :]
-    if len(comment) != comment_size:
-        return None
-    record = None
-    with suppress(ValueError):
-        record = json.loads(comment)
-    kinds = {"source": str, "settings": str, "digest": str, "num_frames": int, "rate": str, "present": int}
-    if not isinstance(record, dict) or record.get("version") != VERSION:
-        return None
-    if any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
-        return None
-    return record if num_members == min(record["present"], 0xFFFF) else None
-
-
 def crops_are_current(
     path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock | None = None
 ) -> bool:
-    """Whether a zip is whole and was made of this video with these settings (and for this clock)."""
+    """Whether a zip is whole, byte by byte, and was made of this video with these settings (and for this clock)."""
     record = read_crop_record(path)
     if record is None or (clock is not None and not _is_made_for(record, clock)):
         return False
-    return record["source"] == source_digest and record["settings"] == settings_fingerprint
+    made = record["source"], record["settings"]
+    return made == (source_digest, settings_fingerprint) and is_whole(path, record)
 
 
 class CropReader:
@@ -298,6 +268,11 @@ class CropReader:
         names = crop_numbers(path, self._files.names)
         if not names and self._record is None:
             raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the path.")
+        if self._record is not None and len(names) != self._record["present"]:
+            raise MediaError(
+                f"'{path}' holds {len(names)} crops, its record says {self._record['present']}. Run 'avfusion crops', which makes "
+                "it again."
+            )
         last = max(names, default=0)
         if last > clock.num_frames:
             check_length(trial_id or path.stem, "numbered crops", last, clock.num_frames, str(path))

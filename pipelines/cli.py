@@ -111,11 +111,12 @@ def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) ->
 
 
 @avfusion.command("crops")
+@click.option("--redo", is_flag=True, help="Make again what is finished.")
 @_DEVICE
 @_JSON
 @guarded
-def crops(device: str, as_json: bool) -> None:
-    """Find, follow and align the face of every trial."""
+def crops(redo: bool, device: str, as_json: bool) -> None:
+    """Find, follow and align the face of every trial; crops that are damaged are made again."""
     from cache.manifest import Manifest
     from pipelines import paths
     from pipelines.extract_features import raise_failures
@@ -124,7 +125,7 @@ def crops(device: str, as_json: bool) -> None:
 
     config = crop_config(read_params(paths.PARAMS).crops)
     manifest = Manifest.load(paths.CORPUS)
-    outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device)
+    outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device, redo)
     raise_failures("crops", outcome, paths.CROPS / "failures.json")
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)

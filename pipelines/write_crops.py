@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cache.documents import Document, Values, write_document
 from cache.errors import AvFusionError, plain_error
 from cache.locks import claim, holder, sweep
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from cache.receipt import write_text
-from extract.crops import CropConfig, crops_are_current, read_crop_record, remove_unfinished, write_crops
+from extract.crop_records import read_crop_record
+from extract.crops import CropConfig, crops_are_current, remove_unfinished, write_crops
 from extract.engine import Outcome
 from extract.executors import choose_device
 from extract.faces import Detector, make_detector
@@ -39,9 +39,14 @@ def crop_config(settings: dict[str, Any]) -> CropConfig:
 
 
 def make_crops(
-    manifest: Manifest, trials: Sequence[Trial], config: CropConfig, crops: Path, device: str = "auto"
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    config: CropConfig,
+    crops: Path,
+    device: str = "auto",
+    redo: bool = False,
 ) -> Outcome:
-    """Write what is missing of the trials' crops; trials that come with crops are left alone.
+    """Write what is missing or damaged of the trials' crops, or all; trials that come with crops are left alone.
 
     Several processes may do this at once: each claims the trials it works on, takes others in the meantime, and waits at
     the end for those that it did not get.
@@ -51,7 +56,7 @@ def make_crops(
     """
     outcome = Outcome()
     left = _croppable(trials)
-    maker = _Maker(manifest, config, crops_folder(crops, config), device)
+    maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
     crops.mkdir(parents=True, exist_ok=True)  # a stage has to leave it, also where there is nothing to do
     sweep(maker.folder)
     with progress("crops", sum(trial.clock.num_frames for trial in left)) as advance:
@@ -86,19 +91,20 @@ class _Maker:
     config: CropConfig
     folder: Path
     device: str
+    redo: bool = False
 
     def make(self, trial: Trial, outcome: Outcome) -> bool:
         """Have a trial's crops finished; false where another process works on them."""
         video = self.manifest.path(trial, "video")
         source = sha256_file(video)
-        if has_crops(self.manifest, trial, self.config, self.folder, source):
+        if self._is_done(trial, source):
             outcome.kept.append(trial.id)
             return True
         claimed = claim(self.folder, encode_trial_id(trial.id))
         if claimed is None:
             return False
         with claimed:
-            if has_crops(self.manifest, trial, self.config, self.folder, source):  # by another process, just before
+            if self._is_done(trial, source):  # by another process, just before
                 outcome.kept.append(trial.id)
             else:
                 self._write(trial, video, source)
@@ -123,6 +129,9 @@ class _Maker:
         """Who works on a trial, and what to do if that process is dead."""
         found = holder(self.folder, encode_trial_id(trial.id)) or "still taken"
         return f"The crops of trial '{trial.id}' are {found}. Then run again."
+
+    def _is_done(self, trial: Trial, source: str) -> bool:
+        return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, source)
 
     def _is_free(self, trial: Trial) -> bool:
         claimed = claim(self.folder, encode_trial_id(trial.id))
@@ -155,7 +164,7 @@ class _Maker:
 
 
 def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:
-    """Whether a trial's crops are finished and of these settings and this video (of digest `source`, else computed).
+    """Whether a trial's crops are finished, whole, and of these settings and this video (of digest `source`, else computed).
 
     Raises:
         MissingFileError: if the video, or the picture of the face to follow, is absent.
@@ -172,6 +181,11 @@ def crops_folder(crops: Path, config: CropConfig) -> Path:
     return crops / config.fingerprint("any")[:16]
 
 
+class _CropsDocument(Document):
+    crops: Values
+    trials: dict[str, dict[str, Any]]
+
+
 def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path: Path) -> None:
     """Write the receipt of finished crops: settings and, per trial, digests and counts."""
     trials = {}
@@ -179,5 +193,4 @@ def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path
         record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
         assert record is not None
         trials[trial.id] = record
-    document = {"crops": asdict(config), "trials": trials}
-    write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_document(path, _CropsDocument, {"crops": asdict(config), "trials": trials}, sort_keys=True)

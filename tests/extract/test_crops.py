@@ -23,7 +23,8 @@ from PIL import Image
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
 from extract.crop_files import crop_numbers
-from extract.crops import CropConfig, CropReader, crops_are_current, read_crop_record, write_crops
+from extract.crop_records import read_crop_record
+from extract.crops import CropConfig, CropReader, crops_are_current, write_crops
 from extract.faces import TEMPLATE, Detection, FaceConfig
 from extract.video import probe, sha256_file
 
@@ -100,7 +101,7 @@ def test_the_record_says_what_the_crops_were_made_of(tmp_path: Path, video: Path
     record = make(video, path)
     assert read_crop_record(path) == record == json.loads(zipfile.ZipFile(path).comment)
     assert record["source"] == sha256_file(video)
-    assert (record["num_frames"], record["rate"], record["version"]) == (40, "25", 1)
+    assert (record["num_frames"], record["rate"], record["version"]) == (40, "25", 2)
     settings = CONFIG.fingerprint("largest")
     assert crops_are_current(path, sha256_file(video), settings, CLOCK)
     assert not crops_are_current(path, "0" * 64, settings)
@@ -274,7 +275,7 @@ def test_damage_is_named(tmp_path: Path, video: Path) -> None:
     (folder / "00003.jpg").write_bytes(b"")
     reader = CropReader(folder, CLOCK)
     for frame in (1, 2):
-        with pytest.raises(MediaError, match=rf"Crop '0000{frame + 1}.jpg' of '.*' is damaged .*Copy or make it again"):
+        with pytest.raises(MediaError, match=rf"Crop '0000{frame + 1}.jpg' of '.*' is damaged .*Run 'avfusion crops'"):
             reader.read(np.array([frame]))
     assert reader.read(np.array([0, 3])).shape == (2, 16, 16, 3), "a JPEG under a name for a PNG"
     path = tmp_path / "c.zip"
@@ -410,3 +411,39 @@ def test_crops_of_the_longest_name(tmp_path: Path, video: Path) -> None:
     path = tmp_path / f"{'x' * 240}.zip"
     write_crops(video, CLOCK, "largest", path, CONFIG, "x" * 240, detector=find_grey)
     assert crops_are_current(path, sha256_file(video), CONFIG.fingerprint("largest"), CLOCK)
+
+
+def zip_of(path: Path, data: bytes, method: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("00001.png", data)
+
+
+def test_a_zip_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
+    """Sizes are compared with the file before anything is set aside for them."""
+    path = tmp_path / "bomb.zip"
+    zip_of(path, bytes(300_000_000))
+    with pytest.raises(MediaError, match="it asks for 300000000 bytes"):
+        CropReader(path, CLOCK).read(np.array([0]))
+    zip_of(path, b"x" * 1000, zipfile.ZIP_STORED)
+    whole = path.read_bytes()
+    start = whole.rindex(b"PK\x01\x02")
+    for field, size in ((20, 4), (24, 4), (42, 4)):  # sizes and the place in the directory
+        content = bytearray(whole)
+        content[start + field : start + field + size] = b"\xfe\xff\xff\x0f"
+        path.write_bytes(content)
+        with pytest.raises(MediaError, match=r"asks for|breaks off|no whole zip"):
+            CropReader(path, CLOCK).read(np.array([0]))
+
+
+def test_a_renamed_member_is_refused(tmp_path: Path, video: Path) -> None:
+    path = tmp_path / "c.zip"
+    make(video, path)
+    whole = path.read_bytes()
+    place = whole.rindex(b"PK\x01\x02") + 46
+    free = next(frame for frame in range(40) if not CropReader(path, CLOCK).valid[frame])
+    path.write_bytes(whole[:place] + f"{free + 1:05d}".encode() + whole[place + 5 :])
+    with pytest.raises(MediaError, match=r"its header is of another one.*Run 'avfusion crops'"):
+        CropReader(path, CLOCK).read(np.array([free]))
+    path.write_bytes(whole[:place] + b"0000x" + whole[place + 5 :])
+    with pytest.raises(MediaError, match="holds 24 crops, its record says 25"):
+        CropReader(path, CLOCK)

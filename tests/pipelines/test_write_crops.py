@@ -21,7 +21,8 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
-from extract.crops import CropConfig, CropReader, read_crop_record
+from extract.crop_records import read_crop_record
+from extract.crops import CropConfig, CropReader
 from extract.faces import TEMPLATE, Detection
 from extract.sources import crops_path
 from pipelines import write_crops
@@ -176,3 +177,24 @@ def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
         digests.append([record["digest"] for record in records if record is not None])
     assert digests[0] == digests[1]
     assert len(digests[0]) == len(manifest.trials)
+
+
+def test_damaged_crops_are_made_again(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever bit flips in a zip, the next run notices; --redo makes it again in any case."""
+    monkeypatch.setattr(write_crops, "make_detector", lambda *_: find_halves)
+    manifest, config, crops = videos(manifest, "a"), CropConfig(), tmp_path / "crops"
+    make_crops(manifest, manifest.trials, config, crops, "cpu")
+    path = crops_folder(crops, config) / "a.zip"
+    whole = path.read_bytes()
+    assert make_crops(manifest, manifest.trials, config, crops, "cpu", redo=True).computed == ["a"]
+    assert path.read_bytes() == whole
+    places = [*range(0, 60, 7), *np.random.default_rng(3).integers(0, len(whole), 30), *range(-700, 0, 23)]
+    for place in places:
+        content = bytearray(whole)
+        content[place] ^= 1 << (int(place) % 8)
+        path.write_bytes(content)
+        source = write_crops.sha256_file(tmp_path / "v.mkv")
+        assert not write_crops.has_crops(manifest, manifest.trials[0], config, path.parent, source), place
+    path.write_bytes(whole[:-1])
+    outcome = make_crops(manifest, manifest.trials, config, crops, "cpu")
+    assert (outcome.computed, path.read_bytes()) == (["a"], whole)
