@@ -306,6 +306,31 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
     show([document] if as_json else rows, as_json)
 
 
+@avfusion.group()
+def models() -> None:
+    """Look into and tidy the trained networks."""
+
+
+@models.command("ls")
+@_JSON
+@guarded
+def models_ls(as_json: bool) -> None:
+    """Which networks are kept, and which runs name them."""
+    from pipelines.networks import list_networks
+
+    show(list_networks(), as_json)
+
+
+@models.command("prune")
+@_JSON
+@guarded
+def models_prune(as_json: bool) -> None:
+    """Remove the networks that no run names: going back to their settings trains them again."""
+    from pipelines.networks import prune
+
+    show([{"removed": folder} for folder in prune()], as_json)
+
+
 @avfusion.command("matrix")
 @_REDO
 @FEATURES

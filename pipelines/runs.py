@@ -202,6 +202,14 @@ def find_run(folder: Path, digest: str) -> list[Row] | None:
         return None
 
 
+def digest_of(folder: Path) -> str | None:
+    """Digest of what a run was made of; None where it is not finished, or its document is damaged."""
+    try:
+        return _read(folder).made_of
+    except (MissingFileError, WeightsError):
+        return None
+
+
 def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
     """All networks of a run, each just as its training left it.
 

@@ -20,11 +20,11 @@ from cache.places import Where, is_file
 from cache.receipt import open_receipt, write_text
 from cache.store import FeatureStore
 from extract.backbones import BACKBONES
-from pipelines import paths
+from pipelines import networks, paths
 from pipelines.console import note, progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import FoldParams, FusionParams, SystemParams
-from pipelines.runs import Digests, Job, Row, best_epoch, find_run, read_history, save_run, saved_runs
+from pipelines.runs import Digests, Job, Row, best_epoch, find_run, read_history, saved_runs
 from pipelines.side_by_side import available_cores, run_jobs
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def train_systems(
 ) -> list[Row]:
     """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
 
-    A network that is there and was made of just the same settings, features, labels and code is kept (`pipelines.runs`).
-    Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
+    A network that was made of just the same settings, features, labels and code is kept (`pipelines.networks`), whichever
+    settings were used since; several trainings at once share the work. Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
 
     Args:
         params: section `fusion`.
@@ -176,14 +176,42 @@ def train_jobs(
     """Train the networks that are not there yet, or all; the epoch that each one kept, in the order of the jobs."""
     digest = Digests(params, manifest, functools.partial(open_stores, features, manifest=manifest))
     jobs = [replace(job, digest=digest(job)) for job in jobs]
-    missing = [job for job in jobs if redo or not find_run(job.folder(models), job.digest)]
+    missing = [job for job in jobs if redo or not _is_there(job, models)]
     if len(missing) < len(jobs):
-        note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them anew.")
+        note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them again.")
     if missing:
         with progress("training", sum(job.config.epochs for job in missing)) as advance:
-            make = functools.partial(Runner, params, manifest, models, features)
-            run_jobs(missing, make, params.workers, make(advance))
-    return [best_epoch(read_history(job.folder(models))) for job in jobs]
+            make = functools.partial(Runner, params, manifest, features, redo)
+            while missing:
+                done = run_jobs(missing, make, params.workers, make(advance))
+                missing = [job for job, trained in zip(missing, done, strict=True) if not trained]
+                if missing:
+                    networks.wait_for([job.digest for job in missing])
+    for job in jobs:
+        _name_network(job, models)
+    return [{**best_epoch(read_history(job.folder(models))), "system": job.name} for job in jobs]
+
+
+def _is_there(job: Job, models: Path) -> bool:
+    """Whether a job's network is kept; one that only its run's folder holds, from elsewhere, is taken over."""
+    if networks.is_kept(job.digest):
+        return True
+    folder = job.folder(models)
+    if find_run(folder, job.digest) is None:
+        return False
+    networks.take_over(job.digest, folder)
+    return True
+
+
+def _name_network(job: Job, models: Path) -> None:
+    """Let the folder of a run hold the network of its job."""
+    folder = job.folder(models)
+    if networks.is_named(job.digest, folder):
+        return
+    if job.config.per_target:
+        for path in folder.parent.glob("*.*"):  # what a network for all targets left
+            path.unlink(missing_ok=True)
+    networks.name(job.digest, folder)
 
 
 def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path) -> None:
@@ -200,7 +228,10 @@ def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path) 
 
 def _gather_history(params: FusionParams, models: Path) -> list[Row]:
     """Every epoch of every saved run, system after system."""
-    return [row for name in params.systems for folder in saved_runs(models, name) for row in read_history(folder)]
+    rows = (
+        (name, row) for name in params.systems for folder in saved_runs(models, name) for row in read_history(folder)
+    )
+    return [{**row, "system": name} for name, row in rows]  # systems of the same settings share a network
 
 
 def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
@@ -231,22 +262,27 @@ class Runner:
         self,
         params: FusionParams,
         manifest: Manifest,
-        models: Path,
         features: Where,
+        redo: bool = False,
         advance: Callable[[int, str], None] | None = None,
     ) -> None:
         from extract.executors import keep_big_buffers
 
         keep_big_buffers()  # a step of a small model is 1.4 times as fast
-        self._params, self._manifest, self._models, self._features = params, manifest, models, features
+        self._params, self._manifest, self._features, self._redo = params, manifest, features, redo
         self._advance = advance or (lambda steps, note: None)
         self._bank: tuple[str, Bank] | None = None
         self._reduced: tuple[str, Fold, Bank] | None = None
 
-    def __call__(self, job: Job) -> None:
-        """Train one network and save it."""
-        with torch_threads(self._params.threads):
-            _train_one(job, self.choose_bank(job), self._models, self._advance)
+    def __call__(self, job: Job) -> bool:
+        """Have one network trained and kept; false where another process is at it."""
+        with networks.claimed(job.digest) as ours:
+            if not ours:
+                return False
+            if self._redo or not networks.is_kept(job.digest):  # another process may have just finished it
+                with torch_threads(self._params.threads):
+                    _train_one(job, self.choose_bank(job), self._advance)
+            return True
 
     def choose_bank(self, job: Job) -> Bank:
         """The bank of a job's system, in the principal components of its fold where it asks for them."""
@@ -258,7 +294,7 @@ class Runner:
         return self._reduced[2]
 
 
-def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str], None]) -> None:
+def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> None:
     from fusion.trainer import train
 
     config, fold = job.config, job.fold
@@ -267,18 +303,8 @@ def _train_one(job: Job, bank: Bank, models: Path, advance: Callable[[int, str],
         advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
     result = train(bank, fold, job.system.model, job.system.settings, config, tell)
-    save_network(job, result, models)
+    networks.keep(job.digest, result.checkpoint, _history_rows(job.name, job.fold, job.config, result))
     advance(config.epochs - len(result.history), job.name)
-
-
-def save_network(job: Job, result: TrainResult, models: Path) -> None:
-    """Write the checkpoint of a job, then its history and digest, which make it finished."""
-    folder = job.folder(models)
-    if job.config.per_target:
-        for path in folder.parent.glob("*.*"):  # what a network for all targets left
-            path.unlink(missing_ok=True)
-    result.checkpoint.save(folder)
-    save_run(folder, job.digest, _history_rows(job.name, job.fold, job.config, result))
 
 
 def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:

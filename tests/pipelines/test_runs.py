@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cache.manifest import Manifest
 from pipelines import runs
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +32,12 @@ def times(project: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in project.glob("work/models/**/model.safetensors")}
 
 
+def networks(project: Path) -> dict[Path, int]:
+    """Finished networks, and when their weights were written."""
+    finished = project.glob("work/networks/*/run.json")
+    return {path.parent: path.with_name("model.safetensors").stat().st_mtime_ns for path in finished}
+
+
 def keep_two(params: dict) -> None:
     systems = params["fusion"]["systems"]
     systems["audio"]["train"] = {"per_target": True}
@@ -41,35 +50,39 @@ def test_a_killed_training_goes_on(project: Path, run: Callable, edit_params: Ca
     assert whole.exit_code == 0, whole.output
     undisturbed = files(project)
     assert len(times(project)) == 6
-    first = min(project.glob("work/models/**/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(networks(project)) == 6
     for name in undisturbed:
         (project / name).unlink()
+    shutil.rmtree(project / "work/networks")
 
     command = [sys.executable, "-c", "from pipelines.cli import avfusion; avfusion(['train'])"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=project, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as p:
-        while not first.is_file() and p.poll() is None:
+        while not networks(project) and p.poll() is None:
             time.sleep(0.002)
         p.send_signal(signal.SIGKILL)
-    finished = {path.parent for path in project.glob("work/models/**/run.json")}
-    if len(finished) == 6:
+    kept = networks(project)
+    if len(kept) == 6:
         pytest.skip("it was done before it could be killed")
-    kept = {path: stamp for path, stamp in times(project).items() if path.parent in finished}
     assert kept
     again = run("train", "--json")
     assert again.exit_code == 0, again.output
-    assert f"{len(kept)} of 6 networks are trained already; --redo trains them anew." in again.stderr
+    assert f"{len(kept)} of 6 networks are trained already; --redo trains them again." in again.stderr
     assert json.loads(again.stdout) == json.loads(whole.stdout)
     assert files(project) == undisturbed
-    assert {path: times(project)[path] for path in kept} == kept
+    assert {path: networks(project)[path] for path in kept} == kept
     assert run("evaluate").exit_code == 0
 
 
 def edit_labels(project: Path) -> None:
-    labels = np.load(project / "work/corpus/labels.npy")
-    np.save(project / "work/corpus/labels.npy", labels * np.float32(0.5))
+    manifest = Manifest.load(project / "work/corpus")
+    halves = [
+        replace(trial, labels=trial.labels * np.float32(0.5)) for trial in manifest.trials if trial.labels is not None
+    ]
+    whole = [trial for trial in manifest.trials if trial.labels is None]
+    replace(manifest, trials=(*halves, *whole)).save(project / "work/corpus")
 
 
 def edit_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +151,77 @@ def test_what_is_no_more_is_removed(project: Path, run: Callable, edit_params: C
     assert not (project / "work/models/audio").exists()
     assert [path.name for path in project.glob("work/models/fused/*/*")] == ["seed1"]
     assert "audio" not in (project / "results/history.csv").read_text(encoding="utf-8")
+
+
+def test_going_back_trains_nothing(project: Path, run: Callable, edit_params: Callable) -> None:
+    edit_params(keep_two)
+    assert run("train").exit_code == 0
+    before, stamps = files(project), times(project)
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=1))
+    assert run("train").exit_code == 0
+    assert files(project) != before
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=2))
+    back = run("train")
+    assert "6 of 6 networks are trained already" in back.stderr
+    assert (files(project), times(project)) == (before, stamps)
+    assert run("evaluate").exit_code == 0
+
+
+def test_systems_of_the_same_settings_share_a_network(project: Path, run: Callable, edit_params: Callable) -> None:
+    def twins(params: dict) -> None:
+        params["fusion"]["systems"] = {
+            "one": params["fusion"]["systems"]["audio"],
+            "two": params["fusion"]["systems"]["audio"],
+        }
+
+    edit_params(twins)
+    rows = json.loads(run("train", "--json").stdout)
+    assert [(row["system"], row["seed"]) for row in rows] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert len(networks(project)) == 2
+    lines = (project / "results/history.csv").read_text(encoding="utf-8").splitlines()
+    assert {line.split(",")[0] for line in lines[1:]} == {"one", "two"}
+    assert run("evaluate").exit_code == 0
+
+
+def test_models_that_no_run_names_can_be_removed(project: Path, run: Callable, edit_params: Callable) -> None:
+    edit_params(keep_two)
+    edit_params(lambda params: params["fusion"].update(seeds=[0]))
+    assert run("train").exit_code == 0
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=1))
+    assert run("train").exit_code == 0
+    table = json.loads(run("models", "ls", "--json").stdout)
+    assert sorted(row["runs"] for row in table) == [
+        "", "", "", "models/audio/fold0/seed0/arousal", "models/audio/fold0/seed0/valence", "models/fused/fold0/seed0",
+    ]  # fmt: skip
+    assert {row["model"] for row in table} == {"rnn"}
+    removed = json.loads(run("models", "prune", "--json").stdout)
+    assert {row["removed"] for row in removed} == {row["folder"] for row in table if not row["runs"]}
+    assert len(networks(project)) == 3
+    assert run("train").stderr.startswith("3 of 3 networks are trained already")
+
+
+def test_two_trainings_at_once_share_the_work(project: Path, run: Callable, edit_params: Callable) -> None:
+    edit_params(keep_two)
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=4))
+    program = "import sys; from pipelines.cli import avfusion; avfusion(['train', '--json'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=project,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], results
+    assert json.loads(results[0][0]) == json.loads(results[1][0])
+    assert len(networks(project)) == 6
+    shared = files(project)
+    shutil.rmtree(project / "work/networks")
+    shutil.rmtree(project / "work/models")
+    assert run("train").exit_code == 0
+    assert files(project) == shared
