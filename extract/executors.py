@@ -57,9 +57,20 @@ def keep_big_buffers() -> None:
 def choose_device(wanted: str) -> torch.device:
     """Device of a name: auto, cpu, cuda or cuda:N.
 
+    On CUDA fp32 is then fp32 for the whole process, as on the CPU, and not TF32, whose ten bits move landmarks by pixels;
+    and cuDNN takes only algorithms that give the same bits each time.
+
     Raises:
         SettingError: if there is no such device here.
     """
+    device = _find_device(wanted)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _find_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
@@ -146,10 +157,6 @@ class TorchExecutor:
         if any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
             self._network = self._network.to(memory_format=torch.channels_last)
         self._network = self._network.to(device)
-        if device.type == "cuda" and self._dtype is None:
-            torch.backends.cudnn.allow_tf32 = (
-                False  # else fp32 would round to 10 bits there, and not be what the recipe says
-            )
         self._forward: Callable[[Tensor], Tensor] = self._network
         if compiled:
             self._forward = _compile(self._network)

@@ -160,6 +160,25 @@ def test_the_crops_of_a_killed_run_are_taken_over(
     assert sorted(folder.parent.rglob("*")) == [folder, folder / "a.zip", folder / "b.zip"]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.usefixtures("project")
+def test_crops_on_cuda_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    manifest = Manifest.load(Path("work/corpus"))
+    for device in ("cpu", "cuda"):
+        outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / device, device)
+        assert not outcome.failures
+    for trial in manifest.trials:
+        both = [crops_folder(tmp_path / device, CropConfig()) / f"{trial.id}.zip" for device in ("cpu", "cuda")]
+        readers = [CropReader(path, trial.clock) for path in both]
+        assert readers[0].frames.tolist() == readers[1].frames.tolist()
+        one, other = (reader.read(reader.frames).astype(int) for reader in readers)
+        assert np.abs(one - other).max(axis=(1, 2, 3)).mean() < 2, (
+            "a landmark that is off by 1/32 pixel changes edges a little"
+        )
+
+
 @pytest.mark.usefixtures("project")
 def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     """A colleague with another machine makes the same crops; without rounding two thirds of these digests differ."""
