@@ -301,7 +301,10 @@ def _parse_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("its header is of another version")
-    found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_LARGEST_HEADER)
+    try:
+        found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_LARGEST_HEADER)
+    except Exception as error:  # numpy reads it as Python, and raises whatever its tokeniser does
+        raise ValueError("its header cannot be read") from error
     start = stream.tell()
     if (found, fortran, kind) != (shape, False, np.dtype(dtype)):
         raise ValueError(f"it holds {kind} of shape {found}, expected {np.dtype(dtype)} of shape {shape}")
