@@ -98,7 +98,7 @@ class ZipFiles:
     def _stored(self, position: int, member: zipfile.ZipInfo) -> bytes:
         """Bytes of a member as they lie in the file, behind a header of the same name."""
         start = member.header_offset
-        if start + _LOCAL_HEADER.size + member.compress_size > self._size:
+        if start < 0 or start + _LOCAL_HEADER.size + member.compress_size > self._size:
             raise self._damaged(position, "the zip breaks off")
         header = os.pread(self._handle, _LOCAL_HEADER.size, start)
         magic, *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)

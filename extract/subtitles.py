@@ -21,7 +21,7 @@ from typing import NamedTuple
 from extract.cues import Cue, scan_cues
 from extract.entries import LONGEST_S, Entry, MalformedError, is_moment
 
-_ASS_TAG = re.compile(r"\{\\[^}]*\}")
+_ASS_TAG = re.compile(r"\{\\[^{}]*\}")
 _TAG = re.compile(r"</?\s*[A-Za-z][^<>]*>|<[0-9:.,]+>")  # in SubRip, where "<3" is text
 _INLINE = re.compile(r"(?:([0-9]{2,4}):)?([0-5][0-9]):([0-5][0-9]\.[0-9]{3})")
 _LIKE_INLINE = re.compile(r"[0-9]+:[0-9:.,]*")

@@ -43,6 +43,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 _ROUNDING_MS = 1.01  # timestamps may be rounded to whole milliseconds
 _HIGHEST_RATE = 240  # rows a second; more, and the timestamps are seconds
 _SHORTEST_SHARE = 0.01  # of a video that labels cover; less, and the timestamps are seconds
+_FEWEST_TICKS, _MOST_GAPS = 10_000, 1000  # ticks that a file may span, in all and more for each row
 _GAP = 1.5  # steps that long are gaps, in medians
 
 _log = logging.getLogger(__name__)
@@ -242,6 +243,11 @@ def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
     since = times_ms - times_ms[0]
     misses = [float(np.abs(since - np.rint(since * float(rate) / 1000) * 1000 / float(rate)).max()) for rate in rates]
     best = int(np.argmin(misses))
+    if not since[-1] * float(rates[best]) / 1000 <= _FEWEST_TICKS + _MOST_GAPS * len(times_ms):
+        raise CorpusError(
+            f"the timestamps of '{path}' go from {times_ms[0]:g} to {times_ms[-1]:g} ms in {len(times_ms)} rows, expected at most "
+            f"{_MOST_GAPS} ticks for a row. Fix the column 'timestamp' (milliseconds)."
+        )
     ticks = np.rint(since * float(rates[best]) / 1000)
     if misses[best] > _ROUNDING_MS or (np.diff(ticks) < 1).any():
         raise CorpusError(
