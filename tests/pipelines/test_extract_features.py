@@ -18,6 +18,7 @@ import torch
 from click.testing import Result
 
 import pipelines.extract_features as stage
+from cache.documents import sign
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 
@@ -93,7 +94,7 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
         labels = np.load(project / "work/corpus/labels.npy")
         np.save(project / "work/corpus/labels.npy", np.concatenate([labels[:5], labels]))
         entry["num_frames"] += 5
-        (project / "work/corpus/manifest.json").write_text(json.dumps(document))
+        (project / "work/corpus/manifest.json").write_text(json.dumps(sign(document)))
     else:
         victim.write_bytes({"empty": b"", "truncated": good[: len(good) // 2], "text": b"not a video"}[kind])
     result = run("extract", "--backbone", "conv1d", "--redo")
