@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import torch
 from click.testing import Result
 
 import pipelines.extract_features as stage
-from cache.documents import sign
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 
@@ -89,12 +89,11 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
     if kind == "missing":
         victim.unlink()
     elif kind == "shifted":
-        document = json.loads((project / "work/corpus/manifest.json").read_text())
-        entry = document["trials"][0]
-        labels = np.load(project / "work/corpus/labels.npy")
-        np.save(project / "work/corpus/labels.npy", np.concatenate([labels[:5], labels]))
-        entry["num_frames"] += 5
-        (project / "work/corpus/manifest.json").write_text(json.dumps(sign(document)))
+        manifest = Manifest.load(project / "work/corpus")
+        first, *others = manifest.trials
+        assert first.labels is not None
+        clock, labels = first.clock.resized(first.clock.num_frames + 5), np.concatenate([first.labels[:5], first.labels])
+        replace(manifest, trials=(replace(first, clock=clock, labels=labels), *others)).save(project / "work/corpus")
     else:
         victim.write_bytes({"empty": b"", "truncated": good[: len(good) // 2], "text": b"not a video"}[kind])
     result = run("extract", "--backbone", "conv1d", "--redo")
