@@ -92,7 +92,8 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
         manifest = Manifest.load(project / "work/corpus")
         first, *others = manifest.trials
         assert first.labels is not None
-        clock, labels = first.clock.resized(first.clock.num_frames + 5), np.concatenate([first.labels[:5], first.labels])
+        clock = first.clock.resized(first.clock.num_frames + 5)
+        labels = np.concatenate([first.labels[:5], first.labels])
         replace(manifest, trials=(replace(first, clock=clock, labels=labels), *others)).save(project / "work/corpus")
     else:
         victim.write_bytes({"empty": b"", "truncated": good[: len(good) // 2], "text": b"not a video"}[kind])
