@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -36,14 +36,14 @@ class CommitDocument(ClockPart):
     def check(self) -> None:
         """Refuse runs that overlap or leave the trial."""
         super().check()
-        edges = [0, *(edge for run in self.invalid for edge in run), self.num_frames]
-        if any(after < before for before, after in pairwise(edges)):
+        edges = [0, *chain.from_iterable(self.invalid), self.num_frames]
+        if edges != sorted(edges):
             raise ValueError(f"invalid runs that are not in order within {self.num_frames} frames")
 
     @property
     def record(self) -> CommitRecord:
         """The record itself."""
-        clock, runs = self.clock, tuple((start, stop) for start, stop in self.invalid)
+        clock, runs = self.clock, tuple((run[0], run[1]) for run in self.invalid)
         return CommitRecord(
             self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.seconds, self.versions,
             clock.times,
@@ -147,7 +147,7 @@ def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | N
         return None
     check_version(where, document.get("version"))
     try:
-        return CommitRecord.from_document(document)
+        return CommitDocument.model_validate(document).record
     except ValueError:
         return None
 
