@@ -73,7 +73,7 @@ def test_of_a_full_batch_a_row_is_the_same_to_the_last_bit_in_any_company(backbo
     pool = draw(backbone, 2 * SIZE)
     expected = np.concatenate([executor(pool[:SIZE]), executor(pool[SIZE:])])
     rng = np.random.default_rng(0)
-    for taken in (*(rng.permutation(len(pool))[:SIZE] for _ in range(3)), np.repeat(5, SIZE), [3, 9, 1, *[1] * 5]):
+    for taken in (rng.permutation(len(pool))[:SIZE], np.repeat(5, SIZE), [3, 9, 1, *[1] * 5]):
         assert np.array_equal(executor(pool[taken]), expected[taken])
 
 

@@ -23,7 +23,7 @@ PARAMS = """
 corpus: {name: folder, root: media}
 crops: {}
 extract:
-  conv1d: {weights: random}
+  conv1d: {weights: random, settings: {window_s: 0.1}}
   facenet: {weights: random}
 fusion:
   seeds: [0]
@@ -53,7 +53,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     trials = tuple(Trial(name, name, "train", clock, {"audio": f"{name}.wav"}) for name in "abc")
     manifest = Manifest(tmp_path / "media", trials)
     manifest.save(tmp_path / "work/corpus")
-    backbone = load_backbone("conv1d", "random")
+    backbone = load_backbone("conv1d", "random", {"window_s": 0.1})
     store = FeatureStore.create("features/audio/conv1d.zarr", backbone.spec())
     extract_features(backbone, store, manifest, trials, None, EngineOptions(batch_size=7))
     Receipt.of(store, "abc").save("features/audio/conv1d.json")
@@ -90,16 +90,14 @@ def test_a_changed_medium_is_found(project: FeatureStore) -> None:
 
 
 def test_changed_settings_are_found(project: FeatureStore) -> None:
-    Path("params.yaml").write_text(
-        PARAMS.replace("{weights: random}", "{weights: random, settings: {window_s: 0.4}}", 1)
-    )
+    Path("params.yaml").write_text(PARAMS.replace("window_s: 0.1", "window_s: 0.2"))
     result, (finding,) = verify(3)
     assert result.exit_code == 1
     assert "params.yaml asks for other settings or weights" in finding["what"]
 
 
 def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> None:
-    backbone, manifest = load_backbone("conv1d", "random"), Manifest.load(Path("work/corpus"))
+    backbone, manifest = load_backbone("conv1d", "random", {"window_s": 0.1}), Manifest.load(Path("work/corpus"))
     store = FeatureStore.create("features/audio/conv1d.zarr", recipe(backbone, "float16", "bf16"))
     extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(precision="bf16"))
     Receipt.of(store, "abc").save("features/audio/conv1d.json")

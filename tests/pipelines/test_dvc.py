@@ -52,11 +52,13 @@ def test_dvc_repro_end_to_end(tmp_path: Path) -> None:
     assert receipt.read_bytes() == before
 
     change(tmp_path, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
-    repro(tmp_path)
+    repro(tmp_path, "extract@conv1d")
     assert receipt.read_bytes() != before
+    assert stages(repro(tmp_path, "--dry")) >= {"train", "matrix"}
     change(tmp_path, lambda p: p["extract"]["conv1d"].pop("settings"))
-    back = repro(tmp_path)
+    back = repro(tmp_path, "extract@conv1d")
     assert json.loads(receipt.read_text()) == json.loads(before)
+    assert not stages(repro(tmp_path))
     row = next(line.split() for line in back.splitlines() if line.startswith("conv1d "))
     assert row[2:4] == ["0", "3"], back  # computed, kept
 
@@ -78,7 +80,7 @@ def shrink_training(params: dict) -> None:
         if "epochs" in system.get("train", {}):
             system["train"]["epochs"] = 1
     matrix = params["matrix"]
-    matrix["seeds"], matrix["train"]["epochs"] = [0], 1
+    matrix["seeds"], matrix["workers"], matrix["train"]["epochs"] = [0], 1, 1
     matrix["systems"] = {name: matrix["systems"][name] for name in ("rnn_va", "linear_vat")}
 
 

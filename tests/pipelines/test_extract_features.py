@@ -68,7 +68,7 @@ def test_other_settings_keep_the_old_features(project: Path, run: Run, edit_para
     edit_params(lambda params: params["extract"]["conv1d"].update(settings={"window_s": 0.25}))
     assert rows(run("extract", "--backbone", "conv1d", "--json"))[0]["computed"] == 3
     assert AUDIO.read_bytes() != before
-    edit_params(lambda params: params["extract"]["conv1d"].update(settings={}))
+    edit_params(lambda params: params["extract"]["conv1d"].update(settings={"window_s": 0.1}))
     assert rows(run("extract", "--backbone", "conv1d", "--json"))[0]["computed"] == 0
     assert AUDIO.read_bytes() == before
 

@@ -80,7 +80,7 @@ def extract(order: dict[str, Any]) -> dict[str, Any]:
     if order.get("slow"):
         slow_down(order["slow"])
     manifest = read_corpus(Path(order["corpus"]), order.get("ids"))
-    backbone = load_backbone("conv1d", order.get("weights", "random"))
+    backbone = load_backbone("conv1d", order.get("weights", "random"), {"window_s": 0.1})  # short windows are quick
     os.environ.update(order.get("env", {}))
     features = order["features"]
     store = FeatureStore.create(f"{features}/conv1d.zarr", backbone.spec())
