@@ -373,16 +373,12 @@ def _write_synced(path: Path, content: Buffer) -> None:
 
 
 def _is_alive(pid: str) -> bool:
-    if not (
-        pid.isascii() and pid.isdecimal() and 0 < int(pid[:11]) < 1 << 31
-    ):  # 0 and below would be groups of processes
+    if not (pid.isascii() and pid.isdecimal() and 0 < int(pid[:11]) < 1 << 31):  # others would be groups
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
+    except (ProcessLookupError, PermissionError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

@@ -13,6 +13,8 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
+from pipelines.cli_corpus import corpus
+from pipelines.cli_models import models
 from pipelines.console import Group, guarded, say, show
 from pipelines.options import Device, FrameRate, KnownName, RecogniserName, weights_of
 
@@ -33,7 +35,8 @@ def avfusion() -> None:
     """
 
 
-avfusion.add_command(cache_commands)
+for group in (cache_commands, corpus, models):
+    avfusion.add_command(group)
 
 
 @avfusion.command("plan")
@@ -49,65 +52,6 @@ def plan(features: str) -> None:
     from pipelines.plan_stages import plan_stages
 
     plan_stages(read_params(paths.PARAMS), features)
-
-
-@avfusion.group()
-def corpus() -> None:
-    """Read or generate the recordings."""
-
-
-@corpus.command("build")
-@_JSON
-@guarded
-def corpus_build(as_json: bool) -> None:
-    """Read the corpus of params.yaml and write its manifest (the demo corpus is generated first)."""
-    from pipelines import paths
-    from pipelines.build_corpus import build_corpus
-    from pipelines.params import read_params
-
-    manifest = build_corpus(read_params(paths.PARAMS).corpus, paths.CORPUS)
-    partitions = sorted({trial.partition for trial in manifest.trials})
-    members = {name: [trial for trial in manifest.trials if trial.partition == name] for name in partitions}
-    show(
-        [
-            {
-                "partition": name or "none",
-                "trials": len(trials),
-                "subjects": len({trial.subject for trial in trials}),
-                "frames": sum(trial.clock.num_frames for trial in trials),
-            }
-            for name, trials in members.items()
-        ],
-        as_json,
-    )
-
-
-@corpus.command("check")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--corpus",
-    "name",
-    type=KnownName("corpus", CORPORA),
-    help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
-)
-@click.option("--decode", is_flag=True, help="Decode every crop, picture and sound too; hours for a large corpus.")
-@_JSON
-@guarded
-def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
-    """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
-    from cache.errors import CorpusError
-    from pipelines import paths
-    from pipelines.check_corpus import check_corpus
-    from pipelines.console import warn
-    from pipelines.params import read_params
-
-    params = read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None
-    found = check_corpus(folder, name or "", params, decode)
-    show([found.document()] if as_json else found.rows, as_json)
-    for note in () if as_json else found.notes:
-        warn(note)
-    if found.faults:
-        raise CorpusError(found.message(folder))
 
 
 @avfusion.command("crops")
@@ -304,31 +248,6 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
         for name, scores in document["systems"].items()
     ]
     show([document] if as_json else rows, as_json)
-
-
-@avfusion.group()
-def models() -> None:
-    """Look into and tidy the trained networks."""
-
-
-@models.command("ls")
-@_JSON
-@guarded
-def models_ls(as_json: bool) -> None:
-    """Which networks are kept, and which runs name them."""
-    from pipelines.networks import list_networks
-
-    show(list_networks(), as_json)
-
-
-@models.command("prune")
-@_JSON
-@guarded
-def models_prune(as_json: bool) -> None:
-    """Remove the networks that no run names: going back to their settings trains them again."""
-    from pipelines.networks import prune
-
-    show([{"removed": folder} for folder in prune()], as_json)
 
 
 @avfusion.command("matrix")

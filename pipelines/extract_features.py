@@ -218,7 +218,7 @@ def extract_loose(
         made, folder = None, out / "crops"
         if backbone.source == "crops":
             made = make_crops(manifest, manifest.trials, config, folder, options.device)
-        faults = _lacking(manifest, backbone.source) | ({} if made is None else made.failures)
+        faults = lacking(manifest, backbone.source) | ({} if made is None else made.failures)
         extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, faults)
         extraction.outcome.failures |= unread
         store = FeatureStore(extraction.store, extraction.fingerprint)
@@ -228,7 +228,7 @@ def extract_loose(
     return done
 
 
-def _lacking(manifest: Manifest, source: str) -> dict[str, str]:
+def lacking(manifest: Manifest, source: str) -> dict[str, str]:
     """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
     faults = {}
     for trial in manifest.trials:

@@ -23,7 +23,7 @@ from extract.sources import open_source
 from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn
-from pipelines.extract_features import Selection, load_backbones, load_loose
+from pipelines.extract_features import Selection, lacking, load_backbones, load_loose
 from pipelines.loose_media import by_name, loose_manifest, strangers
 from pipelines.params import Params
 from pipelines.write_crops import crop_config, crops_folder, has_crops
@@ -67,7 +67,9 @@ def plan_loose(
     manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
     config = crop_config({})
     return [
-        _plan(backbone, "float16", manifest, unread, config, out / "crops", out, how)
+        _plan(
+            backbone, "float16", manifest, unread | lacking(manifest, backbone.source), config, out / "crops", out, how
+        )
         for backbone, how in load_loose(weights, options)
     ]
 
@@ -85,7 +87,7 @@ def _plan(
     folder = crops_folder(crops, config)
     states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": []}
     faults = dict(unread)
-    for trial in manifest.trials:
+    for trial in (trial for trial in manifest.trials if trial.id not in faults):
         try:
             states[_state(backbone, store, manifest, trial, config, folder, options)].append(trial)
         except AvFusionError as error:

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from cache.documents import write_file
 from cache.places import Where, split_place
-from cache.receipt import write_text
 from extract.backbones import BACKBONES
 from pipelines import paths
 from pipelines.corpus_files import look_again
@@ -30,9 +30,7 @@ def plan_stages(params: Params, features: Where = paths.FEATURES) -> None:
     documents["imported"] = _digest_imported(params, features)
     for name, document in documents.items():
         text = json.dumps(document, indent=1, sort_keys=True, default=str) + "\n"
-        path = paths.PLAN / f"{name}.json"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
+        write_file(paths.PLAN / f"{name}.json", text.encode())
 
 
 def is_read(params: Params, name: str) -> bool:

@@ -25,7 +25,7 @@ def project(
         yield Project()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "settings of stages"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_noticed(project: Project, kind: str) -> None:
     generator = random.Random(f"damage of {kind}")
     allowed = {"refused", "repaired", "same"} if KINDS[kind].readers else {"not read"}
