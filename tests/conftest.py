@@ -44,13 +44,10 @@ GROUPS = {
 NUMERICAL = (
     "tests/extract/backbones/",
     "tests/extract/test_backbones.py",
-    "tests/extract/test_executors.py",
     "tests/extract/test_faces.py",
-    "tests/extract/test_likeness.py",
     "tests/extract/test_logmel.py",
     "tests/fusion/",
     "tests/pipelines/test_import_and_train.py",
-    "tests/pipelines/test_side_by_side.py",
 )
 
 
