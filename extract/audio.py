@@ -70,7 +70,8 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
 def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:
     """Decoded frames: moment in the container's own time (s), samples per second, (S,) mono."""
-    with open_media(path) as container:
+    length = check_wav_length(path) if path.is_file() else ""
+    with open_media(path, ignore_length=length == "open") as container:
         found = find_sound(path)
         known = [one for one in container.streams.audio if one.codec_context is not None]
         stream = next(iter(known), None) if found is None else container.streams[found]
@@ -79,10 +80,9 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
                 f"'{path}' has no audio stream that can be decoded; expected sound. Add the sound as a file of its "
                 "own, or leave the audio modality out."
             )
-        length_is_known = check_wav_length(path)
         started, end_s = False, Fraction(0)
         for packet in demux(path, container, stream):
-            if packet.is_corrupt and not length_is_known:
+            if packet.is_corrupt and not length:
                 raise damaged(path, "the sound breaks off")
             if packet.size == 0 and packet.dts is not None:
                 continue

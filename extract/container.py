@@ -22,10 +22,14 @@ _SOUND_PACKETS = 64  # of one stream that are tried before it counts as one that
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[Any]:
+def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
     """Open a container for reading; every fault of libav inside becomes a `MediaError`.
 
     Only local files are opened, whatever a playlist disguised as a video may ask for.
+
+    Args:
+        path: of the file.
+        ignore_length: whether the sound of a wav file goes on to the end of the file, whatever its header says.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -37,7 +41,7 @@ def open_media(path: Path) -> Iterator[Any]:
         raise MediaError(f"'{path}' is a folder; expected a video or sound file. Check the path.")
     if path.stat().st_size == 0:
         raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
-    options = {"protocol_whitelist": "file"}
+    options = {"protocol_whitelist": "file"} | ({"ignore_length": "1"} if ignore_length else {})
     with (
         media_faults(path),
         av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container,

@@ -26,7 +26,7 @@ _MAGIC: dict[bytes, Literal["little", "big"]] = {
     b"RIFX": "big",
 }
 _PLACEHOLDERS = ((1 << 31, 1 << 16), (1 << 32, 1 << 16))  # lengths so near to these are no lengths
-_PLACEHOLDERS_64 = ((1 << 63, 1 << 32), (1 << 64, 1 << 32))
+_LONGEST = 1 << 48  # bytes that a 64-bit length may mean
 _SLACK_S = 1 / 25  # writers count their headers too, or round up to whole blocks
 _LEAST_SLACK = 64  # bytes
 
@@ -61,11 +61,12 @@ def _read(path: Path, file: soundfile.SoundFile) -> Iterator[Block]:
             yield file.samplerate, block.mean(axis=1)
 
 
-def check_length(path: Path) -> bool:
+def check_length(path: Path) -> str:
     """Refuse a wav file that ends before the sound its header promises.
 
     Returns:
-        Whether it is a wav file whose length says enough; libav calls the last block of a streamed one corrupt.
+        "known" for a wav file that holds what it promises, "open" for one that goes on to the end of the file, "" for any
+        other file. Of the former two libav may call the last block corrupt.
 
     Raises:
         MediaError: naming both lengths in bytes.
@@ -75,7 +76,7 @@ def check_length(path: Path) -> bool:
         start = file.read(12)
         order = _MAGIC.get(start[:4])
         if order is None or start[8:] != b"WAVE":
-            return False
+            return ""
         long_length: int | None = None
         slack = _LEAST_SLACK
         while len(header := file.read(8)) == 8:
@@ -86,14 +87,14 @@ def check_length(path: Path) -> bool:
                 slack = max(slack, int(_number(file.read(12)[8:], order) * _SLACK_S))
             elif name == b"data":
                 if length == 0xFFFFFFFF and long_length is not None:
-                    unknown, length = _is_near(long_length, _PLACEHOLDERS_64), long_length
+                    unknown, length = not 0 < long_length < _LONGEST, long_length
                 else:
-                    unknown = _is_near(length, _PLACEHOLDERS)
-                if length and not unknown and begin + length > size + slack:
+                    unknown = not length or _is_near(length, _PLACEHOLDERS)
+                if not unknown and begin + length > size + slack:
                     raise damaged(path, f"{size - begin} of {length} bytes of sound")
-                return True
+                return "open" if unknown else "known"
             file.seek(begin + length + length % 2)
-    return False
+    return ""
 
 
 def _number(data: bytes, order: Literal["little", "big"]) -> int:

@@ -27,6 +27,7 @@ from extract.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.transcripts import read_words
 from extract.video import read_frames
 from pipelines.console import progress
+from pipelines.escaping import printable
 from pipelines.params import CorpusParams, from_mapping
 
 _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
@@ -54,7 +55,7 @@ class CorpusCheck:
 
     def message(self, root: Path) -> str:
         """All faults, as an error says them."""
-        listed = "\n- ".join(self.faults)
+        listed = "\n- ".join(printable(fault, keep="") for fault in self.faults)
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
         return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nMend them and check it again."
 

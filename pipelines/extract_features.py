@@ -24,6 +24,7 @@ from extract.sources import require_medium
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
+from pipelines.escaping import printable
 from pipelines.loose_media import by_name, loose_manifest, remember, strangers
 from pipelines.params import BackboneParams, Params, from_mapping
 from pipelines.plan_stages import is_read
@@ -210,7 +211,9 @@ def extract_loose(
     unread |= {} if options.redo else strangers(manifest, out)
     manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
     if not manifest.trials:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in sorted(unread.items()))
+        reasons = "\n".join(
+            f"  {printable(name, keep='')}: {printable(reason, keep='')}" for name, reason in sorted(unread.items())
+        )
         raise TrialsFailedError(f"None of {len(unread)} files can be read; nothing was extracted.\n{reasons}")
     backbones = load_loose(weights, options)
     done, config = [], crop_config({})
@@ -268,7 +271,10 @@ def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
     outcome.save_failures(path)
     if outcome.failures:
         total = len(outcome.failures) + len(outcome.computed) + len(outcome.kept)
-        reasons = "\n".join(f"  {trial_id}: {reason}" for trial_id, reason in sorted(outcome.failures.items()))
+        reasons = "\n".join(
+            f"  {printable(trial_id, keep='')}: {printable(reason, keep='')}"
+            for trial_id, reason in sorted(outcome.failures.items())
+        )
         others = "the others are finished and kept. " if total > len(outcome.failures) else ""
         raise TrialsFailedError(
             f"{what}: {len(outcome.failures)} of {total} trials failed; {others}Mend them and run "

@@ -38,7 +38,7 @@ class CorpusFaults(CorpusError):
 
     def __init__(self, faults: Sequence[str], manifest: Manifest) -> None:
         self.faults, self.manifest = tuple(faults), manifest
-        listed = "\n- ".join(faults)
+        listed = "\n- ".join(fault.replace("\n", "\\n") for fault in faults)  # a name may hold any letter
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nMend them and read it again.")
 

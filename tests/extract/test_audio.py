@@ -501,3 +501,17 @@ def test_shared_speech(media: SimpleNamespace) -> None:
     np.testing.assert_array_equal(load_audio(path), expected / np.float32(32768))
     assert 4.1 < len(load_audio(media.shared / "people_1080p_aac.mp4")) / 16000 < 4.3
     assert 2.3 < len(load_audio(media.shared / "single_face.mp4")) / 16000 < 2.5
+
+
+@pytest.mark.parametrize("length", [0, 1 << 62])
+def test_long_wav_written_to_a_pipe_is_whole(tmp_path: Path, length: int) -> None:
+    """RF64 keeps its length in 64 bits elsewhere, and writers that cannot go back leave it at nothing."""
+    path = tmp_path / "s.wav"
+    soundfile.write(path, clicks(Fraction(25), 16000), 16000, subtype="PCM_16", format="RF64")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"ds64") + 8
+    data[place : place + 24] = struct.pack("<QQQ", length, length, length)
+    path.write_bytes(data)
+    samples = load_audio(path)
+    assert len(samples) == 48000
+    check_clicks(samples, Fraction(25), 0)

@@ -381,3 +381,14 @@ def test_no_exception_of_a_library_ends_a_run(
     store, _ = open_receipt(out / "audio" / "conv1d.json")
     assert store.trial_ids() == ["good"]
     assert json.loads((out / "audio" / "conv1d.failures.json").read_text()).keys() == {"bad"}
+
+
+def test_a_name_cannot_begin_a_line_of_its_own(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a\nError: all is lost.wav").write_text("no sound")
+    soundfile.write(tmp_path / "good.wav", np.zeros(8000), 16000)
+    result = run(
+        "extract", "--backbone", "conv1d", "--weights", "random", "--out", tmp_path / "out", *tmp_path.glob("*.wav")
+    )
+    assert result.exit_code == 1
+    assert "a\\nError: all is lost" in result.stderr
+    assert not any(line.startswith("Error: all is lost") for line in result.stderr.splitlines())
