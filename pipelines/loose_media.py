@@ -132,7 +132,9 @@ def loose_manifest(
             unread[name] = plain_error(error)
             continue
         try:
-            words = find_transcript(folders.setdefault(folder, FolderIndex(folder)), name)
+            if folder not in folders:
+                folders[folder] = FolderIndex(folder)
+            words = find_transcript(folders[folder], name)
         except AvFusionError as error:
             unclear[name] = str(error)
         place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
