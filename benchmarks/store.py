@@ -70,7 +70,7 @@ class Layouts:
         """One trial of it."""
         rows = self.trial(index)
         clock = FrameClock(Fraction(30), len(rows))
-        store.write(self.names[index], rows, np.ones(len(rows), bool), source="s", clock=clock, seconds=1)
+        store.write(self.names[index], rows, np.ones(len(rows), bool), source="s", clock=clock)
 
     def readers(self) -> dict[str, Read]:
         """Write every layout and open it for reading."""
@@ -235,7 +235,7 @@ def measure_opening(folder: Path, trials: int, repeats: int) -> float:
         for index in range(trials):
             rows = rng.normal(size=(10, 8))
             clock = FrameClock(Fraction(30), 10)
-            store.write(f"trial{index:04d}", rows, np.ones(10, bool), source="s", clock=clock, seconds=1)
+            store.write(f"trial{index:04d}", rows, np.ones(10, bool), source="s", clock=clock)
         Receipt.of(store, store.trial_ids()).save(folder / f"{name}.json")
         paths.append(folder / f"{name}.json")
 

@@ -67,7 +67,7 @@ def make_corpus(
         for modality, store in stores.items():
             valid = rng.random(length) > (0.02 if modality == "visual" else -1)
             rows = rng.standard_normal((length, store.spec.dim), np.float32).astype(np.float16)
-            store.write(name, rows, valid, source="xxh3:0", clock=clock, seconds=0.0)
+            store.write(name, rows, valid, source="xxh3:0", clock=clock)
             np.save(folder / f"{modality}-{name}.npy", store.read(name).embeddings)
     return stores, Manifest(folder, tuple(trials))
 

@@ -26,7 +26,7 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
         record = item.record
         store.write(
             item.trial_id, item.embeddings, item.valid, source=record.source, clock=record.clock,
-            seconds=record.seconds, versions=record.versions, compressed=True,
+            versions=record.versions, compressed=True,
         )  # fmt: skip
     Receipt.of(store, store.trial_ids()).save(place / f"{spec.name}.json")
 

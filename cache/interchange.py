@@ -226,9 +226,8 @@ def _write_again(store: FeatureStore, item: Item) -> None:
         )
     if store.find_record(item.trial_id) != record or not store.is_whole(item.trial_id):
         store.write(
-            item.trial_id, stored, item.valid, source=record.source, clock=record.clock, seconds=record.seconds,
-            versions=record.versions,
-        )  # fmt: skip
+            item.trial_id, stored, item.valid, source=record.source, clock=record.clock, versions=record.versions
+        )
 
 
 def _adopt(
@@ -286,10 +285,8 @@ def _adopt(
         record, made = store.find_record(item.trial_id), (digests[item.trial_id], clocks[item.trial_id])
         if record is None or (record.source, record.clock) != made or not store.is_whole(item.trial_id):
             item = load(item.trial_id)
-            store.write(
-                item.trial_id, item.embeddings, item.valid, source=digests[item.trial_id],
-                clock=clocks[item.trial_id], seconds=0.0,
-            )  # fmt: skip
+            source, clock = made
+            store.write(item.trial_id, item.embeddings, item.valid, source=source, clock=clock)
 
     return spec, write
 

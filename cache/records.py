@@ -29,7 +29,7 @@ class CommitDocument(ClockPart):
     embeddings: str
     first_frame: Literal[0] = 0
     invalid: list[Pair]
-    seconds: float
+    seconds: float | None = None  # of stores by older programs: how long it took, which differs between equal runs
     versions: dict[str, str]
     digest: str = ""
 
@@ -45,14 +45,13 @@ class CommitDocument(ClockPart):
         """The record itself."""
         clock, runs = self.clock, tuple((run[0], run[1]) for run in self.invalid)
         return CommitRecord(
-            self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.seconds, self.versions,
-            clock.times,
-        )  # fmt: skip
+            self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.versions, clock.times
+        )
 
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """What makes a trial finished.
+    """What makes a trial finished; two equal runs leave the same bytes.
 
     Attributes:
         source: digest of the bytes that the backbone read.
@@ -61,7 +60,6 @@ class CommitRecord:
         rate: frames per second.
         start_s: moment of frame 0, seconds.
         invalid: runs of frames that the backbone never saw, half-open.
-        seconds: how long the trial took; the only field that differs between two equal runs.
         versions: of the libraries that computed it.
         times: of the pictures, where the frames follow no rate.
     """
@@ -72,7 +70,6 @@ class CommitRecord:
     rate: Fraction
     start_s: float
     invalid: tuple[tuple[int, int], ...]
-    seconds: float
     versions: dict[str, str]
     times: PictureTimes | None = None
 
@@ -101,7 +98,6 @@ class CommitRecord:
             "start_s": self.start_s,
             "first_frame": 0,
             "invalid": [list(run) for run in self.invalid],
-            "seconds": self.seconds,
             "versions": self.versions,
         }
         return document if self.times is None else {**document, "times": str(self.times)}

@@ -206,7 +206,6 @@ class FeatureStore:
         *,
         source: str,
         clock: FrameClock,
-        seconds: float,
         versions: dict[str, str] | None = None,
         compressed: bool = False,
     ) -> CommitRecord:
@@ -218,7 +217,6 @@ class FeatureStore:
             valid: (T,) true where the backbone saw input.
             source: digest of what the backbone read.
             clock: the trial's clock, T ticks.
-            seconds: how long it took to compute.
             versions: of the libraries that computed it.
             compressed: with zstd, for archives: smaller, and slower to read.
 
@@ -229,7 +227,7 @@ class FeatureStore:
         runs = invalid_runs(valid)
         record = CommitRecord(
             source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
-            round(seconds, 3), {"numpy": np.__version__, **(versions or {})}, clock.times,
+            {"numpy": np.__version__, **(versions or {})}, clock.times,
         )  # fmt: skip
         attributes = {COMMIT: sign(record.to_document())}
         metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)

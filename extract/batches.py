@@ -28,7 +28,6 @@ class Run:
     rows: NDArray[np.int64]
     frames: NDArray[np.int64]
     embeddings: NDArray[Any]
-    started: float
     claim: Claim
 
 

@@ -247,7 +247,7 @@ class _Engine:
         try:
             self.store.write(
                 run.trial.id, run.embeddings[run.rows], run.rows >= 0, source=run.digest, clock=run.trial.clock,
-                seconds=time.perf_counter() - run.started, versions=versions,
+                versions=versions,
             )  # fmt: skip
         except OSError as error:
             raise StoreError(
@@ -346,7 +346,6 @@ class _Engine:
 
     def _open(self, trial: Trial) -> Run | bool:
         """Open and claim a trial; true where it is finished already, false where another process works on it."""
-        started = time.perf_counter()
         source = open_source(self.backbone, self.manifest, trial, self.crops)
         digest = source.digest()
         if self._is_finished(trial, digest):
@@ -365,7 +364,7 @@ class _Engine:
             raise
         frames = np.bincount(rows[rows >= 0], minlength=1)
         embeddings = np.zeros((len(frames), self.backbone.dim), self.store.spec.dtype)
-        return Run(trial, source, digest, rows, frames, embeddings, started, claim)
+        return Run(trial, source, digest, rows, frames, embeddings, claim)
 
     def _is_finished(self, trial: Trial, digest: str) -> bool:
         record = None if self.options.redo else self.store.find_record(trial.id)

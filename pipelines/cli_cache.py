@@ -73,7 +73,6 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
             "frames": record.num_frames,
             "rate_hz": round(float(record.rate), 3),
             "invalid": sum(stop - start for start, stop in record.invalid),
-            "seconds": record.seconds,
         }
         for trial_id, record in sorted(store.find_records().items())
     ]

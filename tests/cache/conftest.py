@@ -32,7 +32,7 @@ def make_features(num_frames: int = 20, seed: int = 0) -> tuple[np.ndarray, np.n
 def write_trial(store: FeatureStore, trial_id: str, num_frames: int = 20, seed: int = 0) -> None:
     """Commit a trial of made-up embeddings."""
     values, valid = make_features(num_frames, seed)
-    store.write(trial_id, values, valid, source=f"source of {trial_id}", clock=make_clock(num_frames), seconds=1.5)
+    store.write(trial_id, values, valid, source=f"source of {trial_id}", clock=make_clock(num_frames))
 
 
 @pytest.fixture

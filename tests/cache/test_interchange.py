@@ -37,10 +37,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, made: SimpleNamespace)
         made.write(store, trial_id, 20 + seed, seed)
     values, _ = made.features(20)
     clock = FrameClock(Fraction(25), 20, 1.5)
-    store.write("unseen", values, np.zeros(20, bool), source="s", clock=clock, seconds=1, versions={"torch": "2"})
+    store.write("unseen", values, np.zeros(20, bool), source="s", clock=clock, versions={"torch": "2"})
     times = PictureTimes(Fraction(1, 90000), (0, 3003, 3003, 9000, 9001, *range(20000, 50000, 2000)))
     clock = FrameClock(Fraction(30), 20, times=times)
-    store.write("varying", values, np.arange(20) % 3 > 0, source="s", clock=clock, seconds=1)
+    store.write("varying", values, np.arange(20) % 3 > 0, source="s", clock=clock)
     return store
 
 
@@ -51,7 +51,7 @@ def test_hdf5_holds_the_times_of_a_long_video(tmp_path: Path, made: SimpleNamesp
     clock = FrameClock(Fraction(30), number, times=PictureTimes(Fraction(1, 90000), (0, *ticks[1:].tolist())))
     assert len(str(clock.times)) > 100_000
     store = FeatureStore.create(tmp_path / "features/visual/mobilefacenet.zarr", made.spec)
-    store.write("a", np.zeros((number, 8), np.float32), np.ones(number, bool), source="s", clock=clock, seconds=1)
+    store.write("a", np.zeros((number, 8), np.float32), np.ones(number, bool), source="s", clock=clock)
     export_features(store, ["a"], "hdf5", tmp_path / "out.h5")
     again, _ = import_features(tmp_path / "out.h5", "hdf5", tmp_path / "again")
     assert again.record("a").clock == clock

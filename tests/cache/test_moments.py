@@ -21,7 +21,7 @@ def store(tmp_path: Path, made: SimpleNamespace) -> FeatureStore:
     for seed, (name, num_frames) in enumerate({"c": 50, "a": 70, "b": 30}.items()):
         made.write(store, name, num_frames, seed)
     values, _ = made.features(20)
-    store.write("unseen", values, np.zeros(20, bool), source="s", clock=made.clock(20), seconds=1)
+    store.write("unseen", values, np.zeros(20, bool), source="s", clock=made.clock(20))
     return store
 
 

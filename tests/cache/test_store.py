@@ -39,7 +39,7 @@ def embeddings(num_frames: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def write(store: FeatureStore, trial_id: str, num_frames: int = 20, seed: int = 0) -> None:
     values, valid = embeddings(num_frames, seed)
-    store.write(trial_id, values, valid, source=f"source of {trial_id}", clock=clock(num_frames), seconds=1.5)
+    store.write(trial_id, values, valid, source=f"source of {trial_id}", clock=clock(num_frames))
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_reads_a_slice(path: Path) -> None:
 def test_a_trial_without_a_single_valid_frame_is_kept(path: Path) -> None:
     store = FeatureStore.create(path, SPEC)
     values, _ = embeddings(20)
-    store.write("P1", values, np.zeros(20, bool), source="s", clock=clock(20), seconds=1)
+    store.write("P1", values, np.zeros(20, bool), source="s", clock=clock(20))
     assert not store.read("P1", check=True).valid.any()
 
 
 def test_long_trials_are_split_into_equal_chunks(path: Path) -> None:
     store = FeatureStore.create(path, SPEC)
     values = np.random.default_rng(0).normal(size=(65_537, 8)).astype(np.float16)
-    store.write("long", values, np.ones(65_537, bool), source="s", clock=clock(65_537), seconds=1)
+    store.write("long", values, np.ones(65_537, bool), source="s", clock=clock(65_537))
     np.testing.assert_array_equal(store.read("long", check=True).embeddings, values)
     assert len(list((store.group / "long/c").iterdir())) == 2
 
@@ -213,7 +213,7 @@ def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_never_written(path: Path, values: np.ndarray, valid: np.ndarray, text: str) -> None:
     store = FeatureStore.create(path, SPEC)
     with pytest.raises(ShapeError, match=text):
-        store.write("P1", values, valid, source="s", clock=clock(20), seconds=1)
+        store.write("P1", values, valid, source="s", clock=clock(20))
     assert store.trial_ids() == []
 
 
@@ -259,7 +259,7 @@ def test_sigkill_while_writing_leaves_nothing_that_looks_finished(path: Path) ->
         spec = FeatureSpec("mobilefacenet", "visual", 8, {{"size": 112}}, "00ff")
         store = FeatureStore.create({str(path)!r}, spec)
         def write(name):
-            store.write(name, np.ones((20, 8)), np.ones(20, bool), source="s", clock=FrameClock(Fraction(25), 20), seconds=1)
+            store.write(name, np.ones((20, 8)), np.ones(20, bool), source="s", clock=FrameClock(Fraction(25), 20))
         write("first")
         original = cache.places._write_synced
         def dying(path, content):

@@ -42,7 +42,7 @@ def write_store(
     store = FeatureStore.create(folder / f"{modality}.zarr", FeatureSpec("toy", modality, dim, settings or {}))
     for name, rows in embeddings.items():
         clock = FrameClock(Fraction(25), len(rows))
-        store.write(name, rows, valid[name], source="xxh3:0", clock=clock, seconds=0.0)
+        store.write(name, rows, valid[name], source="xxh3:0", clock=clock)
     return store
 
 

@@ -63,7 +63,7 @@ def write_trial(folder: Path, rows: np.ndarray, dtype: str = "float16") -> tuple
 
     clock = FrameClock(Fraction(25), len(rows))
     store = FeatureStore.create(folder / "toy.zarr", FeatureSpec("toy", "visual", rows.shape[1], dtype=dtype))
-    store.write("t", rows, np.ones(len(rows), bool), source="xxh3:0", clock=clock, seconds=0.0)
+    store.write("t", rows, np.ones(len(rows), bool), source="xxh3:0", clock=clock)
     return Manifest(folder, (Trial("t", "s", "train", clock, {}),)), store
 
 

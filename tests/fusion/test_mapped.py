@@ -30,7 +30,7 @@ def make_bank(folder, dtype: str, memory_gb: float) -> Bank:
         clock = FrameClock(Fraction(25), length)
         valid = rng.random(length) > 0.1
         rows = (rng.standard_normal((length, 6)) * [1, 10, 100, 1e-4, 1, 0] + [0, 5, -3, 0, 1, 2]).astype(dtype)
-        store.write(name, rows, valid, source="xxh3:0", clock=clock, seconds=0.0)
+        store.write(name, rows, valid, source="xxh3:0", clock=clock)
         labels = rng.uniform(-1, 1, (length, 2)).astype(np.float32)
         trials.append(Trial(name, name, "train", clock, {}, labels))
     return Bank.from_stores({"visual": store}, Manifest(folder, tuple(trials)), list(LENGTHS), memory_gb=memory_gb)

@@ -73,7 +73,7 @@ def test_another_batch_size_is_no_fault(project: FeatureStore) -> None:
 def test_features_that_were_wrong_from_the_start_are_found(project: FeatureStore) -> None:
     features, record = project.read("b"), project.record("b")
     wrong = features.embeddings * np.float16(1.1)
-    project.write("b", wrong, features.valid, source=record.source, clock=record.clock, seconds=1)
+    project.write("b", wrong, features.valid, source=record.source, clock=record.clock)
     Receipt.of(project, "abc").save("features/audio/conv1d.json")
     assert open_receipt("features/audio/conv1d.json")
     result, (finding,) = verify(3)
@@ -105,7 +105,7 @@ def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> 
     assert (result.exit_code, findings) == (0, [])
 
     kept, record = project.read("a"), project.record("a")  # of fp32, which is near enough to bf16
-    store.write("a", kept.embeddings * np.float16(1.1), kept.valid, source=record.source, clock=record.clock, seconds=1)
+    store.write("a", kept.embeddings * np.float16(1.1), kept.valid, source=record.source, clock=record.clock)
     Receipt.of(store, "abc").save("features/audio/conv1d.json")
     result, (finding,) = verify(3)
     assert (result.exit_code, finding["trial"], finding["fingerprint"]) == (1, "a", store.spec.fingerprint)

@@ -24,7 +24,7 @@ SPEC = FeatureSpec("facenet", "visual", 8, {"size": 160}, "ab12cd34ef56ab12")
 def write(store: FeatureStore, trial_id: str) -> None:
     values = np.random.default_rng(0).normal(size=(20, 8))
     clock = FrameClock(Fraction(25), 20)
-    store.write(trial_id, values, np.arange(20) > 3, source="s", clock=clock, seconds=1)
+    store.write(trial_id, values, np.arange(20) > 3, source="s", clock=clock)
 
 
 def fill(folder: Path, spec: FeatureSpec = SPEC) -> FeatureStore:

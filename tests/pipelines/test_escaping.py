@@ -143,7 +143,7 @@ def test_scripts_of_their_own_escape_too() -> None:
 )
 def test_terminals_of_other_encodings(tmp_path: Path, environment: dict[str, str]) -> None:
     store = FeatureStore.create(tmp_path / "audio/my.zarr", FeatureSpec("my", "audio", 2, {"note": "日本 ±"}))
-    store.write("Zoë 日本", np.ones((3, 2)), np.ones(3, bool), source="s", clock=FrameClock(Fraction(25), 3), seconds=0)
+    store.write("Zoë 日本", np.ones((3, 2)), np.ones(3, bool), source="s", clock=FrameClock(Fraction(25), 3))
     Receipt.of(store, store.trial_ids()).save(tmp_path / "audio/my.json")
     shown = run_process("cache", "info", "my", "--features", str(tmp_path), **environment)
     assert (shown.returncode, shown.stderr) == (0, b"")
