@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.documents import write_file
 from cache.manifest import Trial
 from pipelines.report.wording import drawable
 
 LABEL, COLOURS = "#222222", ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # colour-blind safe [Okabe and Ito]
+STYLES = ("-", "--", ":", "-.")
+_NAMED_FOLDS = 10  # in a legend
 
 
 def _pyplot() -> Any:
@@ -60,31 +64,115 @@ def draw_trial(
         f"trial {drawable(trial.id)}, {float(trial.clock.rate):.5g} frames/s", loc="left", fontsize=9
     )
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Validation CCC by epoch, one thin line per network, one colour per system."""
+    """Validation CCC by epoch: a panel per system, a colour per fold, a thin line per network, a thick one for the mean of seeds.
+
+    Networks for single targets have a style of line per target. The mean goes as far as all seeds did.
+
+    Args:
+        rows: one per network and epoch: system, fold, seed, targets, epoch, ccc.
+        path: of the PNG.
+    """
     pyplot = _pyplot()
-    figure, panel = pyplot.subplots(figsize=(6, 3))
-    runs: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        runs.setdefault(tuple(row[key] for key in ("system", "fold", "seed", "targets")), []).append(row)
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    colours = dict(zip(systems, COLOURS * len(systems), strict=False))
-    named: set[str] = set()
-    for (system, *_), own in runs.items():
-        name = None if system in named else _label(system)
-        marker = "o" if len(own) == 1 else None  # a model that is solved has one epoch
-        epochs, scores = [int(r["epoch"]) for r in own], [float(r["ccc"]) for r in own]
-        panel.plot(epochs, scores, color=colours[system], linewidth=1, label=name, marker=marker)
-        named.add(system)
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("validation CCC, mean of targets")
-    panel.legend(frameon=False)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    folds = sorted({int(row["fold"]) for row in rows})
+    targets = list(dict.fromkeys(row["targets"] for row in rows))
+    colours = dict(zip(folds, _colours_of(len(folds)), strict=True))
+    styles = {target: STYLES[place % len(STYLES)] for place, target in enumerate(targets)}
+    entries = _history_legend(rows, colours, styles)
+    across = min(len(systems), 3)
+    down, columns = -(-len(systems) // across), 6 if across == 3 else 4
+    height = 2.2 * down + 0.5 + 0.2 * -(-len(entries) // columns)
+    figure, panels = pyplot.subplots(
+        down,
+        across,
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+        figsize=(max(6, 2.7 * across), height),
+    )
+    for panel in panels.flat[len(systems) :]:
+        panel.set_visible(False)
+    for panel, system in zip(panels.flat, systems, strict=False):
+        panel.set_title(drawable(system, 34), loc="left", fontsize=9)
+        for (fold, target), runs in _runs_of(rows, system).items():
+            _draw_runs(panel, runs, colours[fold], styles[target], 1.8 if len(folds) <= len(COLOURS) else 1.0)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        panel.xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("validation CCC, mean of targets", fontsize=9)
+    if entries:
+        figure.legend(handles=entries, ncol=columns, loc="outside upper left", frameon=False)
+    _save(figure, path)
+
+
+def _colours_of(count: int) -> list[Any]:
+    """Colours that can be told apart, or for many folds the steps of a scale."""
+    import matplotlib
+
+    scale = matplotlib.colormaps["viridis"]
+    return list(COLOURS[:count]) if count <= len(COLOURS) else [scale(0.92 * i / (count - 1)) for i in range(count)]
+
+
+_Runs = dict[tuple[int, str], list[list[tuple[int, float]]]]
+
+
+def _runs_of(rows: Sequence[Mapping[str, Any]], system: str) -> _Runs:
+    """(fold, targets) → for each seed its epochs and CCC."""
+    found: dict[tuple[int, str], dict[Any, list[tuple[int, float]]]] = {}
+    for row in rows:
+        if row["system"] == system:
+            seeds = found.setdefault((int(row["fold"]), row["targets"]), {})
+            seeds.setdefault(row["seed"], []).append((int(row["epoch"]), float(row["ccc"])))
+    return {key: list(seeds.values()) for key, seeds in found.items()}
+
+
+def _draw_runs(panel: Any, runs: Sequence[Sequence[tuple[int, float]]], colour: Any, style: Any, width: float) -> None:
+    """The networks of a fold, and their mean where there are several."""
+    for run in runs:
+        epochs, scores = zip(*run, strict=True)
+        marker = "o" if len(run) == 1 else None  # a model that is solved has one epoch
+        alone = {"linewidth": 0.7 * width} if len(runs) == 1 else {"linewidth": 0.35 * width, "alpha": 0.5}
+        panel.plot(epochs, scores, color=colour, linestyle=style, marker=marker, markersize=3, **alone)
+    length = min(map(len, runs))
+    if len(runs) > 1 and length > 1:
+        means = np.array([[score for _, score in run[:length]] for run in runs]).mean(axis=0)
+        panel.plot([epoch for epoch, _ in runs[0][:length]], means, color=colour, linestyle=style, linewidth=width)
+
+
+def _history_legend(
+    rows: Sequence[Mapping[str, Any]], colours: Mapping[int, Any], styles: Mapping[str, Any]
+) -> list[Any]:
+    """What lines, colours and styles mean, where there is a choice; of many folds some."""
+    from matplotlib.lines import Line2D
+
+    entries = []
+    if len({row["seed"] for row in rows}) > 1:
+        entries += [
+            Line2D([], [], color=LABEL, linewidth=0.6, label="one seed"),
+            Line2D([], [], color=LABEL, linewidth=1.8, label="mean of seeds"),
+        ]
+    if len(styles) > 1:
+        entries += [
+            Line2D([], [], color=LABEL, linestyle=style, label=drawable(target, 24) or "one network")
+            for target, style in styles.items()
+        ]
+    if len(colours) > 1:
+        step = -(-len(colours) // _NAMED_FOLDS)
+        named = list(colours.items())[::step]
+        entries += [Line2D([], [], color=colour, linewidth=1.8, label=f"fold {fold}") for fold, colour in named]
+    return entries
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a PNG that is the same for the same figure, without a date or version in it."""
+    from matplotlib import pyplot
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
     pyplot.close(figure)
+    write_file(path, content.getvalue())
