@@ -1,16 +1,18 @@
 """Claims: one process works on a trial, others leave it alone.
 
 On a local file system a claim is an advisory lock of the kernel, which ends with its process, however that dies.
-Where the file system has none, and on object stores, it is a lock file; a dead process of this machine is noticed,
-for any other one the message names the file to delete.
+Where the file system has none, and on object stores, it is a lock file; a dead process of this machine is noticed and
+succeeded by one process, for any other one the message names the file to delete.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ except ImportError:  # Windows
 _LONGEST = 4096  # bytes of a lock file that is looked at
 _LARGEST_PID = 2**31 - 1  # of any system; 0 and below would ask whole groups of processes
 _FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
+_RIGHT = "="  # begins the name of a right to succeed a dead lock file, and no name of a claim
 
 
 class Claim:
@@ -92,9 +95,11 @@ def claim(store: Where, name: str) -> Claim | None:
 
 def sweep(store: Where) -> None:
     """Remove the lock files that killed processes left, where that can be written to."""
-    with contextlib.suppress(StoreError):
-        for name in open_folder(locks_place(store)).sizes():
-            found = claim(store, name.removesuffix(_FILE))
+    folder = open_folder(locks_place(store))
+    with contextlib.suppress(StoreError, OSError):
+        for name in folder.sizes():
+            is_right = name.startswith(_RIGHT)
+            found = _claim_file(folder, name) if is_right else claim(store, name.removesuffix(_FILE))
             if found is not None:
                 found.release()
 
@@ -149,18 +154,43 @@ def _release_kernel(descriptor: int, path: Path) -> None:
 
 
 def _claim_file(folder: Folder, name: str) -> Claim | None:
-    if not folder.create(name, _identity()):
-        if not _is_dead(folder.read(name)):
+    if folder.create(name, _identity()):
+        return Claim(partial(folder.remove, name))
+    content = folder.read(name)
+    return _succeed(folder, name, content) if content is not None and _is_dead(content) else None
+
+
+def _succeed(folder: Folder, name: str, dead: bytes) -> Claim | None:
+    """Take over a lock file with this content of a dead process, None where another one does or did.
+
+    Only who has the right to succeed this content replaces it; a lock file with it never comes back, as all differ. The
+    right is a lock file like any other, so a successor who died is succeeded too. Where the lock has another content by
+    now, the right to the old one is worth nothing, whoever gives it back. The lock is absent at no moment.
+    """
+    right = _right(name, dead)
+    held = _claim_file(folder, right)
+    if held is None:
+        return None
+    with held:
+        if folder.read(name) != dead:
             return None
-        folder.remove(name)
-        if not folder.create(name, _identity()):
-            return None
+        if isinstance(folder, LocalFolder):
+            (folder.path / right).replace(folder.path / name)  # which gives the right back too, in one step
+        else:
+            folder.write(name, _identity())
     return Claim(partial(folder.remove, name))
 
 
+def _right(name: str, dead: bytes) -> str:
+    """Name of the lock file that is the right to succeed another one; short, as names of locks fill 254 of 255 bytes."""
+    return f"{_RIGHT}{hashlib.sha256(f'{name}/'.encode() + dead).hexdigest()}"
+
+
 def _identity() -> bytes:
+    """Content of a lock file: process, machine and moment, and a token, so that no two are the same."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
+    known = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": secrets.token_hex(8)}
+    return json.dumps(known).encode()
 
 
 def _parse(content: bytes | None) -> dict[str, Any] | None:
