@@ -52,9 +52,7 @@ def read_scores(path: Path) -> ScoresDocument:
     document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
     if document is None:
         raise MissingFileError(f"No '{path}'. Run 'evaluate-fusion' first.")
-    outputs = _outputs(path)
-    digests = document.networks or {}
-    stale = [name for name, digest in digests.items() if digest != digest_runs(outputs.models, name)]
+    stale = find_stale(path, document)
     if stale:
         names = ", ".join(f"'{name}'" for name in stale)
         warnings.warn(
@@ -62,6 +60,17 @@ def read_scores(path: Path) -> ScoresDocument:
             stacklevel=2,
         )
     return document
+
+
+def find_stale(path: Path, document: ScoresDocument) -> list[str]:
+    """Systems that were trained again after they were scored.
+
+    Args:
+        path: of the scores, which tells where their networks lie.
+        document: what it holds.
+    """
+    models, digests = _outputs(path).models, document.networks or {}
+    return [name for name, digest in digests.items() if digest != digest_runs(models, name)]
 
 
 def _outputs(path: Path) -> paths.Outputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ def _label(system: str) -> str:
 
 
 def draw_trial(
-    trial: Trial, predictions: Mapping[str, NDArray[np.float32]], targets: Sequence[str], path: Path
+    trial: Trial,
+    predictions: Mapping[str, NDArray[np.float32]],
+    targets: Sequence[str],
+    path: Path,
+    stale: Collection[str] = (),
 ) -> None:
     """Prediction against label over time, one panel per target; gaps where a frame is not annotated.
 
@@ -46,6 +50,7 @@ def draw_trial(
         predictions: system → (T, C).
         targets: names of the C columns.
         path: of the PNG.
+        stale: systems whose predictions are of earlier networks than those that are there now.
     """
     assert trial.labels is not None
     pyplot = _pyplot()
@@ -55,7 +60,8 @@ def draw_trial(
         panel.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
         panel.plot(times, trial.labels[:, column], color=LABEL, linewidth=1.8, label="label")
         for (system, values), colour in zip(predictions.items(), COLOURS, strict=False):
-            panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=_label(system))
+            label = _label(system) + (" (earlier networks)" if system in stale else "")
+            panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=label)
         panel.set_ylim(-1.05, 1.05)
         panel.set_ylabel(drawable(target, 24))
     panels[-1, 0].set_xlabel("time, s")

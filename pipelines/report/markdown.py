@@ -17,7 +17,7 @@ from pipelines.params import FusionParams
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
 from pipelines.runs import Row, read_history, saved_runs
-from pipelines.scores import Figures, ScoresDocument, command, figure, interval, read_scores, spread
+from pipelines.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
@@ -34,9 +34,10 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
     draw_history(_gather_history(document), figures / "history.png")
-    drawn = _draw_trials(document, manifest, figures)
+    stale = find_stale(scores, document)
+    drawn = _draw_trials(document, manifest, stale, figures)
     path = paths.RESULTS / "report.md"
-    write_text(path, _page(document, manifest, _untrained(params, features), drawn))
+    write_text(path, _page(document, manifest, _untrained(params, features), stale, drawn))
     return path
 
 
@@ -53,7 +54,9 @@ def _gather_history(document: ScoresDocument) -> list[Row]:
     return rows
 
 
-def _draw_trials(document: ScoresDocument, manifest: Manifest, figures: Path) -> list[tuple[str, str]]:
+def _draw_trials(
+    document: ScoresDocument, manifest: Manifest, stale: list[str], figures: Path
+) -> list[tuple[str, str]]:
     """A figure for each trial of the evaluated partition; (trial id, file name)."""
     targets = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
     systems = [name for name, scores in document.systems.items() if set(scores["ccc"]) == {*targets, "mean"}]
@@ -69,12 +72,14 @@ def _draw_trials(document: ScoresDocument, manifest: Manifest, figures: Path) ->
         key = encode_trial_id(trial.id)
         predictions = {system: archive[key] for system, archive in archives.items() if key in archive}
         if predictions and trial.labels is not None:
-            draw_trial(trial, predictions, targets, figures / f"{key}.png")
+            draw_trial(trial, predictions, targets, figures / f"{key}.png", stale)
             drawn.append((trial.id, f"{key}.png"))
     return drawn
 
 
-def _page(document: ScoresDocument, manifest: Manifest, untrained: list[str], drawn: list[tuple[str, str]]) -> str:
+def _page(
+    document: ScoresDocument, manifest: Manifest, untrained: list[str], stale: list[str], drawn: list[tuple[str, str]]
+) -> str:
     systems, names = document.systems, {trial_id for trial_id, _ in drawn}
     trials = [trial for trial in manifest.trials if trial.id in names]
     lines = [
@@ -87,9 +92,10 @@ def _page(document: ScoresDocument, manifest: Manifest, untrained: list[str], dr
         "Ensemble: the runs' mean prediction, scored once.",
         "",
         *untrained,
-        *_table(systems, _CCC_COLUMNS),
+        *_say_stale(stale),
+        *_table(systems, _CCC_COLUMNS, stale),
         "",
-        *_table(systems, _OTHER_COLUMNS),
+        *_table(systems, _OTHER_COLUMNS, stale),
         "",
         picture("Validation CCC by epoch", "figures", "history.png"),
         "",
@@ -97,6 +103,7 @@ def _page(document: ScoresDocument, manifest: Manifest, untrained: list[str], dr
         "",
         "Mean of the runs. A gap in the label is a stretch that nobody annotated.",
         "",
+        *_say_stale(stale),
     ]
     lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
     return "\n".join(lines) + "\n"
@@ -122,7 +129,7 @@ _OTHER_COLUMNS: _Columns = [(name.upper(), name, False, spread) for name in ("pc
 _COLUMNS = {metric for _, metric, _, _ in (*_CCC_COLUMNS, *_OTHER_COLUMNS)}
 
 
-def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:
+def _table(systems: dict[str, Any], kinds: _Columns, stale: list[str]) -> list[str]:
     targets = [target for target in dict.fromkeys(t for s in systems.values() for t in s["ccc"]) if target != "mean"]
     columns = [
         (title, metric, target, cell)
@@ -135,8 +142,21 @@ def _table(systems: dict[str, Any], kinds: _Columns) -> list[str]:
     ]
     for name, scores in systems.items():
         cells = (cell(scores[m][target]) if target in scores[m] else "" for _, m, target, cell in columns)
-        rows.append(f"| {plain(name)} | " + " | ".join(cells) + " |")
+        mark = " (earlier networks)" if name in stale else ""
+        rows.append(f"| {plain(name)}{mark} | " + " | ".join(cells) + " |")
     return rows
+
+
+def _say_stale(stale: list[str]) -> list[str]:
+    """A warning that names the systems whose figures and predictions are not those of the networks that are there now."""
+    if not stale:
+        return []
+    again = f"{command(paths.PROJECT.scores)}; avfusion report"
+    return [
+        f"**Earlier networks:** {', '.join(map(plain, stale))} {'was' if len(stale) == 1 else 'were'} trained again after "
+        f"this evaluation; figures and predictions are of the networks before. Run {code(again)}.",
+        "",
+    ]
 
 
 def _untrained(params: FusionParams, features: Where) -> list[str]:

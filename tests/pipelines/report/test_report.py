@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -18,10 +20,11 @@ from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from pipelines.escaping import printable
 from pipelines.params import FusionParams
+from pipelines.report import figures
 from pipelines.report.figures import draw_trial
 from pipelines.report.markdown import write_report
 from pipelines.report.wording import code, drawable, plain
-from pipelines.runs import save_run
+from pipelines.runs import digest_runs, save_run
 from pipelines.scores import ScoresDocument
 
 NAMES = [
@@ -134,3 +137,36 @@ def test_plain_text_and_code_render_as_they_are(name: str) -> None:
         page = Page(f"| a | b |\n|---|---|\n| x{code(name)}x | |\n")
         assert page.cells[2] == f"x{shown}x"
         assert "code" in page.elements
+
+
+def test_scores_older_than_the_networks_are_marked(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+    save = figures._save
+
+    def look(figure: Any, path: Path) -> None:
+        labels.extend(_legend(figure))
+        save(figure, path)
+
+    monkeypatch.setattr(figures, "_save", look)
+    path, models = finished / "results/scores.json", finished / "work/models"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["networks"] = {name: digest_runs(models, name) for name in SYSTEMS}
+    write_document(path, ScoresDocument, document)
+    fresh = write_report(FusionParams([0, 1], {})).read_text(encoding="utf-8")
+    assert "arlier networks" not in fresh
+    history = [{"system": "", "fold": 0, "seed": 0, "targets": "", "epoch": e, "ccc": 0.2 * e} for e in (1, 2)]
+    save_run(models / SYSTEMS[0] / "fold0/seed0", "other settings", history)
+    labels.clear()
+    with pytest.warns(UserWarning, match="older than the networks"):
+        text = write_report(FusionParams([0, 1], {})).read_text(encoding="utf-8")
+    notes = [line for line in text.splitlines() if line.startswith("**Earlier networks:**")]
+    assert len(notes) == 2, "above the tables and above the pictures"
+    assert "Run `avfusion evaluate; avfusion report`." in notes[0]
+    cells = [cell for cell in Page(text).cells if "(earlier networks)" in cell]
+    assert cells == [f"{SYSTEMS[0]} (earlier networks)"] * 2
+    assert {label for label in labels if "(earlier networks)" in label} == {f"{SYSTEMS[0]} (earlier networks)"}
+
+
+def _legend(figure: Any) -> list[str]:
+    legends = [panel.get_legend() for panel in figure.axes if panel.get_legend()]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
