@@ -52,7 +52,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose usage errors, and those of its commands, are escaped."""
+    """A group whose usage errors, and those of its commands, are escaped, and whose list of commands cuts no sentence."""
 
     command_class = Command
     group_class = type
@@ -66,6 +66,18 @@ class Group(click.Group):
         """As click does."""
         with _escaped_usage():
             return super().invoke(ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of every command, wrapped, where click cuts it to what fits on one line."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, command.get_short_help_str(limit=len(command.help or "") + 1))
+            for name, command in commands
+            if command is not None and not command.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:

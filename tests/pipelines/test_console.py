@@ -1,10 +1,11 @@
-"""Progress on a terminal and its silence elsewhere, and the one sentence of an error."""
+"""Progress on a terminal and its silence elsewhere, the one sentence of an error, and the list of commands."""
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 import numpy as np
@@ -13,6 +14,7 @@ import rich.console
 import torch
 from click.testing import CliRunner, Result
 
+from pipelines.cli import avfusion
 from pipelines.console import guarded, progress
 
 
@@ -138,3 +140,25 @@ def test_a_file_that_ends_too_early_is_not_an_abort() -> None:
 def test_faults_of_ours_keep_their_traceback() -> None:
     assert isinstance(run_with(RuntimeError("Expected all tensors to be on the same device")).exception, RuntimeError)
     assert isinstance(run_with(RecursionError("deep")).exception, RecursionError)
+
+
+def groups(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Group]]:
+    """Every group below a command, with the words that name it."""
+    if isinstance(command, click.Group):
+        yield path, command
+        for name, child in command.commands.items():
+            yield from groups((*path, name), child)
+
+
+GROUPS = dict(groups((), avfusion))
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: " ".join(path) or "avfusion")
+def test_the_list_of_commands_cuts_no_sentence(path: tuple[str, ...]) -> None:
+    lines = CliRunner().invoke(avfusion, [*path, "--help"], terminal_width=80).stdout.splitlines()
+    assert [line for line in lines if line.endswith("...") and not line.startswith("Usage:")] == []
+    assert max(map(len, lines)) <= 80
+    listed = " ".join(" ".join(lines[lines.index("Commands:") :]).split())
+    for name, command in GROUPS[path].commands.items():
+        first = " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+        assert (f"{name} {first}" in listed) is not command.hidden, name
