@@ -2,11 +2,13 @@
 
 A corpus reader writes it once; from there on no code knows the corpus's own file formats. On disk it
 is a folder with `manifest.json` (readable, sorted by trial, with the digest of the labels) and
-`labels.npy` (all label rows, trial after trial), both a pure function of the corpus.
+`labels.npy` (all label rows, trial after trial), both a pure function of the corpus and of the root as it was given, so
+that colleagues whose corpora lie in folders of the same name, or below their homes, have the same bytes.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,9 @@ from cache.names import require_known
 VERSION = 2  # 2: clocks of varying pictures, rates by the pictures' intervals, digests
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
 PARTITIONS = ("train", "validation", "test")
+_HERE = (
+    "<manifest>/"  # begins a medium's path that starts from the manifest's folder, such as that of our own transcripts
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Manifest:
     """All trials of a corpus, sorted by id.
 
     Attributes:
-        root: folder that the trials' media paths start from.
+        root: folder that the trials' media paths start from, which may begin with `~`.
         trials: the trials.
         targets: names of the label columns.
     """
@@ -140,15 +145,14 @@ class Manifest:
                 f"Trial '{trial.id}' has no {kind}, only {', '.join(sorted(trial.media)) or 'nothing'}. {how} or leave that "
                 "modality out."
             )
-        return (self.root / trial.media[kind]).resolve()
+        return Path(os.path.normpath(self.root.expanduser() / trial.media[kind])).resolve()
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` and `labels.npy`; the media root is stored relative to the folder where it lies inside.
+        """Write `manifest.json` and `labels.npy`; a relative root is stored as seen from the folder, another one as it is.
 
         Files are replaced at once and never written into, so that a second name of one, such as DVC's, keeps its bytes.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        root, home = self.root.resolve(), folder.resolve()
         rows = [
             trial.labels
             if trial.labels is not None
@@ -159,10 +163,10 @@ class Manifest:
         labels = format_array(every.astype("<f4", copy=False))
         document = {
             "version": VERSION,
-            "root": root.relative_to(home).as_posix() if root.is_relative_to(home) else root.as_posix(),
+            "root": _write_root(self.root, folder),
             "targets": list(self.targets),
             "labels": digest_bytes(labels),
-            "trials": [_trial_document(trial) for trial in self.trials],
+            "trials": [_trial_document(trial, self.root, folder) for trial in self.trials],
         }
         write_file(folder / "labels.npy", labels)
         write_document(folder / "manifest.json", _ManifestDocument, document, sort_keys=True)
@@ -196,22 +200,49 @@ class Manifest:
             raise damaged(path, error, _REMEDY, CorpusError) from error
         shape = sum(clock.num_frames for clock in clocks), len(document.targets)
         labels = read_array(labels_path, "<f4", shape, document.labels, _REMEDY, CorpusError)
+        root = Path(document.root)
+        if document.root.partition("/")[0][:1] != "~":
+            root = Path(os.path.normpath(folder / root))
         trials, start = [], 0
         for entry, clock in zip(document.trials, clocks, strict=True):
             stop = start + clock.num_frames
             own = labels[start:stop] if entry.labelled else None
-            trials.append(Trial(entry.id, entry.subject, entry.partition, clock, entry.media, own, entry.face))
+            media = {kind: _read_place(place, root, folder) for kind, place in entry.media.items()}
+            trials.append(Trial(entry.id, entry.subject, entry.partition, clock, media, own, entry.face))
             start = stop
-        return cls(folder / document.root, tuple(trials), tuple(document.targets))
+        return cls(root, tuple(trials), tuple(document.targets))
 
 
-def _trial_document(trial: Trial) -> dict[str, object]:
+def _write_root(root: Path, folder: Path) -> str:
+    """The media root as it is written down: what differs between machines only where it was given so."""
+    if root.as_posix()[:1] == "~":
+        return root.as_posix()
+    inside = Path(os.path.abspath(root)).is_relative_to(os.path.abspath(folder))
+    return Path(os.path.relpath(root, folder)).as_posix() if inside or not root.is_absolute() else root.as_posix()
+
+
+def _write_place(place: str, root: Path, folder: Path) -> str:
+    """The path of a medium as it is written down: what lies beside the manifest's folder, from there."""
+    path = os.path.abspath(root.expanduser() / place)
+    if place.startswith("../") and Path(path).is_relative_to(os.path.abspath(folder.parent)):
+        return _HERE + Path(os.path.relpath(path, folder)).as_posix()
+    return place
+
+
+def _read_place(place: str, root: Path, folder: Path) -> str:
+    """Inverse of `_write_place`: the path from the root."""
+    if not place.startswith(_HERE):
+        return place
+    return Path(os.path.relpath(folder / place.removeprefix(_HERE), root.expanduser())).as_posix()
+
+
+def _trial_document(trial: Trial, root: Path, folder: Path) -> dict[str, object]:
     return {
         "id": trial.id,
         "subject": trial.subject,
         "partition": trial.partition,
         **trial.clock.to_document(),
-        "media": trial.media,
+        "media": {kind: _write_place(place, root, folder) for kind, place in trial.media.items()},
         "labelled": trial.labels is not None,
         "face": trial.face,
     }

@@ -8,6 +8,7 @@ from cache.places import Where, join_place
 PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
+CORPUS_SEEN = Path("work/corpus-seen.json")  # of this machine alone, so no output of a stage
 PLAN = Path("work/plan")
 CROPS = Path("work/crops")
 CROPS_RECEIPT = Path("work/crops.json")

@@ -23,6 +23,7 @@ GROUPS = {
         "cache/test_locks.py",
         "cache/test_moments.py",
         "extract/test_download.py",
+        "pipelines/test_build_corpus.py",
         "pipelines/test_dvc.py",
         "pipelines/test_extract_features.py",
         "pipelines/test_runs.py",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,42 @@ def test_the_files_are_a_function_of_the_content(tmp_path: Path) -> None:
         Manifest(tmp_path / name / "media", order).save(tmp_path / name)
     for file in ("manifest.json", "labels.npy"):
         assert (tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("root", "written"), [("mine", "../../mine"), ("~/corpus", "~/corpus"), ("/data/corpus", "/data/corpus")]
+)
+def test_the_root_is_written_as_it_was_given(
+    root: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    contents = []
+    for machine in ("first", "second/deeper"):
+        project = tmp_path / machine
+        project.mkdir(parents=True)
+        monkeypatch.chdir(project)
+        words = os.path.relpath(project / "work/words/a.json", Path(root).expanduser())
+        trial = replace(make_trial("a"), media={"video": "a.mp4", "words": words})
+        Manifest(Path(root), (trial,)).save(Path("work/corpus"))
+        contents.append(Path("work/corpus/manifest.json").read_bytes())
+        again = Manifest.load(Path("work/corpus"))
+        assert again.path(again.trials[0], "video") == Path(root).expanduser().resolve() / "a.mp4"
+        assert again.path(again.trials[0], "words") == project / "work/words/a.json"
+        again.save(Path("work/corpus"))
+        assert Path("work/corpus/manifest.json").read_bytes() == contents[-1]
+    assert contents[0] == contents[1]
+    document = json.loads(contents[0])
+    assert (document["root"], document["trials"][0]["media"]["words"]) == (written, "<manifest>/../words/a.json")
+
+
+def test_a_root_beside_a_linked_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/work").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "project")
+    Manifest(Path("mine"), (make_trial("a"),)).save(Path("work/corpus"))
+    again = Manifest.load(Path("work/corpus"))
+    assert again.path(again.trials[0], "video") == tmp_path / "project/mine/batch1/a.mp4"
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
