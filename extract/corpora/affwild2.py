@@ -44,11 +44,14 @@ from extract.corpora.reading import (
     report_lengths,
     report_rates,
 )
+from extract.crop_files import crop_numbers, open_crops
 from extract.tracking import FACES
 from extract.video import VideoInfo
 
 TARGETS = ("valence", "arousal")
 _OTHER = {"left": "right", "right": "left"}
+_FAR = 100_000  # frames, 55 minutes: a crop of a higher number that is also
+_SPARSE = 1_000  # times the number of crops is misnamed
 _NAMED_RATE = re.compile(r"\d+-(\d+)-\d+x\d+(?:\D.*)?")
 
 _log = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ class _Found:
     video: Path | None = None
     crops: Path | None = None
     last_crop: int = 0
+    num_crops: int = 0
 
 
 class AffWild2:
@@ -198,7 +202,11 @@ class AffWild2:
 
     def _clock(self, item: _Found, info: VideoInfo | None, num_rows: int, faults: list[str]) -> FrameClock | None:
         """One tick per label row; without labels one per picture of the video, else up to the last crop."""
-        num_frames = num_rows or (info.num_frames if info is not None else 0) or item.last_crop
+        num_frames = num_rows or (info.num_frames if info is not None else 0)
+        if not num_frames and item.last_crop > max(_FAR, _SPARSE * item.num_crops):
+            faults.append(_far_crop(item))
+            return None
+        num_frames = num_frames or item.last_crop
         if not num_frames:
             return None  # which is a fault already
         counts = [("video frames", info.num_frames, item.video)] if info is not None else []
@@ -304,7 +312,7 @@ def _find_media(
             item.video = several[0]
     if folders.crops:
         try:
-            item.crops, item.last_crop = _find_crops(item.name, crops)
+            item.crops, item.last_crop, item.num_crops = _find_crops(item.name, crops)
         except AvFusionError as error:
             faults.append(of_trial(item.name, error))
     if not folders.videos and not folders.crops:
@@ -313,8 +321,8 @@ def _find_media(
         )
 
 
-def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int]:
-    """Crops of this very name, and the last number among them; the same crops may lie in two folders."""
+def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int, int]:
+    """Crops of this very name, the last number among them and how many; the same crops may lie in two folders."""
     places = [place for index in folders if (place := find_crops(index, name)) is not None]
     numbers = [list_crops(place) for place in places]
     if not places:
@@ -325,7 +333,19 @@ def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int]:
         raise CorpusError(f"different crops in {where}. Remove one of them.")
     if not numbers[0]:
         raise CorpusError(f"'{places[0]}' holds no crops, expected pictures such as '00001.jpg'. Unpack it again.")
-    return places[0], numbers[0][-1]
+    return places[0], numbers[0][-1], len(numbers[0])
+
+
+def _far_crop(item: _Found) -> str:
+    """Fault of a trial that would end with a crop that cannot be its last one."""
+    assert item.crops is not None
+    names = open_crops(item.crops).names
+    name = names[crop_numbers(item.crops, names)[item.last_crop]]
+    return of_trial(
+        item.name,
+        f"crop '{name}' of '{item.crops}' would make it {item.last_crop} frames long, with {item.num_crops} crops in all; expected "
+        f"at most {_SPARSE} frames per crop where neither labels nor a video tell the length. Remove or rename '{name}', or add the video",
+    )
 
 
 def _report(trials: Sequence[Trial], with_videos: bool) -> None:

@@ -50,7 +50,7 @@ class Tree:
         path = self.root / folder / name
         path.mkdir(parents=True)
         for number in numbers:
-            picture = np.full((16, 16, 3), 10 * (number - 1), np.uint8)
+            picture = np.full((16, 16, 3), 10 * (number - 1) % 256, np.uint8)
             (path / f"{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(picture))
         return path
 
@@ -245,6 +245,31 @@ def test_the_test_list_gives_trials_without_labels(small: Tree) -> None:
     assert (test1.labels, test1.partition, test1.clock.num_frames) == (None, "test", LENGTH)
     assert (test2.labels, test2.clock.num_frames, test2.clock.rate) == (None, 9, Fraction(30000, 1001))
     assert test2.media == {"video": "batch2/test2.avi", "crops": "cropped_aligned/test2_left"}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_crop_far_beyond_the_others_ends_no_trial(small: Tree, zipped: bool) -> None:
+    """Where labels or a video tell the length it is told against them; where 1,000 frames per crop are enough, it is the end."""
+    small.text(TEST_LIST, "test1\ntest2\n")
+    place = small.crops("cropped_aligned", "test1", [1, 2, 99_999_999])
+    small.crops("cropped_aligned", "test2", [1, 100_000])
+    small.labels(TRAIN, "long")
+    small.crops("cropped_aligned", "long", [1, 99_999_999])
+    name = "99999999.jpg"
+    if zipped:
+        shutil.make_archive(str(place), "zip", place.parent, "test1")
+        shutil.rmtree(place)
+        place, name = place.with_suffix(".zip"), f"test1/{name}"
+    with pytest.raises(CorpusFaults) as caught:
+        small.read()
+    far, known = sorted(caught.value.faults, reverse=True)
+    assert f"has {LENGTH} labels but 99999999 numbered crops" in known
+    assert far == (
+        f"trial 'test1': crop '{name}' of '{place}' would make it 99999999 frames long, with 3 crops in all; expected at most 1000 "
+        f"frames per crop where neither labels nor a video tell the length. Remove or rename '{name}', or add the video"
+    )
+    lengths = {trial.id: trial.clock.num_frames for trial in caught.value.manifest.trials}
+    assert lengths == {"long": LENGTH, "test2": 100_000, "video1": LENGTH, "video2": LENGTH}
 
 
 def test_crops_alone_are_enough(small: Tree, caplog: pytest.LogCaptureFixture) -> None:
