@@ -223,7 +223,8 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
     from pipelines.params import read_params
     from pipelines.train_fusion import train_systems
 
-    rows = train_systems(read_params(paths.PARAMS).fusion, systems, features=features, redo=redo)
+    params = read_params(paths.PARAMS)
+    rows = train_systems(params.fusion, systems, features=features, redo=redo, partition=params.evaluate.partition)
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
 
 

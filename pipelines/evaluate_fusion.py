@@ -28,10 +28,10 @@ from fusion.settings import configure
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
-from pipelines.params import EvaluateParams, FusionParams, SystemParams
+from pipelines.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
 from pipelines.scores import Figures, ScoresDocument, as_json
-from pipelines.train_fusion import load_bank, torch_threads, train_config
+from pipelines.train_fusion import find_lacking, load_bank, say_lacking, torch_threads, train_config
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
@@ -62,17 +62,19 @@ def evaluate_systems(
 
     Raises:
         UnknownNameError: if there is no such partition.
-        CorpusError: if it has no labelled trial.
+        CorpusError: if a fold has no labelled trial in it.
         MissingFileError: if a run was never trained.
     """
-    require_known("partition", evaluate.partition, PARTITIONS)
+    require_known("partition", evaluate.partition, (AUTO, *PARTITIONS))
     manifest = load_corpus()
     path = outputs.models / "folds.json"
     if not path.is_file():
         raise MissingFileError(f"No trained systems in '{outputs.models}'. Run 'train-fusion' first.")
     folds = load_folds(path, manifest)
+    partition = choose_partition(evaluate.partition, folds, manifest)
     document: dict[str, Any] = {
-        "partition": evaluate.partition,
+        "partition": partition,
+        "asked": evaluate.partition,
         "seeds": len(params.seeds),
         "folds": [fold.index for fold in folds],
         "level": evaluate.level,
@@ -85,9 +87,7 @@ def evaluate_systems(
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
             bank = load_bank(system, manifest, params, features)
-            runs = _predict_runs(
-                name, system, params, folds, evaluate.partition, manifest, bank, outputs.models, advance
-            )
+            runs = _predict_runs(name, system, params, folds, partition, manifest, bank, outputs.models, advance)
             scored = [_score(run, manifest) for run in runs.values()]
             ensemble = merge(list(runs.values()))
             document["systems"][name] = _summary(scored, list(runs.values()), ensemble, manifest, evaluate)
@@ -100,6 +100,24 @@ def evaluate_systems(
     write_document(outputs.scores, ScoresDocument, document)
     _write_metrics(document, outputs)
     return document
+
+
+def choose_partition(asked: str, folds: Sequence[Fold], manifest: Manifest) -> str:
+    """The partition that is scored: what was asked for, or the best that every fold has.
+
+    Args:
+        asked: train, validation, test, or auto: test where every fold has labelled trials in it, else validation.
+        folds: that were trained.
+        manifest: the corpus.
+
+    Raises:
+        CorpusError: if a fold has no labelled trial in it.
+    """
+    lacking = find_lacking(folds, manifest)
+    chosen = asked if asked != AUTO else "validation" if lacking["test"] else "test"
+    if lacking[chosen]:
+        raise CorpusError(say_lacking(chosen, lacking))
+    return chosen
 
 
 def _refuse_stale(
@@ -137,10 +155,6 @@ def _predict_runs(
     runs = {}
     for fold in folds:
         trial_ids = [trial_id for trial_id in fold.part(partition) if trial_id in labelled]
-        if not trial_ids:
-            raise CorpusError(
-                f"Fold {fold.index} has no labelled trial in partition '{partition}'. Set evaluate.partition in params.yaml."
-            )
         for seed in params.seeds:
             folder = run_folder(models, name, fold.index, seed)
             if not folder.is_dir():

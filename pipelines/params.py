@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 import dacite
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
+from cache.manifest import PARTITIONS
 from cache.names import require_folder_name, require_known
 from extract.backbones import BACKBONES
 from pipelines.setting_types import check_values
 from pipelines.yaml_files import read_yaml
 
 T = TypeVar("T")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,14 @@ class EvaluateParams:
     """What is evaluated.
 
     Attributes:
-        partition: train, validation or test: the part of each fold that its networks are scored on.
+        partition: the part of each fold that its networks are scored on: train, validation, test, or auto, which is test
+            where every trained fold has labelled trials in it, else validation.
         draws: bootstrap samples behind the confidence intervals over trials.
         level: share of the samples inside an interval.
         seed: of the samples.
     """
 
-    partition: str = "test"
+    partition: str = AUTO
     draws: int = 1000
     level: float = 0.95
     seed: int = 0
@@ -206,6 +209,7 @@ def read_params(path: Path) -> Params:
     Raises:
         MissingFileError: if it does not exist.
         SettingError: if it is no YAML, has an unknown key or a value of the wrong type.
+        UnknownNameError: if a backbone or a partition of this name does not exist.
     """
     if not path.is_file():
         raise MissingFileError(
@@ -214,6 +218,7 @@ def read_params(path: Path) -> Params:
     params = from_mapping(Params, read_yaml(path), str(path))
     for name in params.extract:
         require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
+    require_known("partition in section 'evaluate' of params.yaml", params.evaluate.partition, (AUTO, *PARTITIONS))
     for section, systems in (
         ("fusion", params.fusion.systems),
         ("matrix", params.matrix.systems if params.matrix else {}),

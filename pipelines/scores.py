@@ -24,10 +24,13 @@ class ScoresDocument(Document):
         networks: digest of each system's networks.
         predictions: sha256 of each system's file of predictions.
         systems: system → metric → target → figures.
+        partition: the part of each fold that was scored.
+        asked: what `evaluate.partition` said, such as auto.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
     partition: str = ""
+    asked: str = ""
     seeds: Number = 1
     folds: list[Number] | None = None
     level: float = 0.95

@@ -12,18 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cache.errors import MissingFileError, SettingError
 from cache.folds import Fold, load_folds, make_folds, save_folds
-from cache.manifest import Manifest
+from cache.manifest import PARTITIONS, Manifest
 from cache.names import load_named, require_known
 from cache.places import Where, is_file
 from cache.receipt import open_receipt, write_text
 from cache.store import FeatureStore
 from extract.backbones import BACKBONES
 from pipelines import networks, paths
-from pipelines.console import note, progress
+from pipelines.console import note, progress, warn
 from pipelines.corpus_files import load_corpus
-from pipelines.params import FoldParams, FusionParams, SystemParams
+from pipelines.params import AUTO, FoldParams, FusionParams, SystemParams
 from pipelines.runs import Digests, Job, Row, best_epoch, find_run, read_history, saved_runs
 from pipelines.side_by_side import available_cores, run_jobs
 
@@ -50,6 +52,24 @@ def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
             f"fusion.folds.number is {params.number}, expected 0 to {len(folds) - 1}, or -1 for all. Change params.yaml."
         )
     return folds if params.number == -1 else (folds[params.number],)
+
+
+def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[int]]:
+    """Partition → numbers of the folds that have no labelled trial in it."""
+    labelled = {
+        trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).all(1).any()
+    }
+    return {name: [fold.index for fold in folds if labelled.isdisjoint(fold.part(name))] for name in PARTITIONS}
+
+
+def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
+    """What is wrong with evaluating on a partition that some folds lack, and what to set instead."""
+    which, present = lacking[partition], [name for name, folds in lacking.items() if not folds]
+    return (
+        f"evaluate.partition is '{partition}', but fold{'s' * (len(which) > 1)} {', '.join(map(str, which))} "
+        f"{'have' if len(which) > 1 else 'has'} no labelled trial in it; all have some in {' and '.join(present) or 'no partition'}. "
+        f"Set it to {' or '.join([AUTO, *present])} in params.yaml."
+    )
 
 
 def train_config(params: FusionParams, system: SystemParams, seed: int) -> TrainConfig:
@@ -128,6 +148,7 @@ def train_systems(
     outputs: paths.Outputs = paths.PROJECT,
     features: Where = paths.FEATURES,
     redo: bool = False,
+    partition: str = AUTO,
 ) -> list[Row]:
     """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
 
@@ -140,6 +161,7 @@ def train_systems(
         outputs: where checkpoints and history go.
         features: folder or URL of all features.
         redo: train anew what is there already.
+        partition: that the systems will be scored on; a warning tells before training if folds lack it.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
@@ -156,6 +178,9 @@ def train_systems(
         )
     manifest = load_corpus()
     folds = choose_folds(params.folds, manifest)
+    lacking = find_lacking(folds, manifest)
+    if lacking.get(partition):
+        warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will refuse.")
     systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {
         name: [part for seed in params.seeds for part in train_config(params, system, seed).networks()]

@@ -26,5 +26,7 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
     """
     if params.matrix is None:
         raise SettingError("params.yaml has no section 'matrix'; expected systems as in section 'fusion'. Add it.")
-    train_systems(params.matrix, outputs=paths.MATRIX, features=features, redo=redo)
+    train_systems(
+        params.matrix, outputs=paths.MATRIX, features=features, redo=redo, partition=params.evaluate.partition
+    )
     return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX, features)

@@ -13,7 +13,7 @@ from cache.names import encode_trial_id
 from cache.places import Where
 from cache.receipt import Receipt, write_text
 from pipelines import paths
-from pipelines.params import FusionParams
+from pipelines.params import AUTO, FusionParams
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
 from pipelines.runs import Row, read_history, saved_runs
@@ -85,11 +85,13 @@ def _page(
     lines = [
         "# Report",
         "",
-        f"{len(systems)} systems on partition {code(document.partition)}: {len(trials)} trials of "
+        f"{len(systems)} systems on partition {code(document.partition)}{_say_chosen(document)}: {len(trials)} trials of "
         f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials. "
-        "Ensemble: the runs' mean prediction, scored once.",
+        "Ensemble: the runs' mean prediction, scored once."
+        + " Each network's epoch was chosen on the same trials, so that the figures are on the high side."
+        * (document.partition == "validation"),
         "",
         *untrained,
         *_say_stale(stale),
@@ -107,6 +109,14 @@ def _page(
     ]
     lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
     return "\n".join(lines) + "\n"
+
+
+def _say_chosen(document: ScoresDocument) -> str:
+    """Why it is this partition, where nobody named one."""
+    if document.asked != AUTO:
+        return ""
+    has = "not every fold has" if document.partition == "validation" else "every fold has"
+    return f" (chosen by {code(AUTO)}: {has} labelled test trials)"
 
 
 def _count_runs(document: ScoresDocument) -> str:
