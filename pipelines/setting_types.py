@@ -8,6 +8,8 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from cache.errors import SettingError
+from cache.names import config_of, load_named
+from extract.corpora import CORPORA
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -50,16 +52,38 @@ def _check_section(kind: Any, value: Any, where: str, section: str) -> None:
     place = f"in '{where}'{f', section {section!r}' if section else ''}"
     unknown = [str(key) for key in value if key not in hints]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], hints, n=1)
         raise SettingError(
-            f"Unknown setting {', '.join(map(repr, unknown))} {place}; expected some of {known}."
-            f"{f' Did you mean {near[0]!r}?' if near else ''}"
+            f"Unknown setting {', '.join(map(repr, unknown))} {place}; expected some of {known}.{_guess(kind, unknown)}"
         )
     for key, inner in value.items():
         check_values(hints[key], inner, where, f"{section}.{key}".strip("."))
     for item in fields(kind):
         if item.name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise SettingError(f"No setting '{item.name}' {place}; it has no default. Add it; see docs/params.md.")
+
+
+def _guess(kind: Any, unknown: list[str]) -> str:
+    """What to do about unknown settings: those that another corpus left behind go, others may be misspelt."""
+    owners = {key: _other_corpora(kind, key) for key in unknown}
+    near = [
+        name for key in unknown if not owners[key] for name in difflib.get_close_matches(key, get_type_hints(kind), n=1)
+    ]
+    foreign = [
+        f" {key!r} is a setting of corpus {' and '.join(map(repr, names))}: remove it."
+        for key, names in owners.items()
+        if names
+    ]
+    return "".join([*foreign, *(f" Did you mean {name!r}?" for name in near[:1])])
+
+
+def _other_corpora(kind: Any, key: str) -> list[str]:
+    """The corpora that have a setting of this name, where the settings are those of a corpus that has not.
+
+    They are imported, which is for errors only.
+    """
+    if kind.__module__ not in {target.split(":")[0] for target in CORPORA.values()}:
+        return []
+    return [name for name in CORPORA if key in get_type_hints(config_of(load_named("corpus", CORPORA, name)))]
 
 
 def _fits(kind: Any, value: Any) -> bool:
