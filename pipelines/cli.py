@@ -252,18 +252,23 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
 
 
 @avfusion.command("matrix")
+@click.option("--if-any", is_flag=True, help="Only if params.yaml has a section 'matrix'; else leave empty outputs.")
 @_REDO
 @FEATURES
 @_JSON
 @guarded
-def matrix(redo: bool, features: str, as_json: bool) -> None:
+def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems of section 'matrix' of params.yaml, and show them, the best first."""
     from pipelines import paths
     from pipelines.compare import compare_systems, table_rows
     from pipelines.params import read_params
-    from pipelines.train_matrix import train_matrix
+    from pipelines.train_matrix import leave_empty, train_matrix
 
-    train_matrix(read_params(paths.PARAMS), features, redo)
+    params = read_params(paths.PARAMS)
+    if if_any and params.matrix is None:
+        leave_empty()
+        return
+    train_matrix(params, features, redo)
     rows = compare_systems([paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
 

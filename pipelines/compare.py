@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError
-from pipelines.scores import Figures, figure, interval, read_scores, spread
+from pipelines.scores import Figures, figure, find_scores, interval, spread
 
 
 def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per system that was evaluated.
 
     Args:
-        files: `scores.json` of evaluations; those that do not exist are left out.
+        files: `scores.json` of evaluations; those that do not exist or hold no systems are left out.
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
@@ -25,15 +25,14 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
         MissingFileError: if nothing was evaluated yet.
         SettingError: if a file is damaged.
     """
-    present = [path for path in files if path.is_file()]
-    if not present:
-        raise MissingFileError(f"No '{files[0]}'. Run 'evaluate-fusion' first.")
-    rows = []
-    for path in present:
-        document = read_scores(path)
-        rows += [
-            {**_row(name, scores["ccc"]), "partition": document.partition} for name, scores in document.systems.items()
-        ]
+    documents = [document for document in map(find_scores, files) if document is not None]
+    if not documents:
+        raise MissingFileError(f"No systems in '{files[0]}', or no such file. Run 'evaluate-fusion' first.")
+    rows = [
+        {**_row(name, scores["ccc"]), "partition": document.partition}
+        for document in documents
+        for name, scores in document.systems.items()
+    ]
     rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
     return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
 

@@ -36,6 +36,7 @@ from pipelines.train_fusion import find_lacking, load_bank, say_lacking, torch_t
 if TYPE_CHECKING:
     from fusion.bank import Bank
 
+SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
 
@@ -243,7 +244,7 @@ def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
 def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
     """A file per system, so that `dvc metrics show` has a row each, and a table for `dvc plots`: means over runs."""
     shutil.rmtree(outputs.metrics, ignore_errors=True)
-    lines = ["system,target,ccc"]
+    lines = [SYSTEMS_HEADER]
     for name, scores in document["systems"].items():
         ccc = scores["ccc"]
         means = {"ccc" if target == "mean" else f"ccc_{target}": ccc[target]["mean"] for target in ("mean", *ccc)}

@@ -39,22 +39,34 @@ class ScoresDocument(Document):
     runs: list[dict[str, Cell]] | None = None
 
     def check(self) -> None:
-        """Refuse systems without a CCC."""
+        """Refuse systems without a CCC; none at all are those of a section that is absent."""
         lacking = [name for name, metrics in self.systems.items() if not metrics.get("ccc")]
-        if lacking or not self.systems:
-            raise ValueError(f"systems: no CCC of {lacking or 'any'}")
+        if lacking:
+            raise ValueError(f"systems: no CCC of {lacking}")
 
 
 def read_scores(path: Path) -> ScoresDocument:
-    """What an evaluation wrote; a warning tells of systems that were trained again since.
+    """What an evaluation wrote, as `find_scores`.
 
     Raises:
         MissingFileError: if there is nothing.
         SettingError: if the file is damaged, naming the command that writes it.
     """
-    document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
+    document = find_scores(path)
     if document is None:
-        raise MissingFileError(f"No '{path}'. Run 'evaluate-fusion' first.")
+        raise MissingFileError(f"No '{path}', or no systems in it. Run 'evaluate-fusion' first.")
+    return document
+
+
+def find_scores(path: Path) -> ScoresDocument | None:
+    """What an evaluation wrote, None where it wrote nothing; a warning tells of systems that were trained again since.
+
+    Raises:
+        SettingError: if the file is damaged, naming the command that writes it.
+    """
+    document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
+    if document is None or not document.systems:
+        return None
     stale = find_stale(path, document)
     if stale:
         names = ", ".join(f"'{name}'" for name in stale)

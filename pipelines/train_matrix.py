@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
+from cache.documents import write_document, write_file
 from cache.errors import SettingError
 from cache.places import Where
 from pipelines import paths
-from pipelines.evaluate_fusion import evaluate_systems
+from pipelines.console import note
+from pipelines.evaluate_fusion import SYSTEMS_HEADER, evaluate_systems
 from pipelines.params import Params
+from pipelines.scores import ScoresDocument
 from pipelines.train_fusion import train_systems
 
 
@@ -30,3 +34,14 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
         params.matrix, outputs=paths.MATRIX, features=features, redo=redo, partition=params.evaluate.partition
     )
     return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX, features)
+
+
+def leave_empty() -> None:
+    """Leave the outputs of stage `matrix` with nothing in them, where `params.yaml` has no such section."""
+    for folder in (paths.MATRIX.models.parent, paths.MATRIX.metrics):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    write_document(paths.MATRIX.scores, ScoresDocument, {"systems": {}})
+    write_file(paths.MATRIX.systems, f"{SYSTEMS_HEADER}\n".encode())
+    note("params.yaml has no section 'matrix': nothing to train or compare; the stage's outputs are empty.")

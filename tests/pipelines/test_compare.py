@@ -66,6 +66,23 @@ def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, e
     assert {row["system"] for row in json.loads(run("compare", "--json").stdout)} == {"rnn_va", "linear_va", "audio"}
     edit_params(lambda params: params.pop("matrix"))
     assert "has no section 'matrix'" in run("matrix").stderr
+    result = run("matrix", "--if-any")
+    assert (result.exit_code, result.stdout) == (0, ""), result.output
+    assert "no section 'matrix': nothing to train" in result.stderr
+    assert not list((project / "work/matrix").iterdir())
+    assert (project / "results/systems-matrix.csv").read_text(encoding="utf-8") == "system,target,ccc\n"
+    assert {row["system"] for row in json.loads(run("compare", "--json").stdout)} == {"audio"}
+    assert run("report").exit_code == 0
+
+
+def test_no_systems_are_as_no_scores(project: Path, run: Callable) -> None:
+    write(project, "scores-matrix.json", {})
+    result = run("compare")
+    assert (result.exit_code, "Run 'evaluate-fusion' first" in result.stderr) == (1, True)
+    write(project, "scores.json", {})
+    for command in ("compare", "report"):
+        result = run(command)
+        assert (result.exit_code, "Run 'evaluate-fusion' first" in result.stderr) == (1, True)
 
 
 def test_scores_older_than_the_networks_are_told(project: Path, run: Callable) -> None:

@@ -28,7 +28,7 @@ SYSTEMS = {
 
 
 def stages(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Name, arguments of the command and outputs of every stage but `matrix`, in order."""
+    """Name, arguments of the command and outputs of every stage, in order."""
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         for key, item in stage.get("foreach", {"": {}}).items():
             body = json.dumps(stage.get("do", stage)).replace("${key}", key)
@@ -37,8 +37,7 @@ def stages(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             done = json.loads(body)
             outs = [*done.get("outs", ()), *done.get("metrics", ()), *done.get("plots", ())]
             paths = [out if isinstance(out, str) else next(iter(out)) for out in outs]
-            if name != "matrix":
-                yield f"{name}@{key}".rstrip("@"), shlex.split(done["cmd"])[3:], paths
+            yield f"{name}@{key}".rstrip("@"), shlex.split(done["cmd"])[3:], paths
 
 
 def run_all(folder: Path, run: Run) -> dict[str, Result]:
