@@ -48,7 +48,7 @@ def evaluate_systems(
 ) -> dict[str, Any]:
     """Score every system on a part of the folds that it was trained on, with features of a folder or URL.
 
-    Writes `results/scores.json` (everything), `results/metrics/<system>.json` (a few figures, for `dvc metrics`),
+    Writes `results/scores.json` (everything), `results/metrics/<system>.json` (mean CCC, for `dvc metrics`),
     `results/systems.csv` (CCC, for `dvc plots`), and one npz per system with the ensemble's predictions (trial → (T, C)).
 
     Returns:
@@ -242,14 +242,16 @@ def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
 
 
 def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
-    """A file per system, so that `dvc metrics show` has a row each, and a table for `dvc plots`: means over runs."""
-    shutil.rmtree(outputs.metrics, ignore_errors=True)
+    """Two figures per system, a file each, so that `dvc metrics show` has a row each, and a table of all for `dvc plots`."""
+    if outputs.metrics is not None:
+        shutil.rmtree(outputs.metrics, ignore_errors=True)
     lines = [SYSTEMS_HEADER]
     for name, scores in document["systems"].items():
         ccc = scores["ccc"]
-        means = {"ccc" if target == "mean" else f"ccc_{target}": ccc[target]["mean"] for target in ("mean", *ccc)}
-        known = {key: value for key, value in {**means, "ccc_std": ccc["mean"]["std"]}.items() if value is not None}
-        write_text(outputs.metrics / f"{name}.json", json.dumps(known, indent=1) + "\n")
+        if outputs.metrics is not None:
+            figures = {"ccc": ccc["mean"]["mean"], "ccc_std": ccc["mean"]["std"]}
+            known = {key: value for key, value in figures.items() if value is not None}
+            write_text(outputs.metrics / f"{name}.json", json.dumps(known, indent=1) + "\n")
         lines += [
             f"{name},{target},{figures['mean']}" for target, figures in ccc.items() if figures["mean"] is not None
         ]

@@ -28,7 +28,7 @@ class Outputs(NamedTuple):
     history: Path
     predictions: Path
     scores: Path
-    metrics: Path
+    metrics: Path | None  # what `dvc metrics` and `dvc exp show` list
     systems: Path
 
 
@@ -40,7 +40,7 @@ MATRIX = Outputs(
     Path("work/matrix/history.csv"),
     Path("work/matrix/predictions"),
     RESULTS / "scores-matrix.json",
-    RESULTS / "metrics-matrix",
+    None,  # too many for a table of experiments: see `avfusion compare`
     RESULTS / "systems-matrix.csv",
 )  # of section `matrix`
 

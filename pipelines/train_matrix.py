@@ -38,10 +38,10 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
 
 def leave_empty() -> None:
     """Leave the outputs of stage `matrix` with nothing in them, where `params.yaml` has no such section."""
-    for folder in (paths.MATRIX.models.parent, paths.MATRIX.metrics):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    folder = paths.MATRIX.models.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     write_document(paths.MATRIX.scores, ScoresDocument, {"systems": {}})
     write_file(paths.MATRIX.systems, f"{SYSTEMS_HEADER}\n".encode())
     note("params.yaml has no section 'matrix': nothing to train or compare; the stage's outputs are empty.")

@@ -60,7 +60,7 @@ def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, e
     assert result.exit_code == 0, result.output
     assert {row["system"] for row in json.loads(result.stdout)} == {"rnn_va", "linear_va"}
     assert not (project / "work/models").exists()
-    assert not (project / "results/scores.json").exists()
+    assert sorted(path.name for path in (project / "results").iterdir()) == ["scores-matrix.json", "systems-matrix.csv"]
     assert run("train").exit_code == 0
     assert run("evaluate").exit_code == 0
     assert {row["system"] for row in json.loads(run("compare", "--json").stdout)} == {"rnn_va", "linear_va", "audio"}
