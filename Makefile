@@ -21,6 +21,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figures, report
+	$(BIN)/avfusion unlock
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show results/metrics
 	@echo "The report: results/report.md"

@@ -15,6 +15,7 @@ from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
 from pipelines.cli_corpus import corpus
 from pipelines.cli_models import models
+from pipelines.cli_unlock import unlock
 from pipelines.console import Group, guarded, say, show
 from pipelines.options import Device, FrameRate, KnownName, RecogniserName, weights_of
 
@@ -35,8 +36,8 @@ def avfusion() -> None:
     """
 
 
-for group in (cache_commands, corpus, models):
-    avfusion.add_command(group)
+for command in (cache_commands, corpus, models, unlock):
+    avfusion.add_command(command)
 
 
 @avfusion.command("plan")

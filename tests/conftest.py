@@ -25,6 +25,7 @@ GROUPS = {
         "extract/test_download.py",
         "pipelines/test_build_corpus.py",
         "pipelines/test_dvc.py",
+        "pipelines/test_dvc_locks.py",
         "pipelines/test_extract_features.py",
         "pipelines/test_runs.py",
         "pipelines/test_side_by_side.py",
