@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import nan
@@ -19,7 +18,6 @@ from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import config_of, encode_trial_id, require_known
 from cache.places import Where
-from cache.receipt import write_text
 from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict_ensemble
 from fusion.intervals import bootstrap
@@ -243,19 +241,22 @@ def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
 
 def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
     """Two figures per system, a file each, so that `dvc metrics show` has a row each, and a table of all for `dvc plots`."""
-    if outputs.metrics is not None:
-        shutil.rmtree(outputs.metrics, ignore_errors=True)
-    lines = [SYSTEMS_HEADER]
+    lines, files = [SYSTEMS_HEADER], {}
     for name, scores in document["systems"].items():
         ccc = scores["ccc"]
-        if outputs.metrics is not None:
-            figures = {"ccc": ccc["mean"]["mean"], "ccc_std": ccc["mean"]["std"]}
-            known = {key: value for key, value in figures.items() if value is not None}
-            write_text(outputs.metrics / f"{name}.json", json.dumps(known, indent=1) + "\n")
+        figures = {"ccc": ccc["mean"]["mean"], "ccc_std": ccc["mean"]["std"]}
+        known = {key: value for key, value in figures.items() if value is not None}
+        files[f"{name}.json"] = json.dumps(known, indent=1) + "\n"
         lines += [
             f"{name},{target},{figures['mean']}" for target, figures in ccc.items() if figures["mean"] is not None
         ]
-    write_text(outputs.systems, "\n".join(lines) + "\n")
+    write_file(outputs.systems, ("\n".join(lines) + "\n").encode())
+    if outputs.metrics is not None:
+        for name, text in files.items():
+            write_file(outputs.metrics / name, text.encode())
+        for path in outputs.metrics.glob("*.json"):
+            if path.name not in files:
+                path.unlink()
 
 
 def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> str:

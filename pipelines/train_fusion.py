@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.documents import write_file
 from cache.errors import MissingFileError, SettingError
 from cache.folds import Fold, load_folds, make_folds, save_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import load_named, require_known
 from cache.places import Where, is_file
-from cache.receipt import open_receipt, write_text
+from cache.receipt import open_receipt
 from cache.store import FeatureStore
 from extract.backbones import BACKBONES
 from pipelines import networks, paths
@@ -231,7 +232,9 @@ def _is_there(job: Job, models: Path) -> bool:
 def _name_network(job: Job, models: Path) -> None:
     """Let the folder of a run hold the network of its job."""
     folder = job.folder(models)
-    if networks.is_named(job.digest, folder):
+    if (
+        networks.is_named(job.digest, folder) or find_run(folder, job.digest) is not None
+    ):  # or a copy, as after `dvc pull`
         return
     if job.config.per_target:
         for path in folder.parent.glob("*.*"):  # what a network for all targets left
@@ -362,4 +365,4 @@ def _write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_file(path, text.getvalue().encode())

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cache.documents import read_arrays
+from cache.documents import read_arrays, write_file
 from cache.errors import MissingFileError, SettingError
 from cache.manifest import Manifest
 from cache.names import encode_trial_id
 from cache.places import Where
-from cache.receipt import Receipt, write_text
+from cache.receipt import Receipt
 from pipelines import paths
 from pipelines.params import AUTO, FusionParams
 from pipelines.report.figures import draw_history, draw_trial
@@ -37,7 +37,7 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
     stale = find_stale(scores, document)
     drawn = _draw_trials(document, manifest, stale, figures)
     path = paths.RESULTS / "report.md"
-    write_text(path, _page(document, manifest, _untrained(params, features), stale, drawn))
+    write_file(path, _page(document, manifest, _untrained(params, features), stale, drawn).encode())
     return path
 
 
