@@ -23,6 +23,7 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.places import Folder, LocalFolder, Where, open_folder
+from cache.processes import is_alive, is_pid
 
 try:
     import fcntl
@@ -31,7 +32,6 @@ except ImportError:  # Windows
 
 
 _LONGEST = 4096  # bytes of a lock file that is looked at
-_LARGEST_PID = 2**31 - 1  # of any system; 0 and below would ask whole groups of processes
 _FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
 _RIGHT = "="  # begins the name of a right to succeed a dead lock file, and no name of a claim
 
@@ -204,18 +204,10 @@ def _parse(content: bytes | None) -> dict[str, Any] | None:
     if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in ("host", "since")):
         return None
     pid = document.get("pid")
-    return document if type(pid) is int and 0 < pid <= _LARGEST_PID else None
+    return document if type(pid) is int and is_pid(pid) else None
 
 
 def _is_dead(content: bytes | None) -> bool:
     """Whether a lock file is of a process of this machine that is gone; not where that cannot be known."""
     known = _parse(content)
-    if known is None or known["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(known["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return known is not None and known["host"] == socket.gethostname() and not is_alive(known["pid"])

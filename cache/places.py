@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.errors import SettingError
+from cache.processes import is_alive, parse_pid
 from cache.remote import GuardedFileSystem, told_plainly
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class LocalFolder:
         _make_folders(path.parent)
         start = f".{path.name}.{socket.gethostname()}."
         for leftover in path.parent.glob(f"{glob.escape(start)}*"):
-            if not _is_alive(leftover.name.removeprefix(start)):
+            if not is_alive(parse_pid(leftover.name.removeprefix(start)) or 0):
                 leftover.unlink(missing_ok=True)
         temporary = path.with_name(f"{start}{os.getpid()}")
         try:
@@ -204,7 +205,10 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that it holds."""
         path = self.path / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):  # a read-only file system refuses to remove even what is absent
+            path.unlink(missing_ok=True)
 
     def folders(self) -> list[str]:
         """Names of the folders in this one, hidden ones left out."""
@@ -370,16 +374,6 @@ def _write_synced(path: Path, content: Buffer) -> None:
         while view:
             view = view[file.write(view) :]
         os.fsync(file.fileno())
-
-
-def _is_alive(pid: str) -> bool:
-    if not (pid.isascii() and pid.isdecimal() and 0 < int(pid[:11]) < 1 << 31):  # others would be groups
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, PermissionError) as error:
-        return isinstance(error, PermissionError)  # another user's
-    return True
 
 
 def _make_folders(path: Path) -> None:

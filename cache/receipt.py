@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.documents import Document, NumFrames, Part, SpecPart, read_document, write_document
+from cache.documents import Document, NumFrames, Part, SpecPart, read_document, write_document, write_file
 from cache.errors import FingerprintError, MissingFileError, VersionError
 from cache.places import Where, replace_suffix, split_place
 from cache.records import VERSION
@@ -117,9 +117,8 @@ class Receipt:
 
 
 def save_unread(path: Where) -> None:
-    """Write a receipt that says that no system reads these features."""
-    folder, name = split_place(path)
-    folder.write(name, _UNREAD)
+    """Write a receipt that says that no system reads these features; one that says so stays as it is."""
+    write_file(path, _UNREAD)
 
 
 def is_unread(path: Where) -> bool:

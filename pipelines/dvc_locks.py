@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cache.documents import Part, check_document, parse_json
 from cache.errors import MissingFileError, StoreError
+from cache.processes import is_alive, parse_pid
 
 try:
     import fcntl
@@ -22,7 +23,6 @@ except ImportError:  # Windows
 
 TABLE = "rwlock"
 LOCKS = ("lock", "rwlock.lock")
-_LARGEST_PID = 2**31 - 1  # of any system; 0 and below would ask whole groups of processes
 
 
 class _Process(Part):
@@ -73,7 +73,7 @@ def unlock(folder: Path) -> str:
                 "is, so it was removed; run 'dvc repro' again."
             )
         for pid, command in table.processes.items():
-            if _is_alive(pid):
+            if is_alive(pid):
                 raise _running(path, pid, f" ('{command}')")
     if table.processes:
         return (
@@ -127,7 +127,7 @@ def _refuse_running(temporary: Path) -> None:
     """
     for name in LOCKS:
         pid = _written_pid(temporary / name)
-        if pid is not None and _is_alive(pid) and _may_be_dvc(pid):
+        if pid is not None and is_alive(pid) and _may_be_dvc(pid):
             raise _running(temporary / name, pid)
 
 
@@ -142,20 +142,9 @@ def _running(path: Path, pid: int | None, command: str = "") -> StoreError:
 def _written_pid(path: Path) -> int | None:
     """The number in one of DVC's locks: of the process that holds it, or held it last."""
     try:
-        text = path.read_text("ascii").strip()
+        return parse_pid(path.read_text("ascii").strip())
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    return int(text) if text.isdecimal() and len(text) < 11 else None
-
-
-def _is_alive(pid: int) -> bool:
-    if not 0 < pid <= _LARGEST_PID:
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # another user's
-    return True
 
 
 def _may_be_dvc(pid: int) -> bool:
