@@ -84,7 +84,7 @@ def transcript_path(trial: Trial) -> Path:
 
 def add_transcripts(manifest: Manifest) -> Manifest:
     """The manifest with recognised transcripts for the trials that have no words of their own."""
-    paths.WORDS.mkdir(parents=True, exist_ok=True)  # a stage has to leave it, also where nothing was recognised
+    paths.leave_folder(paths.WORDS)
     trials = []
     for trial in manifest.trials:
         transcript = transcript_path(trial)

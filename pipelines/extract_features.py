@@ -135,7 +135,7 @@ def leave_unread(names: Sequence[str], params: Params, features: Where = paths.F
         save_unread(receipt)
         store = open_folder(replace_suffix(receipt, ".zarr"))
         if isinstance(store, LocalFolder):
-            store.path.mkdir(parents=True, exist_ok=True)  # a stage has to leave it
+            paths.leave_folder(store.path)
     return tuple(read)
 
 

@@ -55,12 +55,15 @@ def keep(digest: str, checkpoint: Checkpoint, history: Sequence[Row]) -> None:
     save_run(place(digest), digest, history)
 
 
-def take_over(digest: str, folder: Path) -> None:
-    """Keep a network that only the folder of a run holds, as after `dvc pull`."""
-    with claimed(digest) as ours:
-        if ours and not is_kept(digest):
-            shutil.rmtree(place(digest), ignore_errors=True)
-            _link_files(folder, place(digest))
+def take_over(models: Path) -> None:
+    """Keep the networks that only the folders of runs hold, as after `dvc pull`, before other ones take their place."""
+    for document in models.rglob(DOCUMENT):
+        digest = digest_of(document.parent)
+        if digest is None or place(digest).exists():
+            continue
+        with claimed(digest) as ours:
+            if ours and find_run(document.parent, digest) is not None:
+                _link_files(document.parent, place(digest))
 
 
 def name(digest: str, folder: Path) -> None:
@@ -73,9 +76,8 @@ def name(digest: str, folder: Path) -> None:
 
 def is_named(digest: str, folder: Path) -> bool:
     """Whether a run's folder holds the very files of the network of a digest."""
-    files = [path for path in place(digest).iterdir() if path.is_file()]
     try:
-        return all(path.samefile(folder / path.name) for path in files)
+        return all(path.samefile(folder / path.name) for path in place(digest).iterdir() if path.is_file())
     except FileNotFoundError:
         return False
 

@@ -19,6 +19,7 @@ NETWORKS = Path("work/networks")
 REPRODUCED = Path("work/reproduce")
 PREDICTIONS = Path("work/predictions")
 RESULTS = Path("results")
+_KEPT = ".keep"
 
 
 class Outputs(NamedTuple):
@@ -43,6 +44,13 @@ MATRIX = Outputs(
     None,  # too many for a table of experiments: see `avfusion compare`
     RESULTS / "systems-matrix.csv",
 )  # of section `matrix`
+
+
+def leave_folder(folder: Path) -> None:
+    """Have a folder that is not empty: DVC asks that of what a stage leaves, also where there was nothing to do."""
+    if not (folder / _KEPT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _KEPT).touch()
 
 
 def receipt_path(features: Where, modality: str, backbone: str) -> Where:

@@ -206,6 +206,7 @@ def train_jobs(
     if len(missing) < len(jobs):
         note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them again.")
     if missing:
+        networks.take_over(models)
         with progress("training", sum(job.config.epochs for job in missing)) as advance:
             make = functools.partial(Runner, params, manifest, features, redo)
             while missing:
@@ -219,22 +220,14 @@ def train_jobs(
 
 
 def _is_there(job: Job, models: Path) -> bool:
-    """Whether a job's network is kept; one that only its run's folder holds, from elsewhere, is taken over."""
-    if networks.is_kept(job.digest):
-        return True
-    folder = job.folder(models)
-    if find_run(folder, job.digest) is None:
-        return False
-    networks.take_over(job.digest, folder)
-    return True
+    """Whether a job's network is kept, or its run's folder holds a copy, as after `dvc pull`."""
+    return networks.is_kept(job.digest) or find_run(job.folder(models), job.digest) is not None
 
 
 def _name_network(job: Job, models: Path) -> None:
     """Let the folder of a run hold the network of its job."""
     folder = job.folder(models)
-    if (
-        networks.is_named(job.digest, folder) or find_run(folder, job.digest) is not None
-    ):  # or a copy, as after `dvc pull`
+    if networks.is_named(job.digest, folder) or find_run(folder, job.digest) is not None:
         return
     if job.config.per_target:
         for path in folder.parent.glob("*.*"):  # what a network for all targets left
@@ -245,13 +238,15 @@ def _name_network(job: Job, models: Path) -> None:
 def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path) -> None:
     """Drop systems that are no more, and what else the trained ones' folders hold, once all networks are saved."""
     needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
-    for system in (path for path in models.iterdir() if path.is_dir() and path.name not in params.systems):
-        shutil.rmtree(system)
+    gone = [path for path in models.iterdir() if path.is_dir() and path.name not in params.systems]
     for name in {job.name for job in jobs}:
         for pattern in ("*", "*/*", "*/*/*"):
-            for folder in (models / name).glob(pattern):
-                if folder.is_dir() and folder not in needed:
-                    shutil.rmtree(folder)
+            gone += [path for path in (models / name).glob(pattern) if path.is_dir() and path not in needed]
+    if gone:
+        networks.take_over(models)
+    for folder in gone:
+        if folder.exists():  # else it went with the one that it lay in
+            shutil.rmtree(folder)
 
 
 def _gather_history(params: FusionParams, models: Path) -> list[Row]:

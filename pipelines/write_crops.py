@@ -23,6 +23,7 @@ from extract.faces import Detector, make_detector
 from extract.likeness import Embedder, make_embedder, read_reference, reference_key
 from extract.tracking import REFERENCE
 from extract.video import sha256_file
+from pipelines import paths
 from pipelines.console import progress, warn
 from pipelines.params import from_mapping
 
@@ -57,7 +58,6 @@ def make_crops(
     outcome = Outcome()
     left = _croppable(trials)
     maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
-    crops.mkdir(parents=True, exist_ok=True)  # a stage has to leave it, also where there is nothing to do
     sweep(maker.folder)
     with progress("crops", sum(trial.clock.num_frames for trial in left)) as advance:
         free = left
@@ -193,4 +193,5 @@ def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path
         record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
         assert record is not None
         trials[trial.id] = record
+    paths.leave_folder(crops)
     write_document(path, _CropsDocument, {"crops": asdict(config), "trials": trials}, sort_keys=True)

@@ -24,12 +24,12 @@ GROUPS = {
         "cache/test_moments.py",
         "extract/test_download.py",
         "pipelines/test_build_corpus.py",
-        "pipelines/test_dvc.py",
         "pipelines/test_dvc_locks.py",
         "pipelines/test_extract_features.py",
         "pipelines/test_runs.py",
         "pipelines/test_side_by_side.py",
     ),
+    "dvc": ("pipelines/test_dvc.py",),
     "s3": (
         "cache/test_checking.py",
         "cache/test_places.py",

@@ -1,12 +1,14 @@
-"""The DVC pipeline end to end, in a repository of its own, on a small demo corpus."""
+"""The DVC pipeline end to end, in a repository of its own, on a small demo corpus; and in a colleague's clone of it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,60 +18,135 @@ ROOT = Path(__file__).parents[2]
 DVC = Path(sys.executable).with_name("dvc")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not DVC.is_file(), reason="dvc is not installed beside this Python")
-def test_dvc_repro_end_to_end(tmp_path: Path) -> None:
-    for name in ("cache", "extract", "fusion", "pipelines", ".dvc/config", ".dvcignore", "dvc.yaml", "params.yaml"):
-        source, place = ROOT / name, tmp_path / name
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DVC.is_file(), reason="dvc is not installed beside this Python"),
+]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose pipeline ran once; committed, and pushed to a remote beside it."""
+    folder = tmp_path_factory.mktemp("dvc") / "first"
+    copied = (
+        "cache", "extract", "fusion", "pipelines", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml",
+        "params.yaml",
+    )  # fmt: skip
+    for name in copied:
+        source, place = ROOT / name, folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, place)
     change(
-        tmp_path,
+        folder,
         lambda p: p["corpus"].update(settings={"num_trials": 3, "num_subjects": 3, "min_s": 2.0, "max_s": 2.5}),
     )
-    change(tmp_path, shrink_training)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    change(folder, shrink_training)
+    git(folder, "init", "-q")
+    dvc(folder, "remote", "add", "-q", "-d", "shared", str(folder.with_name("remote")))
+    assert "Running stage 'extract@mobilefacenet'" in repro(folder)
+    assert not stages(repro(folder))
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "first")
+    dvc(folder, "push", "-q")
+    return folder
 
-    first = repro(tmp_path)
-    assert "Running stage 'extract@mobilefacenet'" in first
-    assert (tmp_path / "results/report.md").is_file()
-    assert not stages(repro(tmp_path))
-    receipt = tmp_path / "features/audio/conv1d.json"
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def another_disk(folder: Path) -> Path:
+    """A folder that hard links cannot reach from here, where this machine has one."""
+    shared = Path("/dev/shm")
+    if shared.is_dir() and os.access(shared, os.W_OK) and shared.stat().st_dev != folder.stat().st_dev:
+        return Path(tempfile.mkdtemp(prefix="avfusion-test-", dir=shared))
+    return Path(tempfile.mkdtemp(dir=folder.parent))
+
+
+@pytest.mark.parametrize("kept", ["hard links", "another disk"])
+def test_a_colleague_computes_nothing(repository: Path, tmp_path: Path, kept: str) -> None:
+    clone, cache = tmp_path / "clone", another_disk(tmp_path)
+    try:
+        git(tmp_path, "clone", "-q", str(repository), str(clone))
+        if kept == "another disk":
+            dvc(clone, "config", "--local", "cache.dir", str(cache))
+            dvc(clone, "config", "--local", "cache.type", "symlink")
+        dvc(clone, "pull", "-q")
+        chunk = next((clone / "features/audio/conv1d.zarr").rglob("c/0/0"))
+        assert chunk.is_symlink() if kept == "another disk" else chunk.stat().st_nlink == 2
+        assert not git(clone, "status", "--short")
+        assert not stages(repro(clone))
+        assert not git(clone, "status", "--short")
+        if kept == "another disk":
+            assert_going_back_is_free(clone)
+        assert_whole(cache if kept == "another disk" else clone / ".dvc/cache")
+    finally:
+        shutil.rmtree(cache)
+    assert_whole(repository.with_name("remote"))
+
+
+def assert_going_back_is_free(clone: Path) -> None:
+    """Other settings of extraction and training are computed; the ones from before are all there."""
+    locked = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]
+    change(clone, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
+    change(clone, lambda p: p["fusion"]["train"].update(epochs=1))
+    row = next(line.split() for line in repro(clone, "train").splitlines() if line.startswith("conv1d "))
+    assert row[2:4] == ["3", "0"]  # computed, kept
+    git(clone, "checkout", "-q", "params.yaml")
+    back = dvc(clone, "repro", "evaluate")
+    row = next(line.split() for line in back.stdout.splitlines() if line.startswith("conv1d "))
+    assert row[2:4] == ["0", "3"]
+    assert "3 of 3 networks are trained already" in back.stderr
+    assert yaml.safe_load((clone / "dvc.lock").read_text())["stages"]["evaluate"]["outs"] == locked["evaluate"]["outs"]
+
+
+def assert_whole(cache: Path) -> None:
+    """Every object that DVC keeps has the content that its name promises: nobody wrote through a link."""
+    objects = [path for path in (cache / "files/md5").rglob("*") if path.is_file()]
+    assert len(objects) > 50
+    for path in objects:
+        found = hashlib.md5(path.read_bytes()).hexdigest()
+        assert found == (path.parent.name + path.name).removesuffix(".dir"), path
+
+
+def test_changes_run_what_they_concern(repository: Path) -> None:
+    receipt = repository / "features/audio/conv1d.json"
     before = receipt.read_bytes()
 
-    change(tmp_path, lambda p: p["fusion"]["train"].update(epochs=1))
-    again = stages(repro(tmp_path))
+    change(repository, lambda p: p["fusion"]["train"].update(epochs=1))
+    again = stages(repro(repository))
     assert again >= {"train", "evaluate", "report"}
     assert "matrix" not in again
-    assert not stages(repro(tmp_path))
+    assert not stages(repro(repository))
 
-    with (tmp_path / "extract/backbones/conv1d.py").open("a", encoding="utf-8") as file:
+    with (repository / "extract/backbones/conv1d.py").open("a", encoding="utf-8") as file:
         file.write("\n# edited\n")
-    assert [stage for stage in stages(repro(tmp_path)) if stage.startswith("extract")] == ["extract@conv1d"]
+    assert [stage for stage in stages(repro(repository)) if stage.startswith("extract")] == ["extract@conv1d"]
     assert receipt.read_bytes() == before
 
-    change(tmp_path, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
-    repro(tmp_path, "extract@conv1d")
+    change(repository, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
+    repro(repository, "extract@conv1d")
     assert receipt.read_bytes() != before
-    assert stages(repro(tmp_path, "--dry")) >= {"train", "matrix"}
-    change(tmp_path, lambda p: p["extract"]["conv1d"].pop("settings"))
-    back = repro(tmp_path, "extract@conv1d")
+    assert stages(repro(repository, "--dry")) >= {"train", "matrix"}
+    change(repository, lambda p: p["extract"]["conv1d"].pop("settings"))
+    back = repro(repository, "extract@conv1d")
     assert json.loads(receipt.read_text()) == json.loads(before)
-    assert not stages(repro(tmp_path))
+    assert not stages(repro(repository))
     row = next(line.split() for line in back.splitlines() if line.startswith("conv1d "))
     assert row[2:4] == ["0", "3"], back  # computed, kept
 
-    shutil.copytree(tmp_path / "work/corpus/media", tmp_path / "own")
-    change(tmp_path, lambda p: p["corpus"].update(root="own", settings={}))
-    assert stages(repro(tmp_path, "corpus")) == {"corpus"}
-    assert not stages(repro(tmp_path, "corpus"))
-    labels = next((tmp_path / "own").rglob("*_Set/*.txt"))
+    shutil.copytree(repository / "work/corpus/media", repository / "own")
+    change(repository, lambda p: p["corpus"].update(root="own", settings={}))
+    assert stages(repro(repository, "corpus")) == {"corpus"}
+    assert not stages(repro(repository, "corpus"))
+    labels = next((repository / "own").rglob("*_Set/*.txt"))
     lines = labels.read_text(encoding="utf-8").splitlines()
     labels.write_text("\n".join([lines[0], "0.5,0.25", *lines[2:]]) + "\n", encoding="utf-8")
-    assert stages(repro(tmp_path, "corpus")) == {"corpus"}
+    assert stages(repro(repository, "corpus")) == {"corpus"}
 
 
 def shrink_training(params: dict) -> None:
@@ -91,12 +168,16 @@ def change(folder: Path, edit: object) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def repro(folder: Path, *targets: str) -> str:
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{DVC.parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)
-    result = subprocess.run([str(DVC), "repro", *targets], cwd=folder, env=environment, capture_output=True, text=True)
+    result = subprocess.run([str(DVC), *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return result
+
+
+def repro(folder: Path, *targets: str) -> str:
+    return dvc(folder, "repro", *targets).stdout
 
 
 def stages(output: str) -> set[str]:

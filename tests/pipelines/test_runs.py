@@ -153,9 +153,14 @@ def test_what_is_no_more_is_removed(project: Path, run: Callable, edit_params: C
     assert "audio" not in (project / "results/history.csv").read_text(encoding="utf-8")
 
 
-def test_going_back_trains_nothing(project: Path, run: Callable, edit_params: Callable) -> None:
+@pytest.mark.parametrize("pulled", [False, True])
+def test_going_back_trains_nothing(project: Path, run: Callable, edit_params: Callable, pulled: bool) -> None:
     edit_params(keep_two)
     assert run("train").exit_code == 0
+    if pulled:  # by `dvc pull`, which brings the runs and not what they were made of
+        shutil.rmtree(project / "work/networks")
+        assert "6 of 6 networks are trained already" in run("train").stderr
+        assert not networks(project)
     before, stamps = files(project), times(project)
     edit_params(lambda params: params["fusion"]["train"].update(epochs=1))
     assert run("train").exit_code == 0
