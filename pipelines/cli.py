@@ -253,13 +253,13 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
 
 
 @avfusion.command("matrix")
-@click.option("--if-any", is_flag=True, help="Only if params.yaml has a section 'matrix'; else leave empty outputs.")
+@click.option("--if-any", is_flag=True, help="Only if there is a section 'matrix'; else leave empty outputs.")
 @_REDO
 @FEATURES
 @_JSON
 @guarded
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
-    """Train and evaluate the systems of section 'matrix' of params.yaml, and show them, the best first."""
+    """Train and evaluate the systems of matrix.yaml (or section 'matrix' of params.yaml), and show them, the best first."""
     from pipelines import paths
     from pipelines.compare import compare_systems, table_rows
     from pipelines.params import read_params

@@ -6,7 +6,7 @@ Every stage is given only the section that it reads, so that DVC re-runs no stag
 from __future__ import annotations
 
 import inspect
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,9 @@ from pipelines.setting_types import check_values
 from pipelines.yaml_files import read_yaml
 
 T = TypeVar("T")
+
+MATRIX = "matrix.yaml"
+"""Beside params.yaml: its section `matrix`, if that has a file of its own."""
 AUTO = "auto"
 
 
@@ -178,7 +181,8 @@ class Params:
         crops: detection, tracking and alignment of faces.
         extract: backbone → its settings.
         evaluate: what is evaluated.
-        matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities.
+        matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities; may stand
+            in a file of its own, `matrix.yaml`, which keeps `dvc exp show` short.
     """
 
     corpus: CorpusParams
@@ -215,7 +219,7 @@ def read_params(path: Path) -> Params:
         raise MissingFileError(
             f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
-    params = from_mapping(Params, read_yaml(path), str(path))
+    params = _add_matrix(from_mapping(Params, read_yaml(path), str(path)), path.with_name(MATRIX))
     for name in params.extract:
         require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
     require_known("partition in section 'evaluate' of params.yaml", params.evaluate.partition, (AUTO, *PARTITIONS))
@@ -231,6 +235,19 @@ def read_params(path: Path) -> Params:
                     f"'{section}.systems.{name}.modalities'."
                 )
     return params
+
+
+def _add_matrix(params: Params, path: Path) -> Params:
+    """The settings with a section `matrix` from a file of its own, where there is one.
+
+    Raises:
+        SettingError: if the file is wrong, or the section stands in both.
+    """
+    if not path.is_file():
+        return params
+    if params.matrix is not None:
+        raise SettingError(f"There is a section 'matrix' and a file '{path}'; expected one of them. Remove the other.")
+    return replace(params, matrix=from_mapping(FusionParams, read_yaml(path), str(path)))
 
 
 def from_mapping(kind: type[T], mapping: Any, where: str) -> T:

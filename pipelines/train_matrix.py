@@ -8,10 +8,10 @@ from typing import Any
 from cache.documents import write_document, write_file
 from cache.errors import SettingError
 from cache.places import Where
-from pipelines import paths
+from pipelines import networks, paths
 from pipelines.console import note
 from pipelines.evaluate_fusion import SYSTEMS_HEADER, evaluate_systems
-from pipelines.params import Params
+from pipelines.params import MATRIX, Params
 from pipelines.scores import ScoresDocument
 from pipelines.train_fusion import train_systems
 
@@ -29,7 +29,9 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
         AvFusionError: whatever training or evaluating refuses.
     """
     if params.matrix is None:
-        raise SettingError("params.yaml has no section 'matrix'; expected systems as in section 'fusion'. Add it.")
+        raise SettingError(
+            f"params.yaml has no section 'matrix', and there is no {MATRIX}; expected systems as in section 'fusion'. Add it."
+        )
     train_systems(
         params.matrix, outputs=paths.MATRIX, features=features, redo=redo, partition=params.evaluate.partition
     )
@@ -37,11 +39,15 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
 
 
 def leave_empty() -> None:
-    """Leave the outputs of stage `matrix` with nothing in them, where `params.yaml` has no such section."""
-    folder = paths.MATRIX.models.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    """Leave the outputs of stage `matrix` with nothing in them, where there is no such section."""
+    networks.take_over(paths.MATRIX.models)
+    for folder in (paths.MATRIX.models, paths.MATRIX.predictions):
+        if folder.exists():
+            shutil.rmtree(folder)
+    paths.MATRIX.history.unlink(missing_ok=True)
+    paths.leave_folder(paths.MATRIX.models.parent)
     write_document(paths.MATRIX.scores, ScoresDocument, {"systems": {}})
     write_file(paths.MATRIX.systems, f"{SYSTEMS_HEADER}\n".encode())
-    note("params.yaml has no section 'matrix': nothing to train or compare; the stage's outputs are empty.")
+    note(
+        f"There is no section 'matrix' in params.yaml, and no {MATRIX}: nothing to train or compare; the stage's outputs are empty."
+    )

@@ -68,8 +68,8 @@ def test_the_matrix_is_compared_with_the_systems(project: Path, run: Callable, e
     assert "has no section 'matrix'" in run("matrix").stderr
     result = run("matrix", "--if-any")
     assert (result.exit_code, result.stdout) == (0, ""), result.output
-    assert "no section 'matrix': nothing to train" in result.stderr
-    assert not list((project / "work/matrix").iterdir())
+    assert "no matrix.yaml: nothing to train" in result.stderr
+    assert [path.name for path in (project / "work/matrix").iterdir()] == [".keep"]
     assert (project / "results/systems-matrix.csv").read_text(encoding="utf-8") == "system,target,ccc\n"
     assert {row["system"] for row in json.loads(run("compare", "--json").stdout)} == {"audio"}
     assert run("report").exit_code == 0
@@ -103,6 +103,16 @@ def test_the_matrix_has_every_model() -> None:
     matrix = read_params(Path(__file__).parents[2] / "params.yaml").matrix
     assert matrix is not None
     assert {system.model for system in matrix.systems.values()} == set(MODELS)
+
+
+def test_the_matrix_may_have_a_file_of_its_own(project: Path, run: Callable, edit_params: Callable) -> None:
+    (project / "matrix.yaml").write_text("systems: {}\nseds: [0]\n", encoding="utf-8")
+    assert "section 'matrix' and a file 'matrix.yaml'; expected one of them" in run("plan").stderr
+    edit_params(lambda params: params.pop("matrix"))
+    assert "'seds' in 'matrix.yaml'; expected some of seeds," in run("plan").stderr
+    (project / "matrix.yaml").write_text("systems: {}\nseeds: [0]\n", encoding="utf-8")
+    assert run("plan").exit_code == 0
+    assert json.loads((project / "work/plan/matrix.json").read_text())["seeds"] == [0]
 
 
 def test_one_run_has_no_deviation(project: Path, run: Callable, edit_params: Callable) -> None:

@@ -30,7 +30,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dvc") / "first"
     copied = (
         "cache", "extract", "fusion", "pipelines", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml",
-        "params.yaml",
+        "params.yaml", "matrix.yaml",
     )  # fmt: skip
     for name in copied:
         source, place = ROOT / name, folder / name
@@ -44,6 +44,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda p: p["corpus"].update(settings={"num_trials": 3, "num_subjects": 3, "min_s": 2.0, "max_s": 2.5}),
     )
     change(folder, shrink_training)
+    change(folder, shrink_matrix, "matrix.yaml")
     git(folder, "init", "-q")
     dvc(folder, "remote", "add", "-q", "-d", "shared", str(folder.with_name("remote")))
     assert "Running stage 'extract@mobilefacenet'" in repro(folder)
@@ -156,13 +157,15 @@ def shrink_training(params: dict) -> None:
     for system in fusion["systems"].values():
         if "epochs" in system.get("train", {}):
             system["train"]["epochs"] = 1
-    matrix = params["matrix"]
+
+
+def shrink_matrix(matrix: dict) -> None:
     matrix["seeds"], matrix["workers"], matrix["train"]["epochs"] = [0], 1, 1
     matrix["systems"] = {name: matrix["systems"][name] for name in ("rnn_va", "linear_vat")}
 
 
-def change(folder: Path, edit: object) -> None:
-    path = folder / "params.yaml"
+def change(folder: Path, edit: object, name: str = "params.yaml") -> None:
+    path = folder / name
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     edit(params)  # type: ignore[operator]
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
