@@ -2,7 +2,7 @@
 
     python -m benchmarks.damage [--each 25] [--seed 0]
 
-Builds a small project (corpus, crops, features, two networks of two epochs, scores, report), then flips single bits of its
+Builds a small project (corpus, transcripts, crops, features, two networks of two epochs, scores, report), then flips single bits of its
 files, or cuts them off, with their time stamps kept, and runs every command that reads such a file, in this process. Each
 damage counts as one of:
 
@@ -29,13 +29,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from click.testing import CliRunner, Result
 
+from cache.manifest import Manifest
+from extract.transcripts import read_words, write_words
+from pipelines import paths
+from pipelines.build_corpus import transcript_path
 from pipelines.cli import avfusion
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +49,7 @@ Command = tuple[str, ...]
 PLAN: Command = ("plan",)
 CROPS: Command = ("crops",)
 EXTRACT: Command = ("extract", *(word for name in BACKBONES for word in ("--backbone", name)))
+TEXT: Command = ("extract", "--backbone", "bert")
 VERIFY: Command = ("cache", "verify", "--json")
 DROP: Command = ("cache", "verify", "--drop")
 LS: Command = ("cache", "ls", "--json")
@@ -52,7 +57,7 @@ TRAIN: Command = ("train",)
 EVALUATE: Command = ("evaluate", "--json")
 COMPARE: Command = ("compare", "--json")
 REPORT: Command = ("report",)
-BUILD = (("corpus", "build"), PLAN, CROPS, EXTRACT, TRAIN, EVALUATE, REPORT)
+BUILD = (("transcribe",), PLAN, CROPS, EXTRACT, TEXT, TRAIN, EVALUATE, REPORT)
 SAYS_RESULTS = (EVALUATE, COMPARE, LS)  # whose output is a result, and the same in every run
 
 
@@ -75,13 +80,14 @@ KINDS = {
     "files of the corpus": Kind("work/corpus/files.json", (TRAIN, EVALUATE)),
     "files, looked at again": Kind("work/corpus-files.json", (PLAN,)),
     "settings of stages": Kind("work/plan/*.json", (PLAN,)),
+    "transcripts": Kind("work/words/*.json", (TEXT,)),
     "crops": Kind("work/crops/*/*.zip", (CROPS, EXTRACT)),
     "receipt of crops": Kind("work/crops.json", (CROPS,)),
-    "root of a store": Kind("features/*/*.zarr/zarr.json", (EXTRACT, VERIFY, LS, TRAIN, EVALUATE)),
-    "recipe": Kind("features/*/*.zarr/*/zarr.json", (EXTRACT, VERIFY, LS, TRAIN, EVALUATE)),
-    "record of a trial": Kind("features/*/*.zarr/*/*/zarr.json", (EXTRACT, VERIFY, DROP, TRAIN, EVALUATE)),
-    "embeddings": Kind("features/*/*.zarr/*/*/c/*/*", (VERIFY, DROP, EVALUATE)),
-    "receipt of features": Kind("features/*/*.json", (EXTRACT, VERIFY, TRAIN, EVALUATE, REPORT)),
+    "root of a store": Kind("features/[av]*/*.zarr/zarr.json", (EXTRACT, VERIFY, LS, TRAIN, EVALUATE)),
+    "recipe": Kind("features/[av]*/*.zarr/*/zarr.json", (EXTRACT, VERIFY, LS, TRAIN, EVALUATE)),
+    "record of a trial": Kind("features/[av]*/*.zarr/*/*/zarr.json", (EXTRACT, VERIFY, DROP, TRAIN, EVALUATE)),
+    "embeddings": Kind("features/[av]*/*.zarr/*/*/c/*/*", (VERIFY, DROP, EVALUATE)),
+    "receipt of features": Kind("features/[av]*/*.json", (EXTRACT, VERIFY, TRAIN, EVALUATE, REPORT)),
     "folds": Kind("work/models/folds.json", (TRAIN, EVALUATE)),
     "run and history": Kind("work/models/**/run.json work/networks/*/run.json", (TRAIN, EVALUATE, REPORT, COMPARE)),
     "document of a network": Kind("work/models/**/model.json work/networks/*/model.json", (TRAIN, EVALUATE)),
@@ -108,9 +114,21 @@ def build_project(folder: Path) -> None:
     params["evaluate"]["draws"] = 20
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     with chdir(folder):
+        assert run(("corpus", "build")).exit_code == 0
+        write_transcripts()
         for command in BUILD:
             result = run(command)
             assert result.exit_code == 0, result.output
+
+
+def write_transcripts() -> None:
+    """Leave the words that the corpus brings out of its manifest, and have them as `avfusion transcribe` would write them."""
+    manifest = Manifest.load(paths.CORPUS)
+    trials = []
+    for trial in manifest.trials:
+        write_words(transcript_path(trial), read_words(manifest.path(trial, "words")))
+        trials.append(replace(trial, media={kind: path for kind, path in trial.media.items() if kind != "words"}))
+    replace(manifest, trials=tuple(trials)).save(paths.CORPUS)
 
 
 def run(command: Sequence[str]) -> Result:

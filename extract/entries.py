@@ -43,6 +43,15 @@ class EncodingError(MalformedError):
     remedy = "Save it as UTF-8"
 
 
+class AlteredError(MalformedError):
+    """A transcript of ours that is not as it was written."""
+
+    remedy = (
+        "Delete it and run 'avfusion transcribe' again, which makes only what is absent; if you corrected its words, "
+        "take its 'digest' out instead"
+    )
+
+
 def as_number(value: Any) -> Any:
     """A number written as text becomes that number; everything else stays as it is."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):

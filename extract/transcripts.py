@@ -2,19 +2,22 @@
 
 A TextGrid's words are the intervals of its tier "words" or "word"; intervals without a mark, and those that mark
 silence, are left out. What the other formats may hold is said in `extract.word_lists` and `extract.subtitles`.
+
+Ours carry the digest of their words, as everything that the pipeline writes, and are read only as they were written.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from cache.documents import DIGEST, Document, Part, format_document, is_signed, write_document
 from cache.errors import CorpusError, MissingFileError
-from extract.entries import EncodingError, Entry, MalformedError, fault_of
+from extract.entries import AlteredError, EncodingError, Entry, MalformedError, fault_of
 from extract.extras import import_extra
 from extract.subtitles import read_cues
 from extract.word_lists import read_word_lists
@@ -23,7 +26,20 @@ from extract.words import Word
 _SILENCE = frozenset(("", "sil", "sp", "<sil>", "<sp>", "<eps>", "#"))
 _TIERS = ("word", "words")
 _MOST_FAULTS = 10  # that a message lists
+_DIGITS = 64  # of a digest
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class _Word(Part):
+    word: str
+    start: float
+    end: float
+
+
+class _Transcript(Document):
+    """What `write_words` writes."""
+
+    words: list[_Word]
 
 
 def read_words(path: Path) -> list[Word]:
@@ -40,6 +56,7 @@ def read_words(path: Path) -> list[Word]:
     Raises:
         MissingFileError: if there is no such file.
         CorpusError: if it is of no known format, or a word or a cue has no text or no sensible times; lists all of them.
+            Also if it is one of ours, and not as it was written.
         SettingError: if the library that reads this format is not installed.
     """
     if not path.is_file():
@@ -71,12 +88,13 @@ def read_words(path: Path) -> list[Word]:
 
 
 def write_words(path: Path, words: Sequence[Word]) -> None:
-    """Write words as our JSON: the same words give the same bytes, and the file is there whole or not at all."""
+    """Write words as our JSON: the same words give the same bytes, and the file is there whole or not at all.
+
+    Raises:
+        ValueError: if a moment is no number.
+    """
     rows = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in words]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"words": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_document(path, _Transcript, {"words": rows})
 
 
 def _check(path: Path, entries: Sequence[Entry]) -> None:
@@ -107,7 +125,40 @@ def _not_utf8(error: UnicodeDecodeError) -> EncodingError:
 
 
 def _read_json(path: Path) -> list[Entry]:
-    return read_word_lists(_read_text(path))
+    text = _read_text(path)
+    _refuse_altered(text)
+    return read_word_lists(text)
+
+
+def _refuse_altered(text: str) -> None:
+    """Refuse one of ours that is not, letter for letter, as it was written; those of others have no digest.
+
+    Raises:
+        AlteredError: if it is.
+    """
+    try:
+        document = json.loads(text.strip())
+        if not isinstance(document, dict):
+            return
+        if DIGEST not in document:
+            renamed = next((name for name in document if _is_digest(document, name)), None)
+            if renamed is not None:
+                raise AlteredError(f"its digest is named {renamed[:20]!r}")
+        elif not is_signed(document) or text.encode() != format_document(_Transcript, document):
+            raise AlteredError("its digest is not that of its words")
+    except AlteredError:
+        raise
+    except (ValueError, RecursionError):  # no JSON, which is told where its words are read
+        return
+
+
+def _is_digest(document: dict[str, Any], name: str) -> bool:
+    """Whether the value of this name is the digest of the others."""
+    value = document[name]
+    if not isinstance(value, str) or len(value) != _DIGITS:
+        return False
+    others = {key: other for key, other in document.items() if key != name}
+    return is_signed({**others, DIGEST: value})
 
 
 def _read_subtitles(path: Path) -> list[Entry]:

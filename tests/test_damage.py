@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,9 +21,23 @@ def project(
     made_once: Callable[[str, Callable[[Path], None]], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("damage") / "project"
-    shutil.copytree(made_once("damage", build_project), folder)
+    copy_linked(made_once("damage", build_project), folder)
     with chdir(folder):
         yield Project()
+
+
+def copy_linked(source: Path, folder: Path) -> None:
+    """Copy a project in which names of one file stay names of one file, as runs and networks are: one damage, one file."""
+    copies: dict[int, str] = {}
+
+    def copy(old: str, new: str) -> None:
+        inode = os.stat(old).st_ino
+        if inode in copies:
+            os.link(copies[inode], new)
+        else:
+            copies[inode] = shutil.copy2(old, new)
+
+    shutil.copytree(source, folder, copy_function=copy)
 
 
 @pytest.mark.parametrize("kind", KINDS)

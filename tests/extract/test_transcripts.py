@@ -211,6 +211,42 @@ def test_written_words_come_back_and_give_the_same_bytes(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
 
 
+def test_any_damage_to_a_written_transcript_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_words(path, [Word("Zürich,", 0.1, 0.2)])
+    content = path.read_bytes()
+    flips = ((place, 1 << bit) for place in range(len(content)) for bit in range(8))
+    damages = [content[:p] + bytes([content[p] ^ mask]) + content[p + 1 :] for p, mask in flips]
+    for damaged in (*damages, *(content[:length] for length in range(len(content)))):
+        path.write_bytes(damaged)
+        with pytest.raises(CorpusError):
+            read_words(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Zürich", "Zurich"), ("0.2", "0.3"), ("digest", "digesu"), ("\n ]", "\n  ]")]
+)
+def test_an_altered_transcript_is_refused_with_what_to_do(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "a.json"
+    write_words(path, [Word("Zürich,", 0.1, 0.2)])
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    with pytest.raises(CorpusError, match="transcribe") as caught:
+        read_words(path)
+    assert str(path) in str(caught.value)
+    assert "digest" in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [{}, {"sha256": "0" * 64}, {"text": "Zürich,", "language": "de"}])
+def test_a_transcript_without_a_digest_is_anybodys(tmp_path: Path, other: dict[str, str]) -> None:
+    path = tmp_path / "a.json"
+    write_words(path, [Word("Zürich,", 0.1, 0.2)])
+    document = json.loads(path.read_text("utf-8"))
+    del document["digest"]  # what a message proposes to who corrected a word
+    document["words"][0]["word"] = "Zuerich"
+    path.write_text(json.dumps({**other, **document}), "utf-8")
+    assert read_words(path) == [Word("Zuerich", 0.1, 0.2)]
+
+
 def test_all_faults_of_a_transcript_are_listed_at_once(tmp_path: Path) -> None:
     rows = '[{"word":"a","start":NaN,"end":2},{"word":" ","start":1,"end":2},{"word":"x","start":3,"end":2},'
     rows += '{"word":"x","start":true,"end":2},{"word":"x","end":"2 s"},{"word":"x","start":-1},{"word":"y","start":1,"end":1e999}]'

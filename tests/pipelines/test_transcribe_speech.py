@@ -45,6 +45,27 @@ def test_trials_without_words_get_them_once(wordless: Manifest, project: Path, r
     assert json.loads(run("transcribe", "--redo", "--json").stdout) == [{"recognised": 3, "kept": 0}]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("wordless")
+def test_a_damaged_transcript_fails_its_trial_alone_until_it_is_made_again(
+    project: Path, run: Callable[..., Result]
+) -> None:
+    assert run("transcribe").exit_code == 0
+    first, *others = sorted((project / "work/words").glob("*.json"))
+    whole = first.read_bytes()
+    first.write_bytes(whole.replace(b"happy", b"hippy"))
+    failed = run("extract", "--backbone", "bert")
+    assert failed.exit_code == 1
+    assert f"bert: 1 of {1 + len(others)} trials failed" in failed.stderr
+    assert first.name in failed.stderr
+    assert not any(path.name in failed.stderr for path in others)
+    first.unlink()
+    assert json.loads(run("transcribe", "--json").stdout) == [{"recognised": 1, "kept": len(others)}]
+    assert first.read_bytes() == whole
+    (row,) = json.loads(run("extract", "--backbone", "bert", "--json").stdout)
+    assert (row["computed"], row["kept"]) == (1, len(others))
+
+
 def loose(run: Callable[..., Result], out: Path, *arguments: object) -> dict[str, int]:
     result = run("transcribe", "--json", "--out", out, *arguments)
     assert result.exit_code == 0, result.stderr
