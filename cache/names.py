@@ -75,14 +75,32 @@ def config_of(implementation: type) -> type:
 
 def summary(target: str) -> str:
     """First docstring line of a table entry's module, read without importing it."""
+    doc = ast.get_docstring(_read_source(target)) or ""
+    return doc.split("\n", 1)[0]
+
+
+def constant(target: str, name: str) -> str:
+    """What the class of a table entry declares as `name = "…"`, read without importing it.
+
+    Raises:
+        UnknownNameError: if its class declares no such text.
+    """
+    for node in ast.walk(_read_source(target)):
+        if isinstance(node, ast.ClassDef) and node.name == target.split(":")[1]:
+            for line in node.body:
+                if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in line.targets):
+                    return str(ast.literal_eval(line.value))
+    raise UnknownNameError(f"'{target}' declares no '{name}'. Write it as text in the body of the class.")
+
+
+def _read_source(target: str) -> ast.Module:
     module = target.split(":")[0]
     package, _, leaf = module.rpartition(".")
     folder = importlib.util.find_spec(package)
     assert folder is not None
     assert folder.submodule_search_locations
     source = Path(next(iter(folder.submodule_search_locations))) / f"{leaf}.py"
-    doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    return doc.split("\n", 1)[0]
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 def encode_trial_id(trial_id: str) -> str:

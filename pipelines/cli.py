@@ -146,18 +146,21 @@ def extract_features(
         raise click.UsageError("'all' stands for the backbones of params.yaml; with media files, name them.")
     if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
         raise click.UsageError("--features is where the project's go; those of media files go into --out.")
+    from pipelines import paths
+    from pipelines.params import read_params
+    from pipelines.plan_stages import leave_unread
+
+    if if_read and not media:
+        names = leave_unread(names, read_params(paths.PARAMS), features)
+        if not names:  # before torch is imported, which takes longer
+            return
     from extract.engine import EngineOptions
     from pipelines import extract_features as stage
-    from pipelines import paths, plan_extraction
-    from pipelines.params import read_params
+    from pipelines import plan_extraction
 
     options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
     selection = stage.Selection(patterns, limit)
     loose = (weights_of(names, weights) if media else {}, media, Path(str(out)), rate, face, options, selection)
-    if if_read and not media:
-        names = stage.leave_unread(names, read_params(paths.PARAMS), features)
-        if not names:
-            return
     project = None if media else (names, read_params(paths.PARAMS), options, selection, features)
     if dry_run:
         show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)

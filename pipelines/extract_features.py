@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from cache.errors import AvFusionError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest
 from cache.names import config_of, load_named
-from cache.places import LocalFolder, Where, is_file, open_folder, remove_file, replace_suffix
-from cache.receipt import Receipt, open_receipt, save_unread
+from cache.places import Where, is_file, remove_file, replace_suffix
+from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
@@ -27,7 +27,6 @@ from pipelines.console import note, progress, warn
 from pipelines.escaping import printable
 from pipelines.loose_media import by_name, loose_manifest, remember, strangers
 from pipelines.params import BackboneParams, Params, from_mapping
-from pipelines.plan_stages import is_read
 from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
 
 T = TypeVar("T")
@@ -121,22 +120,6 @@ def load_loose(weights: Mapping[str, str], options: EngineOptions) -> list[tuple
         SettingError: if one cannot run as asked.
     """
     return [_load(name, BackboneParams(chosen), options, len(weights) == 1) for name, chosen in weights.items()]
-
-
-def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:
-    """The backbones that a system of params.yaml reads; the others get a receipt that says so, whatever their store holds."""
-    read = []
-    for name in names:
-        if is_read(params, name):
-            read.append(name)
-            continue
-        note(f"No system of params.yaml reads '{name}': it is not extracted.")
-        receipt = paths.receipt_path(features, load_named("backbone", BACKBONES, name).modality, name)
-        save_unread(receipt)
-        store = open_folder(replace_suffix(receipt, ".zarr"))
-        if isinstance(store, LocalFolder):
-            paths.leave_folder(store.path)
-    return tuple(read)
 
 
 def extract_project(

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cache.documents import write_file
-from cache.places import Where, split_place
+from cache.names import constant
+from cache.places import LocalFolder, Where, open_folder, replace_suffix, split_place
+from cache.receipt import save_unread
 from extract.backbones import BACKBONES
 from pipelines import paths
+from pipelines.console import note
 from pipelines.corpus_files import look_again
 from pipelines.params import Params
 
@@ -36,6 +40,22 @@ def plan_stages(params: Params, features: Where = paths.FEATURES) -> None:
 def is_read(params: Params, name: str) -> bool:
     """Whether a system of params.yaml reads these features."""
     return name in {feature for _, feature in _features(params)}
+
+
+def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:
+    """The backbones that a system of params.yaml reads; the others get a receipt that says so, whatever their store holds."""
+    read = []
+    for name in names:
+        if is_read(params, name):
+            read.append(name)
+            continue
+        note(f"No system of params.yaml reads '{name}': it is not extracted.")
+        receipt = paths.receipt_path(features, constant(BACKBONES[name], "modality"), name)
+        save_unread(receipt)
+        store = open_folder(replace_suffix(receipt, ".zarr"))
+        if isinstance(store, LocalFolder):
+            paths.leave_folder(store.path)
+    return tuple(read)
 
 
 def _features(params: Params) -> set[tuple[str, str]]:

@@ -16,7 +16,7 @@ import pytest
 from cache.clock import FrameClock, check_length
 from cache.errors import CorpusError, MissingFileError, ShapeError, UnknownNameError
 from cache.manifest import Manifest, Trial
-from cache.names import load_named, require_known
+from cache.names import constant, load_named, require_known
 
 
 def make_trial(name: str, num_frames: int = 5, labels: np.ndarray | None = None, partition: str = "train") -> Trial:
@@ -168,3 +168,13 @@ def test_unknown_names_get_the_nearest_guess() -> None:
         load_named("backbone", {"facenet": "a:b", "bert": "c:d"}, "facenett")
     assert str(caught.value) == "Unknown backbone 'facenett'; expected one of bert, facenet. Did you mean 'facenet'?"
     require_known("backbone", "bert", ["bert"])
+
+
+def test_what_a_class_declares_is_read_without_importing_it() -> None:
+    from extract.backbones import BACKBONES
+
+    assert {name: constant(target, "modality") for name, target in BACKBONES.items()} == {
+        name: load_named("backbone", BACKBONES, name).modality for name in BACKBONES
+    }
+    with pytest.raises(UnknownNameError, match="declares no 'colour'"):
+        constant(BACKBONES["conv1d"], "colour")
