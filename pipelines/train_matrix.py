@@ -7,7 +7,7 @@ from typing import Any
 
 from cache.documents import write_document, write_file
 from cache.errors import SettingError
-from cache.places import Where
+from cache.places import Where, remove_file
 from pipelines import networks, paths
 from pipelines.console import note
 from pipelines.evaluate_fusion import SYSTEMS_HEADER, evaluate_systems
@@ -44,7 +44,7 @@ def leave_empty() -> None:
     for folder in (paths.MATRIX.models, paths.MATRIX.predictions):
         if folder.exists():
             shutil.rmtree(folder)
-    paths.MATRIX.history.unlink(missing_ok=True)
+    remove_file(paths.MATRIX.history)
     paths.leave_folder(paths.MATRIX.models.parent)
     write_document(paths.MATRIX.scores, ScoresDocument, {"systems": {}})
     write_file(paths.MATRIX.systems, f"{SYSTEMS_HEADER}\n".encode())

@@ -153,6 +153,18 @@ def test_nothing_to_do_changes_nothing(done: Path, run: Run, monkeypatch: pytest
     assert look(done) == before
 
 
+def test_no_matrix_changes_nothing(
+    project: Path, run: Run, edit_params: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_params(lambda params: params.pop("matrix"))
+    assert run("matrix", "--if-any").exit_code == 0
+    before = look(project)
+    refuse_changes(project, monkeypatch)
+    result = run("matrix", "--if-any")
+    assert result.exit_code == 0, result.stderr
+    assert look(project) == before
+
+
 def test_removing_what_is_absent_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     LocalFolder(tmp_path).remove("dangling")
