@@ -125,11 +125,6 @@ class FrameClock:
         edges, unit = self._edges
         return self.start_s + float(int(edges[frame]) * unit)
 
-    def centre_s(self, frame: int) -> float:
-        """Centre of a frame, (2i + 1) / (2 rate) where there is a rate, seconds [Karas2022, Section 4.1]."""
-        edges, unit = self._edges
-        return self.start_s + float(int(edges[frame] + edges[frame + 1]) * unit / 2)
-
     def times_s(self) -> NDArray[np.float64]:
         """(T,) starts of all frames, seconds."""
         edges, unit = self._edges

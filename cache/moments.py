@@ -1,4 +1,4 @@
-"""Statistics over stores that are larger than memory: moments and principal components, trial by trial.
+"""Principal components of stores that are larger than memory, trial by trial.
 
 Only the training trials of a fold may teach them; who calls says which trials those are. Frames that the backbone
 never saw are left out.
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     import dask.array as da
 
 _BATCH = 8192  # frames that one step of the incremental fit sees, at least ten times the components
-
-
-class Moments(NamedTuple):
-    """Mean and population standard deviation (D,) of `num_frames` frames, float64."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    num_frames: int
 
 
 class Components(NamedTuple):
@@ -90,20 +82,6 @@ def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_o
         if length
     ]
     return da.concatenate(blocks)
-
-
-def fit_moments(store: FeatureStore, trial_ids: Sequence[str]) -> Moments:
-    """Mean and standard deviation of the valid frames of some trials; population moments, float64.
-
-    Raises:
-        StoreError: if a trial is unfinished.
-        SettingError: if the trials have no valid frame.
-    """
-    import dask
-
-    rows = to_dask(store, trial_ids, valid_only=True).astype(np.float64)
-    mean, std = dask.compute(rows.mean(axis=0), rows.std(axis=0))
-    return Moments(mean, std, len(rows))
 
 
 def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components:

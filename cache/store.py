@@ -8,7 +8,7 @@ finished. `docs/store.md` states the layout in MUST and SHOULD.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from cache.records import COMMIT, CommitRecord, digest_embeddings, find_commit, 
 from cache.spec import FeatureSpec
 
 if TYPE_CHECKING:
-    import dask.array as da
+    pass
 
 DROP_FIRST = "'avfusion cache verify --drop', then "
 """How messages ask to remove a trial whose bytes were altered, before it is made again."""
@@ -191,12 +191,6 @@ class FeatureStore:
             self._check(trial_id, whole, handle.record)
             return Features(whole[wanted], handle.valid[wanted])
         return Features(handle.rows(wanted), handle.valid[wanted])
-
-    def to_dask(self, trial_ids: Sequence[str] | None = None, valid_only: bool = False) -> da.Array:
-        """Trials as one lazy array (F, D), trial after trial: see `cache.moments.to_dask`."""
-        from cache.moments import to_dask
-
-        return to_dask(self, trial_ids, valid_only)
 
     def write(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,16 @@ def test_imports_point_downwards(path: Path) -> None:
     assert names & set(PACKAGES) <= ALLOWED[package]
     for library, homes in ONLY_IN.items():
         assert library not in names or package in homes, f"{library} belongs to {homes}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if ">>>" in path.read_text(encoding="utf-8")], ids=lambda path: path.name
+)
+def test_examples_in_docstrings_hold(path: Path) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
