@@ -14,7 +14,8 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+_PAUSE_S = 0.2  # between two looks at the claims of others
 _LONGEST = 4096  # bytes of a lock file that is looked at
 _FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
 _RIGHT = "="  # begins the name of a right to succeed a dead lock file, and no name of a claim
@@ -114,6 +116,24 @@ def holder(store: Where, name: str) -> str:
     known = _parse(content)
     who = f"process {known['pid']} on '{known['host']}' since {known['since']}" if known else "another process"
     return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
+
+
+def wait_for_any(store: Where, names: Sequence[str], patience_s: float) -> list[str]:
+    """Wait until nobody has one of these claims; those that are free then, none when patience ends."""
+    start = time.monotonic()
+    while time.monotonic() - start < patience_s:
+        free = [name for name in names if _is_free(store, name)]
+        if free:
+            return free
+        time.sleep(_PAUSE_S)
+    return []
+
+
+def _is_free(store: Where, name: str) -> bool:
+    found = claim(store, name)
+    if found is not None:
+        found.release()
+    return found is not None
 
 
 def _claim_kernel(path: Path) -> Claim | None:

@@ -8,6 +8,7 @@ that colleagues whose corpora lie in folders of the same name, or below their ho
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -128,8 +129,15 @@ class Manifest:
         Raises:
             UnknownNameError: if there is none.
         """
-        require_known("trial", trial_id, (trial.id for trial in self.trials))
-        return next(trial for trial in self.trials if trial.id == trial_id)
+        found = self._by_id.get(trial_id)
+        if found is None:
+            require_known("trial", trial_id, self._by_id)
+        assert found is not None
+        return found
+
+    @functools.cached_property
+    def _by_id(self) -> dict[str, Trial]:
+        return {trial.id: trial for trial in self.trials}
 
     def path(self, trial: Trial, kind: str) -> Path:
         """Absolute path of one medium of a trial.

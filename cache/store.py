@@ -25,7 +25,7 @@ from cache.chunks import (
 from cache.clock import FrameClock
 from cache.documents import sign
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnreachableError
-from cache.locks import Claim, claim, holder, sweep
+from cache.locks import Claim, claim, sweep
 from cache.names import decode_trial_id, encode_trial_id
 from cache.nodes import find_layout, find_spec, format_recipe, format_root, parse_array
 from cache.places import Where, open_folder
@@ -236,7 +236,7 @@ class FeatureStore:
         Returns:
             A context that gives the trial back when it ends, or None where another process works on it.
         """
-        return claim(self.path, self._lock(trial_id))
+        return claim(self.path, self.lock_name(trial_id))
 
     def drop(self, trial_id: str) -> bool:
         """Remove a trial, so that the next extraction makes it again; false where another process works on it."""
@@ -248,11 +248,8 @@ class FeatureStore:
             self._folder.remove(encode_trial_id(trial_id))
         return True
 
-    def holder(self, trial_id: str) -> str:
-        """Who works on a trial, in words, and what to delete if that process is dead; "" where nobody does."""
-        return holder(self.path, self._lock(trial_id))
-
-    def _lock(self, trial_id: str) -> str:
+    def lock_name(self, trial_id: str) -> str:
+        """Name of a trial's claim."""
         return f"{self.spec.fingerprint[:8]}.{encode_trial_id(trial_id)}"
 
     def _open(self, trial_id: str) -> _Handle:

@@ -8,15 +8,12 @@ the same bytes as one that was not.
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import zip_longest
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +25,11 @@ from cache.clock import FrameClock
 from cache.errors import AvFusionError, StoreError, plain_error
 from cache.locks import Claim
 from cache.manifest import Manifest, Trial
-from cache.places import Where, remove_file
-from cache.receipt import write_text
 from cache.spec import FeatureSpec
 from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
 from extract.batches import Batch, Piece, Run, cut_batches, join_inputs
+from extract.claim_queue import ClaimQueue, Turn
 from extract.executors import (
     Executor,
     check_running,
@@ -41,9 +37,8 @@ from extract.executors import (
     rows_are_apart,
     running_versions,
 )
+from extract.outcome import Outcome
 from extract.sources import open_source
-
-_PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
 
 Progress = Callable[[str, int], None]
 """Called with a trial's id and how many of its frames were just finished."""
@@ -70,31 +65,6 @@ class EngineOptions:
     runtime: str = "torch"
     precision: str = "fp32"
     compiled: bool = False
-
-
-@dataclass
-class Outcome:
-    """What became of the trials of a run: computed now, kept from before, or failed with a reason.
-
-    Attributes:
-        blind: those among the computed ones of which no frame has input: no face, no sound, no word.
-        frames: that were computed.
-        seconds: that it took.
-    """
-
-    computed: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    blind: list[str] = field(default_factory=list)
-    frames: int = 0
-    seconds: float = 0.0
-
-    def save_failures(self, path: Where) -> None:
-        """Write the failed trials with their reasons, or remove the file where there are none."""
-        if self.failures:
-            write_text(path, json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-        else:
-            remove_file(path)
 
 
 def recipe(backbone: Backbone, dtype: str, precision: str) -> FeatureSpec:
@@ -279,85 +249,36 @@ class _Engine:
         yield from ahead
 
     def _pieces(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
-        """As `_ahead`; None before waiting for the trials of other processes."""
-        busy = yield from self._round(trials, readers)
-        while busy:
-            yield None
-            free = self._wait(busy)
-            busy = (yield from self._round(free, readers)) + [trial for trial in busy if free and trial not in free]
-
-    def _round(
-        self, trials: Sequence[Trial], readers: ThreadPoolExecutor
-    ) -> Generator[Piece | None, None, list[Trial]]:
-        """Pieces of all trials that this process can have, cut where a batch is full; returns the others."""
-        busy: list[Trial] = []
+        """Pieces of all trials that this process takes, cut where a batch is full; None before waiting for others."""
         size = room = self.options.batch_size
-        opened = deque(readers.submit(self._open, trial) for trial in trials[:1])
-        for trial, follower in zip_longest(trials, trials[1:]):
-            if follower is not None:
-                opened.append(readers.submit(self._open, follower))
-            try:
-                run = opened.popleft().result()
-            except StoreError:
-                raise
-            except Exception as error:  # whatever library it is of
-                self.outcome.failures[trial.id] = plain_error(error)
+        frames = {trial.id: trial.clock.num_frames for trial in trials}
+        queue = ClaimQueue(
+            self.store.path, self.outcome, "embeddings", lambda trial_id: self.progress(trial_id, frames[trial_id]),
+            self.store.lock_name,
+        )  # fmt: skip
+        for run in queue.share(list(frames), partial(self._open, queue), readers):
+            if run is None:
+                yield None
+                room = size
                 continue
-            if isinstance(run, Run):
-                left = np.flatnonzero(run.frames)
-                while len(left):
-                    rows, left = left[:room], left[room:]
-                    room = (room - len(rows)) or size
-                    yield Piece(run, rows, readers.submit(run.source.read, rows))
-                room = room if self._mixes else size
-                yield Piece(run, left, None)
-            elif run:
-                self.outcome.kept.append(trial.id)
-                self.progress(trial.id, trial.clock.num_frames)
-            else:
-                busy.append(trial)
-        return busy
+            left = np.flatnonzero(run.frames)
+            while len(left):
+                rows, left = left[:room], left[room:]
+                room = (room - len(rows)) or size
+                yield Piece(run, rows, readers.submit(run.source.read, rows))
+            room = room if self._mixes else size
+            yield Piece(run, left, None)
 
-    def _wait(self, busy: Sequence[Trial]) -> list[Trial]:
-        """Those trials that another process has finished or left; none when patience ends, and then all have failed."""
-        holders = {trial.id: self.store.holder(trial.id) for trial in busy}
-        first = busy[0].id
-        warnings.warn(
-            f"Waiting for {len(busy)} trials of another process; '{first}' is {holders[first] or 'just given back'}.",
-            stacklevel=2,
-        )
-        start = time.monotonic()
-        while time.monotonic() - start < _PATIENCE_S:
-            free = [trial for trial in busy if self._is_free(trial.id)]
-            if free:
-                return free
-            time.sleep(0.2)
-        self.outcome.failures |= {
-            trial_id: f"Trial '{trial_id}' is {holder or 'still taken'}. Then run again."
-            for trial_id, holder in holders.items()
-        }
-        return []
-
-    def _is_free(self, trial_id: str) -> bool:
-        claim = self.store.claim(trial_id)
-        if claim is not None:
-            claim.release()
-        return claim is not None
-
-    def _open(self, trial: Trial) -> Run | bool:
-        """Open and claim a trial; true where it is finished already, false where another process works on it."""
+    def _open(self, queue: ClaimQueue, trial_id: str) -> Run | Turn:
+        """Open and claim a trial."""
+        trial = self.manifest.trial(trial_id)
         source = open_source(self.backbone, self.manifest, trial, self.crops)
         digest = source.digest()
-        if self._is_finished(trial, digest):
-            return True
-        claim = self.store.claim(trial.id)
-        if claim is None:
-            return False
-        self.claims[trial.id] = claim
+        claim = queue.take(trial_id, lambda: self._is_finished(trial, digest))
+        if isinstance(claim, Turn):
+            return claim
+        self.claims[trial_id] = claim
         try:
-            if self._is_finished(trial, digest):  # by another process, just before
-                claim.release()
-                return True
             rows = source.load()
         except BaseException:
             claim.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import SettingError, StoreError
-from cache.locks import claim, holder
+from cache.locks import claim, holder, wait_for_any
 from cache.manifest import Manifest, Trial
 from cache.names import config_of, encode_trial_id, load_named
 from extract.corpora import CORPORA
@@ -65,13 +64,12 @@ def _claimed(folder: Path) -> Iterator[bool]:
     if not os.access(folder.parent, os.W_OK):  # nothing can be changed there, and nothing need be if all is as it was
         yield False
         return
-    taken, start = claim(folder, _CLAIM), time.monotonic()
+    taken = claim(folder, _CLAIM)
     if waited := taken is None:
         warnings.warn(f"Waiting for another process that builds the corpus, {holder(folder, _CLAIM)}.", stacklevel=4)
     while taken is None:
-        if time.monotonic() - start > _PATIENCE_S:
+        if not wait_for_any(folder, [_CLAIM], _PATIENCE_S):
             raise StoreError(f"The corpus in '{folder}' is {holder(folder, _CLAIM) or 'still taken'}. Then run again.")
-        time.sleep(0.2)
         taken = claim(folder, _CLAIM)
     with taken:
         yield waited

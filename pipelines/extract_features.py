@@ -18,8 +18,9 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.corpora.file_names import normal
-from extract.engine import EngineOptions, Outcome, extract_features, recipe
+from extract.engine import EngineOptions, extract_features, recipe
 from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
+from extract.outcome import Outcome
 from extract.sources import require_medium
 from pipelines import paths
 from pipelines.build_corpus import build_corpus

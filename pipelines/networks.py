@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import StoreError
-from cache.locks import claim, holder
+from cache.locks import claim, holder, wait_for_any
 from pipelines import paths
 from pipelines.runs import DOCUMENT, Row, digest_of, find_run, save_run
 
@@ -104,14 +103,8 @@ def wait_for(digests: Sequence[str]) -> None:
     """
     who = holder(paths.NETWORKS, digests[0]) or "just given back"
     warnings.warn(f"Waiting for {len(digests)} networks of another process; the first one is {who}.", stacklevel=2)
-    start = time.monotonic()
-    while time.monotonic() - start < _PATIENCE_S:
-        for digest in digests:
-            with claimed(digest) as ours:
-                if ours:
-                    return
-        time.sleep(0.2)
-    raise StoreError(f"The network '{digests[0][:12]}' is {who}. Then run 'avfusion train' again.")
+    if not wait_for_any(paths.NETWORKS, digests, _PATIENCE_S):
+        raise StoreError(f"The network '{digests[0][:12]}' is {who}. Then run 'avfusion train' again.")
 
 
 def list_networks() -> list[dict[str, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache.errors import AvFusionError, CorpusError, plain_error
+from cache.errors import AvFusionError, CorpusError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from extract.claim_queue import ClaimQueue
 from extract.corpora.file_names import FolderIndex, require_text
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
-from extract.engine import Outcome
+from extract.outcome import Outcome
 from extract.punctuation import open_restorer
 from extract.speech import open_recogniser, transcribe
 from pipelines import paths
@@ -40,13 +41,8 @@ def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) ->
     """
     manifest = Manifest.load(paths.CORPUS)
     lacking = [trial for trial in manifest.trials if "audio" in trial.media and not _has_own_words(manifest, trial)]
-    to_do = {
-        trial.id: (manifest.path(trial, "audio"), transcript_path(trial))
-        for trial in lacking
-        if redo or not transcript_path(trial).is_file()
-    }
-    outcome = _transcribe_all(to_do, recogniser, punctuation)
-    outcome.kept += [trial.id for trial in lacking if trial.id not in to_do]
+    jobs = {trial.id: (manifest.path(trial, "audio"), transcript_path(trial)) for trial in lacking}
+    outcome = _transcribe_all(paths.WORDS, jobs, recogniser, punctuation, redo)
     add_transcripts(manifest).save(paths.CORPUS)
     return outcome
 
@@ -90,7 +86,7 @@ def transcribe_loose(
                 kept.append(name)
         except AvFusionError as error:
             failures[name] = str(error)
-    outcome = _transcribe_all(to_do, recogniser, punctuation)
+    outcome = _transcribe_all(out, to_do, recogniser, punctuation, redo)
     outcome.kept += kept
     outcome.failures |= failures
     return outcome
@@ -111,20 +107,27 @@ def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
         )
 
 
-def _transcribe_all(to_do: Mapping[str, tuple[Path, Path]], recogniser: str, punctuation: str) -> Outcome:
-    """Recognise recordings (id → recording, transcript to write); the models are opened where there are any."""
+def _transcribe_all(
+    folder: Path, jobs: Mapping[str, tuple[Path, Path]], recogniser: str, punctuation: str, redo: bool
+) -> Outcome:
+    """Recognise recordings (id → recording, transcript to write in the folder) that have no transcript yet, or all.
+
+    Several processes may do this at once: they share the work. The models are opened if there is any.
+    """
     outcome = Outcome()
-    if not to_do:
+
+    def is_finished(trial_id: str) -> bool:
+        return not redo and jobs[trial_id][1].is_file()
+
+    if all(map(is_finished, jobs)):
+        outcome.kept += jobs
         return outcome
     hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
-    with progress("words", len(to_do)) as advance:
-        for name, (recording, transcript) in to_do.items():
-            try:
-                transcribe(recording, transcript, hear, restorer)
-                outcome.computed.append(name)
-            except Exception as error:
-                if isinstance(error, OSError) and not isinstance(error, AvFusionError):
-                    raise  # the transcript cannot be written
-                outcome.failures[name] = plain_error(error)
-            advance(1, name)
+
+    def make(trial_id: str) -> None:
+        transcribe(*jobs[trial_id], hear, restorer)
+
+    with progress("words", len(jobs)) as advance:
+        queue = ClaimQueue(folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
+        queue.work(list(jobs), is_finished, make)
     return outcome

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cache.documents import Document, Values, write_document
-from cache.errors import AvFusionError, plain_error
-from cache.locks import claim, holder, sweep
+from cache.locks import sweep
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from extract.claim_queue import ClaimQueue
 from extract.crop_records import read_crop_record
 from extract.crops import CropConfig, crops_are_current, remove_unfinished, write_crops
-from extract.engine import Outcome
 from extract.executors import choose_device
 from extract.faces import Detector, make_detector
 from extract.likeness import Embedder, make_embedder, read_reference, reference_key
+from extract.outcome import Outcome
 from extract.tracking import REFERENCE
 from extract.video import sha256_file
 from pipelines import paths
 from pipelines.console import progress, warn
 from pipelines.params import from_mapping
-
-_PATIENCE_S = 3600.0  # how long to wait for another process's trials while none of them becomes free
 
 
 def crop_config(settings: dict[str, Any]) -> CropConfig:
@@ -56,27 +52,13 @@ def make_crops(
         What was computed, kept (also where another process made them) or failed.
     """
     outcome = Outcome()
-    left = _croppable(trials)
+    frames = {trial.id: trial.clock.num_frames for trial in _croppable(trials)}
     maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
     sweep(maker.folder)
-    with progress("crops", sum(trial.clock.num_frames for trial in left)) as advance:
-        free = left
-        while left:
-            for trial in free:
-                try:
-                    if not maker.make(trial, outcome):
-                        continue
-                except Exception as error:
-                    if isinstance(error, OSError) and not isinstance(error, AvFusionError):
-                        raise  # the crops cannot be written: neither could those of any other trial
-                    outcome.failures[trial.id] = plain_error(error)
-                left = [other for other in left if other is not trial]
-                advance(trial.clock.num_frames, trial.id)
-            if left:
-                free = maker.wait(left)
-                if not free:
-                    outcome.failures |= {trial.id: maker.holder(trial) for trial in left}
-                    break
+    with progress("crops", sum(frames.values())) as advance:
+        queue = ClaimQueue(maker.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id))
+        queue.work(list(frames), maker.is_finished, maker.make)
+    outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
     return outcome
 
 
@@ -91,55 +73,18 @@ class _Maker:
     config: CropConfig
     folder: Path
     device: str
-    redo: bool = False
+    redo: bool
+    sources: dict[str, str] = field(default_factory=dict)
 
-    def make(self, trial: Trial, outcome: Outcome) -> bool:
-        """Have a trial's crops finished; false where another process works on them."""
+    def is_finished(self, trial_id: str) -> bool:
+        """Whether a trial's crops need not be made."""
+        trial = self.manifest.trial(trial_id)
+        return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
+
+    def make(self, trial_id: str) -> None:
+        """Make a trial's crops."""
+        trial = self.manifest.trial(trial_id)
         video = self.manifest.path(trial, "video")
-        source = sha256_file(video)
-        if self._is_done(trial, source):
-            outcome.kept.append(trial.id)
-            return True
-        claimed = claim(self.folder, encode_trial_id(trial.id))
-        if claimed is None:
-            return False
-        with claimed:
-            if self._is_done(trial, source):  # by another process, just before
-                outcome.kept.append(trial.id)
-            else:
-                self._write(trial, video, source)
-                outcome.computed.append(trial.id)
-                outcome.frames += trial.clock.num_frames
-        return True
-
-    def wait(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Those trials that another process has finished or left; none when patience ends."""
-        warnings.warn(
-            f"Waiting for the crops of {len(trials)} trials of another process. {self.holder(trials[0])}", stacklevel=2
-        )
-        start = time.monotonic()
-        while time.monotonic() - start < _PATIENCE_S:
-            free = [trial for trial in trials if self._is_free(trial)]
-            if free:
-                return free
-            time.sleep(0.2)
-        return []
-
-    def holder(self, trial: Trial) -> str:
-        """Who works on a trial, and what to do if that process is dead."""
-        found = holder(self.folder, encode_trial_id(trial.id)) or "still taken"
-        return f"The crops of trial '{trial.id}' are {found}. Then run again."
-
-    def _is_done(self, trial: Trial, source: str) -> bool:
-        return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, source)
-
-    def _is_free(self, trial: Trial) -> bool:
-        claimed = claim(self.folder, encode_trial_id(trial.id))
-        if claimed is not None:
-            claimed.release()
-        return claimed is not None
-
-    def _write(self, trial: Trial, video: Path, source: str) -> None:
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path)
@@ -148,9 +93,15 @@ class _Maker:
             picture, similarity = self.manifest.path(trial, "face"), self.config.reference_similarity
             reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
         write_crops(
-            video, trial.clock, trial.face, path, self.config, trial.id, detector=self._detector, source_digest=source,
-            reference=reference,
+            video, trial.clock, trial.face, path, self.config, trial.id, detector=self._detector,
+            source_digest=self._source(trial), reference=reference,
         )  # fmt: skip
+
+    def _source(self, trial: Trial) -> str:
+        """sha256 of a trial's video, read once."""
+        if trial.id not in self.sources:
+            self.sources[trial.id] = sha256_file(self.manifest.path(trial, "video"))
+        return self.sources[trial.id]
 
     @cached_property
     def _detector(self) -> Detector:

@@ -224,10 +224,10 @@ def test_on_an_object_store_too(drive: Drive, corpus: Path, undisturbed: bytes, 
 def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can ask a process on another machine; the trial fails with the file to delete, the others are finished."""
     pytest.importorskip("torch")
-    from extract import engine
+    from extract import claim_queue, engine
     from extract.backbone import load_backbone
 
-    monkeypatch.setattr(engine, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
     backbone = load_backbone("conv1d", "random")
     store = FeatureStore.create("memory://stale/conv1d.zarr", backbone.spec())
     lock = f"{store.spec.fingerprint[:8]}.b.lock"
@@ -235,7 +235,9 @@ def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pyt
     locks.write(lock, b'{"pid": 7, "host": "elsewhere", "since": "2026-11-21T04:00:00+00:00"}')
     manifest = read_corpus(corpus)
     options = engine.EngineOptions(batch_size=16)
-    with pytest.warns(UserWarning, match="Waiting for 1 trials of another process; 'b' is taken by process 7"):
+    with pytest.warns(
+        UserWarning, match="Waiting for the embeddings of 1 trials of another process; 'b' is taken by process 7"
+    ):
         outcome = engine.extract_features(backbone, store, manifest, manifest.trials, None, options)
     assert sorted(outcome.computed) == ["a", "c"]
     assert outcome.failures["b"].endswith(f"delete 'memory://stale/.conv1d.zarr.locks/{lock}'. Then run again.")

@@ -16,9 +16,10 @@ from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
-from extract.engine import EngineOptions, Outcome, extract_features
+from extract.engine import EngineOptions, extract_features
 from extract.executors import TorchExecutor, blank_batch, choose_device
 from extract.inputs import ImageInput, LogMelInput, WordsInput
+from extract.outcome import Outcome
 from extract.wordpieces import WordRows
 from extract.words import Word
 

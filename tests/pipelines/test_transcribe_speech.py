@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,3 +178,34 @@ def test_the_model_of_punctuation_may_be_a_folder(run: Callable[..., Result], tm
     result = run(*arguments, "--punctuate")
     assert (result.exit_code, f"'{tmp_path}/none' do not exist" in result.stderr) == (1, True), result.stderr
     assert not any(name in result.stderr for name in ("random", "minilm")), result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("wordless")
+def test_two_at_once_share_the_work(project: Path, run: Callable[..., Result]) -> None:
+    program = (
+        "import os, time; import pipelines.transcribe_speech as stage; from extract.transcripts import write_words; "
+        "from extract.words import Word\n"
+        "def hear(path, transcript, recogniser, restorer):\n"
+        "    with open('heard', 'a') as file: file.write(f'{transcript.name}\\n')\n"
+        "    time.sleep(0.5)\n"
+        "    write_words(transcript, [Word('happy', 0.5, 1.0)])\n"
+        "stage.transcribe, stage.open_recogniser = hear, lambda name: name\n"
+        "from pipelines.cli import avfusion; avfusion(['transcribe', '--json'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(stage.__file__).parents[1])}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    rows = []
+    for process in both:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        rows += json.loads(out)
+    heard = (project / "heard").read_text().split()
+    assert len(heard) == len(set(heard)) == 3
+    assert sum(row["recognised"] for row in rows) == 3
+    assert all(row["recognised"] + row["kept"] == 3 for row in rows)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
+from extract import claim_queue
 from extract.crop_records import read_crop_record
 from extract.crops import CropConfig, CropReader
 from extract.faces import TEMPLATE, Detection
@@ -148,7 +149,7 @@ def test_the_crops_of_a_killed_run_are_taken_over(
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
-        monkeypatch.setattr(write_crops, "_PATIENCE_S", 0.3)
+        monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
         with pytest.warns(UserWarning, match="Waiting for the crops of 1 trials"):
             outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
         assert outcome.computed == ["b"]

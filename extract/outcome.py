@@ -1,0 +1,37 @@
+"""What becomes of the trials of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from cache.places import Where, remove_file
+from cache.receipt import write_text
+
+
+@dataclass
+class Outcome:
+    """Trials that a run computed, kept from before, or failed with a reason.
+
+    Attributes:
+        computed: ids of trials.
+        kept: ids of trials that were finished already, also by another process meanwhile.
+        failures: id → reason.
+        blind: computed trials without a single valid frame: no face, no sound, no word.
+        frames: number of frames that were computed.
+        seconds: that it took.
+    """
+
+    computed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    blind: list[str] = field(default_factory=list)
+    frames: int = 0
+    seconds: float = 0.0
+
+    def save_failures(self, path: Where) -> None:
+        """Write the failed trials with their reasons, or remove the file where there are none."""
+        if self.failures:
+            write_text(path, json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        else:
+            remove_file(path)
