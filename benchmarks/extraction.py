@@ -50,7 +50,7 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, extract_features
 from extract.executors import Executor, choose_device, keep_big_buffers, make_executor
-from extract.inputs import ImageInput
+from extract.inputs.images import ImageInput
 
 SIDE = 112  # pixels of a crop
 NUM_TRIALS = 4

@@ -28,7 +28,7 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import load_backbone
 from extract.engine import EngineOptions, extract_features
-from extract.executors import blank_batch, choose_device, keep_big_buffers, make_executor
+from extract.executors import choose_device, keep_big_buffers, make_executor
 from extract.logmel import LogMelPatches
 
 RATE_HZ, FPS, BATCH = 16_000, 30, 32
@@ -81,7 +81,7 @@ def main() -> None:
     )
     backbone = load_backbone("vggish", "random")
     executor = make_executor(backbone, BATCH, choose_device("cpu"), "torch", "fp32", False)
-    batch, count = blank_batch(backbone, BATCH), 6
+    batch, count = backbone.input.example(BATCH), 6
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         short = FrameClock(Fraction(FPS), count * BATCH)

@@ -21,6 +21,7 @@ from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
 from extract.container import check_end, damaged, demux, find_sound, media_faults, open_media
 from extract.timeline import first_picture_s
+from extract.video import probe
 from extract.wav import Block, read_known
 from extract.wav import check_length as check_wav_length
 
@@ -243,3 +244,13 @@ def _centre_samples(clock: FrameClock, rate_hz: int) -> NDArray[np.int64]:
     """(T,) the sample nearest to the centre of each frame, halves rounded up."""
     places, scale = clock.moments(rate_hz, centred=True)
     return np.array([(2 * place + scale) // (2 * scale) for place in places], np.int64)
+
+
+def media_clock(path: Path, rate: Fraction) -> FrameClock:
+    """The clock of a loose file: the video's own pictures, or ticks of `rate` over a file that only has sound.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it is empty, truncated, or holds neither pictures nor sound.
+    """
+    return probe(path).clock if first_picture_s(path) is not None else sound_clock(path, rate)

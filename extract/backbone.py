@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,8 @@ from cache.errors import SettingError
 from cache.names import config_of, load_named, require_known
 from cache.spec import FeatureSpec
 from extract.backbones import BACKBONES
+from extract.inputs.contract import Input
 from extract.weights import Weights, WeightsCard, build_fitting, load_weights
-
-
-class Input(Protocol):
-    """What one frame's input looks like; the kinds are in `extract.inputs`."""
-
-    def check(self, batch: Tensor) -> None:
-        """Refuse a batch of another shape, dtype or range with a `ShapeError`."""
 
 
 class Backbone(nn.Module, ABC):
@@ -33,16 +27,14 @@ class Backbone(nn.Module, ABC):
     Attributes:
         name: in the table of backbones.
         modality: audio, text or visual.
-        source: which medium it reads: crops, audio or words.
         algorithm: raise it when a change of code changes what is computed.
         cards: registered weights by name.
         dim: D.
-        input: what one frame's input looks like.
+        input: what one item looks like, and the medium that it is read from.
     """
 
     name: ClassVar[str]
     modality: ClassVar[str]
-    source: ClassVar[str]
     algorithm: ClassVar[int]
     cards: ClassVar[dict[str, WeightsCard]]
     dim: int
@@ -85,9 +77,8 @@ class Backbone(nn.Module, ABC):
 
     def spec(self, dtype: str = "float16") -> FeatureSpec:
         """The recipe of this backbone's embeddings."""
-        return FeatureSpec(
-            self.name, self.modality, self.dim, self.settings(), self.weights.sha256, self.algorithm, dtype
-        )  # fmt: skip
+        settings = {**self.settings(), "input_version": self.input.version}
+        return FeatureSpec(self.name, self.modality, self.dim, settings, self.weights.sha256, self.algorithm, dtype)
 
 
 def load_backbone(name: str, weights: str, settings: dict[str, Any] | None = None) -> Backbone:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache.locks import Claim
 from cache.manifest import Trial
-from extract.sources import Source
+from extract.inputs.contract import Source
 
 
 @dataclass

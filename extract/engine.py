@@ -34,11 +34,10 @@ from extract.executors import (
     Executor,
     check_running,
     make_executor,
-    rows_are_apart,
     running_versions,
 )
+from extract.inputs.contract import open_source
 from extract.outcome import Outcome
-from extract.sources import open_source
 
 Progress = Callable[[str, int], None]
 """Called with a trial's id and how many of its frames were just finished."""
@@ -163,7 +162,7 @@ class _Engine:
 
     def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
         """All trials in order, cut into batches; the last one flushes."""
-        return cut_batches(self._ahead(trials, readers), self.options.batch_size, self._mixes)
+        return cut_batches(self._ahead(trials, readers), self.options.batch_size, self.backbone.input.mixes)
 
     def start(self, batch: Batch) -> Result:
         """Begin to compute; a fault of its media fails a piece's trial."""
@@ -182,7 +181,7 @@ class _Engine:
                 inputs.append(found)
         if not parts:
             return list
-        wait = self.executor.start(join_inputs(inputs, self.options.batch_size if self._mixes else 0))
+        wait = self.executor.start(join_inputs(inputs, self.options.batch_size if self.backbone.input.mixes else 0))
 
         def result() -> list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]:
             stops = np.cumsum([len(rows) for _, rows in parts])
@@ -232,10 +231,6 @@ class _Engine:
             self.outcome.blind.append(run.trial.id)
         self.progress(run.trial.id, int((run.rows < 0).sum()))
 
-    @property
-    def _mixes(self) -> bool:
-        return rows_are_apart(self.backbone)
-
     def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
         """Pieces of all trials, reads running ahead of the caller; None: all before must be finished now."""
         ahead: deque[Piece] = deque()
@@ -266,13 +261,13 @@ class _Engine:
                 rows, left = left[:room], left[room:]
                 room = (room - len(rows)) or size
                 yield Piece(run, rows, readers.submit(run.source.read, rows))
-            room = room if self._mixes else size
+            room = room if self.backbone.input.mixes else size
             yield Piece(run, left, None)
 
     def _open(self, queue: ClaimQueue, trial_id: str) -> Run | Turn:
         """Open and claim a trial."""
         trial = self.manifest.trial(trial_id)
-        source = open_source(self.backbone, self.manifest, trial, self.crops)
+        source = open_source(self.backbone.input, self.manifest, trial, self.crops)
         digest = source.digest()
         claim = queue.take(trial_id, lambda: self._is_finished(trial, digest))
         if isinstance(claim, Turn):

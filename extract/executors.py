@@ -30,10 +30,6 @@ from cache.errors import SettingError
 from cache.names import require_known
 from extract.backbone import Backbone
 from extract.extras import import_extra
-from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
-from extract.logmel import NUM_BANDS, PATCH
-from extract.wordpieces import WordRows
-from extract.words import Word
 
 RUNTIMES = ("openvino", "torch")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,25 +103,6 @@ def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
     if isinstance(layer, nn.Linear) and layer.out_features == norm.num_features:
         return fuse_linear_bn_eval(layer, norm)
     return None
-
-
-def rows_are_apart(backbone: Backbone) -> bool:
-    """Whether every row of a batch has one size and is computed by itself; words share their sentence."""
-    return not isinstance(backbone.input, WordsInput)
-
-
-def blank_batch(backbone: Backbone, count: int) -> NDArray[Any]:
-    """Inputs of a backbone (B, …) that mean nothing: black, silence, one word again and again."""
-    kind = backbone.input
-    if isinstance(kind, ImageInput):
-        return np.zeros((count, kind.size, kind.size, 3), np.uint8)
-    if isinstance(kind, LogMelInput):
-        return np.zeros((count, PATCH, NUM_BANDS), np.float32)
-    if isinstance(kind, WordsInput):
-        words = [Word("one", i, i + 1) for i in range(count)]
-        return WordRows(words, kind.speller, kind.max_tokens, kind.pause_s).read(np.arange(count))
-    assert isinstance(kind, WaveInput)
-    return np.zeros((count, kind.num_samples), np.float32)
 
 
 class Executor(Protocol):
@@ -289,7 +266,7 @@ def check_running(backbone: Backbone, device: str, runtime: str, precision: str,
             raise SettingError(
                 f"Runtime 'openvino' computes in fp32 on the CPU; got {got}. Leave that out, or use '--runtime torch'."
             )
-    if not rows_are_apart(backbone) and (runtime == "openvino" or compiled):
+    if not backbone.input.mixes and (runtime == "openvino" or compiled):
         raise SettingError(
             f"Backbone '{backbone.name}' reads sentences of any length, which {'--compile' if compiled else 'OpenVINO'} cannot "
             "run well; expected a backbone of images or sound. Run it alone, with '--runtime torch' and without '--compile'."
@@ -306,7 +283,7 @@ def make_executor(
         SettingError: if OpenVINO is asked for and not installed.
     """
     if runtime == "openvino":
-        return OpenVinoExecutor(backbone, blank_batch(backbone, batch_size))
+        return OpenVinoExecutor(backbone, backbone.input.example(batch_size))
     return TorchExecutor(backbone, device, precision, compiled)
 
 

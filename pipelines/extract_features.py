@@ -19,9 +19,9 @@ from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.corpora.file_names import normal
 from extract.engine import EngineOptions, extract_features, recipe
-from extract.executors import check_running, choose_device, keep_big_buffers, rows_are_apart
+from extract.executors import check_running, choose_device, keep_big_buffers
+from extract.inputs.contract import Input, require_medium
 from extract.outcome import Outcome
-from extract.sources import require_medium
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
@@ -144,14 +144,14 @@ def extract_project(
     whole = len(chosen.trials) == len(manifest.trials)
     made, config = None, crop_config(params.crops)
     for backbone, _ in backbones:
-        require_medium(manifest, chosen.trials, backbone.source)
-    if any(backbone.source == "crops" for backbone, _ in backbones):
+        require_medium(manifest, chosen.trials, backbone.input)
+    if any("crops" in backbone.input.media for backbone, _ in backbones):
         made = make_crops(chosen, chosen.trials, config, paths.CROPS, options.device)
         if whole and not made.failures:
             save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     done = []
     for backbone, how in backbones:
-        crops = made if backbone.source == "crops" else None
+        crops = made if "crops" in backbone.input.media else None
         dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
         faults = {} if crops is None else crops.failures
         extraction = replace(_extract_one(backbone, dtype, chosen, folder, features, how, faults), crops=crops)
@@ -203,9 +203,9 @@ def extract_loose(
     done, config = [], crop_config({})
     for backbone, how in backbones:
         made, folder = None, out / "crops"
-        if backbone.source == "crops":
+        if "crops" in backbone.input.media:
             made = make_crops(manifest, manifest.trials, config, folder, options.device)
-        faults = lacking(manifest, backbone.source) | ({} if made is None else made.failures)
+        faults = lacking(manifest, backbone.input) | ({} if made is None else made.failures)
         extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, faults)
         extraction.outcome.failures |= unread
         store = FeatureStore(extraction.store, extraction.fingerprint)
@@ -215,12 +215,12 @@ def extract_loose(
     return done
 
 
-def lacking(manifest: Manifest, source: str) -> dict[str, str]:
+def lacking(manifest: Manifest, kind: Input) -> dict[str, str]:
     """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
     faults = {}
     for trial in manifest.trials:
         try:
-            require_medium(manifest, [trial], source)
+            require_medium(manifest, [trial], kind)
         except AvFusionError as error:
             faults[trial.id] = str(error)
     return faults
@@ -271,7 +271,7 @@ def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool
     config = config_of(load_named("backbone", BACKBONES, name))
     from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
-    if not alone and not rows_are_apart(backbone) and (options.runtime != "torch" or options.compiled):
+    if not alone and not backbone.input.mixes and (options.runtime != "torch" or options.compiled):
         note(f"Backbone '{name}' reads sentences of any length: it runs with torch, and is not compiled.")
         options = replace(options, runtime="torch", compiled=False)
     check_running(backbone, options.device, options.runtime, options.precision, options.compiled)

@@ -12,9 +12,9 @@ from cache.documents import Document, read_document, write_document
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, plain_error
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from extract.audio import media_clock
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
-from extract.sources import media_clock
 from extract.timeline import first_picture_s
 from extract.tracking import FACES, REFERENCE
 from extract.video import sha256_file

@@ -17,9 +17,9 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.crops import CropConfig
 from extract.engine import EngineOptions, is_current, recipe
-from extract.executors import blank_batch, check_running, choose_device, keep_big_buffers, make_executor
+from extract.executors import check_running, choose_device, keep_big_buffers, make_executor
 from extract.faces import detect_faces, make_detector
-from extract.sources import open_source
+from extract.inputs.contract import open_source
 from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn
@@ -68,7 +68,7 @@ def plan_loose(
     config = crop_config({})
     return [
         _plan(
-            backbone, "float16", manifest, unread | lacking(manifest, backbone.source), config, out / "crops", out, how
+            backbone, "float16", manifest, unread | lacking(manifest, backbone.input), config, out / "crops", out, how
         )
         for backbone, how in load_loose(weights, options)
     ]
@@ -122,10 +122,10 @@ def _state(
     Raises:
         AvFusionError: if it would fail.
     """
-    of_videos = backbone.source == "crops" and "crops" not in trial.media and "video" in trial.media
+    of_videos = "crops" in backbone.input.media and "crops" not in trial.media and "video" in trial.media
     if of_videos and not has_crops(manifest, trial, config, folder):
         return "crop"
-    digest = open_source(backbone, manifest, trial, folder).digest()
+    digest = open_source(backbone.input, manifest, trial, folder).digest()
     if store is None or options.redo or not is_current(store.find_record(trial.id), digest, trial.clock):
         return "do"
     return "kept" if store.is_whole(trial.id) else "do"
@@ -140,7 +140,7 @@ def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
     keep_big_buffers()
     device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
     executor = make_executor(backbone, options.batch_size, device, options.runtime, options.precision, options.compiled)
-    batch = blank_batch(backbone, options.batch_size)
+    batch = backbone.input.example(options.batch_size)
     for _ in range(PROBES):
         start = time.perf_counter()
         executor.start(batch)()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cache.errors import SettingError, WeightsError
 from extract.backbone import Backbone
 from extract.extras import import_extra
-from extract.inputs import WordsInput
+from extract.inputs.sentences import WordsInput
 from extract.pretrained import find_model, weight_file
 from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 from extract.wordpieces import Speller
@@ -123,7 +123,6 @@ class Bert(Backbone):
 
     name = "bert"
     modality = "text"
-    source = "words"
     algorithm = 2
     cards = CARDS
     input: WordsInput

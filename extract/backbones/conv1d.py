@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cache.errors import SettingError
 from extract.backbone import Backbone
-from extract.inputs import WaveInput
+from extract.inputs.waves import WaveInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -60,7 +60,6 @@ class Conv1d(Backbone):
 
     name = "conv1d"
     modality = "audio"
-    source = "audio"
     algorithm = 2
     cards = CARDS
     dim = CHANNELS[-1]

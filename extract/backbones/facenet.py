@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cache.errors import SettingError
 from extract.backbone import Backbone
-from extract.inputs import ImageInput
+from extract.inputs.images import ImageInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -70,7 +70,6 @@ class FaceNet(Backbone):
 
     name = "facenet"
     modality = "visual"
-    source = "crops"
     algorithm = 1
     cards = CARDS
     dim = 512

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
 from extract.backbone import Backbone
-from extract.inputs import ImageInput
+from extract.inputs.images import ImageInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -242,7 +242,6 @@ class MobileFaceNet(Backbone):
 
     name = "mobilefacenet"
     modality = "visual"
-    source = "crops"
     algorithm = 1
     cards = CARDS
     dim = 512

@@ -22,7 +22,7 @@ from torchvision.models import resnet50 as torchvision_resnet50
 
 from cache.errors import SettingError, WeightsError
 from extract.backbone import Backbone
-from extract.inputs import ImageInput
+from extract.inputs.images import ImageInput
 from extract.weights import Weights, WeightsCard, load_into
 
 
@@ -142,7 +142,6 @@ class ResNet50(Backbone):
 
     name = "resnet50"
     modality = "visual"
-    source = "crops"
     algorithm = 1
     cards = CARDS
     input: ImageInput

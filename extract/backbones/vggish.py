@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cache.errors import SettingError
 from extract.backbone import Backbone
-from extract.inputs import LogMelInput
+from extract.inputs.logmel import LogMelInput
 from extract.logmel import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
 from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
@@ -123,7 +123,6 @@ class VGGish(Backbone):
 
     name = "vggish"
     modality = "audio"
-    source = "audio"
     algorithm = 3
     cards = CARDS
     dim = WIDTHS[-1]

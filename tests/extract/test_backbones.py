@@ -14,11 +14,7 @@ from cache.names import load_named
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.executors import TorchExecutor, choose_device
-from extract.inputs import ImageInput, LogMelInput, WaveInput, WordsInput
-from extract.logmel import NUM_BANDS, PATCH
 from extract.weights import load_weights
-from extract.wordpieces import WordRows
-from extract.words import Word
 
 FOAMLIU = Path(__file__).parents[3] / "shared/weights/mobilefacenet_foamliu.pt"
 PARAMETERS = {
@@ -38,18 +34,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 def inputs(backbone: Backbone, count: int, seed: int = 0) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    if isinstance(backbone.input, ImageInput):
-        size = backbone.input.size
-        return torch.from_numpy(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
-    if isinstance(backbone.input, LogMelInput):
-        return torch.from_numpy(rng.uniform(-4.6, 4, (count, PATCH, NUM_BANDS)).astype(np.float32))
-    if isinstance(backbone.input, WordsInput):
-        words = [Word("".join(rng.choice(list("abcdef"), 3)), i, i + 1) for i in range(count)]
-        rows = WordRows(words, backbone.input.speller, backbone.input.max_tokens, backbone.input.pause_s)
-        return torch.from_numpy(rows.read(np.arange(count)))
-    assert isinstance(backbone.input, WaveInput)
-    return torch.from_numpy(rng.uniform(-1, 1, (count, backbone.input.num_samples)).astype(np.float32))
+    return torch.from_numpy(backbone.input.example(count, seed))
 
 
 def test_parameters_are_as_documented(backbone: Backbone) -> None:
@@ -129,7 +114,7 @@ def test_weights_that_do_not_fit_are_refused(backbone: Backbone, tmp_path: Path)
 
 
 def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
-    if isinstance(backbone.input, WordsInput):
+    if backbone.name == "bert":
         pytest.skip("its weights are a folder, see backbones/test_bert.py")
     part = backbone.body if hasattr(backbone, "body") else backbone.layers
     torch.save(

@@ -25,13 +25,10 @@ from extract.engine import EngineOptions, extract_features, recipe
 from extract.executors import (
     OpenVinoExecutor,
     TorchExecutor,
-    blank_batch,
     check_running,
     choose_device,
-    rows_are_apart,
     running_versions,
 )
-from extract.inputs import ImageInput, LogMelInput
 from extract.weights import load_weights
 
 SIZE = 8
@@ -51,19 +48,14 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 def draw(backbone: Backbone, count: int) -> np.ndarray:
-    rng = np.random.default_rng(3)
-    blank = blank_batch(backbone, count)
-    if isinstance(backbone.input, ImageInput):
-        return rng.integers(0, 256, blank.shape, dtype=np.uint8)
-    low = -4.6 if isinstance(backbone.input, LogMelInput) else -1.0
-    return rng.uniform(low, 1, blank.shape).astype(np.float32)
+    return backbone.input.example(count, 3)
 
 
 def executors(backbone: Backbone, runtime: str) -> Any:
     if runtime == "torch":
         return TorchExecutor(backbone, choose_device("cpu"))
     skip_without_openvino()
-    return OpenVinoExecutor(backbone, blank_batch(backbone, SIZE))
+    return OpenVinoExecutor(backbone, backbone.input.example(SIZE))
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -98,8 +90,8 @@ def test_openvino_keeps_silent_on_the_network(tmp_path: Path) -> None:
         "import socket, sys\n"
         "def refuse(*_): raise SystemExit('called')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from extract.executors import OpenVinoExecutor, blank_batch\nfrom extract.backbone import load_backbone\n"
-        "b = load_backbone('conv1d', 'random'); OpenVinoExecutor(b, blank_batch(b, 2))(blank_batch(b, 2))\n"
+        "from extract.executors import OpenVinoExecutor\nfrom extract.backbone import load_backbone\n"
+        "b = load_backbone('conv1d', 'random'); OpenVinoExecutor(b, b.input.example(2))(b.input.example(2))\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
     )
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
@@ -176,14 +168,14 @@ def test_openvino_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "openvino", None)
     backbone = load_backbone("conv1d", "random")
     with pytest.raises(SettingError, match=r"pip install 'avfusion\[openvino\]'"):
-        OpenVinoExecutor(backbone, blank_batch(backbone, 2))
+        OpenVinoExecutor(backbone, backbone.input.example(2))
 
 
-def test_blank_batches_are_inputs() -> None:
+def test_examples_are_inputs() -> None:
     for name in BACKBONES:
         backbone = load_backbone(name, "random")
-        assert rows_are_apart(backbone) == (name != "bert")
-        assert backbone.embed(torch.from_numpy(blank_batch(backbone, 2))).shape == (2, backbone.dim)
+        assert backbone.input.mixes == (name != "bert")
+        assert backbone.embed(torch.from_numpy(backbone.input.example(2))).shape == (2, backbone.dim)
 
 
 def make_sounds(folder: Path, lengths: tuple[int, ...]) -> Manifest:

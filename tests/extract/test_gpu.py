@@ -17,11 +17,9 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, extract_features
-from extract.executors import TorchExecutor, blank_batch, choose_device
-from extract.inputs import ImageInput, LogMelInput, WordsInput
+from extract.executors import TorchExecutor, choose_device
+from extract.inputs.images import ImageInput
 from extract.outcome import Outcome
-from extract.wordpieces import WordRows
-from extract.words import Word
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 DEVICE = "cuda"
@@ -48,26 +46,8 @@ def load_random(name: str) -> Backbone:
     return backbone
 
 
-def draw_pictures(seed: int, count: int, side: int) -> NDArray[np.uint8]:
-    """(N, side, side, 3) patches of colour: of noise alone, random networks see the mean only."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-    return np.stack([np.asarray(Image.fromarray(picture).resize((side, side))) for picture in coarse])
-
-
 def draw(backbone: Backbone, seed: int) -> NDArray[Any]:
-    if isinstance(backbone.input, ImageInput):
-        return draw_pictures(seed, SIZE, backbone.input.size)
-    rng = np.random.default_rng(seed)
-    if isinstance(backbone.input, WordsInput):  # two sentences, the second one longer
-        spelled = ["".join(rng.choice(list("aeiounst"), length)) for length in range(1, SIZE + 1)]
-        words = [Word(text + "." * (i == 1), float(i), i + 1.0) for i, text in enumerate(spelled)]
-        kind = backbone.input
-        return WordRows(words, kind.speller, kind.max_tokens, kind.pause_s).read(np.arange(SIZE))
-    shape = blank_batch(backbone, SIZE).shape
-    if isinstance(backbone.input, LogMelInput):
-        return (rng.uniform(-4, 1, (SIZE, 1, 64)) + rng.uniform(-0.5, 0.5, shape)).astype(np.float32)
-    waves = np.sin(rng.uniform(0.05, 1.5, (SIZE, 1)) * np.arange(shape[1]))
-    return (rng.uniform(0.2, 0.9, (SIZE, 1)) * waves).astype(np.float32)
+    return backbone.input.example(SIZE, seed)
 
 
 def assert_near(found: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -107,7 +87,7 @@ def make_crops(folder: Path, lengths: tuple[int, ...], without: int) -> Manifest
     trials = []
     for index, length in enumerate(lengths):
         (folder / f"{index}").mkdir(parents=True)
-        for frame, picture in enumerate(draw_pictures(index, length, 112)):
+        for frame, picture in enumerate(ImageInput(112, (0.5,) * 3, (0.5,) * 3).example(length, index)):
             if frame != without:
                 Image.fromarray(picture).save(folder / f"{index}" / f"{frame + 1:05d}.png")
         trials.append(Trial(f"{index}", "s", "", FrameClock(Fraction(25), length), {"crops": f"{index}"}))

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from click.testing import Result
 
-import extract.sources
+import extract.inputs.waves
 from cache.errors import SettingError
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
@@ -347,7 +347,7 @@ def test_no_exception_of_a_library_ends_a_run(
         soundfile.write(
             tmp_path / f"{name}.wav", np.zeros(8000, np.float32) if name == "good" else np.full(9000, 0.5), 16000
         )
-    real_load, real_read = extract.sources.load_audio, extract.sources.AudioSource.read
+    real_load, real_read = extract.inputs.waves.load_audio, extract.inputs.waves.AudioSource.read
 
     def load(path: Path, *rest: int) -> Any:
         if place == "load_audio" and path.stem == "bad":
@@ -359,8 +359,8 @@ def test_no_exception_of_a_library_ends_a_run(
             raise error
         return real_read(source, wanted)
 
-    monkeypatch.setattr(extract.sources, "load_audio", load)
-    monkeypatch.setattr(extract.sources.AudioSource, "read", read)
+    monkeypatch.setattr(extract.inputs.waves, "load_audio", load)
+    monkeypatch.setattr(extract.inputs.waves.AudioSource, "read", read)
     out = tmp_path / "out"
     result = run(
         "extract",

@@ -25,7 +25,7 @@ from extract import claim_queue
 from extract.crop_records import read_crop_record
 from extract.crops import CropConfig, CropReader
 from extract.faces import TEMPLATE, Detection
-from extract.sources import crops_path
+from extract.inputs.images import crops_path
 from pipelines import write_crops
 from pipelines.write_crops import crops_folder, make_crops
 

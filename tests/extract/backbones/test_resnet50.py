@@ -17,7 +17,7 @@ from cache.errors import SettingError, WeightsError
 from cache.manifest import Manifest, Trial
 from extract.backbone import Backbone, load_backbone
 from extract.backbones.resnet50 import CARDS
-from extract.sources import open_source
+from extract.inputs.contract import open_source
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_crops_are_resized_to_48_and_their_centre_is_read(ir50: Backbone, tmp_pa
     picture[8:88, 8:88] = 200  # exactly the centre: 40 of 48
     Image.fromarray(picture).save(folder / "00001.png")
     trial = Trial("t", "s", "train", FrameClock(Fraction(25), 1), {"crops": "crops"}, None)
-    source = open_source(ir50, Manifest(tmp_path, (trial,)), trial, None)
+    source = open_source(ir50.input, Manifest(tmp_path, (trial,)), trial, None)
     rows = source.load()
     images = source.read(rows)
     assert images.shape == (1, 40, 40, 3)

@@ -20,8 +20,8 @@ from cache.manifest import Manifest, Trial
 from extract.audio import load_audio
 from extract.backbone import load_backbone
 from extract.backbones.vggish import CARDS, PCA_CARDS, VGGish
+from extract.inputs.contract import open_source
 from extract.logmel import log_mel
-from extract.sources import open_source
 
 
 def torchvggish(name: str) -> ModuleType:
@@ -130,7 +130,7 @@ def test_a_trial_is_read_as_patches(
     sound: NDArray[np.float32] = np.random.default_rng(1).uniform(-0.5, 0.5, 16_000 * 2).astype(np.float32)
     soundfile.write(tmp_path / "t.wav", sound, 16_000, subtype="PCM_16")
     trial = Trial("t", "s", "train", FrameClock(Fraction(30000, 1001), 65), {"audio": "t.wav"}, None)
-    source = open_source(load(start=start), Manifest(tmp_path, (trial,)), trial, None)
+    source = open_source(load(start=start).input, Manifest(tmp_path, (trial,)), trial, None)
     rows = source.load()
     late = {"ahead": 62, "centred": 60}[start]
     assert rows.tolist() == [*range(late), *[-1] * (65 - late)]

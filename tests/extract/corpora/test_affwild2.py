@@ -21,8 +21,7 @@ from extract.corpora.affwild2 import AffWild2, Config
 from extract.corpora.demo import DemoCorpus
 from extract.corpora.reading import CorpusFaults
 from extract.crops import CropReader
-from extract.inputs import ImageInput
-from extract.sources import CropSource
+from extract.inputs.images import CropSource, ImageInput
 
 SIXTH = "6th ABAW Annotations/VA_Estimation_Challenge"
 TRAIN, VALIDATION = f"{SIXTH}/Train_Set", f"{SIXTH}/Validation_Set"

@@ -1,0 +1,132 @@
+"""Images: aligned face crops, as bytes of red, green and blue."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.errors import MissingFileError, ShapeError
+from cache.manifest import Manifest, Trial
+from cache.names import encode_trial_id
+from extract.crops import CropReader
+from extract.inputs.contract import Input, frame_rows
+
+Mean = tuple[float, float, float]  # or standard deviation, per channel
+
+
+@functools.lru_cache(maxsize=8)  # a copy to a GPU waits for all that runs there: once, not for every batch
+def _scale_and_offset(mean: Mean, std: Mean, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(1, 3, 1, 1) each, that turn bytes into what a network was trained on."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+    return scale, offset
+
+
+@dataclass(frozen=True)
+class ImageInput(Input):
+    """What an image backbone reads.
+
+    Attributes:
+        size: height and width, pixels.
+        mean: per channel in `colour` order, of values in [0, 1].
+        std: likewise.
+        colour: "rgb" or "bgr".
+        crop_from: side to which crops are resized before the centre of `size` is cut out, 0 for `size` itself.
+        resize: "bilinear" or "bicubic", as Pillow does it: with a filter as wide as the pixels that become one where
+            pictures shrink, so that nothing aliases.
+    """
+
+    media = ("crops", "video")
+    version = 1
+
+    size: int
+    mean: Mean
+    std: Mean
+    colour: str = "rgb"
+    crop_from: int = 0
+    resize: str = "bilinear"
+
+    @property
+    def read_size(self) -> int:
+        """Side to which crops are resized, pixels."""
+        return self.crop_from or self.size
+
+    def cut(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The centre (N, size, size, 3) of images (N, read_size, read_size, 3)."""
+        margin = (self.read_size - self.size) // 2
+        if margin == 0:
+            return images
+        inner = slice(margin, margin + self.size)
+        return np.ascontiguousarray(images[:, inner, inner])
+
+    def check(self, batch: Tensor) -> None:
+        """Refuse anything but (B, size, size, 3) uint8, RGB in [0, 255].
+
+        Raises:
+            ShapeError: if shape or dtype differ.
+        """
+        expected = (self.size, self.size, 3)
+        if batch.dtype != torch.uint8 or tuple(batch.shape[1:]) != expected:
+            raise ShapeError(
+                f"Images are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.uint8 of shape (B, {self.size}, {self.size}, 3)."
+            )
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 RGB → (B, 3, H, W) float32, channels-last in memory."""
+        images = batch.permute(0, 3, 1, 2)
+        if self.colour == "bgr":
+            images = images.flip(1)
+        scale, offset = _scale_and_offset(self.mean, self.std, batch.device)
+        return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> CropSource:
+        """The crops of a trial."""
+        return CropSource(crops_path(manifest, trial, crops), trial, self)
+
+    def example(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
+        """(B, size, size, 3) patches of colour: of noise alone, random networks see the mean only."""
+        coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+        side = -(-self.size // 4)
+        return np.ascontiguousarray(coarse.repeat(side, axis=1).repeat(side, axis=2)[:, : self.size, : self.size])
+
+
+class CropSource:
+    """Face crops of a trial, resized to the backbone's input."""
+
+    def __init__(self, path: Path, trial: Trial, image: ImageInput) -> None:
+        self._reader = CropReader(path, trial.clock)
+        self._image = image
+
+    def digest(self) -> str:
+        """Digest of the crops by frame number."""
+        return self._reader.digest()
+
+    def load(self) -> NDArray[np.int64]:
+        """(T,) the frame itself where a crop exists."""
+        return frame_rows(self._reader.valid)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, size, size, 3) uint8 RGB."""
+        return self._image.cut(self._reader.read(rows, self._image.read_size, self._image.resize))
+
+
+def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
+    """Where the crops of a trial are: the corpus's own, else our zip.
+
+    Raises:
+        MissingFileError: if there are none.
+    """
+    if "crops" in trial.media:
+        return manifest.path(trial, "crops")
+    path = None if crops is None else crops / f"{encode_trial_id(trial.id)}.zip"
+    if path is None or not path.is_file():
+        raise MissingFileError(
+            f"Trial '{trial.id}' has no face crops{f' at {path}' if path else ''}. Run 'avfusion crops' first."
+        )
+    return path

@@ -1,0 +1,91 @@
+"""Log-mel patches: 0.975 s of sound as a picture of 96 steps and 64 bands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.errors import ShapeError
+from cache.manifest import Manifest, Trial
+from extract.audio import RATE_HZ
+from extract.inputs.contract import Input, frame_rows
+from extract.inputs.waves import load_sound
+from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
+from extract.video import sha256_file
+
+
+@dataclass(frozen=True)
+class LogMelInput(Input):
+    """What a network on log-mel patches reads: 0.975 s of sound around or after each frame.
+
+    Attributes:
+        start: "ahead" or "centred", see `extract.logmel.patch_starts`.
+    """
+
+    media = ("audio",)
+    version = 1
+
+    start: str
+    lowest: ClassVar[float] = math.log(LOG_OFFSET)  # silence
+    highest: ClassVar[float] = 8.0  # no sound within [-1, 1] reaches 7.5
+
+    def check(self, batch: Tensor) -> None:
+        """Refuse anything but (B, 96, 64) float32 in [ln 0.01, 8].
+
+        Raises:
+            ShapeError: if shape or dtype differ, or a value lies outside the range.
+        """
+        if batch.dtype != torch.float32 or tuple(batch.shape[1:]) != (PATCH, NUM_BANDS):
+            raise ShapeError(
+                f"Log-mel patches are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.float32 of shape (B, {PATCH}, {NUM_BANDS})."
+            )
+        if not batch.numel():
+            return
+        low, high = (float(end) for end in batch.aminmax())
+        if not (low >= self.lowest - 1e-4 and high <= self.highest):
+            raise ShapeError(
+                f"Log-mel values lie in [{low:.3g}, {high:.3g}], expected [{self.lowest:.3g}, {self.highest:.3g}]. Use the natural "
+                "logarithm of sound in [-1, 1]."
+            )
+
+    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> LogMelSource:
+        """The sound of a trial."""
+        return LogMelSource(manifest.path(trial, "audio"), trial, self)
+
+    def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
+        """(B, 96, 64) spectra of different colour."""
+        rng = np.random.default_rng(seed)
+        noise = rng.uniform(-0.5, 0.5, (count, PATCH, NUM_BANDS))
+        return (rng.uniform(-4, 1, (count, 1, NUM_BANDS)) + noise).astype(np.float32)
+
+
+class LogMelSource:
+    """Log-mel patches of a trial's sound, one per frame, from one spectrogram of the whole sound."""
+
+    def __init__(self, path: Path, trial: Trial, patch: LogMelInput) -> None:
+        self._path, self._trial, self._patch = path, trial, patch
+
+    def digest(self) -> str:
+        """Digest of the media file."""
+        return sha256_file(self._path)
+
+    def load(self) -> NDArray[np.int64]:
+        """Decode and transform the sound; (T,) the frame itself where the sound covers it.
+
+        Raises:
+            ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
+        """
+        samples = load_sound(self._path, self._trial, RATE_HZ)
+        self._patches = LogMelPatches(samples, self._trial.clock, self._patch.start)
+        return frame_rows(self._patches.valid)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, 96, 64) float32."""
+        return self._patches.read(rows)
