@@ -23,6 +23,7 @@ from cache.folds import Fold
 from cache.manifest import Manifest
 from cache.names import config_of, load_named
 from cache.store import FeatureStore
+from pipelines.code_digest import digest_code
 from pipelines.params import FusionParams, SystemParams
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Digests:
     """Digest of all that decides what a job trains.
 
     Settings of model and training, the fold, fingerprints and digests of the features and the labels of the trials that
-    teach and choose, device and threads, the libraries, and the code of `fusion` and `cache`.
+    teach and choose, device and threads, the libraries, and the code that trains this model.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Digests:
             "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
             "machine": self._machine,
             "versions": {name: version(name) for name in LIBRARIES},
-            "code": digest_code(),
+            "code": _digest_training(model),
         }
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
@@ -127,12 +128,11 @@ class Digests:
 
 
 @functools.cache
-def digest_code() -> str:
-    """Digest of the files of `fusion` and `cache`."""
-    code = hashlib.sha256()
-    for path in sorted(path for package in ("cache", "fusion") for path in (ROOT / package).rglob("*.py")):
-        code.update(f"{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
-    return code.hexdigest()
+def _digest_training(model: str) -> str:
+    """Digest of the code that trains a network of a model: of its file, of training, and of what they import."""
+    from fusion.models import MODELS
+
+    return digest_code((MODELS[model].split(":")[0], "fusion.trainer"), ROOT)
 
 
 class RunDocument(Document):

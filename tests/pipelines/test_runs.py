@@ -87,10 +87,11 @@ def edit_labels(project: Path) -> None:
 
 def edit_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("cache", "fusion"):
-        (project / "code" / package).mkdir(parents=True)
-    (project / "code/fusion/model.py").write_text("changed", encoding="utf-8")
+        shutil.copytree(ROOT / package, project / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (project / "code/fusion/layers.py").open("a", encoding="utf-8") as file:
+        file.write("\nCHANGED = 1\n")
     monkeypatch.setattr(runs, "ROOT", project / "code")
-    runs.digest_code.cache_clear()
+    runs._digest_training.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_change_trains_anew(
     elif what == "threads":
         edit_params(lambda params: params["fusion"].update(threads=2))
     second = run("train")
-    runs.digest_code.cache_clear()
+    runs._digest_training.cache_clear()
     assert second.exit_code == 0, second.output
     kept = what == "nothing"
     assert ("1 of 1 networks are trained already" in second.stderr) == kept
