@@ -34,9 +34,11 @@ check: setup ## lint, types and tests, on two processes or WORKERS=n
 	$(BIN)/mypy
 	$(PYTEST)
 
+# Two workers with two threads each: a thread that waits must not spin (OMP_WAIT_POLICY).
 numerical: export ATEN_CPU_CAPABILITY = default
 numerical: export ONEDNN_MAX_CPU_ISA = AVX2
 numerical: export OMP_NUM_THREADS = 2
+numerical: export OMP_WAIT_POLICY = PASSIVE
 numerical: setup ## the numerical tests with the instructions of an older processor and two threads
 	$(PYTEST) -m numerical
 
