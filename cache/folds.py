@@ -307,7 +307,7 @@ def _pool(manifest: Manifest, n: int) -> tuple[list[Trial], list[str], list[str]
     subjects = [trial.subject for trial in pool]
     if not 2 <= n <= len(set(subjects)):
         raise SettingError(
-            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Lower the number of folds."
+            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Lower the number of folds (fusion.folds.count)."
         )
     return pool, test, subjects
 

@@ -29,7 +29,7 @@ from pipelines.corpus_files import load_corpus
 from pipelines.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
 from pipelines.scores import Figures, ScoresDocument, as_json
-from pipelines.train_fusion import find_lacking, load_bank, say_lacking, torch_threads, train_config
+from pipelines.train_fusion import choose_folds, find_lacking, load_bank, say_lacking, torch_threads, train_config
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
@@ -63,6 +63,7 @@ def evaluate_systems(
         UnknownNameError: if there is no such partition.
         CorpusError: if a fold has no labelled trial in it.
         MissingFileError: if a run was never trained.
+        FingerprintError: if it was trained with other settings or on other folds than `params` has.
     """
     require_known("partition", evaluate.partition, (AUTO, *PARTITIONS))
     manifest = load_corpus()
@@ -70,6 +71,11 @@ def evaluate_systems(
     if not path.is_file():
         raise MissingFileError(f"No trained systems in '{outputs.models}'. Run 'train-fusion' first.")
     folds = load_folds(path, manifest)
+    if folds != choose_folds(params.folds, manifest):
+        raise FingerprintError(
+            f"The networks in '{outputs.models}' were trained on other folds than fusion.folds in params.yaml asks for. "
+            "Run 'train-fusion' again."
+        )
     partition = choose_partition(evaluate.partition, folds, manifest)
     document: dict[str, Any] = {
         "partition": partition,

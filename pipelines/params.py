@@ -182,7 +182,8 @@ class Params:
         extract: backbone → its settings.
         evaluate: what is evaluated.
         matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities; may stand
-            in a file of its own, `matrix.yaml`, which keeps `dvc exp show` short.
+            in a file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it
+            says otherwise.
     """
 
     corpus: CorpusParams
@@ -220,6 +221,8 @@ def read_params(path: Path) -> Params:
             f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
     params = _add_matrix(from_mapping(Params, read_yaml(path), str(path)), path.with_name(MATRIX))
+    if params.matrix is not None and params.matrix.folds == FoldParams():
+        params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
     for name in params.extract:
         require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
     require_known("partition in section 'evaluate' of params.yaml", params.evaluate.partition, (AUTO, *PARTITIONS))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.documents import write_file
-from cache.errors import MissingFileError, SettingError
+from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.folds import Fold, load_folds, make_folds, save_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import load_named, require_known
@@ -189,7 +189,7 @@ def train_systems(
     }
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
     rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
-    _remove_other_runs(jobs, params, outputs.models)
+    _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
     save_folds(folds, outputs.models / "folds.json", manifest)
     _write_history(outputs.history, _gather_history(params, outputs.models))
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
@@ -235,11 +235,21 @@ def _name_network(job: Job, models: Path) -> None:
     networks.name(job.digest, folder)
 
 
-def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path) -> None:
-    """Drop systems that are no more, and what else the trained ones' folders hold, once all networks are saved."""
+def _are_saved(folds: Sequence[Fold], models: Path, manifest: Manifest) -> bool:
+    """Whether these are the folds that all runs beside them were trained on."""
+    try:
+        return tuple(load_folds(models / "folds.json", manifest)) == tuple(folds)
+    except AvFusionError:
+        return False
+
+
+def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, same_folds: bool) -> None:
+    """Drop systems that are no more or of other folds, and what else the trained ones' folders hold, once all networks are saved."""
     needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
-    gone = [path for path in models.iterdir() if path.is_dir() and path.name not in params.systems]
-    for name in {job.name for job in jobs}:
+    trained = {job.name for job in jobs}
+    kept = params.systems if same_folds else trained
+    gone = [path for path in models.iterdir() if path.is_dir() and path.name not in kept]
+    for name in trained:
         for pattern in ("*", "*/*", "*/*/*"):
             gone += [path for path in (models / name).glob(pattern) if path.is_dir() and path not in needed]
     if gone:

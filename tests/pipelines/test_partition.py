@@ -14,6 +14,7 @@ from click.testing import Result
 from cache.folds import load_folds
 from cache.manifest import Manifest
 from pipelines.evaluate_fusion import choose_partition
+from pipelines.params import read_params
 
 Run = Callable[..., Result]
 
@@ -114,3 +115,36 @@ def test_an_unknown_partition_is_refused_at_once(command: str, project: Path, ru
         in result.stderr
     )
     assert not (project / "work/models").exists()
+
+
+def test_networks_of_other_folds_are_refused(project: Path, run: Callable[..., Result], edit_params: Callable) -> None:
+    def grouped(count: int) -> Callable[[dict], None]:
+        return lambda params: params["fusion"].update(
+            folds={"kind": "grouped", "count": count}, seeds=[0], train={"epochs": 1}
+        )
+
+    drop_partitions(project)
+    edit_params(grouped(3))
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+    edit_params(grouped(2))
+    refused = run("evaluate")
+    assert refused.exit_code == 1
+    assert (
+        "trained on other folds than fusion.folds in params.yaml asks for. Run 'train-fusion' again." in refused.stderr
+    )
+    assert run("train", "--system", "audio").exit_code == 0
+    assert "'fused' was never trained" in run("evaluate").stderr
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+
+
+def test_the_matrix_is_divided_as_the_systems_are(project: Path, edit_params: Callable) -> None:
+    edit_params(lambda params: params["fusion"].update(folds={"kind": "grouped", "count": 2}))
+    params = read_params(project / "params.yaml")
+    assert params.matrix is not None
+    assert params.matrix.folds == params.fusion.folds
+    edit_params(lambda params: params["matrix"].update(folds={"count": 3}))
+    params = read_params(project / "params.yaml")
+    assert params.matrix is not None
+    assert params.matrix.folds.count == 3
