@@ -1,9 +1,11 @@
 """Audio, 128-d: VGGish on a log-mel patch of 0.975 s at each frame.
 
-The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, as ported in torchvggish (Apache-2.0);
-72,141,184 parameters. The patches are cut from one spectrogram of the whole sound (`extract.logmel`). The defaults are
-those of [Zhang2023], whose code leaves out the ReLU after the last layer and the postprocessing; with `final_relu` this
-is torchvggish's network without, with `pca` as well the one with postprocessing, each equal to it on the same patch.
+The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, is that of the library torchvggish (Apache-2.0);
+72,141,184 parameters. Two parts of the library are replaced: the patches are cut from one spectrogram of the whole sound
+(`extract.logmel`, a hundred times faster per frame), and the postprocessing takes its weights from a file (the library
+downloads them in its constructor). The defaults are those of [Zhang2023], whose code leaves out the ReLU after the last
+layer and the postprocessing; with `final_relu` the embeddings are torchvggish's without, with `pca` as well those with
+postprocessing.
 Weights: release files of torchvggish; the digits at the end of their names are the first of their sha256.
 """
 
@@ -38,8 +40,7 @@ class Config:
     pca: str = ""
 
 
-CHANNELS = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0)  # of the 3x3 convolutions; 0 is max-pooling by 2
-WIDTHS = (512 * 6 * 4, 4096, 4096, 128)
+DIM = 128
 CLIP = 2.0
 LEVELS = 255
 
@@ -68,29 +69,15 @@ PCA_CARDS = {
 }
 
 
-class _VGG(nn.Module):
-    """(B, 1, 96, 64) → (B, 128); names are those of the public checkpoint."""
+def _network(final_relu: bool) -> nn.Module:
+    """torchvggish's network, (B, 1, 96, 64) → (B, 128), without values."""
+    from torchvggish import VGG, make_layers  # here: its import brings numba, which takes seconds
 
-    def __init__(self, final_relu: bool) -> None:
-        super().__init__()
-        features: list[nn.Module] = []
-        fan_in = 1
-        for width in CHANNELS:
-            if width:
-                features += [nn.Conv2d(fan_in, width, 3, padding=1), nn.ReLU(inplace=True)]
-                fan_in = width
-            else:
-                features.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*features)
-        first, second, third, last = WIDTHS
-        self.embeddings = nn.Sequential(
-            nn.Linear(first, second), nn.ReLU(inplace=True), nn.Linear(second, third), nn.ReLU(inplace=True),
-            nn.Linear(third, last), nn.ReLU(inplace=True) if final_relu else nn.Identity(),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x).permute(0, 2, 3, 1)  # time, frequency, channel: the order of the original in TensorFlow
-        return self.embeddings(x.flatten(1))
+    with torch.device("meta"):  # 72 million numbers that are about to be overwritten
+        network = VGG(make_layers(), postprocess=False)
+    if not final_relu:
+        network.embeddings[-1] = nn.Identity()
+    return network.to_empty(device="cpu")
 
 
 class _Postprocessing(nn.Module):
@@ -101,8 +88,8 @@ class _Postprocessing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("pca_eigen_vectors", nn.init.orthogonal_(torch.empty(WIDTHS[-1], WIDTHS[-1])))
-        self.register_buffer("pca_means", torch.zeros(WIDTHS[-1]))
+        self.register_buffer("pca_eigen_vectors", nn.init.orthogonal_(torch.empty(DIM, DIM)))
+        self.register_buffer("pca_means", torch.zeros(DIM))
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.pca_means) @ self.pca_eigen_vectors.T
@@ -125,16 +112,14 @@ class VGGish(Backbone):
     modality = "audio"
     algorithm = 3
     cards = CARDS
-    dim = WIDTHS[-1]
+    dim = DIM
     input: LogMelInput
 
     def __init__(self, config: Config, weights: Weights) -> None:
         super().__init__(weights)
         self.final_relu = config.final_relu
         self.input = LogMelInput(config.start)
-        with torch.device("meta"):  # 72 million numbers that would be overwritten at once
-            body = _VGG(config.final_relu)
-        self.body = body.to_empty(device="cpu")
+        self.body = _network(config.final_relu)
         self.postprocessing: nn.Module = nn.Identity()
         self.pca_sha256 = ""
 

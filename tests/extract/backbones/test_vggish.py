@@ -1,8 +1,10 @@
-"""VGGish against torchvggish, whose files are loaded alone: its package imports numba."""
+"""VGGish against the whole of torchvggish, and when that library is imported."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,27 +21,33 @@ from cache.errors import MissingFileError, SettingError, ShapeError, WeightsErro
 from cache.manifest import Manifest, Trial
 from extract.audio import load_audio
 from extract.backbone import load_backbone
+from extract.backbones import BACKBONES
 from extract.backbones.vggish import CARDS, PCA_CARDS, VGGish
 from extract.inputs.contract import open_source
 from extract.logmel import log_mel
 
 
-def torchvggish(name: str) -> ModuleType:
-    package = importlib.util.find_spec("torchvggish")
-    assert package is not None
-    assert package.submodule_search_locations
-    spec = importlib.util.spec_from_file_location(name, Path(package.submodule_search_locations[0]) / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def library() -> ModuleType:
+    """The file of the library's network."""
+    return importlib.import_module("torchvggish.torchvggish")
 
 
 @pytest.fixture(scope="module")
-def reference() -> torch.nn.Module:
+def reference(library: ModuleType) -> torch.nn.Module:
     torch.manual_seed(1)
-    return torchvggish("torchvggish")._vgg(postprocess=False).eval()
+    return library.VGG(library.make_layers(), postprocess=False).eval()
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "bert"])
+def test_only_this_backbone_imports_the_library(name: str) -> None:
+    program = (
+        "import importlib, sys\nfrom extract.backbone import load_backbone\nfrom extract.backbones import BACKBONES\n"
+        "files = [importlib.import_module(target.split(':')[0]) for target in BACKBONES.values()]\n"
+        f"load_backbone({name!r}, 'random')\nprint(*{{'torchvggish', 'numba'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)
+    assert bool(done.stdout.strip()) == (name == "vggish")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +83,16 @@ def test_with_the_final_relu_it_is_torchvggish(
 
 
 def test_with_the_postprocessing_as_well_it_is_torchvggish(
-    load: Callable[..., VGGish], reference: torch.nn.Module, patches: torch.Tensor, tmp_path: Path
+    load: Callable[..., VGGish],
+    library: ModuleType,
+    reference: torch.nn.Module,
+    patches: torch.Tensor,
+    tmp_path: Path,
 ) -> None:
     rng = np.random.default_rng(4)
     params = {"pca_eigen_vectors": rng.normal(0, 9, (128, 128)), "pca_means": rng.normal(0, 0.02, 128)}
     torch.save(params, tmp_path / "pca.pth")
-    processor = object.__new__(torchvggish("torchvggish").Postprocessor)  # its constructor downloads
+    processor = object.__new__(library.Postprocessor)  # its constructor downloads
     processor._pca_matrix = torch.as_tensor(params["pca_eigen_vectors"]).float()
     processor._pca_means = torch.as_tensor(params["pca_means"].reshape(-1, 1)).float()
     with torch.inference_mode():
@@ -114,10 +126,9 @@ def test_patches_out_of_range_are_refused(load: Callable[..., VGGish], patches: 
             backbone.embed(wrong)
 
 
-def test_cards_promise_what_the_file_names_do() -> None:
-    source = torchvggish("torchvggish")
+def test_cards_promise_what_the_file_names_do(library: ModuleType) -> None:
     (network,), (pca,) = CARDS.values(), PCA_CARDS.values()
-    assert (network.origin, pca.origin) == (source.VGGISH_WEIGHTS, source.PCA_PARAMS)
+    assert (network.origin, pca.origin) == (library.VGGISH_WEIGHTS, library.PCA_PARAMS)
     for card in (network, pca):
         assert card.sha256 == ""
         assert card.origin.endswith(f"-{card.sha256_start}.pth")
