@@ -1,7 +1,7 @@
 """The label clock of a trial: which moment frame i stands for.
 
 Every array of a trial has one row per frame of this clock; nothing else in the project converts between frames and
-seconds. What needs the moments of frames asks `moments`, `times_s`, `centre_s` or `nearest`, never the rate.
+seconds. What needs the moments of frames asks `moments`, `times_s`, `edges_s` or `nearest`, never the rate.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import ShapeError
 
+_NANOSECONDS = 1e9
+_LONGEST_S = 9e9  # in nanoseconds still an int64
 ALLOWED_DIFFERENCE = 2  # frames by which a medium may be longer or shorter than its labels
 
 
@@ -127,8 +129,12 @@ class FrameClock:
 
     def times_s(self) -> NDArray[np.float64]:
         """(T,) starts of all frames, seconds."""
+        return self.edges_s()[:-1]
+
+    def edges_s(self) -> NDArray[np.float64]:
+        """(T + 1,) starts of all frames and the end of the last one, seconds."""
         edges, unit = self._edges
-        return self.start_s + edges[:-1] * unit.numerator / unit.denominator
+        return self.start_s + edges * unit.numerator / unit.denominator
 
     def moments(self, per_s: int | Fraction, *, centred: bool = False) -> tuple[list[int], int]:
         """Starts, or centres, of all frames in exact units of a reader's own, such as samples.
@@ -193,6 +199,12 @@ class FrameClock:
         if self.times is None:
             return np.arange(self.num_frames + 1), 1 / self.rate
         return np.array([*self.times.ticks, self.times.ticks[-1] + self.times.interval]), self.times.unit
+
+
+def nanoseconds(seconds: ArrayLike) -> NDArray[np.int64]:
+    """Moments as whole nanoseconds, at most some 280 years away, so that equal ones compare equal."""
+    moments = np.clip(np.asarray(seconds, np.float64), -_LONGEST_S, _LONGEST_S)
+    return np.rint(moments * _NANOSECONDS).astype(np.int64)
 
 
 def check_length(trial_id: str, what: str, found: int, num_frames: int, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a backbone: a frozen network that turns one frame's input into one embedding.
+"""The contract of a backbone: a frozen network that turns each item of its input into one or more rows of embeddings.
 
 A backbone file holds, in this order: what it is and where it comes from, its `Config`, its input, its weights
 cards, the layers, and the class. Preprocessing constants and weights are never in different files.
@@ -60,14 +60,15 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Tensor) -> Tensor:
-        """Embeddings (B, D) float32 of a checked batch."""
+        """Rows (R, D) float32 of a checked batch, those of each item after those of the one before."""
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
-        """Embeddings (B, D) float32 of a batch of frames' inputs.
+        """Rows (R, D) float32 of a batch of items: of an image or a piece of sound one each, of a sentence one per word.
 
         Args:
-            batch: (B, H, W, 3) uint8 RGB for images, (B, S) float32 in [-1, 1] for sound, (B, 2, tokens) int64 for words.
+            batch: (B, H, W, 3) uint8 RGB for images, (B, S) float32 in [-1, 1] for sound, (B, 2, tokens) int64 for
+                sentences.
 
         Raises:
             ShapeError: if the batch is not what `input` declares.

@@ -1,4 +1,4 @@
-"""How the rows of trials become batches: cut where a batch is full, across the borders of trials, and filled up."""
+"""How the items of trials become batches: cut where a batch is full, across the borders of trials, and filled up."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from numpy.typing import NDArray
 
 from cache.locks import Claim
 from cache.manifest import Trial
+from extract.inputs.alignment import Alignment
 from extract.inputs.contract import Source
 
 
 @dataclass
 class Run:
-    """A trial on its way through the engine: `rows` (T,) says which input each frame uses, -1 for none.
+    """A trial on its way through the engine.
 
-    `frames` (N,) counts the frames that use each input; `embeddings` (N, D) are of the dtype that is stored.
+    Attributes:
+        alignment: which rows each frame uses.
+        found: (R, D) rows of its items, in the stored dtype, or in float32 where frames are means of several.
     """
 
     trial: Trial
     source: Source
     digest: str
-    rows: NDArray[np.int64]
-    frames: NDArray[np.int64]
-    embeddings: NDArray[Any]
+    alignment: Alignment
+    found: NDArray[Any]
     claim: Claim
 
 
 class Piece(NamedTuple):
-    """Rows of one trial that are being read; a trial ends with a piece without rows."""
+    """Items of one trial that are being read; a trial ends with a piece without items."""
 
     run: Run
-    rows: NDArray[np.int64]
+    items: NDArray[np.int64]
     inputs: Future[NDArray[Any]] | None
 
 
@@ -52,15 +54,15 @@ def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -
 
     Args:
         pieces: none of them reaches over the end of a batch; None where all before must be finished at once.
-        batch_size: rows of a full batch.
-        across: whether a batch may hold rows of several trials.
+        batch_size: items of a full batch.
+        across: whether a batch may hold items of several trials.
     """
     batch, room = Batch([], [], False), batch_size
     for piece in pieces:
         full = piece is None
         if piece is not None and piece.inputs is not None:
             batch.pieces.append(piece)
-            room -= len(piece.rows)
+            room -= len(piece.items)
             full = room == 0
         elif piece is not None:
             batch.ended.append(piece.run)
@@ -72,7 +74,7 @@ def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -
 
 
 def join_inputs(inputs: Sequence[NDArray[Any]], batch_size: int) -> NDArray[Any]:
-    """One batch of several pieces' inputs (N, …), filled up to `batch_size` rows with copies of the last row."""
+    """One batch of several pieces' inputs (N, …), filled up to `batch_size` items with copies of the last one."""
     missing = batch_size - sum(map(len, inputs))
     if missing > 0:
         inputs = [*inputs, np.repeat(inputs[-1][-1:], missing, axis=0)]

@@ -1,8 +1,8 @@
 """The extraction engine: reads ahead in threads, computes in batches, writes behind.
 
 Batches of images or sound have one fixed size and cross the borders of trials; only the very last one is filled up with
-copies of a row. Of such batches every row's bytes depend on that row alone (see `extract.executors`). Sentences are
-computed together, so batches of words end with their trial. Either way, a run that was killed and taken up again gives
+copies of an item. In such batches the bytes of an item's rows depend on that item alone (see `extract.executors`). Sentences
+are padded to each other, so their batches end with the trial. Either way, a run that was killed and started again gives
 the same bytes as one that was not.
 """
 
@@ -48,7 +48,7 @@ class EngineOptions:
     """How to run; nothing here but the precision changes what is computed beyond the last bits.
 
     Attributes:
-        batch_size: frames per step.
+        batch_size: items per step.
         threads: that decode ahead.
         device: auto, cpu, cuda or cuda:N.
         redo: compute again what is finished.
@@ -136,7 +136,7 @@ def extract_features(
 
 
 Result = Callable[[], list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]]
-"""Waits for a batch; the rows and embeddings of each piece that could be read."""
+"""Waits for a batch; the items of each piece that could be read, and the rows of their embeddings."""
 
 
 @dataclass
@@ -168,7 +168,7 @@ class _Engine:
         """Begin to compute; a fault of its media fails a piece's trial."""
         parts: list[tuple[Run, NDArray[np.int64]]] = []
         inputs: list[NDArray[Any]] = []
-        for run, rows, future in batch.pieces:
+        for run, items, future in batch.pieces:
             if run.trial.id not in self.outcome.failures:
                 assert future is not None
                 try:
@@ -177,24 +177,24 @@ class _Engine:
                 except Exception as error:  # whatever library it is of
                     self.outcome.failures[run.trial.id] = plain_error(error)
                     continue
-                parts.append((run, rows))
+                parts.append((run, items))
                 inputs.append(found)
         if not parts:
             return list
         wait = self.executor.start(join_inputs(inputs, self.options.batch_size if self.backbone.input.mixes else 0))
 
         def result() -> list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]:
-            stops = np.cumsum([len(rows) for _, rows in parts])
+            stops = np.cumsum([run.alignment.rows[items].sum() for run, items in parts])
             return [(*part, found) for part, found in zip(parts, np.split(wait(), stops), strict=False)]
 
         return result
 
     def finish(self, batch: Batch, result: Result) -> list[Run]:
         """Put a batch's embeddings in their places; the trials that can be written now."""
-        for run, rows, embeddings in result():
+        for run, items, rows in result():
             with np.errstate(over="ignore"):  # the store refuses what its dtype cannot hold
-                run.embeddings[rows] = embeddings
-            frames = int(run.frames[rows].sum())
+                run.found[run.alignment.rows_of(items)] = rows
+            frames = int(run.alignment.frames[items].sum())
             self.outcome.frames += frames
             self.progress(run.trial.id, frames)
         return batch.ended
@@ -212,10 +212,10 @@ class _Engine:
     def _write(self, run: Run) -> None:
         if run.trial.id in self.outcome.failures:
             return
-        versions = running_versions(self.options.runtime, self.options.compiled)
+        versions, valid = running_versions(self.options.runtime, self.options.compiled), run.alignment.valid
         try:
             self.store.write(
-                run.trial.id, run.embeddings[run.rows], run.rows >= 0, source=run.digest, clock=run.trial.clock,
+                run.trial.id, run.alignment.average(run.found), valid, source=run.digest, clock=run.trial.clock,
                 versions=versions,
             )  # fmt: skip
         except OSError as error:
@@ -227,9 +227,9 @@ class _Engine:
             self.outcome.failures[run.trial.id] = str(error)
             return
         self.outcome.computed.append(run.trial.id)
-        if not (run.rows >= 0).any():
+        if not valid.any():
             self.outcome.blind.append(run.trial.id)
-        self.progress(run.trial.id, int((run.rows < 0).sum()))
+        self.progress(run.trial.id, int((~valid).sum()))
 
     def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
         """Pieces of all trials, reads running ahead of the caller; None: all before must be finished now."""
@@ -256,11 +256,12 @@ class _Engine:
                 yield None
                 room = size
                 continue
-            left = np.flatnonzero(run.frames)
+            left = run.alignment.used_items()
             while len(left):
-                rows, left = left[:room], left[room:]
-                room = (room - len(rows)) or size
-                yield Piece(run, rows, readers.submit(run.source.read, rows))
+                items = left[:room]
+                left = left[room:]
+                room = (room - len(items)) or size
+                yield Piece(run, items, readers.submit(run.source.read, items))
             room = room if self.backbone.input.mixes else size
             yield Piece(run, left, None)
 
@@ -274,13 +275,13 @@ class _Engine:
             return claim
         self.claims[trial_id] = claim
         try:
-            rows = source.load()
+            alignment = source.load()
         except BaseException:
             claim.release()
             raise
-        frames = np.bincount(rows[rows >= 0], minlength=1)
-        embeddings = np.zeros((len(frames), self.backbone.dim), self.store.spec.dtype)
-        return Run(trial, source, digest, rows, frames, embeddings, claim)
+        dtype = self.store.spec.dtype if alignment.is_single else "float32"
+        found = np.zeros((alignment.starts[-1], self.backbone.dim), dtype)
+        return Run(trial, source, digest, alignment, found, claim)
 
     def _is_finished(self, trial: Trial, digest: str) -> bool:
         record = None if self.options.redo else self.store.find_record(trial.id)

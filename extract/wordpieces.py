@@ -1,4 +1,4 @@
-"""Word pieces: how a BERT spells words, and how the words of a trial are laid out for it, one row per word."""
+"""Word pieces: how a BERT spells words, and how the sentences of a trial are laid out for it."""
 
 from __future__ import annotations
 
@@ -126,11 +126,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class WordRows:
-    """The words of a trial as a BERT reads them: each within its sentence.
+class Sentences:
+    """The words of a trial as a BERT reads them: sentence by sentence.
 
     A sentence is `[CLS] pieces [SEP]`; one that is too long is cut between words into parts as long as possible, and a
     single word that is too long loses its end.
+
+    Attributes:
+        words: number of words of each sentence; together they are the trial's words, in order.
     """
 
     def __init__(self, words: Sequence[Word], speller: Speller, max_tokens: int, pause_s: float) -> None:
@@ -143,33 +146,29 @@ class WordRows:
             pause_s: see `extract.words.split_sentences`.
         """
         self._speller, self._length = speller, max_tokens
-        self._sentences: list[list[int]] = []
-        self._places: list[tuple[int, NDArray[np.int64]]] = []
+        self.words: list[int] = []
+        self._rows: list[NDArray[np.int64]] = []
         for sentence in split_sentences(words, pause_s):
             spelled = speller.spell([words[index].text for index in sentence])
             for part in _parts(spelled, max_tokens - 2):
-                self._add(part)
+                self.words.append(len(part))
+                self._rows.append(self._lay_out(part))
 
-    def _add(self, spelled: list[Pieces]) -> None:
-        ids = [self._speller.cls]
-        for word in spelled:
-            self._places.append((len(self._sentences), len(ids) + np.flatnonzero(word.counts)))
+    def _lay_out(self, spelled: list[Pieces]) -> NDArray[np.int64]:
+        """(2, tokens) pieces, and the number of the word whose vector takes each of them in, from 1; 0 for none."""
+        ids, numbers = [self._speller.cls], [0]
+        for number, word in enumerate(spelled, start=1):
             ids += word.ids
-        self._sentences.append([*ids, self._speller.sep])
+            numbers += [number * counts for counts in word.counts]
+        return np.array([[*ids, self._speller.sep], [*numbers, 0]], np.int64)
 
-    def __len__(self) -> int:
-        """Number of words."""
-        return len(self._places)
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(N, 2, max_tokens): the pieces of each word's sentence, padded, and 1 where they are the word's own."""
-        batch = np.zeros((len(rows), 2, self._length), np.int64)
+    def read(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N, 2, max_tokens): the pieces of these sentences, padded, and the number of the word that each belongs to."""
+        batch = np.zeros((len(items), 2, self._length), np.int64)
         batch[:, 0] = self._speller.pad
-        for row, index in zip(batch, rows.tolist(), strict=True):
-            sentence, own = self._places[index]
-            ids = self._sentences[sentence]
-            row[0, : len(ids)] = ids
-            row[1, own] = 1
+        for row, index in zip(batch, items.tolist(), strict=True):
+            found = self._rows[index]
+            row[:, : found.shape[1]] = found
         return batch
 
 

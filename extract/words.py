@@ -10,10 +10,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock
+from cache.clock import FrameClock, nanoseconds
 
-_NANOSECONDS = 1e9
-_LONGEST_S = 9e9  # in nanoseconds still an int64
 _SENTENCE_END = re.compile(r"[.?!…。？！][\"'”’»)\]]*$")
 _INITIALS = re.compile(r"^\W*(?:\w\.)+$")  # J. or U.S.
 _ABBREVIATIONS = frozenset(("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", "etc."))
@@ -63,9 +61,9 @@ def spread_words(words: Sequence[Word], clock: FrameClock) -> WordFrames:
     >>> spread_words(words, FrameClock(Fraction(10), 5))
     WordFrames(rows=array([-1,  0,  2,  2, -1]), unreached=(1,))
     """
-    ticks = _nanoseconds(clock.times_s())
-    first = np.searchsorted(ticks, _nanoseconds([word.start_s for word in words]), side="left")
-    stop = np.searchsorted(ticks, _nanoseconds([word.end_s for word in words]), side="left")
+    ticks = nanoseconds(clock.times_s())
+    first = np.searchsorted(ticks, nanoseconds([word.start_s for word in words]), side="left")
+    stop = np.searchsorted(ticks, nanoseconds([word.end_s for word in words]), side="left")
     rows = np.full(clock.num_frames, -1, np.int64)
     for index in reversed(range(len(words))):
         rows[first[index] : stop[index]] = index
@@ -101,8 +99,3 @@ def _ends_sentence(text: str) -> bool:
     if text.lower() in _ABBREVIATIONS or _INITIALS.match(text):
         return False
     return _SENTENCE_END.search(text) is not None
-
-
-def _nanoseconds(seconds: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
-    moments = np.clip(np.asarray(seconds, np.float64), -_LONGEST_S, _LONGEST_S)
-    return np.rint(moments * _NANOSECONDS).astype(np.int64)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cache.errors import SettingError, WeightsError
 from extract.backbone import Backbone
 from extract.extras import import_extra
-from extract.inputs.sentences import WordsInput
+from extract.inputs.sentences import SentenceInput
 from extract.pretrained import find_model, weight_file
 from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 from extract.wordpieces import Speller
@@ -119,13 +119,13 @@ def _trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Bert(Backbone):
-    """Words in their sentences (B, 2, tokens) → (B, D), D as wide as the network."""
+    """Sentences (B, 2, tokens) → (R, D), a row per word, D as wide as the network."""
 
     name = "bert"
     modality = "text"
     algorithm = 2
     cards = CARDS
-    input: WordsInput
+    input: SentenceInput
 
     def __init__(self, config: Config, speller: Speller, shape: dict[str, Any], weights: Weights) -> None:
         super().__init__(weights)
@@ -142,7 +142,7 @@ class Bert(Backbone):
                 f"Settings max_tokens {config.max_tokens} and pause_s {config.pause_s} s do not fit '{weights.name}'; expected 3 "
                 f"to {self._whole.max_position_embeddings} tokens and a pause above 0 s."
             )
-        self.input = WordsInput(speller, config.max_tokens, config.pause_s)
+        self.input = SentenceInput(speller, config.max_tokens, config.pause_s)
         self.body: nn.Module = transformers.BertModel(self._whole, add_pooling_layer=False)
 
     @classmethod
@@ -198,15 +198,21 @@ class Bert(Backbone):
         }
 
     def forward(self, batch: Tensor) -> Tensor:
-        """(B, 2, tokens) → (B, D); a sentence that several words share is computed once."""
-        sentences, which = torch.unique(batch[:, 0], dim=0, return_inverse=True)
-        used = sentences != self.input.speller.pad
+        """(B, 2, tokens) → (R, D), the words of all sentences in order; every sentence is computed once."""
+        pieces, numbers = batch[:, 0], batch[:, 1]
+        used = pieces != self.input.speller.pad
         length = int(used.sum(1).max())
         states = self.body(
-            sentences[:, :length], attention_mask=used[:, :length].long(), output_hidden_states=True
+            pieces[:, :length], attention_mask=used[:, :length].long(), output_hidden_states=True
         ).hidden_states
         summed = torch.stack(states[-SUMMED_LAYERS:]).sum(0)
-        most = int(batch[:, 1].sum(1).max())
-        places = batch[:, 1].argsort(dim=1, descending=True, stable=True)[:, :most]
-        own = batch[:, 1].gather(1, places).unsqueeze(2).to(summed.dtype)
-        return (summed[which[:, None], places] * own).sum(1) / own.sum(1)
+        words = numbers.amax(1)
+        sentence, place = torch.nonzero(numbers, as_tuple=True)
+        row = (words.cumsum(0) - words)[sentence] + numbers[sentence, place] - 1
+        counts = torch.bincount(row, minlength=int(words.sum()))
+        rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        places = row.new_zeros(len(counts), int(counts.max()))
+        places[row, rank] = place
+        own = (torch.arange(places.shape[1], device=row.device) < counts[:, None]).unsqueeze(2).to(summed.dtype)
+        sentences = torch.arange(len(words), device=row.device).repeat_interleave(words)
+        return (summed[sentences[:, None], places] * own).sum(1) / own.sum(1)

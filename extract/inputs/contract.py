@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.manifest import Manifest, Trial
+from extract.inputs.alignment import Alignment, align_shared
 
 
 class Source(Protocol):
-    """Inputs of one trial, in rows; every frame uses one row, or none, and several frames may share one.
+    """The items of one trial, and which of the rows that a backbone makes of them fall on each frame.
 
     `digest` is cheap to ask for; `load` does the work that reading needs once.
     """
@@ -27,11 +28,11 @@ class Source(Protocol):
     def digest(self) -> str:
         """Digest of the bytes that the backbone reads."""
 
-    def load(self) -> NDArray[np.int64]:
-        """Get ready to read; (T,) the row that each frame uses, -1 where it has no input."""
+    def load(self) -> Alignment:
+        """Get ready to read; which rows each frame uses."""
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Inputs (N, …) of these rows; called from several threads."""
+    def read(self, items: NDArray[np.int64]) -> NDArray[Any]:
+        """The batch (N, …) of these items; called from several threads."""
 
 
 class Input(ABC):
@@ -40,7 +41,7 @@ class Input(ABC):
     Attributes:
         media: kinds of media of a trial, each of which is enough; a trial without any is asked for the last one.
         version: raise it when a change of code changes what a backbone gets to see; part of every recipe.
-        mixes: whether a row of a batch is computed by itself, so that items of several trials may share a batch.
+        mixes: whether an item of a batch is computed by itself, so that items of several trials may share a batch.
     """
 
     media: ClassVar[tuple[str, ...]]
@@ -77,15 +78,6 @@ class Input(ABC):
         return not any(kind in trial.media for kind in self.media)
 
 
-def frame_rows(valid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rows of a source with one row per frame.
-
-    >>> frame_rows(np.array([True, False, True]))
-    array([ 0, -1,  2])
-    """
-    return np.where(valid, np.arange(len(valid)), -1)
-
-
 class AbsentSource:
     """The medium that a trial does not have, among trials that do: no frame has input.
 
@@ -100,13 +92,13 @@ class AbsentSource:
         """Says that there is nothing."""
         return "absent"
 
-    def load(self) -> NDArray[np.int64]:
-        """(T,) -1."""
-        return np.full(self._num_frames, -1, np.int64)
+    def load(self) -> Alignment:
+        """No item, and no row on any frame."""
+        return align_shared(np.full(self._num_frames, -1, np.int64), np.zeros(0, np.int64))
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Never called: no frame uses a row."""
-        raise AssertionError(f"{len(rows)} rows of a medium that is absent")
+    def read(self, items: NDArray[np.int64]) -> NDArray[Any]:
+        """Never called: there are no items."""
+        raise AssertionError(f"{len(items)} items of a medium that is absent")
 
 
 def require_medium(manifest: Manifest, trials: Sequence[Trial], kind: Input) -> None:

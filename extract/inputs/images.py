@@ -15,7 +15,8 @@ from cache.errors import MissingFileError, ShapeError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from extract.crops import CropReader
-from extract.inputs.contract import Input, frame_rows
+from extract.inputs.alignment import Alignment, align_frames
+from extract.inputs.contract import Input
 
 Mean = tuple[float, float, float]  # or standard deviation, per channel
 
@@ -107,13 +108,13 @@ class CropSource:
         """Digest of the crops by frame number."""
         return self._reader.digest()
 
-    def load(self) -> NDArray[np.int64]:
-        """(T,) the frame itself where a crop exists."""
-        return frame_rows(self._reader.valid)
+    def load(self) -> Alignment:
+        """One crop per frame, where it exists."""
+        return align_frames(self._reader.valid)
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, items: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(N, size, size, 3) uint8 RGB."""
-        return self._image.cut(self._reader.read(rows, self._image.read_size, self._image.resize))
+        return self._image.cut(self._reader.read(items, self._image.read_size, self._image.resize))
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:

@@ -15,10 +15,9 @@ from torch import Tensor
 from cache.errors import ShapeError
 from cache.manifest import Manifest, Trial
 from extract.audio import RATE_HZ
-from extract.inputs.contract import Input, frame_rows
-from extract.inputs.waves import load_sound
+from extract.inputs.contract import Input
+from extract.inputs.waves import SoundSource
 from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
-from extract.video import sha256_file
 
 
 @dataclass(frozen=True)
@@ -55,37 +54,16 @@ class LogMelInput(Input):
                 "logarithm of sound in [-1, 1]."
             )
 
-    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> LogMelSource:
-        """The sound of a trial."""
-        return LogMelSource(manifest.path(trial, "audio"), trial, self)
+    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
+        """The sound of a trial, cut from one spectrogram of the whole of it."""
+
+        def cut(samples: NDArray[np.float32]) -> LogMelPatches:
+            return LogMelPatches(samples, trial.clock, self.start)
+
+        return SoundSource(manifest.path(trial, "audio"), trial, RATE_HZ, cut)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
         """(B, 96, 64) spectra of different colour."""
         rng = np.random.default_rng(seed)
         noise = rng.uniform(-0.5, 0.5, (count, PATCH, NUM_BANDS))
         return (rng.uniform(-4, 1, (count, 1, NUM_BANDS)) + noise).astype(np.float32)
-
-
-class LogMelSource:
-    """Log-mel patches of a trial's sound, one per frame, from one spectrogram of the whole sound."""
-
-    def __init__(self, path: Path, trial: Trial, patch: LogMelInput) -> None:
-        self._path, self._trial, self._patch = path, trial, patch
-
-    def digest(self) -> str:
-        """Digest of the media file."""
-        return sha256_file(self._path)
-
-    def load(self) -> NDArray[np.int64]:
-        """Decode and transform the sound; (T,) the frame itself where the sound covers it.
-
-        Raises:
-            ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
-        """
-        samples = load_sound(self._path, self._trial, RATE_HZ)
-        self._patches = LogMelPatches(samples, self._trial.clock, self._patch.start)
-        return frame_rows(self._patches.valid)
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(N, 96, 64) float32."""
-        return self._patches.read(rows)

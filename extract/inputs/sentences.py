@@ -1,4 +1,4 @@
-"""Sentences: each word within its sentence, as word pieces of a language model."""
+"""Sentences, as word pieces of a language model; each gives one row per word."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from cache.errors import ShapeError
 from cache.manifest import Manifest, Trial
+from extract.inputs.alignment import Alignment, align_shared
 from extract.inputs.contract import Input
 from extract.transcripts import read_words
 from extract.video import sha256_file
-from extract.wordpieces import Speller, WordRows
+from extract.wordpieces import Sentences, Speller
 from extract.words import Word, spread_words
 
 
 @dataclass(frozen=True)
-class WordsInput(Input):
-    """What a language model reads: one word within its sentence, as rows of word pieces.
+class SentenceInput(Input):
+    """What a language model reads: a sentence as word pieces, and which word each piece belongs to.
 
     Attributes:
         speller: the model's vocabulary.
@@ -31,48 +32,54 @@ class WordsInput(Input):
 
     media = ("words",)
     version = 1
-    mixes = False  # the words of a sentence are computed together
+    mixes = False  # sentences are padded to the longest one beside them
 
     speller: Speller
     max_tokens: int
     pause_s: float
 
     def check(self, batch: Tensor) -> None:
-        """Refuse anything but (B, 2, max_tokens) int64: the pieces of each word's sentence, and 1 at the word's own.
+        """Refuse anything but (B, 2, max_tokens) int64: word pieces, and the number of each one's word from 1, 0 for none.
 
         Raises:
-            ShapeError: if shape or dtype differ, a piece is not in the vocabulary, or a word has no piece of its own.
+            ShapeError: if shape or dtype differ, a piece is not in the vocabulary, or words are not numbered in order.
         """
         if batch.dtype != torch.int64 or tuple(batch.shape[1:]) != (2, self.max_tokens):
             raise ShapeError(
-                f"Words are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.int64 of shape (B, 2, {self.max_tokens})."
+                f"Sentences are {batch.dtype} of shape {tuple(batch.shape)}, expected torch.int64 of shape (B, 2, {self.max_tokens})."
             )
-        pieces, own = batch[:, 0], batch[:, 1]
+        pieces, numbers = batch[:, 0], batch[:, 1]
         if ((pieces < 0) | (pieces >= self.speller.size)).any():
             raise ShapeError(
                 f"Word pieces lie in [{int(pieces.min())}, {int(pieces.max())}], expected [0, {self.speller.size - 1}]. Use the "
                 "backbone's own vocabulary."
             )
-        strange = (own != 0) & ((own != 1) | (pieces == self.speller.pad))
-        if strange.any() or not own.any(dim=1).all():
+        so_far = numbers.cummax(dim=1).values
+        in_order = ((numbers == 0) | (numbers == so_far)) & (numbers * (pieces == self.speller.pad) == 0)
+        if (
+            not in_order.all()
+            or (numbers[:, 0] > 1).any()
+            or (so_far.diff(dim=1) > 1).any()
+            or (so_far[:, -1] < 1).any()
+        ):
             raise ShapeError(
-                "A word's own pieces are not marked; expected 1 at one piece or more of its sentence, else 0."
+                "The words of a sentence are not numbered in order; expected 1, 2, … at the pieces of each word, else 0, and one word or more."
             )
 
-    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> WordsSource:
+    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SentenceSource:
         """The transcript of a trial."""
-        return WordsSource(manifest.path(trial, "words"), trial, self)
+        return SentenceSource(manifest.path(trial, "words"), trial, self)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """(B, 2, max_tokens) made-up words in two sentences, of which the second one is longer."""
+        """(B, 2, max_tokens) sentences of one made-up word each, of different lengths."""
         rng = np.random.default_rng(seed)
-        spelled = ["".join(rng.choice(list("aeiounst"), 1 + i % 8)) for i in range(count)]
-        words = [Word(text + "." * (i == 1), float(i), i + 1.0) for i, text in enumerate(spelled)]
-        return WordRows(words, self.speller, self.max_tokens, self.pause_s).read(np.arange(count))
+        spelled = ["".join(rng.choice(list("aeiounst"), 1 + item % 8)) for item in range(count)]
+        words = [Word(f"{text}!", float(item), item + 1.0) for item, text in enumerate(spelled)]
+        return Sentences(words, self.speller, self.max_tokens, self.pause_s).read(np.arange(count))
 
 
-class WordsSource:
-    """Words of a trial's transcript within their sentences; the frames of a word share its row.
+class SentenceSource:
+    """Sentences of a trial's transcript; the frames of a word share its row.
 
     Attributes:
         unreached: after `load`, indices of the words that no frame falls into.
@@ -80,21 +87,21 @@ class WordsSource:
 
     unreached: tuple[int, ...] = ()
 
-    def __init__(self, path: Path, trial: Trial, words: WordsInput) -> None:
-        self._path, self._trial, self._words = path, trial, words
+    def __init__(self, path: Path, trial: Trial, sentence: SentenceInput) -> None:
+        self._path, self._trial, self._sentence = path, trial, sentence
 
     def digest(self) -> str:
         """Digest of the transcript."""
         return sha256_file(self._path)
 
-    def load(self) -> NDArray[np.int64]:
-        """Read and spell the words; (T,) the word that each frame falls into, -1 where none is said."""
-        words = read_words(self._path)
-        self._rows = WordRows(words, self._words.speller, self._words.max_tokens, self._words.pause_s)
+    def load(self) -> Alignment:
+        """Read and spell the words; each frame uses the word that it falls into."""
+        words, how = read_words(self._path), self._sentence
+        self._sentences = Sentences(words, how.speller, how.max_tokens, how.pause_s)
         spread = spread_words(words, self._trial.clock)
         self.unreached = spread.unreached
-        return spread.rows
+        return align_shared(spread.rows, np.array(self._sentences.words, np.int64))
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def read(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N, 2, max_tokens) int64."""
-        return self._rows.read(rows)
+        return self._sentences.read(items)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 from cache.errors import ShapeError
 from cache.manifest import Manifest, Trial
 from extract.audio import AudioWindows, load_audio
-from extract.inputs.contract import Input, frame_rows
+from extract.inputs.alignment import Alignment, align_frames
+from extract.inputs.contract import Input
 from extract.timeline import check_clock, first_picture_s, scan
 from extract.video import sha256_file
 
@@ -48,9 +51,13 @@ class WaveInput(Input):
                 f"Sound reaches {float(batch.abs().max()):.3g}, expected values in [-1, 1]. Scale it to full range."
             )
 
-    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> AudioSource:
+    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
         """The sound of a trial."""
-        return AudioSource(manifest.path(trial, "audio"), trial, self)
+
+        def cut(samples: NDArray[np.float32]) -> AudioWindows:
+            return AudioWindows(samples, trial.clock, self.window_s, self.rate_hz)
+
+        return SoundSource(manifest.path(trial, "audio"), trial, self.rate_hz, cut)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
         """(B, S) tones of different pitch and loudness."""
@@ -59,33 +66,47 @@ class WaveInput(Input):
         return (rng.uniform(0.2, 0.9, (count, 1)) * waves).astype(np.float32)
 
 
-class AudioSource:
-    """Windows of a trial's sound, one centred on each frame."""
+class Pieces(Protocol):
+    """Sound cut into one piece per frame.
 
-    def __init__(self, path: Path, trial: Trial, wave: WaveInput) -> None:
-        self._path, self._trial, self._wave = path, trial, wave
+    Attributes:
+        valid: (T,) true where the sound covers the frame.
+    """
+
+    valid: NDArray[np.bool_]
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, …) the pieces of these frames."""
+
+
+class SoundSource:
+    """A trial's sound, one piece per frame.
+
+    Args:
+        path: the medium.
+        trial: the trial.
+        rate_hz: samples per second that are cut.
+        cut: makes the pieces of the samples (S,).
+    """
+
+    def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[NDArray[np.float32]], Pieces]) -> None:
+        self._path, self._trial, self._rate_hz, self._cut = path, trial, rate_hz, cut
 
     def digest(self) -> str:
         """Digest of the media file."""
         return sha256_file(self._path)
 
-    def load(self) -> NDArray[np.int64]:
-        """Decode the sound; (T,) the frame itself where the sound covers it.
+    def load(self) -> Alignment:
+        """Decode and cut the sound; one piece per frame where the sound covers it.
 
         Raises:
             ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
         """
-        samples = load_sound(self._path, self._trial, self._wave.rate_hz)
-        self._windows = AudioWindows(samples, self._trial.clock, self._wave.window_s, self._wave.rate_hz)
-        return frame_rows(self._windows.valid)
+        if first_picture_s(self._path) is not None:
+            check_clock(self._trial.id, scan(self._path), self._trial.clock, self._path)
+        self._pieces = self._cut(load_audio(self._path, self._rate_hz))
+        return align_frames(self._pieces.valid)
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(N, S) float32 in [-1, 1]."""
-        return self._windows.read(rows)
-
-
-def load_sound(path: Path, trial: Trial, rate_hz: int) -> NDArray[np.float32]:
-    """(S,) the sound of a trial, after a look at the pictures beside it."""
-    if first_picture_s(path) is not None:
-        check_clock(trial.id, scan(path), trial.clock, path)
-    return load_audio(path, rate_hz)
+    def read(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, …) float32."""
+        return self._pieces.read(items)

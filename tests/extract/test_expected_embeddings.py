@@ -54,10 +54,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def compute(backbone: Backbone, manifest: Manifest) -> list[list[float]]:
     """The first numbers of a frame near the start and of one near the end."""
     source = open_source(backbone.input, manifest, manifest.trials[0], None)
-    rows = source.load()
-    batch = source.read(np.array([rows[10], rows[40]]))
-    found = backbone.embed(torch.from_numpy(batch)).numpy().astype(np.float64)
-    return [[float(f"{value:.5g}") for value in row[:SHOWN]] for row in found]
+    alignment = source.load()
+    items = np.searchsorted(alignment.starts, alignment.first[[10, 40]], side="right") - 1
+    rows = alignment.rows_of(items)
+    found = backbone.embed(torch.from_numpy(source.read(items))).numpy().astype(np.float64)
+    places = [int(np.flatnonzero(rows == alignment.first[frame])[0]) for frame in (10, 40)]
+    return [[float(f"{value:.5g}") for value in row[:SHOWN]] for row in found[places]]
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -19,7 +19,8 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.engine import EngineOptions, extract_features, recipe
-from extract.inputs.contract import Input, Source, frame_rows, require_medium
+from extract.inputs.alignment import Alignment, align_frames
+from extract.inputs.contract import Input, Source, require_medium
 from extract.weights import Weights
 
 
@@ -48,13 +49,13 @@ class Pulses:
     def digest(self) -> str:
         return self._text
 
-    def load(self) -> NDArray[np.int64]:
+    def load(self) -> Alignment:
         lines = self._text.split("\n")
         self._values = np.array([[float(line or 0)] for line in lines], np.float32)
-        return frame_rows(np.array([line != "" for line in lines]))
+        return align_frames(np.array([line != "" for line in lines]))
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._values[rows]
+    def read(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._values[items]
 
 
 class Doubling(Backbone):

@@ -23,7 +23,7 @@ from extract.engine import EngineOptions, extract_features
 from extract.pretrained import find_model
 from extract.transcripts import write_words
 from extract.weights import Weights
-from extract.wordpieces import Speller, WordRows
+from extract.wordpieces import Sentences, Speller
 from extract.words import Word, spread_words
 
 transformers = pytest.importorskip("transformers")
@@ -51,8 +51,8 @@ def words_of(text: list[str], gap_s: float = 0.0) -> list[Word]:
 
 
 def embed(backbone: Backbone, words: list[Word]) -> torch.Tensor:
-    rows = WordRows(words, backbone.input.speller, backbone.input.max_tokens, backbone.input.pause_s)
-    return backbone.embed(torch.from_numpy(rows.read(np.arange(len(words)))))
+    sentences = Sentences(words, backbone.input.speller, backbone.input.max_tokens, backbone.input.pause_s)
+    return backbone.embed(torch.from_numpy(sentences.read(np.arange(len(sentences.words)))))
 
 
 def reference(network: Any, tokenizer: Any, sentences: list[list[str]]) -> torch.Tensor:
@@ -142,14 +142,15 @@ def test_words_are_spelled_with_the_marks_at_their_ends_left_out() -> None:
 def test_sentences_that_are_too_long_are_cut_between_words() -> None:
     speller = Speller.letters()
     words = words_of(["abc", "def", "gh", "abcdefghijkl", "a"])
-    batch = WordRows(words, speller, 10, 1.0).read(np.arange(5))
-    assert batch.shape == (5, 2, 10)
-    assert (batch[:, 0] != speller.pad).sum(1).tolist() == [10, 10, 10, 10, 3]
-    assert batch[:, 1].sum(1).tolist() == [3, 3, 2, 8, 1]
-    assert np.array_equal(batch[0, 0], batch[2, 0])
-    assert np.array_equal(np.flatnonzero(batch[1, 1]), [4, 5, 6])
+    sentences = Sentences(words, speller, 10, 1.0)
+    assert sentences.words == [3, 1, 1]
+    batch = sentences.read(np.arange(3))
+    assert batch.shape == (3, 2, 10)
+    assert (batch[:, 0] != speller.pad).sum(1).tolist() == [10, 10, 3]
+    assert batch[0, 1].tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3, 0]
+    assert batch[1:, 1].sum(1).tolist() == [8, 1]
     assert set(batch[:, 0, 0].tolist()) == {speller.cls}
-    assert len(WordRows([], speller, 10, 1.0)) == 0
+    assert Sentences([], speller, 10, 1.0).words == []
 
 
 def test_a_shared_sentence_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,18 +167,20 @@ def test_a_shared_sentence_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_inputs_of_another_vocabulary_are_refused() -> None:
     backbone = load_backbone("bert", "random")
     words = words_of(["ab", "cd"])
-    batch = torch.from_numpy(WordRows(words, backbone.input.speller, 256, 1.0).read(np.arange(2)))
+    batch = torch.from_numpy(Sentences(words, backbone.input.speller, 256, 1.0).read(np.arange(1)))
     for place, value, text in (
         ((0, 0, 1), 30_000, r"Word pieces lie in \[0, 30000\], expected \[0, 107\]"),
-        ((0, 1, 9), 1, "own pieces are not marked"),
-        ((0, 1, 1), 2, "own pieces are not marked"),
+        ((0, 1, 9), 1, "not numbered in order"),
+        ((0, 1, 1), 2, "not numbered in order"),
+        ((0, 1, 2), 3, "not numbered in order"),
+        ((0, 1, 4), 1, "not numbered in order"),
     ):
         wrong = batch.clone()
         wrong[place] = value
         with pytest.raises(ShapeError, match=text):
             backbone.embed(wrong)
-    batch[1, 1] = 0
-    with pytest.raises(ShapeError, match="expected 1 at one piece or more"):
+    batch[0, 1] = 0
+    with pytest.raises(ShapeError, match="one word or more"):
         backbone.embed(batch)
 
 

@@ -100,8 +100,7 @@ def test_crops_are_resized_to_48_and_their_centre_is_read(ir50: Backbone, tmp_pa
     Image.fromarray(picture).save(folder / "00001.png")
     trial = Trial("t", "s", "train", FrameClock(Fraction(25), 1), {"crops": "crops"}, None)
     source = open_source(ir50.input, Manifest(tmp_path, (trial,)), trial, None)
-    rows = source.load()
-    images = source.read(rows)
+    images = source.read(source.load().used_items())
     assert images.shape == (1, 40, 40, 3)
     assert images.flags.c_contiguous
     assert (images[0, 3:-3, 3:-3] == 200).all()

@@ -142,9 +142,9 @@ def test_a_trial_is_read_as_patches(
     soundfile.write(tmp_path / "t.wav", sound, 16_000, subtype="PCM_16")
     trial = Trial("t", "s", "train", FrameClock(Fraction(30000, 1001), 65), {"audio": "t.wav"}, None)
     source = open_source(load(start=start).input, Manifest(tmp_path, (trial,)), trial, None)
-    rows = source.load()
+    valid = source.load().valid
     late = {"ahead": 62, "centred": 60}[start]
-    assert rows.tolist() == [*range(late), *[-1] * (65 - late)]
+    assert valid.tolist() == [True] * late + [False] * (65 - late)
     found = source.read(np.array([20, 40]))
     assert found.shape == (2, 96, 64)
     assert found.dtype == np.float32
