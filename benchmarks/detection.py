@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from extract.executors import keep_big_buffers
+from extract.devices import keep_big_buffers
 from extract.faces import Detection, Detector, FaceConfig, detect_faces, make_detector, match_boxes
 from extract.tracking import follow_face
 

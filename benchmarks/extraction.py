@@ -48,9 +48,10 @@ from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, extract_features
-from extract.executors import Executor, choose_device, keep_big_buffers, make_executor
 from extract.inputs.images import ImageInput
+from extract.runtimes import Executor, make_executor
 
 SIDE = 112  # pixels of a crop
 NUM_TRIALS = 4

@@ -21,8 +21,9 @@ from cache.manifest import Manifest, Trial
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, extract_features
-from extract.executors import Executor, choose_device, keep_big_buffers, make_executor
+from extract.runtimes import Executor, make_executor
 from fusion.bank import Bank
 
 SIDE = 112  # pixels of a crop

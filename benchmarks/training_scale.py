@@ -24,7 +24,7 @@ from cache.folds import make_folds
 from cache.manifest import Manifest
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
-from extract.executors import keep_big_buffers
+from extract.devices import keep_big_buffers
 from fusion.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.trainer import train

@@ -31,7 +31,7 @@ from cache.names import encode_trial_id
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from cache.windows import Window
-from extract.executors import keep_big_buffers
+from extract.devices import keep_big_buffers
 from fusion.bank import Bank
 from fusion.batches import Batch
 from fusion.losses import Objective

@@ -27,9 +27,10 @@ from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import load_backbone
+from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, extract_features
-from extract.executors import choose_device, keep_big_buffers, make_executor
 from extract.logmel import LogMelPatches
+from extract.runtimes import make_executor
 
 RATE_HZ, FPS, BATCH = 16_000, 30, 32
 PATCH_SAMPLES = 15_600  # 0.975 s

@@ -1,7 +1,7 @@
 """The extraction engine: reads ahead in threads, computes in batches, writes behind.
 
 Batches of images or sound have one fixed size and cross the borders of trials; only the very last one is filled up with
-copies of an item. In such batches the bytes of an item's rows depend on that item alone (see `extract.executors`). Sentences
+copies of an item. In such batches the bytes of an item's rows depend on that item alone (see `extract.runtimes`). Sentences
 are padded to each other, so their batches end with the trial. Either way, a run that was killed and started again gives
 the same bytes as one that was not.
 """
@@ -30,14 +30,9 @@ from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
 from extract.batches import Batch, Piece, Run, cut_batches, join_inputs
 from extract.claim_queue import ClaimQueue, Turn
-from extract.executors import (
-    Executor,
-    check_running,
-    make_executor,
-    running_versions,
-)
 from extract.inputs.contract import open_source
 from extract.outcome import Outcome
+from extract.runtimes import DEFAULT_RUNTIME, Executor, check_running, make_executor, running_versions
 
 Progress = Callable[[str, int], None]
 """Called with a trial's id and how many of its frames were just finished."""
@@ -52,7 +47,7 @@ class EngineOptions:
         threads: that decode ahead.
         device: auto, cpu, cuda or cuda:N.
         redo: compute again what is finished.
-        runtime: torch or openvino.
+        runtime: in the table of runtimes.
         precision: fp32, or bf16 or fp16 for autocast; part of the recipe, see `recipe`.
         compiled: whether torch compiles the network first.
     """
@@ -61,7 +56,7 @@ class EngineOptions:
     threads: int = 2
     device: str = "auto"
     redo: bool = False
-    runtime: str = "torch"
+    runtime: str = DEFAULT_RUNTIME
     precision: str = "fp32"
     compiled: bool = False
 

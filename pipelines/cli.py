@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
+from extract.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
 from pipelines.cli_cache import FEATURES
 from pipelines.cli_cache import cache as cache_commands
 from pipelines.cli_corpus import corpus
@@ -113,12 +114,12 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
 @click.option(
     "--if-read", is_flag=True, help="Only what a system of params.yaml reads; else leave a receipt that says so."
 )
-@click.option("--runtime", default="torch", show_default=True, type=click.Choice(["torch", "openvino"]))
+@click.option("--runtime", default=DEFAULT_RUNTIME, show_default=True, type=click.Choice(list(RUNTIMES)))
 @click.option(
     "--precision",
     default="fp32",
     show_default=True,
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    type=click.Choice(PRECISIONS),
     help="Of convolutions and products; part of the features' recipe.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")

@@ -18,10 +18,11 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.corpora.file_names import normal
+from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, extract_features, recipe
-from extract.executors import check_running, choose_device, keep_big_buffers
 from extract.inputs.contract import Input, require_medium
 from extract.outcome import Outcome
+from extract.runtimes import DEFAULT_RUNTIME, check_running
 from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
@@ -271,9 +272,10 @@ def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool
     config = config_of(load_named("backbone", BACKBONES, name))
     from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
-    if not alone and not backbone.input.mixes and (options.runtime != "torch" or options.compiled):
-        note(f"Backbone '{name}' reads sentences of any length: it runs with torch, and is not compiled.")
-        options = replace(options, runtime="torch", compiled=False)
+    plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
+    if not alone and not backbone.input.mixes and options != plain:
+        note(f"Backbone '{name}' reads sentences of any length: it runs with {DEFAULT_RUNTIME}, and is not compiled.")
+        options = plain
     check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
     if backbone.weights.seed is not None:
         warn(

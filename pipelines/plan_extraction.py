@@ -16,10 +16,11 @@ from cache.places import Where, replace_suffix
 from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.crops import CropConfig
+from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, is_current, recipe
-from extract.executors import check_running, choose_device, keep_big_buffers, make_executor
 from extract.faces import detect_faces, make_detector
 from extract.inputs.contract import open_source
+from extract.runtimes import check_running, make_executor
 from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn

@@ -78,7 +78,7 @@ class Digests:
             manifest: the corpus.
             open_stores: modality → backbone, to modality → store.
         """
-        from extract.executors import choose_device
+        from extract.devices import choose_device
 
         self._manifest, self._open_stores = manifest, open_stores
         self._trials = {trial.id: trial for trial in manifest.trials}

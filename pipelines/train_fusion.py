@@ -269,7 +269,7 @@ def _gather_history(params: FusionParams, models: Path) -> list[Row]:
 
 def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
     """All trials of a system's modalities."""
-    from extract.executors import choose_device
+    from extract.devices import choose_device
     from fusion.bank import Bank
 
     stores = open_stores(features, system.modalities, manifest)
@@ -299,7 +299,7 @@ class Runner:
         redo: bool = False,
         advance: Callable[[int, str], None] | None = None,
     ) -> None:
-        from extract.executors import keep_big_buffers
+        from extract.devices import keep_big_buffers
 
         keep_big_buffers()  # a step of a small model is 1.4 times as fast
         self._params, self._manifest, self._features, self._redo = params, manifest, features, redo

@@ -15,7 +15,7 @@ from cache.names import encode_trial_id
 from extract.claim_queue import ClaimQueue
 from extract.crop_records import read_crop_record
 from extract.crops import CropConfig, crops_are_current, remove_unfinished, write_crops
-from extract.executors import choose_device
+from extract.devices import choose_device
 from extract.faces import Detector, make_detector
 from extract.likeness import Embedder, make_embedder, read_reference, reference_key
 from extract.outcome import Outcome

@@ -37,7 +37,7 @@ GROUPS = {
     ),
     "demo": ("extract/corpora/test_demo.py",),
     "backbones": ("extract/test_backbones.py",),
-    "executors": ("extract/test_executors.py",),
+    "runtimes": ("extract/test_runtimes.py",),
     "facenet": ("extract/backbones/test_facenet.py",),
     "resnet50": ("extract/backbones/test_resnet50.py",),
     "vggish": ("extract/backbones/test_vggish.py",),

@@ -13,7 +13,8 @@ from cache.errors import MissingFileError, SettingError, ShapeError, UnknownName
 from cache.names import load_named
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
-from extract.executors import TorchExecutor, choose_device
+from extract.devices import choose_device
+from extract.torch_runtime import TorchExecutor
 from extract.weights import load_weights
 
 FOAMLIU = Path(__file__).parents[3] / "shared/weights/mobilefacenet_foamliu.pt"

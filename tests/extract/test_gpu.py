@@ -16,10 +16,11 @@ from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.devices import choose_device
 from extract.engine import EngineOptions, extract_features
-from extract.executors import TorchExecutor, choose_device
 from extract.inputs.images import ImageInput
 from extract.outcome import Outcome
+from extract.torch_runtime import TorchExecutor
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 DEVICE = "cuda"

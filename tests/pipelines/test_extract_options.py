@@ -111,13 +111,13 @@ def test_a_rehearsal_writes_nothing(project: Path, run: Run, edit_params: Callab
 
 
 def test_the_probe_runs_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from extract import executors
+    from extract import torch_runtime
     from extract.backbone import load_backbone
 
     seen = []
-    start = executors.TorchExecutor.start
+    start = torch_runtime.TorchExecutor.start
     monkeypatch.setattr(
-        executors.TorchExecutor, "start", lambda self, batch: seen.append(len(batch)) or start(self, batch)
+        torch_runtime.TorchExecutor, "start", lambda self, batch: seen.append(len(batch)) or start(self, batch)
     )
     assert seconds_per_frame(load_backbone("conv1d", "random"), EngineOptions(batch_size=4, device="cpu")) > 0
     assert seen == [4, 4]
@@ -281,7 +281,7 @@ def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> 
     [
         (["--backbone", "all", "--weights", "random", "--out", "o", "clip.mp4"], 2, "name them"),
         (["--backbone", "conv1d", "--limit", "0"], 2, "--limit"),
-        (["--backbone", "conv1d", "--runtime", "onnx"], 2, "'torch', 'openvino'"),
+        (["--backbone", "conv1d", "--runtime", "onnx"], 2, "'openvino', 'torch'"),
         (["--backbone", "conv1d", "--runtime", "openvino", "--compile"], 1, "got '--compile'. Leave"),
         (
             ["--backbone", "conv1d", "--runtime", "openvino", "--precision", "bf16"],

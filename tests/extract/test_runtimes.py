@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,11 @@ from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.batches import cut_batches, join_inputs
+from extract.devices import choose_device
 from extract.engine import EngineOptions, extract_features, recipe
-from extract.executors import (
-    OpenVinoExecutor,
-    TorchExecutor,
-    check_running,
-    choose_device,
-    running_versions,
-)
+from extract.openvino_runtime import OpenVinoExecutor
+from extract.runtimes import DEFAULT_RUNTIME, RUNTIMES, Executor, check_running, make_executor, running_versions
+from extract.torch_runtime import TorchExecutor
 from extract.weights import load_weights
 
 SIZE = 8
@@ -51,17 +50,16 @@ def draw(backbone: Backbone, count: int) -> np.ndarray:
     return backbone.input.example(count, 3)
 
 
-def executors(backbone: Backbone, runtime: str) -> Any:
-    if runtime == "torch":
-        return TorchExecutor(backbone, choose_device("cpu"))
-    skip_without_openvino()
-    return OpenVinoExecutor(backbone, backbone.input.example(SIZE))
+def executor_of(backbone: Backbone, runtime: str) -> Executor:
+    if runtime == "openvino":
+        skip_without_openvino()
+    return make_executor(backbone, SIZE, choose_device("cpu"), runtime, "fp32", False)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_of_a_full_batch_a_row_is_the_same_to_the_last_bit_in_any_company(backbone: Backbone, runtime: str) -> None:
     """What lets batches cross the borders of trials: a killed run that is taken up again has other batches."""
-    executor = executors(backbone, runtime)
+    executor = executor_of(backbone, runtime)
     pool = draw(backbone, 2 * SIZE)
     expected = np.concatenate([executor(pool[:SIZE]), executor(pool[SIZE:])])
     rng = np.random.default_rng(0)
@@ -77,7 +75,7 @@ def test_openvino_equals_torch_to_tolerance(backbone: Backbone) -> None:
             module.running_var.uniform_(0.9, 1.1, generator=generator)
     batch = draw(backbone, SIZE)
     expected = backbone.embed(torch.from_numpy(batch)).numpy()
-    found = executors(backbone, "openvino")(batch)
+    found = executor_of(backbone, "openvino")(batch)
     assert found.dtype == np.float32
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
@@ -90,7 +88,7 @@ def test_openvino_keeps_silent_on_the_network(tmp_path: Path) -> None:
         "import socket, sys\n"
         "def refuse(*_): raise SystemExit('called')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from extract.executors import OpenVinoExecutor\nfrom extract.backbone import load_backbone\n"
+        "from extract.openvino_runtime import OpenVinoExecutor\nfrom extract.backbone import load_backbone\n"
         "b = load_backbone('conv1d', 'random'); OpenVinoExecutor(b, b.input.example(2))(b.input.example(2))\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
     )
@@ -188,7 +186,7 @@ def make_sounds(folder: Path, lengths: tuple[int, ...]) -> Manifest:
     return Manifest(folder, tuple(trials))
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_batches_cross_trials_and_every_subset_gives_the_same_bytes(tmp_path: Path, runtime: str) -> None:
     """Lengths that fill no batch: whatever was finished before, the digests are those of one run over everything."""
     if runtime == "openvino":
@@ -206,6 +204,50 @@ def test_batches_cross_trials_and_every_subset_gives_the_same_bytes(tmp_path: Pa
         assert store.record("0").versions["runtime"] == runtime
         assert ("openvino" in store.record("0").versions) == (runtime == "openvino")
     assert digests[0] == digests[1]
+
+
+class ToyExecutor(Executor):
+    """A runtime that is nothing but a file and a table line: embeddings that name their items."""
+
+    libraries = ("numpy",)
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    @classmethod
+    def check(cls, backbone: Backbone, device: str, precision: str, compiled: bool) -> torch.device:
+        return torch.device("cpu")
+
+    @classmethod
+    def build(
+        cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool
+    ) -> ToyExecutor:
+        return cls(backbone.dim)
+
+    def start(self, batch: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: np.repeat(batch.mean(axis=1, dtype=np.float32)[:, None], self.dim, axis=1)
+
+
+def test_a_toy_runtime_runs_through_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "toy_runtime", SimpleNamespace(ToyExecutor=ToyExecutor))
+    monkeypatch.setitem(RUNTIMES, "toy", "toy_runtime:ToyExecutor")
+    manifest = make_sounds(tmp_path, (5, 17))
+    backbone = load_backbone("conv1d", "random")
+    store = FeatureStore.create(tmp_path / "conv1d.zarr", backbone.spec())
+    options = EngineOptions(batch_size=SIZE, device="cpu", runtime="toy")
+    assert not extract_features(backbone, store, manifest, manifest.trials, None, options).failures
+    embeddings, valid = store.read("1")
+    assert valid.all()
+    assert (embeddings == embeddings[:, :1]).all()
+    assert len(np.unique(embeddings[:, 0])) > 5
+    versions = store.record("1").versions
+    assert (versions["runtime"], set(versions) & {"numpy", "torch"}) == ("toy", {"numpy"})
+
+
+def test_table_and_files_agree() -> None:
+    files = {path.stem.removesuffix("_runtime") for path in (ROOT / "extract").glob("*_runtime.py")}
+    assert files == set(RUNTIMES)
+    assert DEFAULT_RUNTIME in RUNTIMES
 
 
 def test_a_bad_trial_fails_alone_within_a_batch(tmp_path: Path) -> None:

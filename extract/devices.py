@@ -1,0 +1,54 @@
+"""The device that a network runs on, and the process's memory for its activations."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+
+import torch
+
+from cache.errors import SettingError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
+
+
+def keep_big_buffers() -> None:
+    """Stop glibc from handing activation buffers back to the system at every step (Linux only).
+
+    Without it MobileFaceNet falls from 84 frames/s at batch 8 to 26 at batch 128; costs about 0.6 GB of peak memory.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Device of a name: auto, cpu, cuda or cuda:N.
+
+    On CUDA fp32 is then fp32 for the whole process, as on the CPU, and not TF32, whose ten bits move landmarks by pixels;
+    and cuDNN takes only algorithms that give the same bits each time.
+
+    Raises:
+        SettingError: if there is no such device here.
+    """
+    device = _find_device(wanted)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _find_device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise SettingError(f"Unknown device '{wanted}'; expected auto, cpu, cuda or cuda:N. Change it.")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError(
+            f"Device '{wanted}' does not exist; there are {torch.cuda.device_count()} CUDA devices. Use 'auto' or 'cpu'."
+        )
+    return device
