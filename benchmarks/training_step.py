@@ -115,7 +115,9 @@ def load(data: Windows, batch_size: int, device: torch.device) -> Iterator[Batch
             mask = torch.ones(targets.shape[:2], dtype=torch.bool, device=device)
             lengths = torch.full((len(targets),), targets.shape[1])
             moved = {modality: values.to(device) for modality, values in rows.items()}
-            yield Batch(moved, dict.fromkeys(rows, mask), mask, targets.to(device), (), lengths)
+            yield Batch(
+                moved, dict.fromkeys(rows, mask), mask[..., None].expand(targets.shape), targets.to(device), (), lengths
+            )
 
 
 def clone(batch: Batch) -> Batch:

@@ -294,10 +294,13 @@ def _stratify(pool: Sequence[Trial], n: int, num_targets: int) -> NDArray[np.int
 
 
 def _mean_label(trial: Trial, num_targets: int) -> NDArray[np.float64]:
-    """(C,) mean over annotated frames; nan where there is none."""
+    """(C,) mean over the annotated frames of each target; nan where there is none."""
     labels = np.zeros((0, num_targets)) if trial.labels is None else trial.labels.astype(np.float64)
-    annotated = labels[np.isfinite(labels).all(axis=1)]
-    return annotated.mean(axis=0) if len(annotated) else np.full(num_targets, np.nan)
+    annotated = labels[np.isfinite(labels).any(axis=1)]
+    present = np.isfinite(annotated)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.where(present, annotated, 0).sum(axis=0) / present.sum(axis=0)
+    return means
 
 
 def _pool(manifest: Manifest, n: int) -> tuple[list[Trial], list[str], list[str]]:

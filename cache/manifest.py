@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from cache.clock import FrameClock
 from cache.documents import (
     ClockPart,
     Document,
+    Part,
     check_document,
     damaged,
     digest_bytes,
@@ -32,9 +33,13 @@ from cache.documents import (
 )
 from cache.errors import CorpusError, MissingFileError
 from cache.names import require_known
+from cache.targets import AFFECT, Target, names_of
 
-VERSION = 2  # 2: clocks of varying pictures, rates by the pictures' intervals, digests
+VERSION = (
+    3  # 2: clocks of varying pictures, rates by the pictures' intervals, digests; 3: targets with kind, unit, range
+)
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
+_LISTED = 10  # labels out of range that are named; more are counted
 PARTITIONS = ("train", "validation", "test")
 _HERE = (
     "<manifest>/"  # begins a medium's path that starts from the manifest's folder, such as that of our own transcripts
@@ -53,7 +58,8 @@ class Trial:
         media: source kind → path relative to the manifest's media root, in POSIX form. Kinds:
             `video` (a container), `audio` (a container or sound file), `crops` (a folder or zip of
             JPEGs), `words` (a transcript with word times), `face` (a picture of the person).
-        labels: (T, C) float32 in [-1, 1], nan where not annotated; None where a trial has no labels.
+        labels: (T, C) float32, each column in the range of its target, nan where that target is not annotated; None where a
+            trial has no labels.
         face: which face of the video is this trial's: largest, centre, left, right, or reference (the one like
             the picture `face`).
     """
@@ -76,10 +82,18 @@ class _TrialPart(ClockPart):
     face: str
 
 
+class _TargetPart(Part):
+    name: str
+    kind: str
+    unit: str
+    low: float
+    high: float
+
+
 class _ManifestDocument(Document):
     version: int
     root: str
-    targets: list[str]
+    targets: list[_TargetPart]
     labels: str
     trials: list[_TrialPart]
 
@@ -96,12 +110,12 @@ class Manifest:
     Attributes:
         root: folder that the trials' media paths start from, which may begin with `~`.
         trials: the trials.
-        targets: names of the label columns.
+        targets: the label columns.
     """
 
     root: Path
     trials: tuple[Trial, ...]
-    targets: tuple[str, ...] = ("valence", "arousal")
+    targets: tuple[Target, ...] = AFFECT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(sorted(self.trials, key=lambda trial: trial.id)))
@@ -110,6 +124,7 @@ class Manifest:
             for name, count in Counter(t.id for t in self.trials).items()
             if count > 1
         ]
+        faults += [f"target '{n}' is declared {count} times" for n, count in Counter(self.names).items() if count > 1]
         for trial in self.trials:
             shape = (trial.clock.num_frames, len(self.targets))
             if trial.labels is not None and trial.labels.shape != shape:
@@ -122,6 +137,34 @@ class Manifest:
             raise CorpusError(
                 "The corpus contradicts itself: " + "; ".join(faults) + ". Mend the corpus and read it again."
             )
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """Refuse labels outside the range that their target declares, which would train to nothing in silence.
+
+        Raises:
+            CorpusError: naming trials, frames and labels.
+        """
+        faults = []
+        for trial in self.trials:
+            for target, column in zip(self.targets, () if trial.labels is None else trial.labels.T, strict=False):
+                frames = np.flatnonzero(target.outside(column))
+                if len(frames):
+                    faults.append(
+                        f"trial '{trial.id}' has {len(frames)} labels of '{target.name}' outside [{target.low:g}, {target.high:g}], "
+                        f"the first is {column[frames[0]]:g} in frame {frames[0]}"
+                    )
+        if faults:
+            more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+            raise CorpusError(
+                f"Labels leave the declared range: {'; '.join(faults[:_LISTED] + more)}. Declare the range that the labels have "
+                "('corpus.settings.targets' of a folder of your own, else the targets of the reader), or correct them."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the targets."""
+        return names_of(self.targets)
 
     def trial(self, trial_id: str) -> Trial:
         """The trial of this id.
@@ -172,7 +215,7 @@ class Manifest:
         document = {
             "version": VERSION,
             "root": _write_root(self.root, folder),
-            "targets": list(self.targets),
+            "targets": [asdict(target) for target in self.targets],
             "labels": digest_bytes(labels),
             "trials": [_trial_document(trial, self.root, folder) for trial in self.trials],
         }
@@ -202,6 +245,7 @@ class Manifest:
                 )
             document = check_document(raw, _ManifestDocument)
             clocks = [entry.clock for entry in document.trials]
+            targets = tuple(Target(**part.model_dump()) for part in document.targets)
         except CorpusError:
             raise
         except ValueError as error:
@@ -218,7 +262,7 @@ class Manifest:
             media = {kind: _read_place(place, root, folder) for kind, place in entry.media.items()}
             trials.append(Trial(entry.id, entry.subject, entry.partition, clock, media, own, entry.face))
             start = stop
-        return cls(root, tuple(trials), tuple(document.targets))
+        return cls(root, tuple(trials), targets)
 
 
 def _write_root(root: Path, folder: Path) -> str:

@@ -17,6 +17,7 @@ from cache.errors import FingerprintError, SettingError
 from cache.manifest import Manifest
 from cache.names import require_known
 from cache.store import FeatureStore
+from cache.targets import Target, names_of, to_unit
 from cache.windows import Window, cut_windows
 from fusion.batches import Batch, Batches
 from fusion.mapped import MappedRows, choose_resident, load_rows
@@ -34,10 +35,10 @@ class Bank:
         embeddings: {modality: (F + 1, D)} in the stored type; zero where not valid. The last row is padding. Or the
             modality's rows in their store.
         valid: {modality: (F + 1,)} true where the backbone saw input.
-        labels: (F + 1, C) float32, nan where not annotated.
+        labels: (F + 1, C) float32 in [-1, 1], whatever range the corpus has; nan where that target is not annotated.
         starts: trial id → its first row.
         lengths: trial id → its number of frames, in the order of the rows.
-        targets: names of the label columns.
+        targets: the label columns, with the ranges that the labels were mapped from.
         fingerprints: modality → fingerprint of the features.
         projections: modality → the principal components that its embeddings were reduced to.
         ahead: whether a thread gathers the next batch while this one is computed, where a core is free for it.
@@ -48,7 +49,7 @@ class Bank:
     labels: Tensor
     starts: dict[str, int]
     lengths: dict[str, int]
-    targets: tuple[str, ...]
+    targets: tuple[Target, ...]
     fingerprints: dict[str, str]
     projections: dict[str, Projection] = field(default_factory=dict)
     ahead: bool = True
@@ -95,7 +96,9 @@ class Bank:
         starts = _starts(lengths)
         for trial in trials:
             if trial.labels is not None:
-                labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = trial.labels
+                labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = to_unit(
+                    trial.labels, manifest.targets
+                )
         return cls(
             {modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
             {modality: valid.to(device) for modality, (_, valid) in rows.items()},
@@ -142,9 +145,11 @@ class Bank:
         Raises:
             UnknownNameError: if a target does not exist.
         """
+        names = names_of(self.targets)
         for target in targets:
-            require_known("target", target, self.targets)
-        return replace(self, labels=self.labels[:, [self.targets.index(target) for target in targets]], targets=targets)
+            require_known("target", target, names)
+        columns = [names.index(target) for target in targets]
+        return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
 
     def projected(self, projections: Mapping[str, Projection]) -> Bank:
         """The same bank with some modalities reduced to principal components, in float32 and in memory.

@@ -33,8 +33,8 @@ class Batch:
     Attributes:
         embeddings: {modality: (B, L, D)} float32, zero where not valid.
         valid: {modality: (B, L)} true where the backbone saw input; false in padding.
-        mask: (B, L) true where the frame lies inside the trial and every target is labelled.
-        targets: (B, L, C) float32, zero outside the mask.
+        mask: (B, L, C) true where the frame lies inside the trial and this target is labelled.
+        targets: (B, L, C) float32 in [-1, 1], zero outside the mask.
         windows: the B windows.
         lengths: (B,) int64 on the CPU, frames of each window before padding.
     """
@@ -68,11 +68,10 @@ class Batches:
             torch.tensor(list(columns), dtype=torch.int64).reshape(-1, 3).T.contiguous()
         )  # first, stride, used
         self._steps = torch.arange(length)
-        labelled = bank.labels.isfinite().all(dim=1)
-        self._targets = bank.labels.masked_fill(~labelled[:, None], 0)
-        self._flags = torch.stack(
-            [*bank.valid.values(), labelled], dim=1
-        )  # (F + 1, modalities + 1): one gather for all
+        labelled = bank.labels.isfinite()
+        self._targets = bank.labels.masked_fill(~labelled, 0)
+        # (F + 1, modalities + C): one gather for all
+        self._flags = torch.cat([*(valid[:, None] for valid in bank.valid.values()), labelled], dim=1)
         mapped = any(isinstance(rows, MappedRows) for rows in bank.embeddings.values())
         self._ahead = mapped or (bank.ahead and bank.device.type == "cpu")
         self._scratch = [self._make_scratch() for _ in range(2 if self._ahead else 1)]
@@ -97,9 +96,9 @@ class Batches:
 
     @property
     def labelled(self) -> Tensor:
-        """(N,) on the CPU: whether a window holds at least one labelled frame."""
-        parts = self._columns.split(4096, dim=1)
-        counts = [self._flags[self._rows(*columns), -1].any(dim=1) for columns in parts]
+        """(N, C) on the CPU: whether a window holds at least one labelled frame of a target."""
+        parts, first = self._columns.split(4096, dim=1), len(self.bank.valid)
+        counts = [self._flags[self._rows(*columns)][..., first:].any(dim=1) for columns in parts]
         return torch.cat(counts).cpu()
 
     def epoch(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -140,8 +139,8 @@ class Batches:
         columns = self._columns[:, chosen]
         rows = self._rows(*columns)
         shape, flat = rows.shape, rows.flatten()
-        flags = self._flags.index_select(0, flat).view(*shape, -1).unbind(dim=-1)
-        valid = dict(zip(scratch, flags, strict=False))
+        flags = self._flags.index_select(0, flat).view(*shape, -1)
+        valid = dict(zip(scratch, flags.unbind(dim=-1), strict=False))
         windows = tuple([self.windows[i] for i in chosen.tolist()])
         embeddings = {}
         for modality, (buffer, block) in scratch.items():
@@ -152,7 +151,7 @@ class Batches:
                 self._fill(source, flat, columns, result, block)
             embeddings[modality] = result.view(*shape, -1)
         targets = self._targets.index_select(0, flat).view(*shape, -1)
-        return Batch(embeddings, valid, flags[-1], targets, windows, columns[2])
+        return Batch(embeddings, valid, flags[..., len(valid) :], targets, windows, columns[2])
 
     def _fill(self, source: Tensor, rows: Tensor, columns: Tensor, result: Tensor, block: Tensor) -> None:
         """Fill (B * L, D) float32 with these rows of these windows."""

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
+from cache.targets import Target, names_of
 from fusion.model import FusionModel, build_model
 from fusion.moments import Moments
 from fusion.projection import Projection
 from fusion.settings import TrainConfig, configure
 
-VERSION = 1
+VERSION = 2  # 2: targets with their ranges
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 
 
@@ -43,6 +44,7 @@ class Checkpoint:
         training: the settings of the run; window and hop are those of inference too.
         validation: target → CCC on the fold's validation trials.
         versions: of the libraries that trained it.
+        targets: what it predicts, with the ranges that its outputs in [-1, 1] stand for.
         projections: modality → principal components that its embeddings are reduced to before the moments.
     """
 
@@ -53,6 +55,7 @@ class Checkpoint:
     training: TrainConfig
     validation: dict[str, float]
     versions: dict[str, str]
+    targets: tuple[Target, ...]
     projections: dict[str, Projection] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> None:
@@ -85,7 +88,7 @@ class Checkpoint:
             "model": self.model.name,
             "settings": self.model.settings,
             "dims": self.model.dims,
-            "targets": list(self.model.targets),
+            "targets": [asdict(target) for target in self.targets],
             "fingerprints": self.fingerprints,
             "fold": asdict(self.fold),
             "training": asdict(self.training),
@@ -151,7 +154,8 @@ def _read_document(path: Path) -> dict[str, Any]:
 def _rebuild(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
     try:
         with torch.random.fork_rng(devices=[]):
-            model = build_model(document["model"], document["dims"], tuple(document["targets"]), document["settings"])
+            targets = tuple(Target(**parts) for parts in document["targets"])
+            model = build_model(document["model"], document["dims"], names_of(targets), document["settings"])
         weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
         model.load_state_dict(weights)
         moments = {m: Moments(tensors[f"moments.{m}.mean"], tensors[f"moments.{m}.std"]) for m in document["dims"]}
@@ -166,6 +170,7 @@ def _rebuild(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor])
             training,
             document["validation"],
             document["versions"],
+            targets,
             {
                 m: Projection(*(tensors[f"projections.{m}.{name}"] for name in ("mean", "components")))
                 for m in document.get("projections", ())

@@ -72,7 +72,7 @@ def fit(
 
     Args:
         model: called with the inputs of a batch.
-        objective: estimate, targets (B, L, C), mask (B, L) → scalar loss.
+        objective: estimate, targets (B, L, C), mask (B, L, C) → scalar loss.
         lessons: what teaches.
         judge: target → validation CCC of the model as it is.
         config: of the run; `epochs` is the limit over all stages.
@@ -193,8 +193,5 @@ def _finite_mean(total: Tensor, count: int, epoch: int, config: TrainConfig) -> 
     """Mean loss of an epoch; a loss that is not finite stays so in the sum, so one check per epoch is enough."""
     mean = float(total) / count
     if not torch.isfinite(total):
-        raise AvFusionError(
-            f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. "
-            "Lower 'lr', and look for labels outside [-1, 1]."
-        )
+        raise AvFusionError(f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. Lower 'lr'.")
     return mean

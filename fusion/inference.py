@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.errors import SettingError
+from cache.targets import from_unit
 from cache.windows import stitch
 from fusion.bank import Bank
 from fusion.checkpoint import Checkpoint
@@ -25,7 +26,8 @@ class Prediction:
 
     Attributes:
         trial_id: the trial.
-        values: (T, C) float32, one row per frame; where windows overlap, their mean.
+        values: (T, C) float32, one row per frame; where windows overlap, their mean. In the ranges of the targets, but for
+            those of `run_model`, which are a model's own, in [-1, 1].
         targets: names of the C columns.
     """
 
@@ -51,7 +53,8 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     normalised = bank.projected(checkpoint.projections).normalised(checkpoint.moments, chosen)
     training = checkpoint.training
     padding = None if training.masked else padding_rows(checkpoint.moments)
-    return run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)
+    own = run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)
+    return [replace(each, values=from_unit(each.values, checkpoint.targets)) for each in own]
 
 
 def predict_ensemble(
@@ -113,7 +116,7 @@ def run_model(
     batch_size: int,
     padding: Mapping[str, Tensor] | None = None,
 ) -> list[Prediction]:
-    """Predict trials of a bank that is already normalised; the model is left in the mode in which it came.
+    """Predict trials of a bank that is already normalised, in [-1, 1]; the model is left in the mode in which it came.
 
     Args:
         model: moved to the bank's device.

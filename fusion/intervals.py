@@ -15,7 +15,7 @@ from cache.errors import SettingError
 
 Array = NDArray[np.float64]
 Run = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
-"""Trial id → prediction (T, C) and target (T, C), counted frames only."""
+"""Trial id → prediction (T, C) and target (T, C), nan where it does not count."""
 
 
 def bootstrap(runs: Sequence[Run], draws: int, level: float, seed: int) -> dict[str, Array]:
@@ -66,7 +66,9 @@ def score_sums(sums: Array) -> dict[str, Array]:
 def _centre(runs: Sequence[Run]) -> Array:
     """(C,) near the means, so that differences of squares keep their digits."""
     targets = np.concatenate([target for run in runs for _, target in run.values()])
-    return targets.mean(axis=0, dtype=np.float64) if len(targets) else np.zeros(targets.shape[1])
+    present = np.isfinite(targets)
+    centre: Array = np.where(present, targets, 0).sum(axis=0, dtype=np.float64) / present.sum(axis=0).clip(1)
+    return centre
 
 
 def _sum_trials(run: Run, names: Sequence[str], centre: Array) -> Array:
@@ -81,9 +83,9 @@ def _sum_trials(run: Run, names: Sequence[str], centre: Array) -> Array:
 
 def _sum_trial(prediction: Array, target: Array, centre: Array) -> Array:
     """(S, C): frames, p, t, p^2, t^2, p t, squared errors, equal signs, the trial's CCC and whether it has one."""
-    p, t = prediction - centre, target - centre
+    p, t, present = prediction - centre, target - centre, np.isfinite(target)
     parts = [np.ones_like(p), p, t, p * p, t * t, p * t, (p - t) ** 2, np.sign(prediction) == np.sign(target)]
-    sums = np.stack([part.sum(axis=0) for part in parts])
+    sums = np.stack([np.where(present, part, 0).sum(axis=0) for part in parts])
     one = np.concatenate([sums, np.zeros((2, len(centre)))])
     own = score_sums(one)["ccc"]
     return np.concatenate([sums, [np.nan_to_num(own), np.isfinite(own)]])

@@ -2,7 +2,8 @@
 
     L = L_ccc + lambda_mse L_mse + lambda_ce L_ce                                    [Karas2022, Equation 5]
 
-All take `prediction, target, mask`; frames outside the mask contribute nothing, neither value nor gradient. Where padding
+All take `prediction, target, mask`; each target has a mask of its own, and frames outside it contribute nothing to it,
+neither value nor gradient. Where padding
 shall count with targets 0, as in [Zhang2023]'s code, the batch says so (`fusion.padding.count_padding`), not the loss.
 """
 
@@ -52,12 +53,12 @@ def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Args:
         prediction: (B, L, C).
         target: (B, L, C), any finite number outside the mask.
-        mask: (B, L), true where the frame counts.
+        mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
         Scalar in [0, 2]; 1 where nothing varies or no frame counts.
     """
-    return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten()[:, None], 0)).mean()
+    return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten(0, 1), 0)).mean()
 
 
 def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -65,24 +66,24 @@ def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tenso
 
     The paper says no more than "the CCC loss" (Section 3.4).
 
-    Windows without a counted frame are left out of the mean. Deviation: population moments throughout, the
+    Targets without a counted frame are left out of their window's mean, windows without any out of the mean. Deviation: population moments throughout, the
     published code divides the covariance by N and the variances by N - 1 (factor .9967 for 300 frames).
 
     Args:
         prediction: (B, L, C).
         target: (B, L, C), any finite number outside the mask.
-        mask: (B, L), true where the frame counts.
+        mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
         Scalar in [0, 2]; 0 where no frame counts at all.
     """
     counted = mask.any(dim=1)
-    loss = (1 - _ccc(prediction, target, mask[:, :, None], 1)).mean(dim=-1)
-    return (loss * counted).sum() / counted.sum().clamp_min(1)
+    loss = ((1 - _ccc(prediction, target, mask, 1)) * counted).sum(dim=-1) / counted.sum(dim=-1).clamp_min(1)
+    return loss.sum() / counted.any(dim=-1).sum().clamp_min(1)
 
 
 def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """CCC along `dim` with a mask that broadcasts over targets; two passes, so float32 keeps its digits."""
+    """CCC along `dim` over what the mask counts; two passes, so float32 keeps its digits."""
     weight = mask.to(prediction.dtype)
     weight = weight / weight.sum(dim, keepdim=True).clamp_min(1)
     mean_p = (prediction * weight).sum(dim, keepdim=True)
@@ -93,20 +94,19 @@ def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 def mse_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared error, mean over counted frames and targets.
+    """Squared error, mean over all that counts: a target with fewer labels has less of a say.
 
     [Karas2022, Equation 4] writes a sum; the authors' code takes the mean, without which lambda has no fixed meaning.
 
     Args:
         prediction: (B, L, C).
         target: (B, L, C), any finite number outside the mask.
-        mask: (B, L), true where the frame counts.
+        mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
         Scalar; 0 where no frame counts.
     """
-    frames = mask.sum().clamp_min(1) * prediction.shape[-1]
-    return ((prediction - target).square() * mask[:, :, None]).sum() / frames
+    return ((prediction - target).square() * mask).sum() / mask.sum().clamp_min(1)
 
 
 def polar_class(valence: Tensor, arousal: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Te
     Args:
         logits: (B, L, 24).
         classes: (B, L) int64.
-        mask: (B, L), true where the frame counts.
+        mask: (B, L, C), true where the frame counts for this target.
         weight: (24,) weight of each class.
 
     Returns:
@@ -158,7 +158,7 @@ def balanced_class_weights(labels: Tensor) -> Tensor:
     N frames, n_c of them in class c, K classes that occur; 1 where n_c is 0. As `class_weight="balanced"` in scikit-learn.
 
     Args:
-        labels: (F, 2), valence and arousal of the training frames.
+        labels: (F, 2), valence and arousal of the training frames where both are labelled.
     """
     counts = torch.bincount(polar_class(labels[:, 0], labels[:, 1]), minlength=NUM_POLAR_CLASSES).float()
     occurs = counts > 0
@@ -187,7 +187,7 @@ class Objective(nn.Module):
             lambda_mse: weight of the squared error.
             lambda_ce: weight of the cross-entropy; None for 0.88 where the model has polar classes, else 0.
             class_weights: a name of `fusion.settings.CLASS_WEIGHTINGS`.
-            labels: (F, C) of the training frames, where the class weights come from them.
+            labels: (F, C) of the training frames, nan where not labelled, where the class weights come from them.
 
         Raises:
             UnknownNameError: if there is no such loss or rule of weights.
@@ -203,10 +203,10 @@ class Objective(nn.Module):
         self.axes = [targets.index("valence"), targets.index("arousal")] if has_polar_plane(targets) else None
         weigh = load_named("rule of class weights", CLASS_WEIGHTINGS, class_weights)
         points = labels[:, self.axes] if self.axes and labels is not None else torch.zeros(0, 2)
-        self.register_buffer("class_weights", weigh(points))
+        self.register_buffer("class_weights", weigh(points[points.isfinite().all(dim=1)]))
 
     def forward(self, estimate: Estimate, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of an estimate against target (B, L, C) and mask (B, L).
+        """Scalar loss of an estimate against target (B, L, C) and mask (B, L, C).
 
         Raises:
             SettingError: if a cross-entropy is asked for and the model has no class head.
@@ -217,7 +217,9 @@ class Objective(nn.Module):
         weight = self._weight_classes(estimate)
         if weight and self.axes and estimate.logits is not None:
             classes = polar_class(target[..., self.axes[0]], target[..., self.axes[1]])
-            loss = loss + weight * cross_entropy_loss(estimate.logits, classes, mask, self.class_weights)
+            loss = loss + weight * cross_entropy_loss(
+                estimate.logits, classes, mask[..., self.axes].all(dim=-1), self.class_weights
+            )
         return loss
 
     def _weight_classes(self, estimate: Estimate) -> float:

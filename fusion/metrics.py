@@ -4,7 +4,7 @@ One estimator throughout, population moments (divided by N), as in [Lin1989] and
 one set of frames; the classes accumulate over trials (`update`, then `compute`), merging moments in the stable form
 of [Chan1983], and give what the function gives on the concatenation.
 
-Rules for nan: frames outside the mask are never looked at. A nan in a counted frame makes that target nan. No
+Rules for nan: what is outside the mask is never looked at; each target may have a mask of its own. A nan in a counted frame makes that target nan. No
 counted frame is nan.
 """
 
@@ -26,7 +26,7 @@ def ccc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tenso
     Args:
         prediction: (..., C), any range.
         target: (..., C), same range.
-        mask: (...), true where the frame counts; all of them by default.
+        mask: (...), or (..., C) for each target by itself, true where the frame counts; all of them by default.
 
     Returns:
         (C,) float64 in [-1, 1]; 0 where only one of the two varies; nan where neither varies and both means agree.
@@ -43,7 +43,7 @@ def pcc(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tenso
     Args:
         prediction: (..., C), any range.
         target: (..., C), any range.
-        mask: (...), true where the frame counts; all of them by default.
+        mask: (...), or (..., C) for each target by itself, true where the frame counts; all of them by default.
 
     Returns:
         (C,) float64 in [-1, 1]; nan where one of the two never varies.
@@ -60,7 +60,7 @@ def rmse(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     Args:
         prediction: (..., C), any range.
         target: (..., C), same range.
-        mask: (...), true where the frame counts; all of them by default.
+        mask: (...), or (..., C) for each target by itself, true where the frame counts; all of them by default.
 
     Returns:
         (C,) float64, in the unit of the target.
@@ -79,7 +79,7 @@ def sagr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     Args:
         prediction: (..., C), any range.
         target: (..., C), same range.
-        mask: (...), true where the frame counts; all of them by default.
+        mask: (...), or (..., C) for each target by itself, true where the frame counts; all of them by default.
 
     Returns:
         (C,) float64 in [0, 1].
@@ -94,31 +94,34 @@ class _Moments:
     """Count, means, sums of squared deviations and of their product, of two series per target."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = torch.zeros(1, dtype=torch.float64)  # (C,)
         self.mean = torch.zeros(2, 1, dtype=torch.float64)  # (prediction and target, C)
         self.square = torch.zeros(2, 1, dtype=torch.float64)
         self.product = torch.zeros(1, dtype=torch.float64)
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
-        """Add frames: prediction and target (..., C), mask (...)."""
-        both = torch.stack(_counted_frames(prediction, target, mask))
-        if both.shape[1] == 0:
+        """Add frames: prediction and target (..., C), mask (...) or (..., C)."""
+        *pair, counted = _counted_frames(prediction, target, mask)
+        if not len(counted):
             return self
-        first = both[:, :1]  # deviations from a frame of the series: a constant one has a spread of exactly 0
-        shifted = both - first
-        centre = shifted.mean(dim=1, keepdim=True)
-        p, t = deviations = shifted - centre
-        self._merge(both.shape[1], (first + centre)[:, 0], deviations.square().sum(dim=1), (p * t).sum(dim=0))
+        both, outside, count = torch.stack(pair), ~counted, counted.sum(dim=0).double()
+        # deviations from a counted frame of the series: a constant one has a spread of exactly 0
+        first = both.gather(1, counted.int().argmax(dim=0).expand(2, 1, -1))
+        shifted = (both - first).masked_fill(outside, 0)
+        centre = shifted.sum(dim=1, keepdim=True) / count.clamp_min(1)
+        p, t = deviations = (shifted - centre).masked_fill(outside, 0)
+        mean = (first + centre)[:, 0].masked_fill(count == 0, 0)
+        self._merge(count, mean, deviations.square().sum(dim=1), (p * t).sum(dim=0))
         return self
 
-    def _merge(self, count: int, mean: Tensor, square: Tensor, product: Tensor) -> None:
-        """Pairwise update of [Chan1983]."""
+    def _merge(self, count: Tensor, mean: Tensor, square: Tensor, product: Tensor) -> None:
+        """Pairwise update of [Chan1983], each target by itself."""
         total = self.count + count
-        delta = mean - self.mean if self.count else torch.zeros_like(mean)
-        weight = self.count * count / total
+        delta = mean - self.mean
+        weight = self.count * count / total.clamp_min(1)
         self.square = self.square + square + weight * delta.square()
         self.product = self.product + product + weight * delta[0] * delta[1]
-        self.mean = self.mean + delta * (count / total) if self.count else mean
+        self.mean = torch.where(self.count > 0, self.mean + delta * (count / total.clamp_min(1)), mean)
         self.count = total
 
 
@@ -144,7 +147,7 @@ class _Mean:
     """Mean over frames of something that each frame has of its own."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = torch.zeros(1, dtype=torch.float64)  # (C,)
         self.total = torch.zeros(1, dtype=torch.float64)
 
     def frame(self, p: Tensor, t: Tensor) -> Tensor:
@@ -152,15 +155,15 @@ class _Mean:
         raise NotImplementedError
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
-        """Add frames: prediction and target (..., C), mask (...)."""
-        p, t = _counted_frames(prediction, target, mask)
-        self.count += len(p)
-        self.total = self.total + self.frame(p, t).sum(dim=0)
+        """Add frames: prediction and target (..., C), mask (...) or (..., C)."""
+        p, t, counted = _counted_frames(prediction, target, mask)
+        self.count = self.count + counted.sum(dim=0)
+        self.total = self.total + self.frame(p, t).masked_fill(~counted, 0).sum(dim=0)
         return self
 
     def compute(self) -> Tensor:
         """(C,) over all frames so far."""
-        return self.total / self.count if self.count else self.total * torch.nan
+        return self.total / self.count
 
 
 class RMSE(_Mean):
@@ -190,7 +193,7 @@ class TrialCCC:
         self.trials: list[Tensor] = []
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
-        """Add a trial: prediction and target (..., C), mask (...)."""
+        """Add a trial: prediction and target (..., C), mask (...) or (..., C)."""
         self.trials.append(ccc(prediction, target, mask))
         return self
 
@@ -208,17 +211,20 @@ METRICS: dict[str, type[CCC] | type[PCC] | type[RMSE] | type[SAGR] | type[TrialC
 }
 
 
-def _counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both as (N, C) float64 on the CPU, counted frames only."""
-    if (
-        prediction.shape != target.shape
-        or prediction.ndim < 2
-        or (mask is not None and mask.shape != prediction.shape[:-1])
-    ):
+def _counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both as (N, C) float64 on the CPU, and which numbers count (N, C); frames without any that does are left out."""
+    fits = mask is None or mask.shape in (prediction.shape, prediction.shape[:-1])
+    if prediction.shape != target.shape or prediction.ndim < 2 or not fits:
         shapes = ", ".join(str(tuple(x.shape)) for x in (prediction, target) if x is not None)
         raise ShapeError(
             f"Prediction and target have shapes {shapes}, the mask {None if mask is None else tuple(mask.shape)}; "
-            "expected (..., C) twice and (...). Give one row per frame."
+            "expected (..., C) twice and (...) or (..., C). Give one row per frame."
         )
     p, t = (x.detach().cpu().double().reshape(-1, x.shape[-1]) for x in (prediction, target))
-    return (p, t) if mask is None else (p[mask.cpu().flatten()], t[mask.cpu().flatten()])
+    if mask is None:
+        return p, t, torch.ones_like(p, dtype=torch.bool)
+    counted = (
+        (mask if mask.ndim == prediction.ndim else mask[..., None]).cpu().expand(prediction.shape).reshape(p.shape)
+    )
+    kept = counted.any(dim=1)
+    return p[kept], t[kept], counted[kept]

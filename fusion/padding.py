@@ -61,7 +61,7 @@ def padding_rows(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
 def count_padding(batch: Batch, rows: Mapping[str, Tensor]) -> Batch:
     """The batch as [Zhang2023]'s code sees it: padding is input like any other, and counts with targets 0.
 
-    Frames inside a trial that nobody annotated stay out of the mask.
+    Frames inside a trial that nobody annotated stay out of the mask, target by target.
 
     Args:
         batch: its embeddings are written to, where there is padding.
@@ -76,6 +76,6 @@ def count_padding(batch: Batch, rows: Mapping[str, Tensor]) -> Batch:
     return replace(
         batch,
         valid={modality: valid | outside for modality, valid in batch.valid.items()},
-        mask=batch.mask | outside,
+        mask=batch.mask | outside[:, :, None],
         lengths=torch.full_like(batch.lengths, batch.mask.shape[1]),
     )

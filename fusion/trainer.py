@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cache.errors import CorpusError, SettingError
 from cache.folds import Fold
+from cache.targets import names_of
 from fusion.bank import Bank
 from fusion.batches import Batch, Batches
 from fusion.checkpoint import Checkpoint, current_versions
@@ -73,7 +74,7 @@ def train(
         raise SettingError(
             f"'per_target' asks for {len(config.networks())} networks, expected one at a time. Train each of 'config.networks()'."
         )
-    config.check_targets(bank.targets)
+    config.check_targets(names_of(bank.targets))
     moments = bank.measure(fold.train)
     resident = bank.select_targets(config.targets).normalised(moments, [*fold.train, *fold.validate])
     padding = None if config.masked else padding_rows(moments)
@@ -103,6 +104,7 @@ def train(
         config,
         history[best_epoch].validation,
         current_versions(),
+        resident.targets,
         dict(resident.projections),
     )
     return TrainResult(checkpoint, history, best_epoch)
@@ -133,21 +135,31 @@ def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
             f"None of {len(fold.train)} training trials is as long as a window of {config.window} frames at dilation "
             f"{config.dilation}, and 'tail' is 'drop'. Lower 'window' or 'dilation', or set 'tail' to 'align'."
         )
-    labelled = bank.batches(windows, config.window, config.batch_size).labelled.tolist()
-    kept = [window for window, good in zip(windows, labelled, strict=True) if good]
-    if not kept:
+    labelled = bank.batches(windows, config.window, config.batch_size).labelled
+    if not labelled.any(dim=0).all():
         raise CorpusError(
-            f"None of {len(windows)} training windows holds a labelled frame. Check the labels and 'window'."
+            f"None of {len(windows)} training windows holds a labelled frame{_lacking(config.targets, labelled)}. Check the "
+            "labels and 'window'."
         )
-    if not any(bank.labels[bank.span(trial_id)].isfinite().all(dim=1).any() for trial_id in fold.validate):
-        raise CorpusError(f"None of {len(fold.validate)} validation trials has a labelled frame. Choose another fold.")
+    validated = torch.stack([bank.labels[bank.span(name)].isfinite().any(dim=0) for name in fold.validate])
+    if not validated.any(dim=0).all():
+        raise CorpusError(
+            f"None of {len(fold.validate)} validation trials has a labelled frame{_lacking(config.targets, validated)}. "
+            "Choose another fold."
+        )
+    kept = [window for window, good in zip(windows, labelled.any(dim=1).tolist(), strict=True) if good]
     return bank.batches(kept, config.window, config.batch_size)
+
+
+def _lacking(targets: Sequence[str], labelled: Tensor) -> str:
+    """Names of the targets without any label (N, C)."""
+    names = [target for target, any_ in zip(targets, labelled.any(dim=0).tolist(), strict=True) if not any_]
+    return f" of {' and '.join(names)}"
 
 
 def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
     """The losses, with class weights from the labelled training frames where the settings say so."""
     labels = torch.cat([bank.labels[bank.span(trial_id)] for trial_id in fold.train]).cpu()
-    labels = labels[labels.isfinite().all(dim=1)]
     objective = Objective(
         config.targets, config.loss, config.lambda_mse, config.lambda_ce, config.class_weights, labels
     )
@@ -179,7 +191,7 @@ def _solve(
 def validate(
     model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """CCC of each target over all labelled validation frames concatenated, as in the authors' code of [Karas2022].
+    """CCC of each target over all its labelled validation frames concatenated, as in the authors' code of [Karas2022].
 
     Args:
         model: on any device; its mode is kept.
@@ -195,5 +207,5 @@ def validate(
     window, hop, size = config.window, config.hop, config.batch_size
     for prediction in run_model(model, bank, fold.validate, window, hop, size, padding):
         labels = bank.labels[bank.span(prediction.trial_id)].cpu()
-        agreement.update(torch.from_numpy(prediction.values), labels, labels.isfinite().all(dim=1))
+        agreement.update(torch.from_numpy(prediction.values), labels, labels.isfinite())
     return dict(zip(config.targets, agreement.compute().tolist(), strict=True))

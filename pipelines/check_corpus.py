@@ -250,7 +250,7 @@ def _count_trials(trials: list[Trial], crops: dict[str, np.ndarray | None]) -> d
 
 
 def _labelled(trial: Trial) -> np.ndarray:
-    """(T,) bool."""
+    """(T,) bool, which frames have a label of any target."""
     if trial.labels is None:
         return np.zeros(trial.clock.num_frames, bool)
-    return np.asarray(np.isfinite(trial.labels).all(axis=1))
+    return np.asarray(np.isfinite(trial.labels).any(axis=1))

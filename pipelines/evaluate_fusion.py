@@ -169,7 +169,7 @@ def _predict_runs(
             networks = load_networks(folder)
             _refuse_stale(name, system, params, seed, networks)
             predictions = predict_ensemble(networks, bank, trial_ids)
-            runs[fold.index, seed] = [_order(prediction, manifest.targets) for prediction in predictions]
+            runs[fold.index, seed] = [_order(prediction, manifest.names) for prediction in predictions]
             advance(1, name)
     return runs
 
@@ -184,15 +184,19 @@ def _order(prediction: Prediction, targets: Sequence[str]) -> Prediction:
 def _pairs(
     predictions: Sequence[Prediction], manifest: Manifest
 ) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
-    """Trial id → prediction and label (T, C) of its labelled frames."""
-    trials = {trial.id: trial for trial in manifest.trials}
-    columns = [manifest.targets.index(target) for target in predictions[0].targets]
+    """Trial id → prediction and label (T, C) of its labelled frames, about the middle of each target's range.
+
+    No figure but the agreement of signs looks at where the middle is. Labels are nan where only other targets have one.
+    """
+    columns = [manifest.names.index(target) for target in predictions[0].targets]
+    middle = np.array([manifest.targets[column].middle for column in columns], np.float32)
     pairs = {}
     for prediction in predictions:
-        labels = trials[prediction.trial_id].labels
+        labels = manifest.trial(prediction.trial_id).labels
         assert labels is not None
-        counted = np.isfinite(labels[:, columns]).all(axis=1)
-        pairs[prediction.trial_id] = prediction.values[counted], labels[counted][:, columns]
+        own = labels[:, columns]
+        counted = np.isfinite(own).any(axis=1)
+        pairs[prediction.trial_id] = prediction.values[counted] - middle, own[counted] - middle
     return pairs
 
 
@@ -203,7 +207,7 @@ def _score(predictions: Sequence[Prediction], manifest: Manifest) -> Scores:
     scores = {name: kind() for name, kind in METRICS.items()}
     for prediction, labels in _pairs(predictions, manifest).values():
         for score in scores.values():
-            score.update(torch.from_numpy(prediction), torch.from_numpy(labels))
+            score.update(torch.from_numpy(prediction), torch.from_numpy(labels), torch.from_numpy(np.isfinite(labels)))
     table = {}
     for name, score in scores.items():
         values = score.compute().tolist()

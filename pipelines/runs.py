@@ -105,7 +105,7 @@ class Digests:
             "pca": job.system.pca,
             "fold": asdict(job.fold),
             "features": {m: self._digest_features(m, b, trial_ids) for m, b in sorted(job.system.modalities.items())},
-            "targets": self._manifest.targets,
+            "targets": [asdict(target) for target in self._manifest.targets],
             "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
             "machine": self._machine,
             "versions": {name: version(name) for name in LIBRARIES},

@@ -57,9 +57,7 @@ def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
 
 def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[int]]:
     """Partition → numbers of the folds that have no labelled trial in it."""
-    labelled = {
-        trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).all(1).any()
-    }
+    labelled = {trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).any()}
     return {name: [fold.index for fold in folds if labelled.isdisjoint(fold.part(name))] for name in PARTITIONS}
 
 

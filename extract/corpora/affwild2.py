@@ -19,6 +19,7 @@ from pathlib import Path
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, ShapeError
 from cache.manifest import Manifest, Trial
+from cache.targets import AFFECT
 from extract.corpora.affwild2_folders import (
     PARTITION_FOLDERS,
     VIDEO_SUFFIXES,
@@ -48,7 +49,6 @@ from extract.crop_files import crop_numbers, open_crops
 from extract.tracking import FACES
 from extract.video import VideoInfo
 
-TARGETS = ("valence", "arousal")
 _OTHER = {"left": "right", "right": "left"}
 _FAR = 100_000  # frames, 55 minutes: a crop of a higher number that is also
 _SPARSE = 1_000  # times the number of crops is misnamed
@@ -136,7 +136,7 @@ class AffWild2:
             for trial in trials
             if isinstance(info := infos.get(trial.id), VideoInfo)
         )
-        return finish(root, trials, TARGETS, faults)
+        return finish(root, trials, AFFECT, faults)
 
     def _folders(self, root: Path) -> Folders:
         found, config = find_folders(root), self.config
@@ -167,7 +167,7 @@ class AffWild2:
             info = None
         try:
             if item.annotation is not None:
-                labels = read_annotation(item.annotation, TARGETS)
+                labels = read_annotation(item.annotation)
                 num_rows = len(labels)
         except RowFaults as error:
             fault(error)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import MissingFileError
+from cache.targets import AFFECT, names_of
 from extract.corpora.reading import RowFaults, read_text, separator_fault
 
 NOT_ANNOTATED = -5.0
@@ -30,7 +31,7 @@ def split_side(trial_id: str) -> tuple[str, str]:
     return trial_id, "largest"
 
 
-def read_annotation(path: Path, columns: Sequence[str] = ("valence", "arousal")) -> NDArray[np.float32]:
+def read_annotation(path: Path, columns: Sequence[str] = names_of(AFFECT)) -> NDArray[np.float32]:
     """Read one annotation file: a header, then one row per video frame, values in [-1, 1] or -5 for "not annotated".
 
     A row counts as not annotated when any of its values is -5, as [Karas2022] does; rows where only some are, are

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import CorpusError, MissingFileError, SettingError, ShapeError
 from cache.manifest import PARTITIONS, Manifest, Trial
+from cache.targets import AFFECT, names_of
 from extract.corpora.annotations import NOT_ANNOTATED, read_annotation, split_side
 from extract.corpora.demo_face import Look, make_background
 from extract.corpora.demo_media import write_text, write_video
@@ -31,7 +32,6 @@ from extract.corpora.demo_stage import Actor, cast_actor, draw_pictures
 from extract.corpora.demo_voice import SAMPLE_RATE, Voice, speak
 from extract.corpora.reading import finish
 
-TARGETS = ("valence", "arousal")
 BATCHES = ("batch1", "batch2")
 ANNOTATIONS = "6th_ABAW_Annotations/VA_Estimation_Challenge"
 FOLDERS = {"train": "Train_Set", "validation": "Validation_Set", "test": "Test_Set"}
@@ -134,7 +134,7 @@ class DemoCorpus:
             trial = _read_trial(root, *row, faults)
             if trial is not None:
                 trials.append(trial)
-        return finish(root, trials, TARGETS, faults)
+        return finish(root, trials, AFFECT, faults)
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:
@@ -221,7 +221,7 @@ def _write_labels(config: Config, video: _Video, root: Path, trial: str, script:
     if video.index == 1:
         labels[:4, rng.integers(2)] = NOT_ANNOTATED
     rows = [",".join("-5" if value == NOT_ANNOTATED else f"{value:.3f}" for value in row) for row in labels]
-    write_text(_label_path(root, trial, video.partition), "\n".join([",".join(TARGETS), *rows]) + "\n")
+    write_text(_label_path(root, trial, video.partition), "\n".join([",".join(names_of(AFFECT)), *rows]) + "\n")
 
 
 def _write_words(path: Path, script: Script) -> None:
@@ -276,7 +276,7 @@ def _read_trial(root: Path, name: str, subject: str, partition: str, faults: lis
     if not words.is_file():
         faults.append(f"trial '{name}': no words '{words}'")
     try:
-        labels = read_annotation(_label_path(root, name, partition), TARGETS)
+        labels = read_annotation(_label_path(root, name, partition))
         if len(faults) > found:
             return None
         clock = _read_clock(name, root / videos[0], len(labels))

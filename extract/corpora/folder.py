@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
-from cache.errors import AvFusionError, CorpusError, MissingFileError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
+from cache.targets import AFFECT, Target, names_of
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
@@ -59,18 +60,35 @@ class Config:
     """What to read.
 
     Attributes:
-        targets: label columns to use, in this order; empty: all those that most label files have.
+        targets: label columns to use, in this order, each with its lowest and highest label, as `{arousal: [1, 9]}`; empty:
+            all those that most label files have, in [-1, 1].
         face: whose face is followed where there is no picture in `faces`: largest, centre, left or right.
         rate: frames per second of recordings without pictures.
     """
 
-    targets: tuple[str, ...] = ()
+    targets: dict[str, tuple[float, float]] = field(default_factory=dict)
     face: str = "largest"
     rate: str = "25"
 
     def __post_init__(self) -> None:
         check_face(self.face)
         parse_rate(self.rate)
+        for name, ends in self.targets.items():
+            if len(ends) != 2:
+                raise SettingError(
+                    f"corpus.settings.targets has {list(ends)} for '{name}', expected its lowest and highest label, as [1, 9]."
+                )
+        self.declared()
+
+    def declared(self) -> tuple[Target, ...]:
+        """The targets of the settings; names of columns are written in small letters.
+
+        Raises:
+            SettingError: if a range is none.
+        """
+        return tuple(
+            Target(name.lower(), low=float(ends[0]), high=float(ends[1])) for name, ends in self.targets.items()
+        )
 
 
 class Folder:
@@ -98,8 +116,9 @@ class Folder:
             if path.exists() and not path.is_dir():
                 faults.append(f"'{path}' is a file, expected a folder; rename it")
             faults += name_faults(path)
-        tables, num_rows = _read_tables(root / "labels", videos, self.config.targets, faults)
-        targets = self.config.targets or next((table.columns for table in tables.values()), ("valence", "arousal"))
+        declared = self.config.declared()
+        tables, num_rows = _read_tables(root / "labels", videos, declared, faults)
+        targets = declared or next((tuple(map(Target, table.columns)) for table in tables.values()), AFFECT)
         subjects = _read_subjects(root / "subjects.csv", videos, faults)
         trials = []
         infos = _probe(videos, parse_rate(self.config.rate), faults)
@@ -159,7 +178,7 @@ def _probe(videos: Mapping[str, Path], sound_rate: Fraction, faults: list[str]) 
 
 
 def _read_tables(
-    folder: Path, videos: Mapping[str, Path], targets: tuple[str, ...], faults: list[str]
+    folder: Path, videos: Mapping[str, Path], targets: tuple[Target, ...], faults: list[str]
 ) -> tuple[dict[str, LabelTable], dict[str, int]]:
     """Label tables by trial, all of the same targets; and of faulty ones too the number of frames, 0 where rows are times."""
     tables: dict[str, LabelTable] = {}
@@ -179,7 +198,7 @@ def _read_tables(
             continue
         num_rows[name] = 0
         try:
-            table = read_table(path)
+            table = read_table(path, targets)
         except AvFusionError as error:
             faults.append(str(error))
             if isinstance(error, RowFaults):
@@ -188,7 +207,7 @@ def _read_tables(
             continue
         num_rows[name] = len(table.rows) if table.times_s is None else 0
         columns[path], tables[name] = table.columns, table
-    for path in _odd_columns(columns, targets, faults):
+    for path in _odd_columns(columns, names_of(targets), faults):
         tables.pop(trial_name(path), None)
     return tables, num_rows
 
@@ -252,7 +271,7 @@ def _check(faults: list[str], check: Callable[..., T], *arguments: Any) -> T | N
         return None
 
 
-def _label(table: LabelTable | None, targets: tuple[str, ...], clock: FrameClock) -> NDArray[np.float32] | None:
+def _label(table: LabelTable | None, targets: tuple[Target, ...], clock: FrameClock) -> NDArray[np.float32] | None:
     """Labels (T, C): rows that are frames as they are, rows with a time interpolated."""
     if table is None:
         return None

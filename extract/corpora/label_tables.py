@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.targets import MEAN, Target
 from extract.corpora.reading import RowFaults, read_csv
 
 TIME = "time"
 _ABSENT = ("", "nan", "na")
+_REMEDY = (
+    "Fix the file; labels of another range than [-1, 1] are declared in params.yaml: "
+    "corpus.settings.targets: {NAME: [LOWEST, HIGHEST], …}."
+)
 _LISTED_ROWS = 20  # faulty rows of one file that are named; more are counted
 
 
@@ -22,7 +28,7 @@ class LabelTable:
 
     Attributes:
         columns: names of the targets.
-        rows: (N, C) float32 in [-1, 1], nan where a cell is empty.
+        rows: (N, C) float32, nan where a cell is empty.
         times_s: (N,) seconds, strictly increasing; None where row i is frame i.
     """
 
@@ -30,15 +36,17 @@ class LabelTable:
     rows: NDArray[np.float32]
     times_s: NDArray[np.float64] | None
 
-    def select(self, targets: tuple[str, ...]) -> NDArray[np.float32]:
-        """(N, C) the columns of these targets; a row that lacks one of them counts as not annotated."""
-        rows = self.rows[:, [self.columns.index(name) for name in targets]].copy()
-        rows[np.isnan(rows).any(axis=1)] = np.nan
-        return rows
+    def select(self, targets: Sequence[Target]) -> NDArray[np.float32]:
+        """(N, C) the columns of these targets."""
+        return self.rows[:, [self.columns.index(target.name) for target in targets]]
 
 
-def read_table(path: Path) -> LabelTable:
+def read_table(path: Path, targets: Sequence[Target] = ()) -> LabelTable:
     """Read a label file.
+
+    Args:
+        path: the file.
+        targets: the columns that are used, whose labels lie in their ranges; by default all of them, in [-1, 1].
 
     Raises:
         CorpusError: if it is no CSV in UTF-8.
@@ -50,36 +58,36 @@ def read_table(path: Path) -> LabelTable:
     header = [name.lower() for name in lines[0]] if lines else []
     faults = _header_faults(header)
     columns = () if faults else tuple(name for name in header if name != TIME)
+    declared = {target.name: target for target in targets or map(Target, columns)}
     if len(lines) < 2:
         faults.append("it has no rows")
     values: list[list[float]] = []
     for number, line in enumerate(lines[1:], start=2):
-        row = _parse(line, header)
-        if row is None:
-            faults.append(
-                f"line {number} is '{','.join(line)[:60]}', expected {len(header)} values: labels in [-1, 1] or empty where "
-                "not annotated, times in seconds"
-            )
-        elif values and TIME in header and row[header.index(TIME)] <= values[-1][header.index(TIME)]:
+        try:
+            row = _parse(line, header, declared)
+        except ValueError as error:
+            faults.append(f"line {number} is '{','.join(line)[:60]}', {error}")
+            continue
+        if values and TIME in header and row[header.index(TIME)] <= values[-1][header.index(TIME)]:
             faults.append(f"line {number}: time {row[header.index(TIME)]} s is not later than the line before")
         else:
             values.append(row)
     if faults:
         more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        message = f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file."
+        message = f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. {_REMEDY}"
         raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1), columns)
     table = np.array(values)
-    targets = [at for at, name in enumerate(header) if name != TIME]
+    places = [at for at, name in enumerate(header) if name != TIME]
     times = table[:, header.index(TIME)] if TIME in header else None
-    return LabelTable(columns, table[:, targets].astype(np.float32), times)
+    return LabelTable(columns, table[:, places].astype(np.float32), times)
 
 
 def _header_faults(header: list[str]) -> list[str]:
     names = [name for name in header if name != TIME]
-    if not names or len(set(header)) < len(header) or any(not name or _is_number(name) for name in header):
+    if not names or len(set(header)) < len(header) or any(name in ("", MEAN) or _is_number(name) for name in header):
         shown = ",".join(header)[:60]
         return [
-            f"line 1 is '{shown}', expected the names of the targets, each once, and '{TIME}' where rows are no frames"
+            f"line 1 is '{shown}', expected the names of the targets, each once and none of them '{MEAN}', and '{TIME}' where rows are no frames"
         ]
     return []
 
@@ -92,19 +100,28 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parse(line: list[str], header: list[str]) -> list[float] | None:
-    """Values of a line, nan for empty labels; None if one is illegal."""
+def _parse(line: list[str], header: list[str], declared: Mapping[str, Target]) -> list[float]:
+    """Values of a line, nan for empty labels.
+
+    Raises:
+        ValueError: if it is not a row of this header, saying what was expected.
+    """
+    if not line and len(header) == 1:  # of a single column, an empty line is an empty cell
+        line = [""]
     if len(line) != len(header):
-        return None
+        raise ValueError(f"expected {len(header)} values")
     values = []
     for name, cell in zip(header, line, strict=True):
         if name != TIME and cell.lower() in _ABSENT:
             values.append(math.nan)
             continue
-        if not _is_number(cell):
-            return None
-        value = float(cell)
-        if not math.isfinite(value) or (name != TIME and abs(value) > 1):
-            return None
+        value = float(cell) if _is_number(cell) else math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"expected {'seconds' if name == TIME else f'a number as {name}, or nothing'}")
+        if name in declared and declared[name].outside(np.float32(value)):
+            target = declared[name]
+            raise ValueError(
+                f"expected {name} within [{target.low:g}, {target.high:g}], or nothing where not annotated"
+            )
         values.append(value)
     return values

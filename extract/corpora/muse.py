@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import Manifest, Trial
+from cache.targets import Target
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
     check_face,
@@ -56,7 +57,7 @@ class Config:
     """What to read.
 
     Attributes:
-        targets: folders of `label_segments`, in this order.
+        targets: folders of `label_segments`, in this order; labels lie in [-1, 1].
         face: whose face is followed in the videos: largest, centre, left or right.
     """
 
@@ -113,7 +114,7 @@ class MuSe:
                 trials.append(self._read_trial(root, name, partition, labels, videos, probed))
             except AvFusionError as error:
                 faults.append(of_trial(name, error, "subject"))
-        return finish(root, trials, self.config.targets, faults)
+        return finish(root, trials, tuple(map(Target, self.config.targets)), faults)
 
     def _read_trial(
         self,
@@ -273,8 +274,7 @@ def _cover(name: str, clock: FrameClock, info: VideoInfo, path: Path) -> FrameCl
 def _at_ticks(
     times_ms: NDArray[np.float64], columns: list[NDArray[np.float64]], clock: FrameClock
 ) -> NDArray[np.float32]:
-    """(T, C) the values at their ticks, nan elsewhere and where any target lacks a value."""
+    """(T, C) the values at their ticks, nan elsewhere and where a target lacks a value."""
     labels = np.full((clock.num_frames, len(columns)), np.nan, np.float32)
     labels[clock.nearest(times_ms / 1000)] = np.stack(columns, axis=1)
-    labels[np.isnan(labels).any(axis=1)] = np.nan
     return labels

@@ -14,6 +14,7 @@ from cache.clock import ALLOWED_DIFFERENCE
 from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, UnknownNameError, plain_error
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from cache.targets import Target
 from extract.audio import sound_clock
 from extract.corpora.file_names import FolderIndex
 from extract.crop_files import crop_numbers, open_crops
@@ -110,7 +111,7 @@ def separator_fault(header: str) -> str:
     return f"line 1 is '{header[:60]}', separated by {found[0]}, expected commas"
 
 
-def finish(root: Path, trials: Iterable[Trial], targets: tuple[str, ...], faults: list[str]) -> Manifest:
+def finish(root: Path, trials: Iterable[Trial], targets: tuple[Target, ...], faults: list[str]) -> Manifest:
     """The manifest of these trials.
 
     Raises:

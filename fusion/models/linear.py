@@ -5,7 +5,7 @@ inside the window that the model was given (zero, the mean of all, where there i
 
     z_t = [mean{x_m[u] : |u - t| <= (s - 1) / 2, valid} for all m, s],    values_t = W z_t + b
 
-`fit` solves for the least squares with penalty in closed form, b not penalised, over the N labelled frames:
+`fit` solves for the least squares with penalty in closed form, b not penalised, over the N labelled frames of each target:
 
     W, b = argmin  1/N sum_t |W z_t + b - y_t|^2 + alpha |W|^2
 
@@ -26,6 +26,11 @@ from cache.errors import CorpusError, SettingError
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import find_inside
 from fusion.settings import check_ranges
+
+Pattern = tuple[bool, ...]
+"""Which of the targets are labelled."""
+Sums = tuple[Tensor, Tensor, int]
+"""Sum (F + C,), sum of products (F + C, F + C), both float64, and number of frames."""
 
 
 @dataclass(frozen=True)
@@ -76,34 +81,55 @@ class LinearRegression(FusionModel):
         """Solve for the weights, in the place of gradient steps; one pass.
 
         Args:
-            batches: inputs, targets (B, L, C) and mask (B, L), true where the frame is labelled. Frames that are in
-                several windows count several times.
+            batches: inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled. Frames that are
+                in several windows count several times.
 
         Raises:
-            CorpusError: if no frame is labelled.
+            CorpusError: if a target has no labelled frame.
         """
-        total, gram, count = self._sum(batches)
-        if not count:
-            raise CorpusError("Model 'linear' was given no labelled frame; expected at least one. Check the labels.")
-        mean = total / count
-        spread = gram / count - torch.outer(mean, mean)
-        size = self.regress.in_features
-        penalty = self.config.alpha * torch.eye(size, dtype=spread.dtype, device=spread.device)
-        weights = torch.linalg.solve(spread[:size, :size] + penalty, spread[:size, size:])
-        self.regress.weight.copy_(weights.T)
-        self.regress.bias.copy_(mean[size:] - mean[:size] @ weights)
+        sums = self._sum(batches)
+        size, groups = self.regress.in_features, _group(sums, len(self.targets))
+        if () in groups:
+            names = ", ".join(self.targets[column] for column in groups[()])
+            raise CorpusError(
+                f"Model 'linear' was given no labelled frame of {names}; expected at least one. Check the labels."
+            )
+        for patterns, columns in groups.items():
+            total, gram, count = (
+                sum(parts[1:], parts[0]) for parts in zip(*(sums[key] for key in patterns), strict=True)
+            )
+            mean = total / count
+            spread = gram / count - torch.outer(mean, mean)
+            penalty = self.config.alpha * torch.eye(size, dtype=spread.dtype, device=spread.device)
+            chosen = [size + column for column in columns]
+            weights = torch.linalg.solve(spread[:size, :size] + penalty, spread[:size, chosen])
+            self.regress.weight[columns] = weights.T.to(self.regress.weight)
+            self.regress.bias[columns] = (mean[chosen] - mean[:size] @ weights).to(self.regress.bias)
 
-    def _sum(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> tuple[Tensor, Tensor, int]:
-        """Sum (F + C,), sum of products (F + C, F + C), both float64, and number of labelled frames."""
+    def _sum(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> dict[Pattern, Sums]:
+        """Sums over the frames of which the same targets are labelled, for every such set of targets."""
         width = self.regress.in_features + self.regress.out_features
-        total = torch.zeros(width, dtype=torch.float64, device=self.regress.weight.device)
-        gram, count = torch.zeros(width, width, dtype=torch.float64, device=total.device), 0
+        found: dict[Pattern, Sums] = {}
         for inputs, targets, mask in batches:
-            rows = torch.cat((self.features(inputs)[mask], targets[mask]), dim=1).double()
-            total += rows.sum(dim=0)
-            gram.addmm_(rows.T, rows)
-            count += len(rows)
-        return total, gram, count
+            features = self.features(inputs)
+            for pattern in mask.flatten(0, 1).unique(dim=0):
+                key: Pattern = tuple(pattern.tolist())
+                if not any(key):
+                    continue
+                chosen = (mask == pattern).all(dim=-1)
+                rows = torch.cat((features[chosen], targets[chosen]), dim=1).double()
+                total, gram, count = found.get(key) or (rows.new_zeros(width), rows.new_zeros(width, width), 0)
+                found[key] = total + rows.sum(dim=0), gram.addmm_(rows.T, rows), count + len(rows)
+        return found
+
+
+def _group(patterns: Iterable[Pattern], num_targets: int) -> dict[tuple[Pattern, ...], list[int]]:
+    """Targets that are labelled in the same frames are solved for together: patterns that hold them → their columns."""
+    groups: dict[tuple[Pattern, ...], list[int]] = {}
+    known = sorted(patterns)
+    for column in range(num_targets):
+        groups.setdefault(tuple(pattern for pattern in known if pattern[column]), []).append(column)
+    return groups
 
 
 def _average(rows: Tensor, valid: Tensor, span: int) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cache.documents import write_file
 from cache.manifest import Trial
+from cache.targets import Target
 from pipelines.report.wording import drawable
 
 LABEL, COLOURS = "#222222", ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # colour-blind safe [Okabe and Ito]
@@ -39,16 +40,16 @@ def _label(system: str) -> str:
 def draw_trial(
     trial: Trial,
     predictions: Mapping[str, NDArray[np.float32]],
-    targets: Sequence[str],
+    targets: Sequence[Target],
     path: Path,
     stale: Collection[str] = (),
 ) -> None:
-    """Prediction against label over time, one panel per target; gaps where a frame is not annotated.
+    """Prediction against label over time, one panel per target in its own range; gaps where it is not annotated.
 
     Args:
         trial: with labels (T, C).
         predictions: system → (T, C).
-        targets: names of the C columns.
+        targets: the C columns.
         path: of the PNG.
         stale: systems whose predictions are of earlier networks than those that are there now.
     """
@@ -57,13 +58,13 @@ def draw_trial(
     figure, panels = pyplot.subplots(len(targets), 1, sharex=True, figsize=(8, 1.9 * len(targets) + 0.6), squeeze=False)
     times = trial.clock.times_s()
     for column, (panel, target) in enumerate(zip(panels[:, 0], targets, strict=True)):
-        panel.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+        panel.axhline(target.middle, color="#dddddd", linewidth=0.8, zorder=0)
         panel.plot(times, trial.labels[:, column], color=LABEL, linewidth=1.8, label="label")
         for (system, values), colour in zip(predictions.items(), COLOURS, strict=False):
             label = _label(system) + (" (earlier networks)" if system in stale else "")
             panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=label)
-        panel.set_ylim(-1.05, 1.05)
-        panel.set_ylabel(drawable(target, 24))
+        panel.set_ylim(target.middle - 1.05 * target.half, target.middle + 1.05 * target.half)
+        panel.set_ylabel(drawable(target.name, 24))
     panels[-1, 0].set_xlabel("time, s")
     panels[0, 0].legend(ncol=1 + len(predictions), loc="lower center", bbox_to_anchor=(0.5, 1.16), frameon=False)
     panels[0, 0].set_title(

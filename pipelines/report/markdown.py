@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def _draw_trials(
     document: ScoresDocument, manifest: Manifest, stale: list[str], figures: Path
 ) -> list[tuple[str, str]]:
     """A figure for each trial of the evaluated partition; (trial id, file name)."""
-    targets = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
-    systems = [name for name, scores in document.systems.items() if set(scores["ccc"]) == {*targets, "mean"}]
+    names = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
+    columns = [manifest.names.index(name) for name in names]
+    targets = [manifest.targets[column] for column in columns]
+    systems = [name for name, scores in document.systems.items() if set(scores["ccc"]) == {*names, "mean"}]
     shapes = {encode_trial_id(trial.id): (trial.clock.num_frames, len(targets)) for trial in manifest.trials}
     digests = document.predictions or {}
     remedy = f"Run '{command(paths.PROJECT.scores)}' again."
@@ -72,7 +75,8 @@ def _draw_trials(
         key = encode_trial_id(trial.id)
         predictions = {system: archive[key] for system, archive in archives.items() if key in archive}
         if predictions and trial.labels is not None:
-            draw_trial(trial, predictions, targets, figures / f"{key}.png", stale)
+            own = replace(trial, labels=trial.labels[:, columns])
+            draw_trial(own, predictions, targets, figures / f"{key}.png", stale)
             drawn.append((trial.id, f"{key}.png"))
     return drawn
 

@@ -28,10 +28,10 @@ def test_batches_hold_the_stored_rows(corpus):
         for row, window in enumerate(batch.windows):
             used, frames = window.num_frames, list(window.frames)
             labels = corpus.manifest.trial(window.trial_id).labels[frames]
-            annotated = np.isfinite(labels).all(axis=1)
+            annotated = np.isfinite(labels)
             assert batch.lengths[row] == used
-            assert batch.mask[row].tolist() == annotated.tolist() + [False] * (10 - used)
-            np.testing.assert_array_equal(batch.targets[row, :used], np.where(annotated[:, None], labels, 0))
+            assert batch.mask[row].tolist() == annotated.tolist() + [[False] * 2] * (10 - used)
+            np.testing.assert_array_equal(batch.targets[row, :used], np.where(annotated, labels, 0))
             for modality, store in corpus.stores.items():
                 stored = store.read(window.trial_id)
                 assert batch.embeddings[modality].dtype == torch.float32
@@ -139,9 +139,9 @@ def test_shuffling_follows_the_seed_and_uses_every_window_once(corpus):
 def test_labelled_tells_windows_worth_training_on(corpus):
     bank = corpus.bank()
     assert bank.batches([Window("b", 0, 3), Window("b", 5, 8), Window("b", 9, 10)], 3, 2).labelled.tolist() == [
-        True,
-        False,
-        False,
+        [True, True],
+        [False, False],
+        [False, True],
     ]
 
 

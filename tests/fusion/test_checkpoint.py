@@ -11,6 +11,7 @@ import torch
 
 from cache.errors import FingerprintError, MissingFileError, WeightsError
 from cache.folds import Fold
+from cache.targets import AFFECT
 from fusion.checkpoint import Checkpoint, load, load_run
 from fusion.inference import predict
 from fusion.model import build_model
@@ -27,7 +28,7 @@ def make(corpus, name: str = "rnn", seed: int = 0) -> Checkpoint:
     training = TrainConfig(window=model.fixed_length or 8, hop=6, seed=seed)
     return Checkpoint(
         model.eval(), bank.measure(["a", "b"]), bank.fingerprints, Fold(2, ("a", "b"), ("d",)), training,
-        {"valence": 0.25, "arousal": -0.5}, {"torch": "2"},
+        {"valence": 0.25, "arousal": -0.5}, {"torch": "2"}, AFFECT,
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_save_load_same_output(corpus, tmp_path, name):
     assert not again.model.training
     for before, after in zip(predict(checkpoint, corpus.bank()), predict(again, corpus.bank()), strict=True):
         assert (before.values == after.values).all()
-    for field in ("fingerprints", "fold", "training", "validation", "versions"):
+    for field in ("fingerprints", "fold", "training", "validation", "versions", "targets"):
         assert getattr(again, field) == getattr(checkpoint, field)
     assert (again.model.name, again.model.dims, again.model.targets) == (name, checkpoint.model.dims, TARGETS)
 
@@ -112,7 +113,7 @@ def edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"version": 99}, "has version 99, expected 1"),
+        ({"version": 99}, "has version 99, expected 2"),
         ({"model": "gone"}, "Unknown fusion model 'gone'"),
         ({"settings": {"d_model": 8}}, "does not fit the model that it names.*size mismatch"),
         ({"settings": {"wings": 8}}, "'wings' is unknown"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cache.errors import SettingError, UnknownNameError
+from cache.targets import Target
 from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict, predict_ensemble, run_model
 from fusion.model import Estimate, FusionModel, Inputs, build_model
@@ -59,7 +60,8 @@ def checkpoint(corpus, seed: int, targets: tuple[str, ...], **training: object) 
     bank = corpus.bank()
     model = build_model("rnn", bank.dims, targets, {"d_model": 4, "d_hidden": 4}).eval()
     config = TrainConfig(targets=targets, **{"window": 8, "hop": 6, **training})
-    return Checkpoint(model, bank.measure(["a", "b"]), bank.fingerprints, corpus.fold, config, {}, {})
+    declared = tuple(map(Target, targets))
+    return Checkpoint(model, bank.measure(["a", "b"]), bank.fingerprints, corpus.fold, config, {}, {}, declared)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(corpus):
@@ -101,7 +103,7 @@ def test_counted_padding_is_what_zeros_become_by_normalisation(corpus):
     assert [window.num_frames for window in windows] == [8, 10, 10, 10, 3]
     inside = torch.arange(10) < plain.lengths[:, None]
     assert counted.lengths.tolist() == [10] * 5
-    assert torch.equal(counted.mask, plain.mask | ~inside)
+    assert torch.equal(counted.mask, plain.mask | ~inside[..., None])
     assert not counted.mask[inside].all()
     for modality, rows in counted.embeddings.items():
         torch.testing.assert_close(rows[inside], plain.embeddings[modality][inside])

@@ -29,12 +29,13 @@ TARGETS = ("valence", "arousal")
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Prediction, target (3, 10, 2) float64 and a mask with one window cut short."""
+    """Prediction, target and mask (3, 10, 2): one window is cut short, and of some frames only valence is labelled."""
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(3, 10, 2, generator=generator, dtype=torch.float64) * 2 - 1
     prediction = target * 0.5 + torch.randn(3, 10, 2, generator=generator, dtype=torch.float64) / 4
-    mask = torch.ones(3, 10, dtype=torch.bool)
+    mask = torch.ones(3, 10, 2, dtype=torch.bool)
     mask[1, 6:] = False
+    mask[0, 2:5, 1] = False
     return prediction, target, mask
 
 
@@ -45,8 +46,8 @@ def lin(p: np.ndarray, t: np.ndarray) -> float:
 
 def test_ccc_loss_is_one_minus_lin_over_the_batch(batch):
     prediction, target, mask = batch
-    p, t = prediction[mask].numpy(), target[mask].numpy()
-    expected = np.mean([1 - lin(p[:, c], t[:, c]) for c in range(2)])
+    pairs = [(prediction[..., c][mask[..., c]].numpy(), target[..., c][mask[..., c]].numpy()) for c in range(2)]
+    expected = np.mean([1 - lin(p, t) for p, t in pairs])
     assert float(ccc_loss(*batch)) == pytest.approx(expected, abs=1e-6)
     assert float(ccc_loss(*batch)) == pytest.approx(float(1 - ccc(*batch).mean()), abs=1e-6)
 
@@ -54,7 +55,9 @@ def test_ccc_loss_is_one_minus_lin_over_the_batch(batch):
 def test_windowed_ccc_loss_is_the_mean_over_windows(batch):
     prediction, target, mask = batch
     each = [
-        1 - lin(prediction[b][mask[b], c].numpy(), target[b][mask[b], c].numpy()) for b in range(3) for c in range(2)
+        1 - lin(prediction[b, :, c][mask[b, :, c]].numpy(), target[b, :, c][mask[b, :, c]].numpy())
+        for b in range(3)
+        for c in range(2)
     ]
     assert float(windowed_ccc_loss(*batch)) == pytest.approx(np.mean(each), abs=1e-6)
 
@@ -64,6 +67,10 @@ def test_windows_without_labels_are_left_out(batch):
     mask[2] = False
     expected = windowed_ccc_loss(prediction[:2], target[:2], mask[:2])
     torch.testing.assert_close(windowed_ccc_loss(prediction, target, mask), expected)
+    mask[0, :, 1] = False  # of the first window only valence counts, of the second both
+    alone = windowed_ccc_loss(prediction[:1, :, :1], target[:1, :, :1], mask[:1, :, :1])
+    both = windowed_ccc_loss(prediction[1:2], target[1:2], mask[1:2])
+    torch.testing.assert_close(windowed_ccc_loss(prediction, target, mask), (alone + both) / 2)
 
 
 def test_mse_is_the_mean_over_counted_frames(batch):
@@ -74,6 +81,7 @@ def test_mse_is_the_mean_over_counted_frames(batch):
 
 def test_cross_entropy_is_weighted_and_masked(batch):
     _, target, mask = batch
+    mask = mask.all(dim=-1)
     logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     classes, weight = polar_class(target[..., 0], target[..., 1]), torch.tensor(CLASS_WEIGHTS, dtype=torch.float64)
     z, k, w = logits[mask].numpy(), classes[mask].numpy(), weight.numpy()
@@ -91,12 +99,13 @@ def test_gradients_and_masked_frames(loss, batch):
     (gradient,) = torch.autograd.grad(loss(prediction, target, mask), prediction)
     assert (gradient[~mask] == 0).all()
     assert (gradient[mask] != 0).all()
-    elsewhere = torch.where(mask[..., None], prediction, 99.0)
+    elsewhere = torch.where(mask, prediction, 99.0)
     torch.testing.assert_close(loss(elsewhere, target, mask), loss(prediction, target, mask), rtol=0, atol=1e-12)
 
 
 def test_cross_entropy_gradient(batch):
     _, target, mask = batch
+    mask = mask.all(dim=-1)
     logits = torch.randn(3, 10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     classes = polar_class(target[..., 0], target[..., 1])
     weight = torch.tensor(CLASS_WEIGHTS, dtype=torch.float64)
@@ -106,7 +115,7 @@ def test_cross_entropy_gradient(batch):
 @pytest.mark.parametrize("loss", [ccc_loss, windowed_ccc_loss, mse_loss])
 def test_losses_stay_finite_where_nothing_varies_or_counts(loss):
     still = torch.zeros(2, 4, 2, requires_grad=True)
-    for mask in (torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)):
+    for mask in (torch.ones(2, 4, 2, dtype=torch.bool), torch.zeros(2, 4, 2, dtype=torch.bool)):
         (gradient,) = torch.autograd.grad(loss(still, torch.zeros(2, 4, 2), mask), still)
         assert gradient.isfinite().all()
 
@@ -146,10 +155,11 @@ def test_objective_is_the_weighted_sum(batch):
     objective = Objective(TARGETS, "batch", 0.3, 0.7).double()
     classes = polar_class(target[..., 0], target[..., 1])
     expected = ccc_loss(*batch) + 0.3 * mse_loss(*batch)
-    expected += 0.7 * cross_entropy_loss(logits, classes, mask, torch.tensor(CLASS_WEIGHTS).double())
+    both = mask.all(dim=-1)  # frames that only have valence are in no class
+    expected += 0.7 * cross_entropy_loss(logits, classes, both, torch.tensor(CLASS_WEIGHTS).double())
     torch.testing.assert_close(objective(Estimate(prediction, logits), target, mask), expected)
     swapped = Objective(TARGETS[::-1], "batch", 0.3, 0.7).double()
-    torch.testing.assert_close(swapped(Estimate(prediction.flip(-1), logits), target.flip(-1), mask), expected)
+    torch.testing.assert_close(swapped(Estimate(prediction.flip(-1), logits), target.flip(-1), mask.flip(-1)), expected)
     torch.testing.assert_close(
         Objective(TARGETS, "window", 0.0, 0.0)(Estimate(prediction), target, mask), windowed_ccc_loss(*batch)
     )
@@ -178,8 +188,8 @@ def test_an_open_weight_of_the_cross_entropy_asks_the_model(batch):
     )
     alone = Objective(("valence",), "batch", 0.0, None)
     torch.testing.assert_close(
-        alone(Estimate(prediction[..., :1]), target[..., :1], mask),
-        ccc_loss(prediction[..., :1], target[..., :1], mask),
+        alone(Estimate(prediction[..., :1]), target[..., :1], mask[..., :1]),
+        ccc_loss(prediction[..., :1], target[..., :1], mask[..., :1]),
     )
 
 
@@ -192,6 +202,7 @@ def test_class_weights_from_labels_are_those_of_scikit_learn():
     expected[occurring] = compute_class_weight("balanced", classes=occurring, y=classes)
     np.testing.assert_allclose(balanced_class_weights(labels), expected, rtol=1e-6)
     assert len(occurring) < 24
-    swapped = Objective(TARGETS[::-1], "batch", 0.0, None, "training", labels.flip(-1))
+    half = torch.tensor([[0.9, torch.nan], [torch.nan, -0.9]])  # in no class
+    swapped = Objective(TARGETS[::-1], "batch", 0.0, None, "training", torch.cat([labels, half]).flip(-1))
     np.testing.assert_allclose(swapped.class_weights, expected, rtol=1e-6)
     assert torch.equal(Objective(TARGETS, "batch", 0.0, None).class_weights, torch.tensor(CLASS_WEIGHTS))

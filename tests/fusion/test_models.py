@@ -184,7 +184,7 @@ def learn(model: FusionModel, inputs: Inputs, target: torch.Tensor, steps: int, 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     best = math.inf
     for _ in range(steps):
-        loss = objective(model(inputs), target, inputs.valid["audio"])
+        loss = objective(model(inputs), target, inputs.valid["audio"][..., None].expand_as(target))
         best = min(best, float(loss.detach()))
         if best < BAR:
             break

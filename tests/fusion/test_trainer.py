@@ -165,7 +165,7 @@ def test_padding_counts_where_it_is_asked_to(corpus, monkeypatch):
     ((_, again, counted),) = record_batches(corpus, monkeypatch, replace(config, masked=False))[-1:]
     assert torch.equal(target, again)
     extra = counted & ~masked
-    assert int(extra.sum()) == 2
+    assert int(extra.sum()) == 2 * 2
     assert not target[extra].any()
     assert not (masked & ~counted).any()
 
@@ -219,10 +219,10 @@ def test_a_model_that_can_be_solved_is_solved(corpus):
         rows.append(torch.cat([normalised.embeddings[m][normalised.span(name)].double() for m in bank.dims], dim=1))
         labels.append(normalised.labels[normalised.span(name)].double())
     x, y = torch.cat(rows), torch.cat(labels)
-    known = y.isfinite().all(dim=1)
-    ridge = Ridge(alpha=0.1 * int(known.sum())).fit(x[known].numpy(), y[known].numpy())
     regress = result.checkpoint.model.regress
-    torch.testing.assert_close(regress.weight.double(), torch.from_numpy(ridge.coef_), atol=1e-4, rtol=1e-3)
+    for known, own, weight in zip(y.isfinite().T, y.T, regress.weight, strict=True):
+        ridge = Ridge(alpha=0.1 * int(known.sum())).fit(x[known].numpy(), own[known].numpy())
+        torch.testing.assert_close(weight.double(), torch.from_numpy(ridge.coef_), atol=1e-4, rtol=1e-3)
     assert result.history[0].score > 0.8
     with pytest.raises(SettingError, match="the model has no polar classes"):
         train(bank, corpus.fold, "linear", settings, replace(config, lambda_ce=0.5))
@@ -260,6 +260,31 @@ def test_refuses_trials_without_labels(corpus):
         run(corpus, bank=bank, fold=Fold(0, ("a", "b"), ("d",)))
     with pytest.raises(CorpusError, match="None of 6 training windows holds a labelled frame"):
         run(corpus, bank=bank, fold=Fold(0, ("d",), ("a",)))
+
+
+def test_a_target_without_any_label_is_refused_by_its_name(corpus):
+    bank = corpus.bank()
+    bank.labels[bank.span("d"), 1] = math.nan
+    with pytest.raises(CorpusError, match="None of 1 validation trials has a labelled frame of arousal. Choose"):
+        run(corpus, bank=bank, fold=Fold(0, ("a", "b"), ("d",)))
+    with pytest.raises(CorpusError, match="training windows holds a labelled frame of arousal. Check the labels"):
+        run(corpus, bank=bank, fold=Fold(0, ("d",), ("a",)))
+
+
+def test_a_frame_with_valence_alone_teaches_valence(corpus):
+    """Without arousal in half of the frames, what valence learns by itself stays what it was, to the last bit."""
+    config = replace(QUICK, epochs=2, targets=("valence",))
+    expected = run(corpus, config).history
+    bank = corpus.bank()
+    bank.labels[bank.span("a"), 1] = math.nan
+    assert run(corpus, config, bank=bank).history == expected
+    linear = replace(QUICK, hop=8, tail="pad")
+    full, part = (train(each, corpus.fold, "linear", {"spans": (1,)}, linear) for each in (corpus.bank(), bank))
+    weights = [result.checkpoint.model.regress.weight for result in (full, part)]
+    torch.testing.assert_close(weights[0][0], weights[1][0], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(weights[0][1], weights[1][1])
+    both = run(corpus, replace(QUICK, epochs=1), bank=bank)
+    assert both.checkpoint.validation.keys() == {"valence", "arousal"}
 
 
 def test_refuses_unknown_names(corpus):

@@ -14,6 +14,7 @@ import simplejpeg
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, SettingError
 from cache.folds import grouped_folds
+from cache.targets import AFFECT, Target
 from extract.corpora.folder import Config, Folder, interpolate
 from extract.corpora.label_tables import read_table
 from extract.corpora.reading import CorpusFaults
@@ -44,7 +45,7 @@ def root(tmp_path: Path, media: SimpleNamespace) -> Path:
 def test_labels_by_frame_and_by_time(root: Path) -> None:
     manifest = Folder().read(root)
     a, b = manifest.trial("a"), manifest.trial("b")
-    assert manifest.targets == ("valence", "arousal")
+    assert manifest.targets == AFFECT
     assert (a.clock, b.clock) == (FrameClock(Fraction(25), LENGTH), FrameClock(Fraction(30000, 1001), LENGTH))
     np.testing.assert_allclose(a.labels, [[i / 10, -i / 10] for i in range(LENGTH)], atol=1e-6)
     assert b.labels is not None  # frames 2 to 6 lie in the range of time; columns go by their names
@@ -62,12 +63,38 @@ def test_interpolation_keeps_absence_absent() -> None:
     np.testing.assert_allclose(interpolate(times, rows, clock)[:, 0], expected, atol=1e-6)
 
 
-def test_a_row_lacks_all_where_it_lacks_one(root: Path) -> None:
+def test_each_target_is_absent_by_itself(root: Path) -> None:
     write(root, "labels/a.csv", "arousal,note_taker,valence\n" + ",0,0.5\n" + "0.1,,0.5\n" * (LENGTH - 1))
-    labels = Folder(Config(targets=("arousal", "valence"))).read(root).trial("a").labels
+    labels = Folder(Config(targets={"arousal": (-1, 1), "valence": (-1, 1)})).read(root).trial("a").labels
     assert labels is not None
-    assert np.isnan(labels[0]).all()
+    np.testing.assert_array_equal(labels[0], [np.nan, 0.5])
     np.testing.assert_allclose(labels[1:], [[0.1, 0.5]] * (LENGTH - 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", [(1, 9), (0, 10), (-1, 1)])
+def test_labels_lie_in_the_range_that_is_declared(root: Path, ends: tuple[float, float]) -> None:
+    """Of the columns that are used; other ones hold any number."""
+    rows = np.linspace(*ends, LENGTH)
+    write(root, "labels/a.csv", "Pain,age\n" + "".join(f"{value},42\n" for value in rows))
+    write(root, "labels/b.csv", f"time,pain,age\n0,{ends[0]},42\n0.3,{ends[1]},42\n")
+    folder = Folder(Config(targets={"Pain": ends}))
+    manifest = folder.read(root)
+    assert manifest.targets == (Target("pain", low=ends[0], high=ends[1]),)
+    labels = manifest.trial("a").labels
+    assert labels is not None
+    np.testing.assert_allclose(labels[:, 0], rows, rtol=1e-6)
+    write(root, "labels/a.csv", "pain,age\n" + "".join(f"{value},42\n" for value in [*rows[:-1], ends[1] + 0.5]))
+    with pytest.raises(CorpusError) as caught:
+        folder.read(root)
+    shown = f"[{ends[0]:g}, {ends[1]:g}]"
+    for part in ("labels/a.csv'", "line 11", f"{ends[1] + 0.5}", f"pain within {shown}", "corpus.settings.targets"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("ends", [(9, 1), (1, 1), (0, float("nan")), (0,), (0, 1, 2)])
+def test_ranges_that_are_none(ends: tuple[float, ...]) -> None:
+    with pytest.raises(SettingError, match="pain"):
+        Config(targets={"pain": ends})  # type: ignore[dict-item]
 
 
 def test_labels_that_go_on_after_the_video(root: Path) -> None:
@@ -158,7 +185,12 @@ def test_every_fault_at_once(root: Path) -> None:
         ("time\n0\n", "expected the names of the targets"),
         ("valence,valence\n0,0\n", "each once"),
         ("valence\n", "it has no rows"),
-        ("valence\n-5\n", "line 2 is '-5', expected 1 values: labels in \\[-1, 1\\] or empty"),
+        ("valence\n-5\n", "line 2 is '-5', expected valence within \\[-1, 1\\], or nothing .* declared in params.yaml"),
+        ("time,valence\nsoon,0\n", "line 2 is 'soon,0', expected seconds"),
+        (
+            "valence,mean\n0,0\n",
+            "line 1 is 'valence,mean', expected the names of the targets, each once and none of them",
+        ),
         ("valence,arousal\n0\n", "line 2 is '0'"),
         ("valence\nhigh\n", "line 2 is 'high'"),
         ("time,valence\n,0\n", "line 2 is ',0'"),

@@ -33,7 +33,8 @@ def test_features_are_means_over_the_valid_frames_around(tiny, windows):
 
 
 @pytest.mark.parametrize("alpha", [0.01, 2.0])
-def test_fit_is_scikit_learns_ridge(tiny, windows, alpha):
+@pytest.mark.parametrize("apart", [1.0, 0.7], ids=["labelled together", "each target by itself"])
+def test_fit_is_scikit_learns_ridge(tiny, windows, alpha, apart):
     model = tiny("linear", DIMS, ("valence", "arousal"), spans=(1, 5), alpha=alpha)
     generator = torch.Generator().manual_seed(5)
     batches = []
@@ -41,15 +42,18 @@ def test_fit_is_scikit_learns_ridge(tiny, windows, alpha):
         inputs = windows(DIMS, len(lengths), 9, lengths)
         targets = torch.randn(len(lengths), 9, 2, generator=generator, dtype=torch.float64) + 3
         mask = inputs.valid["audio"] & (torch.rand(len(lengths), 9, generator=generator) < 0.8)
-        batches.append((inputs, targets.masked_fill(~mask[:, :, None], 1e9), mask))
-    x = np.concatenate([model.features(inputs)[mask].numpy() for inputs, _, mask in batches])
-    y = np.concatenate([targets[mask].numpy() for _, targets, mask in batches])
+        mask = mask[..., None] & (torch.rand(len(lengths), 9, 2, generator=generator) < apart)
+        batches.append((inputs, targets.masked_fill(~mask, 1e9), mask))
     model.fit(iter(batches))
-    ridge = Ridge(alpha=alpha * len(x)).fit(x, y)
-    np.testing.assert_allclose(model.regress.weight.detach(), ridge.coef_, atol=1e-10)
-    np.testing.assert_allclose(model.regress.bias.detach(), ridge.intercept_, atol=1e-10)
-    inputs = batches[0][0]
-    np.testing.assert_allclose(model(inputs).values[0].detach(), ridge.predict(model.features(inputs)[0].numpy()))
+    for column in range(2):
+        x = np.concatenate([model.features(inputs)[mask[..., column]].numpy() for inputs, _, mask in batches])
+        y = np.concatenate([targets[..., column][mask[..., column]].numpy() for _, targets, mask in batches])
+        ridge = Ridge(alpha=alpha * len(x)).fit(x, y)
+        np.testing.assert_allclose(model.regress.weight[column].detach(), ridge.coef_, atol=1e-10)
+        np.testing.assert_allclose(model.regress.bias[column].detach(), ridge.intercept_, atol=1e-10)
+        inputs = batches[0][0]
+        expected = ridge.predict(model.features(inputs)[0].numpy())
+        np.testing.assert_allclose(model(inputs).values[0, :, column].detach(), expected)
 
 
 def test_fit_recovers_what_is_linear_in_single_precision(windows):
@@ -57,15 +61,15 @@ def test_fit_recovers_what_is_linear_in_single_precision(windows):
     inputs = windows(DIMS, 8, 20)
     inputs = inputs._replace(embeddings={m: x.float() for m, x in inputs.embeddings.items()})
     targets = inputs.embeddings["audio"][..., :1] * 0.3 - inputs.embeddings["visual"][..., 1:] + 0.2
-    model.fit([(inputs, targets, inputs.valid["audio"])])
+    model.fit([(inputs, targets, inputs.valid["audio"][..., None])])
     torch.testing.assert_close(model(inputs).values.detach(), targets, atol=1e-5, rtol=0)
     assert model.regress.weight.requires_grad
 
 
 def test_fit_needs_a_labelled_frame(tiny, windows):
     model, inputs = tiny("linear", DIMS), windows(DIMS, 1, 4)
-    with pytest.raises(CorpusError, match="no labelled frame; expected at least one. Check the labels"):
-        model.fit([(inputs, torch.zeros(1, 4, 1, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.bool))])
+    with pytest.raises(CorpusError, match="no labelled frame of valence; expected at least one. Check the labels"):
+        model.fit([(inputs, torch.zeros(1, 4, 1, dtype=torch.float64), torch.zeros(1, 4, 1, dtype=torch.bool))])
 
 
 @pytest.mark.parametrize("spans", [(), (2,), (3, -1)])

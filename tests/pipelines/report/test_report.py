@@ -18,6 +18,7 @@ from cache.clock import FrameClock
 from cache.documents import digest_bytes, format_arrays, write_document, write_file
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
+from cache.targets import Target
 from pipelines.escaping import printable
 from pipelines.params import FusionParams
 from pipelines.report import figures
@@ -70,7 +71,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     clock = FrameClock(Fraction(25), 50)
     labels = np.sin(np.arange(100, dtype=np.float32) / 9).reshape(50, 2)
     trials = tuple(Trial(name, f"s{i}", "test", clock, {}, labels) for i, name in enumerate(NAMES))
-    Manifest(tmp_path, trials, TARGETS).save(tmp_path / "work/corpus")
+    Manifest(tmp_path, trials, tuple(map(Target, TARGETS))).save(tmp_path / "work/corpus")
     predictions = format_arrays({encode_trial_id(trial): labels * np.float32(0.5) for trial in NAMES})
     for name in SYSTEMS:
         write_file(tmp_path / f"work/predictions/{name}.npz", predictions)
@@ -115,7 +116,7 @@ def test_figures_are_drawn_of_any_name(tmp_path: Path) -> None:
     for number, name in enumerate([*NAMES, "", "\n", "\udcff", "_", "W" * 3000]):
         trial = Trial(name, "s", "test", FrameClock(Fraction(25), 5), {}, labels)
         path = tmp_path / f"{number}.png"
-        draw_trial(trial, {name: labels, "b": labels}, (name, "b"), path)
+        draw_trial(trial, {name: labels, "b": labels}, (Target(f"{name}."), Target("b")), path)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
