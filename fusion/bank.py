@@ -20,9 +20,10 @@ from cache.store import FeatureStore
 from cache.targets import Target, names_of, to_unit
 from cache.windows import Window, cut_windows
 from fusion.batches import Batch, Batches
-from fusion.mapped import MappedRows, choose_resident, load_rows
+from fusion.mapped import choose_resident, load_rows
 from fusion.moments import Moments, measure_moments
 from fusion.projection import Projection
+from fusion.rows import ResidentRows, Rows
 
 __all__ = ["Bank", "Batch", "Batches"]
 
@@ -32,8 +33,7 @@ class Bank:
     """F frames of consecutive trials, on one device.
 
     Attributes:
-        embeddings: {modality: (F + 1, D)} in the stored type; zero where not valid. The last row is padding. Or the
-            modality's rows in their store.
+        embeddings: modality → its rows, in memory or in their store.
         valid: {modality: (F + 1,)} true where the backbone saw input.
         labels: (F + 1, C) float32 in [-1, 1], whatever range the corpus has; nan where that target is not annotated.
         starts: trial id → its first row.
@@ -44,7 +44,7 @@ class Bank:
         ahead: whether a thread gathers the next batch while this one is computed, where a core is free for it.
     """
 
-    embeddings: dict[str, Tensor | MappedRows]
+    embeddings: dict[str, Rows]
     valid: dict[str, Tensor]
     labels: Tensor
     starts: dict[str, int]
@@ -113,7 +113,7 @@ class Bank:
     @property
     def dims(self) -> dict[str, int]:
         """Modality → D."""
-        return {modality: _dim(rows) for modality, rows in self.embeddings.items()}
+        return {modality: rows.dim for modality, rows in self.embeddings.items()}
 
     @property
     def device(self) -> torch.device:
@@ -136,8 +136,7 @@ class Bank:
             UnknownNameError: if the bank does not hold the modality or the trial.
         """
         require_known("modality of the bank", modality, self.embeddings)
-        span, rows = self.span(trial_id), self.embeddings[modality]
-        return rows.trial(trial_id) if isinstance(rows, MappedRows) else rows[span]
+        return self.embeddings[modality].trial(trial_id, self.span(trial_id))
 
     def select_targets(self, targets: tuple[str, ...]) -> Bank:
         """The same bank with these label columns, in this order; features are shared.
@@ -158,11 +157,11 @@ class Bank:
             UnknownNameError: if the bank lacks a modality.
             ShapeError: if components were fitted on embeddings of another dimension.
         """
-        reduced: dict[str, Tensor | MappedRows] = {}
+        reduced: dict[str, Rows] = {}
         for modality, projection in projections.items():
             parts = [projection.apply(*self._valid_rows(modality, trial_id)) for trial_id in self.lengths]
             padding = torch.zeros(1, len(projection.components))
-            reduced[modality] = torch.cat([part.to(self.device) for part in (*parts, padding)])
+            reduced[modality] = ResidentRows(torch.cat([part.to(self.device) for part in (*parts, padding)]))
         return replace(self, embeddings=self.embeddings | reduced, projections=self.projections | dict(projections))
 
     def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
@@ -196,12 +195,19 @@ class Bank:
         """
         for modality in moments:
             require_known("modality of the bank", modality, self.embeddings)
-        spans = [self.span(trial_id) for trial_id in trial_ids]
+        spans = {trial_id: self.span(trial_id) for trial_id in trial_ids}
         lengths = {trial_id: self.lengths[trial_id] for trial_id in trial_ids}
         padding = slice(len(self.labels) - 1, len(self.labels))
-        rows = torch.cat([torch.arange(span.start, span.stop, device=self.device) for span in (*spans, padding)])
+        rows = torch.cat(
+            [torch.arange(span.start, span.stop, device=self.device) for span in (*spans.values(), padding)]
+        )
         valid = {modality: self.valid[modality][rows] for modality in sorted(moments)}
-        embeddings = {modality: self._normalise(modality, moments[modality], spans) for modality in valid}
+        embeddings = {
+            modality: self.embeddings[modality].normalised(
+                moments[modality].to(self.device), self.valid[modality], spans
+            )
+            for modality in valid
+        }
         fingerprints = {modality: self.fingerprints[modality] for modality in valid}
         projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
         return replace(
@@ -214,21 +220,6 @@ class Bank:
             fingerprints=fingerprints,
             projections=projections,
         )
-
-    def _normalise(self, modality: str, moments: Moments, spans: list[slice]) -> Tensor | MappedRows:
-        source, valid = self.embeddings[modality], self.valid[modality]
-        moments = moments.to(self.device)
-        if isinstance(source, MappedRows):
-            return replace(source, moments=moments)
-        total = sum(span.stop - span.start for span in spans)
-        result, row = source.new_zeros(total + 1, source.shape[1]), 0
-        for span in spans:
-            count = span.stop - span.start
-            result[row : row + count] = moments.normalise_(
-                source[span].to(torch.float32, copy=True), valid[span], source.dtype
-            )
-            row += count
-        return result
 
     def cut(
         self, trial_ids: Sequence[str], length: int, hop: int, dilation: int = 1, tail: str = "align"
@@ -276,7 +267,3 @@ class Bank:
 def _starts(lengths: Mapping[str, int]) -> dict[str, int]:
     ends = np.cumsum([0, *lengths.values()]).tolist()
     return dict(zip(lengths, ends, strict=False))
-
-
-def _dim(rows: Tensor | MappedRows) -> int:
-    return rows.dim if isinstance(rows, MappedRows) else rows.shape[1]

@@ -16,14 +16,11 @@ from torch import Tensor
 
 from cache.errors import ShapeError
 from cache.windows import Window
-from fusion.mapped import MappedRows
 from fusion.model import Inputs
+from fusion.rows import Wanted
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
-
-_BLOCK = 2**18  # numbers gathered and cast at a time: they are still in the processor's cache when they are cast
-_LONG = 128  # frames from which on a window is copied as a slice, without gathering, on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +69,8 @@ class Batches:
         self._targets = bank.labels.masked_fill(~labelled, 0)
         # (F + 1, modalities + C): one gather for all
         self._flags = torch.cat([*(valid[:, None] for valid in bank.valid.values()), labelled], dim=1)
-        mapped = any(isinstance(rows, MappedRows) for rows in bank.embeddings.values())
-        self._ahead = mapped or (bank.ahead and bank.device.type == "cpu")
+        waits = any(rows.waits for rows in bank.embeddings.values())
+        self._ahead = waits or (bank.ahead and bank.device.type == "cpu")
         self._scratch = [self._make_scratch() for _ in range(2 if self._ahead else 1)]
 
     def _make_scratch(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -81,13 +78,8 @@ class Batches:
         frames = self.length * min(self.batch_size, max(1, len(self.windows)))
         scratch = {}
         for modality, source in self.bank.embeddings.items():
-            dim, mapped = self.bank.dims[modality], isinstance(source, MappedRows)
-            on_cpu = self.bank.device.type == "cpu"
-            rows = min(frames, max(1, _BLOCK // dim)) if on_cpu else frames  # all at once where no cache is to mind
-            rows = max(rows, self.length) if mapped else rows
-            result = torch.empty(frames, dim, device=self.bank.device)
-            device = torch.device("cpu") if mapped else self.bank.device
-            scratch[modality] = result, torch.empty(rows, dim, dtype=source.dtype, device=device)
+            result = torch.empty(frames, source.dim, device=self.bank.device)
+            scratch[modality] = result, source.make_block(frames, self.length, self.bank.device)
         return scratch
 
     def __len__(self) -> int:
@@ -141,30 +133,11 @@ class Batches:
         shape, flat = rows.shape, rows.flatten()
         flags = self._flags.index_select(0, flat).view(*shape, -1)
         valid = dict(zip(scratch, flags.unbind(dim=-1), strict=False))
-        windows = tuple([self.windows[i] for i in chosen.tolist()])
+        wanted = Wanted(tuple([self.windows[i] for i in chosen.tolist()]), columns, flat, self.length)
         embeddings = {}
         for modality, (buffer, block) in scratch.items():
-            source, result = self.bank.embeddings[modality], buffer[: len(flat)]
-            if isinstance(source, MappedRows):
-                source.gather(windows, valid[modality].flatten(), result, block)
-            else:
-                self._fill(source, flat, columns, result, block)
+            result = buffer[: len(flat)]
+            self.bank.embeddings[modality].gather(wanted, valid[modality], result, block)
             embeddings[modality] = result.view(*shape, -1)
         targets = self._targets.index_select(0, flat).view(*shape, -1)
-        return Batch(embeddings, valid, flags[..., len(valid) :], targets, windows, columns[2])
-
-    def _fill(self, source: Tensor, rows: Tensor, columns: Tensor, result: Tensor, block: Tensor) -> None:
-        """Fill (B * L, D) float32 with these rows of these windows."""
-        if source.device.type == "cpu" and self.length >= _LONG:
-            self._copy_windows(source, result.view(-1, self.length, source.shape[1]), columns)
-        elif source.dtype == result.dtype:
-            torch.index_select(source, 0, rows, out=result)
-        else:
-            for part, out in zip(rows.split(len(block)), result.split(len(block)), strict=True):
-                out.copy_(torch.index_select(source, 0, part, out=block[: len(part)]))
-
-    def _copy_windows(self, source: Tensor, result: Tensor, columns: Tensor) -> None:
-        for out, (first, stride, used) in zip(result, columns.T.tolist(), strict=True):
-            out[:used].copy_(source[first : first + stride * used : stride])
-            if used < self.length:
-                out[used:].zero_()
+        return Batch(embeddings, valid, flags[..., len(valid) :], targets, wanted.windows, columns[2])

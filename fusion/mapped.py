@@ -6,7 +6,7 @@ the same order on the same types, so that a batch is the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from cache.errors import SettingError, ShapeError, StoreError
 from cache.store import FeatureStore
-from cache.windows import Window
 from fusion.moments import Moments
+from fusion.rows import ResidentRows, Rows, Wanted, block_size
 
 
 @dataclass(frozen=True, eq=False)
-class MappedRows:
+class MappedRows(Rows):
     """One modality of a bank, in its store.
 
     Attributes:
@@ -30,6 +30,7 @@ class MappedRows:
 
     store: FeatureStore
     moments: Moments | None = None
+    waits = True
 
     @property
     def dim(self) -> int:
@@ -46,29 +47,33 @@ class MappedRows:
         """The same with moments on a device."""
         return self if self.moments is None else replace(self, moments=self.moments.to(device))
 
-    def trial(self, trial_id: str) -> Tensor:
+    def trial(self, trial_id: str, span: slice) -> Tensor:
         """(T, D) rows of a trial as stored, on the CPU, in memory of their own."""
         return torch.from_numpy(np.array(self.store.read(trial_id).embeddings))
 
-    def gather(self, windows: Sequence[Window], valid: Tensor, result: Tensor, block: Tensor) -> None:
-        """Fill (B * L, D) float32 with windows of L frames, zero behind their ends and where not valid.
+    def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> MappedRows:
+        """The same rows, to be normalised when they are gathered."""
+        return replace(self, moments=moments)
 
-        Args:
-            windows: B windows.
-            valid: (B * L,) on the device of the result, false in padding.
-            result: what is filled, on any device.
-            block: scratch (rows, D) of the stored type on the CPU; as many whole windows as fit are done at a time.
-        """
-        length = len(result) // len(windows)
+    def make_block(self, num_frames: int, length: int, device: torch.device) -> Tensor:
+        """On the CPU, of at least one window."""
+        rows = max(length, block_size(num_frames, self.dim, device))
+        return torch.empty(rows, self.dim, dtype=self.dtype)
+
+    def gather(self, wanted: Wanted, valid: Tensor, result: Tensor, block: Tensor) -> None:
+        """As many whole windows at a time as fit the block; zero also where not valid, if normalised."""
+        length = wanted.length
         step = max(1, len(block) // length)
+        valid = valid.flatten()
         rows = block.numpy()
-        for first in range(0, len(windows), step):
-            part = windows[first : first + step]
+        for first in range(0, len(wanted.windows), step):
+            part = wanted.windows[first : first + step]
             for i, window in enumerate(part):
-                start, used = i * length, window.num_frames
+                start = i * length
+                end = start + window.num_frames
                 embeddings = self.store.read(window.trial_id, window.start, window.stop).embeddings
-                rows[start : start + used] = embeddings[:: window.stride]
-                rows[start + used : start + length] = 0
+                rows[start:end] = embeddings[:: window.stride]
+                rows[end : start + length] = 0
             span = slice(first * length, (first + len(part)) * length)
             self._finish(result[span], valid[span], block[: len(part) * length])
 
@@ -106,9 +111,7 @@ def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_
     return chosen
 
 
-def load_rows(
-    modality: str, store: FeatureStore, lengths: Mapping[str, int], resident: bool
-) -> tuple[Tensor | MappedRows, Tensor]:
+def load_rows(modality: str, store: FeatureStore, lengths: Mapping[str, int], resident: bool) -> tuple[Rows, Tensor]:
     """Read trials in a row, comparing every byte with its digest; a last row is padding.
 
     Args:
@@ -147,4 +150,4 @@ def load_rows(
             embeddings.numpy()[row : row + num_frames] = features.embeddings
         valid.numpy()[row : row + num_frames] = features.valid
         row += num_frames
-    return embeddings if resident else MappedRows(store), valid
+    return ResidentRows(embeddings) if resident else MappedRows(store), valid

@@ -93,14 +93,14 @@ def test_normalised_bank(corpus):
     assert list(part.lengths) == ["d", "a"]
     for modality, store in corpus.stores.items():
         for name in ("d", "a"):
-            stored, rows = store.read(name), part.embeddings[modality][part.span(name)]
+            stored, rows = store.read(name), part.rows(modality, name)
             expected = (stored.embeddings.astype(np.float64) - moments[modality].mean.numpy()) / moments[
                 modality
             ].std.numpy()
             np.testing.assert_allclose(rows, np.where(stored.valid[:, None], expected, 0), atol=5e-3)
-        assert not part.embeddings[modality][-1].any()
+        assert not part.embeddings[modality].values[-1].any()
         assert part.embeddings[modality].dtype == torch.float16
-    assert not part.embeddings["visual"][part.span("a")][3:9].any()
+    assert not part.rows("visual", "a")[3:9].any()
     np.testing.assert_array_equal(part.labels[part.span("a")], corpus.manifest.trial("a").labels)
 
 
@@ -109,7 +109,7 @@ def test_a_constant_dimension_does_not_explode(tmp_path):
     rows[:, 1] = 0.1
     manifest, store = write_trial(tmp_path, rows)
     bank = Bank.from_stores({"visual": store}, manifest, ["t"])
-    normalised = bank.normalised(bank.measure(["t"]), ["t"]).embeddings["visual"][:-1].float()
+    normalised = bank.normalised(bank.measure(["t"]), ["t"]).embeddings["visual"].values[:-1].float()
     assert normalised[:, 1].abs().max() < 1e-6
     assert normalised[:, 0].std() == pytest.approx(1, abs=0.05)
 

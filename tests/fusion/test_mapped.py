@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -125,3 +126,23 @@ def test_altered_bytes_are_refused_before_training(tmp_path):
     manifest = Manifest(tmp_path, (Trial("b", "b", "train", clock, {}),))
     with pytest.raises(StoreError, match="differ from their digest"):
         Bank.from_stores({"visual": FeatureStore(tmp_path / "toy.zarr", fingerprint)}, manifest, ["b"], memory_gb=0)
+
+
+class DoubledRows(MappedRows):
+    """Rows that lie neither in memory nor in a store."""
+
+    def trial(self, trial_id: str, span: slice) -> torch.Tensor:
+        return 2 * super().trial(trial_id, span)
+
+    def gather(self, wanted, valid, result, block) -> None:
+        super().gather(wanted, valid, result, block)
+        result.mul_(2)
+
+
+def test_another_kind_of_rows_needs_no_line_of_the_bank(tmp_path):
+    plain = make_bank(tmp_path, "float32", 0.0)
+    doubled = replace(plain, embeddings={"visual": DoubledRows(plain.embeddings["visual"].store)})
+    windows = plain.cut(list(LENGTHS), 20, 20, tail="pad")
+    for ours, theirs in zip(*(bank.batches(windows, 20, 5).epoch() for bank in (plain, doubled)), strict=True):
+        assert torch.equal(2 * ours.embeddings["visual"], theirs.embeddings["visual"])
+    assert torch.equal(2 * plain.measure(["a"])["visual"].mean, doubled.measure(["a"])["visual"].mean)

@@ -34,7 +34,7 @@ def test_a_projected_bank(corpus):
     expected = (stored - fitted["visual"].mean) @ fitted["visual"].components.T
     torch.testing.assert_close(rows, torch.where(valid[:, None], expected, 0.0))
     assert not rows[3:9].any()
-    assert not reduced.embeddings["visual"][-1].any()
+    assert not reduced.embeddings["visual"].values[-1].any()
     assert reduced.select_targets(("arousal",)).normalised(reduced.measure(["a"]), ["d"]).dims == reduced.dims
 
 

@@ -106,7 +106,7 @@ def test_only_training_trials_teach(corpus):
     bank, spoiled = corpus.bank(), corpus.bank()
     for name in ("d", "e", "f"):
         for rows in spoiled.embeddings.values():
-            rows[spoiled.span(name)] *= 3
+            rows.trial(name, spoiled.span(name)).mul_(3)
     config = replace(QUICK, epochs=1)
     first, second = run(corpus, config, bank=bank), run(corpus, config, bank=spoiled)
     assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
@@ -216,7 +216,7 @@ def test_a_model_that_can_be_solved_is_solved(corpus):
     rows, labels = [], []
     normalised = bank.normalised(bank.measure(corpus.fold.train), corpus.fold.train)
     for name in corpus.fold.train:
-        rows.append(torch.cat([normalised.embeddings[m][normalised.span(name)].double() for m in bank.dims], dim=1))
+        rows.append(torch.cat([normalised.rows(m, name).double() for m in bank.dims], dim=1))
         labels.append(normalised.labels[normalised.span(name)].double())
     x, y = torch.cat(rows), torch.cat(labels)
     regress = result.checkpoint.model.regress

@@ -347,7 +347,7 @@ def test_no_exception_of_a_library_ends_a_run(
         soundfile.write(
             tmp_path / f"{name}.wav", np.zeros(8000, np.float32) if name == "good" else np.full(9000, 0.5), 16000
         )
-    real_load, real_read = extract.inputs.waves.load_audio, extract.inputs.waves.AudioSource.read
+    real_load, real_read = extract.inputs.waves.load_audio, extract.inputs.waves.SoundSource.read
 
     def load(path: Path, *rest: int) -> Any:
         if place == "load_audio" and path.stem == "bad":
@@ -360,7 +360,7 @@ def test_no_exception_of_a_library_ends_a_run(
         return real_read(source, wanted)
 
     monkeypatch.setattr(extract.inputs.waves, "load_audio", load)
-    monkeypatch.setattr(extract.inputs.waves.AudioSource, "read", read)
+    monkeypatch.setattr(extract.inputs.waves.SoundSource, "read", read)
     out = tmp_path / "out"
     result = run(
         "extract",
