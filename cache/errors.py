@@ -5,13 +5,23 @@ quotes, numbers carry units. Each type also inherits the builtin that fits (neve
 text prints in quotes), so that a caller may catch either.
 """
 
+from collections.abc import Mapping
+
 
 class AvFusionError(Exception):
     """Base of all errors of this project; the command line prints its text and exits with 1."""
 
 
 class SettingError(AvFusionError, ValueError):
-    """A parameter has a value outside its declared set or range."""
+    """A parameter has a value outside its declared set or range.
+
+    Attributes:
+        faults: setting → what is wrong with its value, where the message is about single ones.
+    """
+
+    def __init__(self, message: str = "", faults: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.faults = dict(faults or {})
 
 
 class UnknownNameError(AvFusionError, LookupError):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from cache.errors import SettingError, UnknownNameError
@@ -67,10 +68,54 @@ def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def config_of(implementation: type) -> type:
-    """The frozen `Config` of settings in the file that holds an implementation."""
-    config: type = sys.modules[implementation.__module__].__dict__["Config"]
-    return config
+def config_of(target: str) -> type:
+    """The frozen `Config` of settings beside a table entry, without importing what computes.
+
+    Where the entry's module is not imported yet, the class alone is run with those imports and constants of the module that
+    it names, so that settings are checked without torch.
+    """
+    module = sys.modules.get(target.split(":")[0])
+    return _read_config(target) if module is None else cast(type, vars(module)["Config"])
+
+
+@functools.cache
+def _read_config(target: str) -> type:
+    source = re.match(r".*?^class Config\b.*?(?=^\S|\Z)", _source_of(target).read_text(encoding="utf-8"), re.S | re.M)
+    assert source, f"'{target}' stands beside no class Config"
+    *nodes, config = ast.parse(source.group()).body
+    parts = [config]
+    used = _names_in(config)
+    for node in reversed(nodes):
+        part = _only(node, used)
+        parts[:0] = part
+        used.update(*map(_names_in, part))
+    names: dict[str, Any] = {"__name__": target.split(":")[0]}
+    exec(compile(ast.Module(parts, []), f"{target} Config", "exec", dont_inherit=True), names)
+    names["Config"].__reduce__ = functools.partialmethod(_reduce, target)
+    return cast(type, names["Config"])
+
+
+def _reduce(config: Any, target: str) -> Any:
+    """For pickle, which would look for the class in its module and find another one."""
+    return _rebuild, (target, vars(config))
+
+
+def _rebuild(target: str, values: dict[str, Any]) -> Any:
+    return config_of(target)(**values)
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    names = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
+
+
+def _only(node: ast.stmt, used: Collection[str]) -> list[ast.stmt]:
+    """The part of an import or assignment that binds some of these names."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        node.names = [alias for alias in node.names if (alias.asname or alias.name).split(".")[0] in used]
+        return [node] if node.names else []
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [node for target in targets if isinstance(target, ast.Name) and target.id in used]
 
 
 def summary(target: str) -> str:
@@ -94,13 +139,16 @@ def constant(target: str, name: str) -> str:
 
 
 def _read_source(target: str) -> ast.Module:
+    return ast.parse(_source_of(target).read_text(encoding="utf-8"))
+
+
+def _source_of(target: str) -> Path:
     module = target.split(":")[0]
     package, _, leaf = module.rpartition(".")
     folder = importlib.util.find_spec(package)
     assert folder is not None
     assert folder.submodule_search_locations
-    source = Path(next(iter(folder.submodule_search_locations))) / f"{leaf}.py"
-    return ast.parse(source.read_text(encoding="utf-8"))
+    return Path(next(iter(folder.submodule_search_locations))) / f"{leaf}.py"
 
 
 def encode_trial_id(trial_id: str) -> str:

@@ -7,14 +7,14 @@ cards, the layers, and the class. Preprocessing constants and weights are never 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingError
-from cache.names import config_of, load_named, require_known
+from cache.names import config_of, load_named
+from cache.settings import as_settings
 from cache.spec import FeatureSpec
 from extract.backbones import BACKBONES
 from extract.inputs.contract import Input
@@ -82,28 +82,21 @@ class Backbone(nn.Module, ABC):
         return FeatureSpec(self.name, self.modality, self.dim, settings, self.weights.sha256, self.algorithm, dtype)
 
 
-def load_backbone(name: str, weights: str, settings: dict[str, Any] | None = None) -> Backbone:
+def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: from the table of backbones.
         weights: a registered name, a path, or "random".
-        settings: of the backbone's `Config`.
+        settings: the backbone's `Config`, or some of its fields by name.
 
     Raises:
         UnknownNameError: if the backbone or the weights are not known.
-        SettingError: if a setting is not one of the `Config`.
+        SettingError: if settings are unknown, of the wrong type or outside their range.
         WeightsError: if the weights do not fit.
     """
     kind = load_named("backbone", BACKBONES, name)
-    config_type = config_of(kind)
-    settings = settings or {}
-    for setting in settings:
-        require_known(f"setting of backbone '{name}'", setting, [field.name for field in fields(config_type)])
-    try:
-        config = config_type(**settings)
-    except TypeError as error:
-        raise SettingError(f"Settings {settings} do not fit backbone '{name}': {error}.") from error
+    config: Any = as_settings(config_of(BACKBONES[name]), settings or {}, f"backbone '{name}'")
     backbone = kind.load(config, weights).eval().requires_grad_(False)
     backbone.weights = replace(backbone.weights, tensors=None)  # copied into the network; up to 290 MB
     return backbone

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock, check_length
-from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
+from cache.errors import MediaError, MissingFileError, ShapeError
+from cache.settings import check_ranges
 from extract.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.crop_records import VERSION, is_whole, read_crop_record, seal_zip
 from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
@@ -56,11 +57,7 @@ class CropConfig:
     reference_similarity: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 1 <= self.quality <= 100:
-            raise SettingError(
-                f"Crop size {self.size} pixels and JPEG quality {self.quality}; expected at least 1 and 1 to 100. "
-                "Change the parameters of the crops."
-            )
+        check_ranges("the crops", self, {"size": (1, 4096), "quality": (1, 100)}, {})
 
     def fingerprint(self, face: str) -> str:
         """Digest of everything but the video that decides over the crops of one face, hex sha256.

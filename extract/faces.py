@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.errors import SettingError, ShapeError
+from cache.errors import ShapeError
+from cache.settings import check_ranges
 
 # Eyes, nose and corners of the mouth in a 112x112 face, pixel centres at whole numbers [models.md 4.4].
 TEMPLATE = np.array(
@@ -51,17 +52,9 @@ class FaceConfig:
     min_overlap: float = 0.3
 
     def __post_init__(self) -> None:
-        if min(self.every, self.max_side) < 1 or self.min_face_size < 12 or self.max_gap < 0:
-            raise SettingError(
-                f"Face settings every {self.every}, max_side {self.max_side}, min_face_size {self.min_face_size}, "
-                f"max_gap {self.max_gap}; expected at least 1, 1, 12 and 0. Change the parameters of the crops."
-            )
-        shares = (*self.thresholds, self.min_probability, self.min_overlap)
-        if len(shares) != 5 or not all(0 <= share <= 1 for share in shares):
-            raise SettingError(
-                f"Face thresholds {self.thresholds}, min_probability {self.min_probability}, min_overlap "
-                f"{self.min_overlap}; expected numbers in [0, 1]. Change the parameters of the crops."
-            )
+        ranges: dict[str, tuple[float, float]] = dict.fromkeys(("thresholds", "min_probability", "min_overlap"), (0, 1))
+        ranges |= {"every": (1, 1e9), "max_side": (1, 1e9), "min_face_size": (12, 1e9), "max_gap": (0, 1e9)}
+        check_ranges("the detection of faces", self, ranges, {})
 
 
 @dataclass(frozen=True)

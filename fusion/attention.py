@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fusion.layers import ACTIVATIONS
+from fusion.layers import make_activation
 
 _READY = 512  # positions kept from the start; more are computed when a longer window comes
 
@@ -77,7 +77,7 @@ class EncoderStack(nn.ModuleList):
         super().__init__()
         for _ in range(n_layers):
             layer = nn.TransformerEncoderLayer(
-                dim, n_heads, d_ff, dropout, activation=ACTIVATIONS[activation](), batch_first=True
+                dim, n_heads, d_ff, dropout, activation=make_activation(activation), batch_first=True
             )
             for place in ("dropout", "dropout1", "dropout2"):
                 setattr(layer, place, kind(dropout))

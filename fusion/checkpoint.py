@@ -22,11 +22,12 @@ from torch import Tensor
 
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
+from cache.settings import make_settings
 from cache.targets import Target, names_of
 from fusion.model import FusionModel, build_model
 from fusion.moments import Moments
 from fusion.projection import Projection
-from fusion.settings import TrainConfig, configure
+from fusion.settings import TrainConfig
 
 VERSION = 2  # 2: targets with their ranges
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
@@ -161,7 +162,7 @@ def _rebuild(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor])
         moments = {m: Moments(tensors[f"moments.{m}.mean"], tensors[f"moments.{m}.std"]) for m in document["dims"]}
         parts = document["fold"]
         fold = Fold(parts["index"], *(tuple(parts[name]) for name in ("train", "validate", "test")))
-        training = configure("training", TrainConfig, document["training"])
+        training = make_settings(TrainConfig, document["training"], "section 'training'")
         return Checkpoint(
             model.eval(),
             moments,

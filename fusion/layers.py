@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
+from cache.names import load_named
 from fusion.losses import NUM_POLAR_CLASSES, has_polar_plane
 from fusion.model import Estimate
+from fusion.settings import ACTIVATIONS
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "selu": nn.SELU}
+
+def make_activation(name: str) -> nn.Module:
+    """The activation of a setting: gelu, relu or selu."""
+    return cast(nn.Module, load_named("activation", ACTIVATIONS, name)())
 
 
 class Heads(nn.Module):

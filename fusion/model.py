@@ -11,7 +11,6 @@ A model is one file in `fusion/models/` with a frozen `Config` and a `FusionMode
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cache.errors import SettingError
-from cache.names import load_named
+from cache.names import config_of, load_named
+from cache.settings import as_settings
 from fusion.models import MODELS
-from fusion.settings import configure
 
 
 class Inputs(NamedTuple):
@@ -81,16 +80,14 @@ class FusionModel(nn.Module):
         raise NotImplementedError
 
 
-def build_model(
-    name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Mapping[str, Any]
-) -> FusionModel:
+def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Any) -> FusionModel:
     """Build a fusion model with fresh weights, drawn from torch's global generator.
 
     Args:
         name: one of `fusion.models.MODELS`.
         dims: modality → embedding dimension, at least one.
         targets: names of the outputs, at least one.
-        settings: fields of the model's `Config`; what is absent keeps its default.
+        settings: the model's `Config`, or some of its fields by name; what is absent keeps its default.
 
     Raises:
         UnknownNameError: if there is no such model.
@@ -101,7 +98,7 @@ def build_model(
         raise SettingError(
             f"Model '{name}' has modalities {sorted(dims)} and targets {list(targets)}; expected at least one of each."
         )
-    config = configure(f"model '{name}'", sys.modules[cls.__module__].Config, settings)
+    config: Any = as_settings(config_of(MODELS[name]), settings, f"model '{name}'")
     model = cls(dims, tuple(targets), config)
     model.name = name
     return model

@@ -1,20 +1,18 @@
-"""Settings of stage two: plain values → checked dataclasses, and the settings of a training run.
+"""The settings of a training run, and what fusion models' settings have in common.
 
-Losses, optimisers and schedules are named here, lazily, so that reading settings needs no torch.
+Losses, optimisers, schedules and activations are named here, lazily, so that reading settings needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cache.errors import SettingError
 from cache.names import require_known
+from cache.settings import check_ranges
 from cache.windows import TAILS
-
-T = TypeVar("T")
 
 LOSSES = {
     "batch": "fusion.losses:ccc_loss",
@@ -38,79 +36,30 @@ CLASS_WEIGHTINGS = {
 }
 
 
-def configure(kind: str, cls: type[T], settings: Mapping[str, Any]) -> T:
-    """Build a settings dataclass from plain values; an integer may stand for a float, a list for a tuple.
-
-    Args:
-        kind: whose settings they are, for the message ("model 'rnn'").
-        cls: a dataclass whose fields are int, float, bool, str, tuples of one of them, or one of them or None.
-        settings: field name → value.
-
-    Raises:
-        SettingError: if a name is unknown or a value has the wrong type; all faults at once.
-    """
-    hints = get_type_hints(cls)
-    allowed = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    faults = [f"'{name}' is unknown" for name in settings if name not in allowed]
-    remedy = f"Allowed settings are {', '.join(sorted(allowed)) or 'none'}" if faults else "Change it in params.yaml"
-    values = {}
-    for name in (name for name in settings if name in allowed):
-        try:
-            values[name] = _convert(settings[name], hints[name])
-        except TypeError:
-            faults.append(f"'{name}' is {settings[name]!r}, expected {_say(hints[name])}")
-    if faults:
-        raise SettingError(f"Settings of {kind}: {'; '.join(faults)}. {remedy}.")
-    return cls(**values)
+ACTIVATIONS = {
+    "gelu": "torch.nn:GELU",
+    "relu": "torch.nn:ReLU",
+    "selu": "torch.nn:SELU",
+}
 
 
-def _say(hint: Any) -> str:
-    if get_origin(hint) is tuple:
-        return f"a list of {get_args(hint)[0].__name__}"
-    return str(getattr(hint, "__name__", hint))
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    if NoneType in get_args(hint):
-        (other,) = (kind for kind in get_args(hint) if kind is not NoneType)
-        return None if value is None else _convert(value, other)
-    if get_origin(hint) is tuple:
-        if isinstance(value, str) or not all(isinstance(item, get_args(hint)[0]) for item in value):
-            raise TypeError
-        return tuple(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise TypeError
-    return value
-
-
-def check_ranges(
-    kind: str, settings: Any, ranges: Mapping[str, tuple[float, float]], choices: Mapping[str, Any]
+def check_branches(
+    name: str, config: Any, ranges: Mapping[str, tuple[float, float]], choices: Mapping[str, Any]
 ) -> None:
-    """Refuse numbers outside their closed range and names outside their set; all faults at once.
-
-    Args:
-        kind: whose settings they are, for the message.
-        settings: the dataclass.
-        ranges: field → (lowest, highest); None is never outside.
-        choices: field → allowed values.
+    """Check the settings of temporal branches (`*channels`, `kernel`, `dropout`) and a model's own, for its `__post_init__`.
 
     Raises:
-        SettingError: with every fault.
+        SettingError: if a number is outside its range or a modality has no level.
     """
-    faults = [
-        f"'{name}' is {getattr(settings, name)}, expected {low:g} to {high:g}"
-        for name, (low, high) in ranges.items()
-        if getattr(settings, name) is not None and not low <= getattr(settings, name) <= high
-    ]
-    faults += [
-        f"'{name}' is '{getattr(settings, name)}', expected one of {', '.join(sorted(allowed))}"
-        for name, allowed in choices.items()
-        if getattr(settings, name) not in allowed
-    ]
-    if faults:
-        raise SettingError(f"Settings of {kind}: {'; '.join(faults)}. Change the value.")
+    branches: dict[str, tuple[float, float]] = {"kernel": (1, 255), "dropout": (0, 1)}
+    channels = [field for field in vars(config) if field.endswith("channels")]
+    faults = {
+        field: f"is {list(getattr(config, field))}, expected 1 to 12 widths"
+        for field in channels
+        if not 1 <= len(getattr(config, field)) <= 12
+    }
+    branches |= dict.fromkeys(channels, (1, 65536))
+    check_ranges(f"model '{name}'", config, {**branches, **ranges}, choices, faults)
 
 
 @dataclass(frozen=True)
@@ -179,15 +128,21 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {"hop": (1, self.window), "seed": (0, 2**63 - 1), "lr": (1e-12, 1e3)}
-        ranges |= dict.fromkeys(("epochs", "patience", "batch_size", "window", "dilation", "restart_steps"), (1, 1e9))
+        ranges: dict[str, tuple[float, float]] = {"seed": (0, 2**63 - 1), "lr": (1e-12, 1e3)}
+        ranges |= dict.fromkeys(
+            ("epochs", "patience", "batch_size", "window", "hop", "dilation", "restart_steps"), (1, 1e9)
+        )
         ranges |= dict.fromkeys(("lambda_mse", "lambda_ce", "weight_decay", "min_lr"), (0, 1e9))
         ranges |= {"warmup_epochs": (0, 1e9), "plateau_patience": (0, 1e9), "plateau_factor": (1e-9, 0.999)}
-        choices = {"tail": TAILS, "loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-        check_ranges("training", self, ranges, {**choices, "class_weights": CLASS_WEIGHTINGS})
+        choices: dict[str, Any] = {"tail": TAILS, "loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        choices |= {"class_weights": CLASS_WEIGHTINGS}
+        faults = {}
         if not self.targets or len(set(self.targets)) < len(self.targets):
+            faults["targets"] = f"is {list(self.targets)}, expected at least one name, each once"
+        check_ranges("training", self, ranges, choices, faults)
+        if self.hop > self.window:
             raise SettingError(
-                f"Settings of training: 'targets' is {list(self.targets)}; expected at least one name, each once."
+                f"Settings of training: 'hop' is {self.hop}, expected 1 to {self.window}, the window. Change the value."
             )
 
     def networks(self) -> tuple[TrainConfig, ...]:

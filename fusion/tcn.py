@@ -24,10 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from cache.errors import SettingError
 from fusion.model import Inputs
 from fusion.padding import find_inside
-from fusion.settings import check_ranges
 
 
 class CausalBlock(nn.Module):
@@ -132,19 +130,3 @@ class Branches(nn.ModuleDict):
 def channels_of(config: Any, modality: str) -> tuple[int, ...]:
     """Widths of a modality's levels: the setting `<modality>_channels` where there is one, else `channels`."""
     return getattr(config, f"{modality}_channels", config.channels)
-
-
-def check_branches(
-    name: str, config: Any, ranges: Mapping[str, tuple[float, float]], choices: Mapping[str, Any]
-) -> None:
-    """Check the settings of branches (`*channels`, `kernel`, `dropout`) and a model's own, for its `__post_init__`.
-
-    Raises:
-        SettingError: if a number is outside its range or a modality has no level.
-    """
-    check_ranges(f"model '{name}'", config, {"kernel": (1, 255), "dropout": (0, 1), **ranges}, choices)
-    for field, widths in vars(config).items():
-        if field.endswith("channels") and not (1 <= len(widths) <= 12 and all(1 <= width <= 65536 for width in widths)):
-            raise SettingError(
-                f"Settings of model '{name}': '{field}' is {list(widths)}, expected 1 to 12 widths of 1 to 65536. Change the value."
-            )

@@ -14,10 +14,11 @@ from cache.errors import SettingError, StoreError
 from cache.locks import claim, holder, wait_for_any
 from cache.manifest import Manifest, Trial
 from cache.names import config_of, encode_trial_id, load_named
+from cache.settings import as_settings
 from extract.corpora import CORPORA
 from pipelines import paths
 from pipelines.corpus_files import FILES, load_files, look, save_files
-from pipelines.params import CorpusParams, from_mapping
+from pipelines.params import CorpusParams
 
 _CLAIM = "build"
 _PATIENCE_S = 3600.0  # how long to wait for another process that builds the corpus
@@ -35,7 +36,7 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         StoreError: if another process builds and does not end within an hour.
     """
     kind = load_named("corpus", CORPORA, params.name)
-    corpus: Any = kind(from_mapping(config_of(kind), params.settings, f"corpus.settings of '{params.name}'"))
+    corpus: Any = kind(as_settings(config_of(CORPORA[params.name]), params.settings, f"corpus '{params.name}'"))
     if not params.root and not hasattr(corpus, "generate"):
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
     with _claimed(folder) as waited:

@@ -18,6 +18,7 @@ import numpy as np
 from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError, plain_error
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, load_named
+from cache.settings import as_settings
 from extract.audio import load_audio
 from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, list_crops, of_trial
@@ -28,7 +29,7 @@ from extract.transcripts import read_words
 from extract.video import read_frames
 from pipelines.console import progress
 from pipelines.escaping import printable
-from pipelines.params import CorpusParams, from_mapping
+from pipelines.params import CorpusParams
 
 _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
 
@@ -81,7 +82,7 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
         name = params.name if params is not None and about_this else recognise(root)
     kind = load_named("corpus", CORPORA, name)
     settings = params.settings if params is not None and about_this and params.name == name else {}
-    corpus = kind(from_mapping(config_of(kind), settings, f"corpus.settings of '{name}'"))
+    corpus = kind(as_settings(config_of(CORPORA[name]), settings, f"corpus '{name}'"))
     with _warnings() as notes:
         try:
             manifest, faults = corpus.read(root), []

@@ -18,7 +18,7 @@ from extract.backbone import Backbone, load_backbone
 from extract.engine import EngineOptions, extract_features, recipe
 from pipelines import paths
 from pipelines.params import Params
-from pipelines.write_crops import crop_config, crops_folder
+from pipelines.write_crops import crops_folder
 
 TOLERANCE = 0.01
 """Greatest difference allowed, as a share of the root mean square of the trial's embeddings.
@@ -45,7 +45,7 @@ def check_against_source(
         StoreError: if the store does not hold what its receipt names.
     """
     manifest = Manifest.load(paths.CORPUS)
-    crops = crops_folder(paths.CROPS, crop_config(params.crops))
+    crops = crops_folder(paths.CROPS, params.crops)
     findings = []
     for name in names:
         section = params.backbone(name)

@@ -67,9 +67,9 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     from pipelines import paths
     from pipelines.extract_features import raise_failures
     from pipelines.params import read_params
-    from pipelines.write_crops import crop_config, make_crops, save_crops_receipt
+    from pipelines.write_crops import make_crops, save_crops_receipt
 
-    config = crop_config(read_params(paths.PARAMS).crops)
+    config = read_params(paths.PARAMS).crops
     manifest = Manifest.load(paths.CORPUS)
     outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device, redo)
     raise_failures("crops", outcome, paths.CROPS / "failures.json")

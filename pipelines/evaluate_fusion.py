@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +16,19 @@ from cache.documents import digest_bytes, format_arrays, write_document, write_f
 from cache.errors import CorpusError, FingerprintError, MissingFileError
 from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
-from cache.names import config_of, encode_trial_id, require_known
+from cache.names import encode_trial_id, require_known
 from cache.places import Where
 from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict_ensemble
 from fusion.intervals import bootstrap
 from fusion.metrics import METRICS
-from fusion.settings import configure
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
 from pipelines.scores import Figures, ScoresDocument, as_json
-from pipelines.train_fusion import choose_folds, find_lacking, load_bank, say_lacking, torch_threads, train_config
+from pipelines.train_fusion import choose_folds, find_lacking, load_bank, say_lacking, torch_threads
 
 if TYPE_CHECKING:
     from fusion.bank import Bank
@@ -133,11 +132,10 @@ def _refuse_stale(
     Raises:
         FingerprintError: naming the system.
     """
-    expected = train_config(params, system, seed).networks()
+    expected = replace(system.train, seed=seed).networks()
     for network in networks:
         model = network.model
-        config: Any = configure(f"model '{system.model}'", config_of(type(model)), system.settings)
-        if model.name != system.model or model.config != config or network.training not in expected:
+        if model.name != system.model or model.settings != asdict(system.settings) or network.training not in expected:
             raise FingerprintError(
                 f"System '{name}' was trained with other settings than params.yaml has now (seed {seed}). "
                 f"Run 'train-fusion --system {name}' again."

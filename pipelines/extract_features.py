@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 
 from cache.errors import AvFusionError, MissingFileError, SettingError, TrialsFailedError
 from cache.manifest import Manifest
-from cache.names import config_of, load_named
 from cache.places import Where, is_file, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
-from extract.backbones import BACKBONES
 from extract.corpora.file_names import normal
+from extract.crops import CropConfig
 from extract.devices import choose_device, keep_big_buffers
 from extract.engine import EngineOptions, extract_features, recipe
 from extract.inputs.contract import Input, require_medium
@@ -28,8 +27,8 @@ from pipelines.build_corpus import build_corpus
 from pipelines.console import note, progress, warn
 from pipelines.escaping import printable
 from pipelines.loose_media import by_name, loose_manifest, remember, strangers
-from pipelines.params import BackboneParams, Params, from_mapping
-from pipelines.write_crops import crop_config, crops_folder, make_crops, save_crops_receipt
+from pipelines.params import BackboneParams, Params
+from pipelines.write_crops import crops_folder, make_crops, save_crops_receipt
 
 T = TypeVar("T")
 
@@ -143,7 +142,7 @@ def extract_project(
     chosen = selection.of(manifest)
     backbones = load_backbones(names, params, options)
     whole = len(chosen.trials) == len(manifest.trials)
-    made, config = None, crop_config(params.crops)
+    made, config = None, params.crops
     for backbone, _ in backbones:
         require_medium(manifest, chosen.trials, backbone.input)
     if any("crops" in backbone.input.media for backbone, _ in backbones):
@@ -201,7 +200,7 @@ def extract_loose(
         )
         raise TrialsFailedError(f"None of {len(unread)} files can be read; nothing was extracted.\n{reasons}")
     backbones = load_loose(weights, options)
-    done, config = [], crop_config({})
+    done, config = [], CropConfig()
     for backbone, how in backbones:
         made, folder = None, out / "crops"
         if "crops" in backbone.input.media:
@@ -269,8 +268,6 @@ def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
 
 def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool) -> tuple[Backbone, EngineOptions]:
     choose_device(options.device)  # before weights are fetched
-    config = config_of(load_named("backbone", BACKBONES, name))
-    from_mapping(config, params.settings, f"extract.{name}.settings")
     backbone = load_backbone(name, params.weights, params.settings)
     plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
     if not alone and not backbone.input.mixes and options != plain:

@@ -1,22 +1,28 @@
-"""The settings of `params.yaml`, typed and checked; unknown keys and wrong types are refused with their full name.
+"""The settings of `params.yaml`, typed and checked when they are read: every fault of the file in one message.
 
-Every stage is given only the section that it reads, so that DVC re-runs no stage for a setting it does not use.
+That includes what a name decides the type of: settings of the corpus, of backbones and of models are their `Config`. Section
+`matrix` is read with the others, also from its own file, since the stage that plans every run needs it. Every stage is given only the section that it reads, so that DVC re-runs no stage for a setting it does not use.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import dacite
+from typing import Any, TypeVar, get_type_hints
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
 from cache.manifest import PARTITIONS
-from cache.names import require_folder_name, require_known
+from cache.names import config_of, require_folder_name, require_known
+from cache.settings import Faults, check_ranges, expected_one_of, parse_settings, refusal
+from cache.spec import DTYPES
 from extract.backbones import BACKBONES
-from pipelines.setting_types import check_values
+from extract.corpora import CORPORA
+from extract.crops import CropConfig
+from fusion.models import MODELS
+from fusion.settings import TrainConfig
 from pipelines.yaml_files import read_yaml
 
 T = TypeVar("T")
@@ -39,7 +45,10 @@ class CorpusParams:
 
     name: str = "demo"
     root: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges("section 'corpus'", self, {}, {"name": CORPORA})
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,10 @@ class BackboneParams:
 
     weights: str
     dtype: str = "float16"
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges("a backbone", self, {}, {"dtype": DTYPES})
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,13 @@ class SystemParams:
 
     model: str
     modalities: dict[str, str]
-    settings: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
+    settings: Any = field(default_factory=dict)
+    train: Any = field(default_factory=dict)
     pca: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults = {} if self.modalities else {"modalities": "is {}, expected at least one, as 'visual: mobilefacenet'"}
+        check_ranges("a system", self, {}, {"model": MODELS}, faults)
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,9 @@ class BankParams:
     """
 
     memory_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_ranges("the bank", self, {"memory_gb": (0, 1e9)}, {})
 
 
 @dataclass(frozen=True)
@@ -133,24 +152,18 @@ class FusionParams:
     device: str = "auto"
     threads: int = 1
     workers: int = 1
-    train: dict[str, Any] = field(default_factory=dict)
+    train: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = {
-            "threads": (self.threads, 1),
-            "workers": (self.workers, 1),
-            "bank.memory_gb": (self.bank.memory_gb, 0),
-        }
-        faults = [
-            f"fusion.{name} is {value:g}, expected at least {low}"
-            for name, (value, low) in numbers.items()
-            if not value >= low
-        ]
-        faults += [
-            f"seed {seed} stands twice in fusion.seeds" for seed in set(self.seeds) if self.seeds.count(seed) > 1
-        ]
-        if faults:
-            raise SettingError(f"{'; '.join(faults)}. Change params.yaml.")
+        faults = (
+            {} if len(set(self.seeds)) == len(self.seeds) else {"seeds": f"is {self.seeds}, expected each seed once"}
+        )
+        for name in self.systems:
+            try:
+                require_folder_name("System", name, "Rename it.")
+            except SettingError as error:
+                faults[f"systems.{name}"] = f"is refused: {error}"
+        check_ranges("section 'fusion'", self, {"threads": (1, 1024), "workers": (1, 1024)}, {}, faults)
 
 
 @dataclass(frozen=True)
@@ -170,6 +183,9 @@ class EvaluateParams:
     level: float = 0.95
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_ranges("section 'evaluate'", self, {}, {"partition": (AUTO, *PARTITIONS)})
+
 
 @dataclass(frozen=True)
 class Params:
@@ -188,7 +204,7 @@ class Params:
 
     corpus: CorpusParams
     fusion: FusionParams
-    crops: dict[str, Any] = field(default_factory=dict)
+    crops: CropConfig = field(default_factory=CropConfig)
     extract: dict[str, BackboneParams] = field(default_factory=dict)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
@@ -209,68 +225,117 @@ class Params:
 
 
 def read_params(path: Path) -> Params:
-    """Read and check a parameter file.
+    """Read and check a parameter file, and the file of its section `matrix` where there is one.
 
     Raises:
         MissingFileError: if it does not exist.
-        SettingError: if it is no YAML, has an unknown key or a value of the wrong type.
-        UnknownNameError: if a backbone or a partition of this name does not exist.
+        SettingError: if it is no YAML, or with every fault of its settings.
     """
     if not path.is_file():
         raise MissingFileError(
             f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
-    params = _add_matrix(from_mapping(Params, read_yaml(path), str(path)), path.with_name(MATRIX))
+    raw, where, matrix = read_yaml(path), f"'{path}'", path.with_name(MATRIX)
+    if matrix.is_file():
+        if isinstance(raw, dict) and "matrix" in raw:
+            raise SettingError(
+                f"There is a section 'matrix' and a file '{matrix}'; expected one of them. Remove the other."
+            )
+        raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
+        where += f" and '{matrix}'"
+    params = read_typed(Params, raw, where)
     if params.matrix is not None and params.matrix.folds == FoldParams():
         params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
-    for name in params.extract:
-        require_known("backbone in section 'extract' of params.yaml", name, BACKBONES)
-    require_known("partition in section 'evaluate' of params.yaml", params.evaluate.partition, (AUTO, *PARTITIONS))
-    for section, systems in (
-        ("fusion", params.fusion.systems),
-        ("matrix", params.matrix.systems if params.matrix else {}),
-    ):
-        for name, system in systems.items():
-            require_folder_name("System", name, f"Change it in {section}.systems.")
-            if not system.modalities:
-                raise SettingError(
-                    f"System '{name}' has no modalities; expected at least one, such as 'visual: mobilefacenet'. Add it in "
-                    f"'{section}.systems.{name}.modalities'."
-                )
     return params
 
 
-def _add_matrix(params: Params, path: Path) -> Params:
-    """The settings with a section `matrix` from a file of its own, where there is one.
-
-    Raises:
-        SettingError: if the file is wrong, or the section stands in both.
-    """
-    if not path.is_file():
-        return params
-    if params.matrix is not None:
-        raise SettingError(f"There is a section 'matrix' and a file '{path}'; expected one of them. Remove the other.")
-    return replace(params, matrix=from_mapping(FusionParams, read_yaml(path), str(path)))
-
-
-def from_mapping(kind: type[T], mapping: Any, where: str) -> T:
-    """Build a settings dataclass from plain values.
+def read_typed(kind: type[T], raw: Any, where: str) -> T:
+    """Build a dataclass whose fields are sections of params.yaml, with settings of corpus, backbones and models typed.
 
     Args:
-        kind: a dataclass; nested ones are built from nested mappings.
-        mapping: key → value.
-        where: file or section, for messages.
+        kind: the dataclass.
+        raw: as read.
+        where: file or files, for the message.
 
     Raises:
-        SettingError: if a key is unknown or missing, or a value has the wrong type.
+        SettingError: with every fault.
     """
-    if not isinstance(mapping, dict):
-        raise SettingError(f"'{where}' holds {type(mapping).__name__}, expected keys and values.")
-    check_values(kind, mapping, where)
-    try:
-        return dacite.from_dict(kind, mapping, dacite.Config(strict=True, cast=[float, tuple]))
-    except (dacite.DaciteError, ValueError, TypeError) as error:
-        raise SettingError(f"Setting in '{where}' is wrong: {str(error).rstrip('.')}. See docs/params.md.") from error
+    built, faults = parse_settings(kind, raw)
+    typed: dict[tuple[str, ...], Any] = {}
+    for place, table, name, values in _named_sections(raw):
+        if isinstance(name, str) and name in table:
+            owner = partial(_say_owner, table)
+            made, found = parse_settings(config_of(table[name]), values, ".".join(place), owner)
+            typed[place], faults = made, {**faults, **found}
+        elif table is BACKBONES:
+            faults[f"extract.{name}"] = f"is the section of an unknown backbone; {expected_one_of(name, BACKBONES)}"
+    for section in ("fusion", "matrix"):
+        made_here, found = _type_training(_section(raw, section), section)
+        typed, faults = {**typed, **made_here}, {**faults, **found}
+    if built is None or faults:
+        raise refusal(faults, where)
+    for place, made in typed.items():
+        built = _put(built, place, made)
+    return built
+
+
+def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, str], Any, Any]]:
+    """Sections whose type a name decides: place, table of names, name, values."""
+    if "corpus" in _section(raw):
+        corpus = _section(raw, "corpus")
+        yield ("corpus", "settings"), CORPORA, corpus.get("name", CorpusParams.name), corpus.get("settings", {})
+    for name in _section(raw, "extract"):
+        backbone = _section(raw, "extract", name)
+        yield ("extract", name, "settings"), BACKBONES, name, backbone.get("settings", {})
+    for section in ("fusion", "matrix"):
+        for name in _section(raw, section, "systems"):
+            system = _section(raw, section, "systems", name)
+            yield (section, "systems", name, "settings"), MODELS, system.get("model"), system.get("settings", {})
+
+
+def _type_training(fusion: Mapping[str, Any], section: str) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:
+    """Settings of training of a section and of its systems, which take over those of the section."""
+    if not fusion:
+        return {}, {}
+    shared = fusion.get("train", {})
+    made, faults = _parse_training(shared, (section, "train"))
+    typed: dict[tuple[str, ...], TrainConfig | None] = {(section, "train"): made}
+    for name in _section(fusion, "systems"):
+        own = _section(fusion, "systems", name).get("train", {})
+        values = {**shared, **own} if made is not None and isinstance(own, dict) else own
+        place = (section, "systems", name, "train")
+        typed[place], found = _parse_training(values, place)
+        faults |= found
+    return typed, faults
+
+
+def _parse_training(values: Any, place: tuple[str, ...]) -> tuple[TrainConfig | None, Faults]:
+    key = ".".join(place)
+    made, faults = parse_settings(TrainConfig, values, key)
+    if isinstance(values, dict) and "seed" in values:
+        faults[f"{key}.seed"] = f"is {values['seed']!r}, expected in '{place[0]}.seeds' only"
+    return made, faults
+
+
+def _section(raw: Any, *names: str) -> Mapping[str, Any]:
+    """A section of values as read; empty where it is none."""
+    for name in names:
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return {name: value for name, value in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
+
+
+def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:
+    """The same settings with another value at a place."""
+    name, *rest = place
+    if rest:
+        value = _put(node[name] if isinstance(node, dict) else getattr(node, name), tuple(rest), value)
+    return {**node, name: value} if isinstance(node, dict) else replace(node, **{name: value})
+
+
+def _say_owner(table: Mapping[str, str], setting: str) -> str:
+    """Whose setting it is, such as one that another corpus left behind."""
+    owners = [name for name, target in table.items() if setting in get_type_hints(config_of(target))]
+    return f"It is a setting of {' and '.join(map(repr, owners))}: remove it" if owners else ""
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

@@ -27,7 +27,7 @@ from pipelines.console import warn
 from pipelines.extract_features import Selection, lacking, load_backbones, load_loose
 from pipelines.loose_media import by_name, loose_manifest, strangers
 from pipelines.params import Params
-from pipelines.write_crops import crop_config, crops_folder, has_crops
+from pipelines.write_crops import crops_folder, has_crops
 
 PROBES = 2  # batches; the first one warms up
 SEARCHED = 80  # frames in which faces are looked for
@@ -46,7 +46,7 @@ def plan_project(
         MissingFileError: if the corpus is not built.
     """
     manifest = selection.of(Manifest.load(paths.CORPUS))
-    config = crop_config(params.crops)
+    config = params.crops
     return [
         _plan(backbone, params.backbone(backbone.name).dtype, manifest, {}, config, paths.CROPS, features, how)
         for backbone, how in load_backbones(names, params, options)
@@ -66,7 +66,7 @@ def plan_loose(
     manifest, unread = loose_manifest(selection.pick(by_name(media)), rate, face)
     unread |= {} if options.redo else strangers(manifest, out)
     manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
-    config = crop_config({})
+    config = CropConfig()
     return [
         _plan(
             backbone, "float16", manifest, unread | lacking(manifest, backbone.input), config, out / "crops", out, how

@@ -26,7 +26,7 @@ from pipelines.params import Params
 def plan_stages(params: Params, features: Where = paths.FEATURES) -> None:
     """Write `work/plan` and `work/corpus-files.json`; files whose content stays are not touched."""
     look_again(params.corpus, paths.CORPUS_FILES)
-    documents: dict[str, Any] = {"crops": params.crops, "evaluate": asdict(params.evaluate)}
+    documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
     for name in BACKBONES:
         section = params.extract.get(name)

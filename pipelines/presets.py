@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cache.errors import SettingError
 from cache.names import require_known
-from pipelines.params import BackboneParams, FusionParams, from_mapping
+from cache.settings import check_ranges, make_settings
+from pipelines.params import BackboneParams, FusionParams, read_typed
 from pipelines.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "presets"
 STATISTICS = ("best", "mean")
 ABSENT = ("", "-", "–")  # how the papers print a figure that they do not have
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,7 @@ class Preset:
     statistic: str = "mean"
 
     def __post_init__(self) -> None:
-        require_known("statistic", self.statistic, STATISTICS)
-
-    def narrowed(self) -> Preset:
-        """The same as it runs on the demo corpus."""
-        demo = self.demo
-        systems = {
-            name: replace(
-                system,
-                modalities={m: demo.backbones.get(backbone, backbone) for m, backbone in system.modalities.items()},
-                settings={**system.settings, **demo.settings.get(system.model, {})},
-                train={**system.train, **demo.train},
-            )
-            for name, system in self.fusion.systems.items()
-        }
-        return replace(self, fusion=replace(self.fusion, systems=systems, seeds=demo.seeds or self.fusion.seeds))
+        check_ranges("a preset", self, {}, {"statistic": STATISTICS})
 
 
 @dataclass(frozen=True)
@@ -160,15 +145,39 @@ def tables(paper: str) -> list[str]:
     return sorted(path.stem.rpartition("-")[2] for path in (FOLDER / "tables").glob(f"{paper}-*.yaml"))
 
 
-def read_preset(paper: str) -> Preset:
+def read_preset(paper: str, demo: bool = False) -> Preset:
     """The settings of a paper.
+
+    Args:
+        paper: name of the preset.
+        demo: as it runs on the demo corpus.
 
     Raises:
         UnknownNameError: if there is no such preset.
         SettingError: if its file is wrong.
     """
     require_known("paper", paper, papers())
-    return _read(Preset, FOLDER / f"{paper}.yaml")
+    path = FOLDER / f"{paper}.yaml"
+    raw = read_yaml(path)
+    preset = read_typed(Preset, raw, f"'{path}'")
+    return (
+        read_typed(Preset, _narrow(raw, preset.demo), f"'{path}', narrowed by its section 'demo'") if demo else preset
+    )
+
+
+def _narrow(raw: dict[str, Any], demo: DemoParams) -> dict[str, Any]:
+    """The sections of a preset as they run on the demo corpus."""
+    fusion = raw["fusion"]
+    systems = {
+        name: {
+            **system,
+            "modalities": {m: demo.backbones.get(backbone, backbone) for m, backbone in system["modalities"].items()},
+            "settings": {**system.get("settings", {}), **demo.settings.get(system["model"], {})},
+            "train": {**system.get("train", {}), **demo.train},
+        }
+        for name, system in fusion["systems"].items()
+    }
+    return {**raw, "fusion": {**fusion, "systems": systems, "seeds": demo.seeds or fusion["seeds"]}}
 
 
 def read_table(paper: str, number: str) -> Table:
@@ -180,14 +189,11 @@ def read_table(paper: str, number: str) -> Table:
     """
     require_known("paper", paper, papers())
     require_known(f"table of {paper}", number, tables(paper))
-    table = _read(Table, FOLDER / "tables" / f"{paper}-{number}.yaml")
+    path = FOLDER / "tables" / f"{paper}-{number}.yaml"
+    table = make_settings(Table, read_yaml(path), f"'{path}'")
     for row in table.rows:
         if not row.group and len(row.cells) != len(table.columns):
             raise SettingError(
                 f"Row {row.cells} of '{paper}-{number}.yaml' has {len(row.cells)} cells, expected {len(table.columns)}."
             )
     return table
-
-
-def _read(kind: type[T], path: Path) -> T:
-    return from_mapping(kind, read_yaml(path), str(path))

@@ -26,15 +26,12 @@ def params_page() -> str:
     """Markdown: every setting by section, with default and meaning."""
     parts = [_INTRO]
     parts += [_section("corpus", sections.CorpusParams)]
-    for table, kind, place in ((CORPORA, "corpus", "corpus.settings"),):
-        parts += [_section(f"{place} of `{name}`", config_of(load_named(kind, table, name))) for name in table]
+    parts += [_section(f"corpus.settings of `{name}`", config_of(CORPORA[name])) for name in CORPORA]
     parts += [_section("crops", CropConfig), _section("extract.<backbone>", sections.BackboneParams)]
-    parts += [
-        _section(f"extract.{name}.settings", config_of(load_named("backbone", BACKBONES, name))) for name in BACKBONES
-    ]
+    parts += [_section(f"extract.{name}.settings", config_of(BACKBONES[name])) for name in BACKBONES]
     parts += [_section("fusion", sections.FusionParams), _section("fusion.systems.<name>", sections.SystemParams)]
     parts += [_section("fusion.train", TrainConfig)]
-    parts += [_section(f"settings of model `{name}`", config_of(load_named("model", MODELS, name))) for name in MODELS]
+    parts += [_section(f"settings of model `{name}`", config_of(MODELS[name])) for name in MODELS]
     parts += [_section("evaluate", sections.EvaluateParams)]
     return "\n".join(parts)
 

@@ -15,7 +15,7 @@ from pipelines.corpus_files import load_corpus
 from pipelines.params import FusionParams, Params, SystemParams
 from pipelines.presets import Preset, SystemFigure, Table, read_preset, read_table
 from pipelines.runs import Job
-from pipelines.train_fusion import train_config, train_jobs
+from pipelines.train_fusion import train_jobs
 
 Counts = dict[tuple[str, int], tuple[int, int]]
 
@@ -68,7 +68,7 @@ def reproduce(
         )
     notes = list(table.notes)
     if name == "demo":
-        preset = preset.narrowed()
+        preset = read_preset(paper, demo=True)
         notes.insert(0, _say_narrowed(paper, preset))
     wanted = {figure for _, _, figure in table.figures()}
     reached = train_figures(paper, preset, wanted, project.fusion, features, redo)
@@ -148,7 +148,7 @@ def train_figures(
         for name in names
         for fold in sorted({figure.fold for figure in wanted if figure.system == name})
         for seed in fusion.seeds
-        for config in train_config(fusion, fusion.systems[name], seed).networks()
+        for config in replace(fusion.systems[name].train, seed=seed).networks()
     ]
     best = train_jobs(jobs, fusion, manifest, paths.REPRODUCED / paper, features, redo)
     runs: dict[tuple[str, int, int], dict[str, float]] = {}

@@ -21,7 +21,6 @@ from cache.documents import Cell, Document, digest_bytes, read_document, write_d
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
 from cache.manifest import Manifest
-from cache.names import config_of, load_named
 from cache.store import FeatureStore
 from pipelines.code_digest import digest_code
 from pipelines.params import FusionParams, SystemParams
@@ -89,18 +88,12 @@ class Digests:
         """The digest of a job, as hexadecimal digits.
 
         Raises:
-            AvFusionError: if the model's settings are wrong, or features are absent or not those of their receipt.
+            AvFusionError: if features are absent or not those of their receipt.
         """
-        from fusion.models import MODELS
-        from fusion.settings import configure
-
         model = job.system.model
-        settings: Any = configure(
-            f"model '{model}'", config_of(load_named("fusion model", MODELS, model)), job.system.settings
-        )
         trial_ids = (*job.fold.train, *job.fold.validate)
         document = {
-            "model": [model, asdict(settings)],
+            "model": [model, asdict(job.system.settings)],
             "training": asdict(job.config),
             "pca": job.system.pca,
             "fold": asdict(job.fold),

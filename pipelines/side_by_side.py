@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from cache.errors import SettingError
-
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -36,15 +34,12 @@ def run_jobs(
     Args:
         jobs: what to do; sent to the other processes where there are any.
         make_runner: called once in each process, a function of a module; what it returns is called with a job.
-        workers: processes, this one among them.
+        workers: processes, at least one, this one among them.
         own_runner: what runs jobs in this process instead, for instance with progress.
 
     Raises:
-        SettingError: if `workers` is less than one.
         AvFusionError: whatever a job raises; jobs that were not begun are then left.
     """
-    if workers < 1:
-        raise SettingError(f"fusion.workers is {workers}, expected at least 1. Change params.yaml.")
     own = own_runner or make_runner()
     others = min(workers, len(jobs)) - 1
     if others < 1:

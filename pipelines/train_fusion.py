@@ -71,20 +71,6 @@ def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def train_config(params: FusionParams, system: SystemParams, seed: int) -> TrainConfig:
-    """Settings of a system's training: `fusion.train`, then those of the system.
-
-    Raises:
-        SettingError: if a setting is unknown, of the wrong type or out of range, or is the seed.
-    """
-    from fusion.settings import TrainConfig, configure
-
-    settings = {**params.train, **system.train}
-    if "seed" in settings:
-        raise SettingError("'seed' stands in a section 'train'; expected it in 'fusion.seeds' only. Move it there.")
-    return configure("fusion.train", TrainConfig, {**settings, "seed": seed})
-
-
 def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
     """The stores of a system's modalities, checked against their receipts and the manifest.
 
@@ -124,15 +110,9 @@ def _check_modality(modality: str, backbone: str) -> None:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while.
-
-    Raises:
-        SettingError: if it is less than one.
-    """
+    """Let torch compute with so many threads, at least one, for a while."""
     import torch
 
-    if count < 1:
-        raise SettingError(f"fusion.threads is {count}, expected at least 1. Change params.yaml.")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -182,7 +162,7 @@ def train_systems(
         warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will refuse.")
     systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {
-        name: [part for seed in params.seeds for part in train_config(params, system, seed).networks()]
+        name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
         for name, system in systems.items()
     }
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]

@@ -23,16 +23,6 @@ from extract.tracking import REFERENCE
 from extract.video import sha256_file
 from pipelines import paths
 from pipelines.console import progress, warn
-from pipelines.params import from_mapping
-
-
-def crop_config(settings: dict[str, Any]) -> CropConfig:
-    """Crop settings of `params.yaml`.
-
-    Raises:
-        SettingError: if one is unknown or of the wrong type.
-    """
-    return from_mapping(CropConfig, settings, "crops")
 
 
 def make_crops(

@@ -11,7 +11,7 @@ import yaml
 from cache.errors import SettingError
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, which takes numbers with an exponent and no point as text, and this one does not."""
 
 
@@ -28,5 +28,5 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
         raise SettingError(f"'{path}' is no YAML in UTF-8: {' '.join(str(error).split())}. Mend the line.") from error

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingError
+from cache.settings import check_ranges
 from extract.backbone import Backbone
 from extract.inputs.waves import WaveInput
 from extract.weights import Weights, WeightsCard, load_into
@@ -31,10 +31,7 @@ class Config:
     window_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.02 <= self.window_s <= 10:  # four poolings by 4 need 256 samples
-            raise SettingError(
-                f"Window of {self.window_s} s; expected 0.02 to 10 s. Change window_s of backbone 'conv1d'."
-            )
+        check_ranges("backbone 'conv1d'", self, {"window_s": (0.02, 10)}, {})  # four poolings by 4 need 256 samples
 
 
 RATE_HZ = 16_000

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock, check_length
 from cache.errors import CorpusError, MissingFileError, SettingError, ShapeError
 from cache.manifest import PARTITIONS, Manifest, Trial
+from cache.settings import check_ranges
 from cache.targets import AFFECT, names_of
 from extract.corpora.annotations import NOT_ANNOTATED, read_annotation, split_side
 from extract.corpora.demo_face import Look, make_background
@@ -63,15 +64,12 @@ class Config:
     height: int = 240
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.num_trials < 3 or self.num_subjects < 3:
-            faults.append(f"{self.num_trials} trials of {self.num_subjects} subjects, expected at least 3 of each")
-        if not 1 <= self.min_s <= self.max_s:
-            faults.append(f"min_s {self.min_s} s and max_s {self.max_s} s, expected 1 <= min_s <= max_s")
-        if self.width < 160 or self.height < 120 or self.width % 2 or self.height % 2:
-            faults.append(f"pictures of {self.width}x{self.height} pixels, expected even numbers from 160x120 on")
-        if faults:
-            raise SettingError("The demo corpus cannot have " + "; nor ".join(faults) + ". Change its settings.")
+        ranges: dict[str, tuple[float, float]] = {"num_trials": (3, 1e6), "num_subjects": (3, 1e6), "min_s": (1, 1e6)}
+        sides = {"width": self.width, "height": self.height}
+        odd = {name: f"is {side}, expected an even number of pixels" for name, side in sides.items() if side % 2}
+        check_ranges("corpus 'demo'", self, {**ranges, "width": (160, 8192), "height": (120, 8192)}, {}, odd)
+        if self.min_s > self.max_s:
+            raise SettingError(f"'min_s' is {self.min_s}, expected at most 'max_s', {self.max_s}. Change one of them.")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import find_inside
-from fusion.tcn import Branches, FrameNorm, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branches, FrameNorm
 
 
 @dataclass(frozen=True)

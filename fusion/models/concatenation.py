@@ -15,7 +15,8 @@ from torch import nn
 
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import find_inside
-from fusion.tcn import Branch, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branch
 
 
 @dataclass(frozen=True)

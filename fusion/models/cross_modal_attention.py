@@ -31,13 +31,14 @@ import torch
 from torch import nn
 
 from cache.errors import SettingError
+from cache.settings import check_ranges
 from fusion.attention import CrossLayer, CrossStack, EncoderStack, FrameConv, Positions, PreNormCrossLayer
-from fusion.layers import ACTIVATIONS, Heads
+from fusion.layers import Heads, make_activation
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import clear_padding, find_inside
-from fusion.settings import check_ranges
+from fusion.settings import ACTIVATIONS
 
-VARIANTS: dict[str, type[CrossLayer]] = {"mult": CrossLayer, "multv2": PreNormCrossLayer}
+VARIANTS = ("mult", "multv2")
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class CrossModalAttention(FusionModel):
         self.encoder = EncoderStack(
             self.width, config.d_ff, config.n_heads, config.n_layers, config.dropout, config.activation, alpha
         )
-        self.activation = ACTIVATIONS[config.activation]()
+        self.activation = make_activation(config.activation)
         self.heads = Heads(self.width, self.targets)
 
     def _stack(self, source: str, target: str, width: int) -> CrossStack:
         config = self.config
         n_layers = getattr(config, f"n_{source}_to_{target}", config.n_cross)
-        layer = VARIANTS[config.variant]
+        layer = PreNormCrossLayer if config.variant == "multv2" else CrossLayer
         layers = [
             layer(width, config.d_ff, config.n_heads, config.dropout, config.dropout_cross_ff) for _ in range(n_layers)
         ]

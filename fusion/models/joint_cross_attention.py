@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cache.settings import check_ranges
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import clear_padding, require_length
-from fusion.settings import check_ranges
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import find_inside
-from fusion.tcn import Branches, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

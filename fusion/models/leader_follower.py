@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from cache.errors import SettingError
 from cache.names import require_known
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.tcn import Branches, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

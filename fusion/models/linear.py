@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.errors import CorpusError, SettingError
+from cache.settings import check_ranges
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import find_inside
-from fusion.settings import check_ranges
 
 Pattern = tuple[bool, ...]
 """Which of the targets are labelled."""

@@ -38,7 +38,8 @@ from torch.nn import functional
 
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import clear_padding, find_inside, require_length
-from fusion.tcn import Branches, FrameNorm, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branches, FrameNorm
 
 VARIANTS = ("code", "paper")
 JOINTS = ("all", "others")

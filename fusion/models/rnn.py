@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fusion.layers import ACTIVATIONS, Heads
+from cache.settings import check_ranges
+from fusion.layers import Heads, make_activation
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.settings import check_ranges
+from fusion.settings import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class AudiovisualRNN(FusionModel):
         width = sum(self.dims.values())
         self.reduce: nn.Module = nn.Identity()
         if len(self.dims) > 1:
-            self.reduce = nn.Sequential(nn.Linear(width, config.d_model), ACTIVATIONS[config.activation]())
+            self.reduce = nn.Sequential(nn.Linear(width, config.d_model), make_activation(config.activation))
             width = config.d_model
         self.lstm = nn.LSTM(
             width,

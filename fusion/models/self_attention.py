@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from cache.errors import SettingError
+from cache.settings import check_ranges
 from fusion.attention import EncoderStack, FrameConv, Positions
-from fusion.layers import ACTIVATIONS, Heads
+from fusion.layers import Heads, make_activation
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.padding import clear_padding, find_inside
-from fusion.settings import check_ranges
+from fusion.settings import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class AudiovisualSelfAttention(FusionModel):
         alone = len(self.dims) == 1
         alpha = alone and config.activation == "selu"
         self.reduce = FrameConv(width, config.d_model) if alone else nn.Linear(width, config.d_model)
-        self.activation = ACTIVATIONS[config.activation]()
+        self.activation = make_activation(config.activation)
         self.positions = Positions(config.d_model)
         self.dropout = (nn.AlphaDropout if alpha else nn.Dropout)(config.dropout)
         self.encoder = EncoderStack(

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.tcn import Branches, check_branches
+from fusion.settings import check_branches
+from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def test_the_recipe_is_plain_data(backbone: Backbone) -> None:
 
 
 def test_unknown_settings_are_refused(backbone: Backbone) -> None:
-    with pytest.raises(UnknownNameError, match=f"Unknown setting of backbone '{backbone.name}' 'sise'"):
+    with pytest.raises(SettingError, match=f"backbone '{backbone.name}' is wrong: 'sise' is 3, an unknown setting"):
         load_backbone(backbone.name, "random", {"sise": 3})
 
 

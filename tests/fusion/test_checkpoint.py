@@ -116,7 +116,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"version": 99}, "has version 99, expected 2"),
         ({"model": "gone"}, "Unknown fusion model 'gone'"),
         ({"settings": {"d_model": 8}}, "does not fit the model that it names.*size mismatch"),
-        ({"settings": {"wings": 8}}, "'wings' is unknown"),
+        ({"settings": {"wings": 8}}, "'wings' is 8, an unknown setting"),
         ({"fold": {}}, "does not fit"),
     ],
 )

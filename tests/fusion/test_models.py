@@ -214,7 +214,7 @@ def test_a_model_that_is_not_trained_does_not_pass():
 
 @every_model
 def test_settings_are_checked(name, settings):
-    with pytest.raises(SettingError, match=r"'d_modle' is unknown.*Allowed settings are"):
+    with pytest.raises(SettingError, match=r"'d_modle' is 3, an unknown setting; expected one of \w+"):
         build_model(name, DIMS, TARGETS, {**settings, "d_modle": 3})
     with pytest.raises(SettingError, match="at least one of each"):
         build_model(name, {}, TARGETS, settings)
@@ -239,10 +239,9 @@ def test_rnn_has_the_parameters_of_the_paper(settings, count):
 
 
 def test_rnn_refuses_impossible_settings():
-    with pytest.raises(
-        SettingError, match="'dropout' is 2.0, expected 0 to 1; 'activation' is 'tanh', expected one of gelu"
-    ):
+    with pytest.raises(SettingError) as caught:
         build_model("rnn", DIMS, TARGETS, {"dropout": 2.0, "activation": "tanh"})
+    assert caught.value.faults.keys() == {"dropout", "activation"}
 
 
 def test_rnn_alone_feeds_the_lstm_directly():

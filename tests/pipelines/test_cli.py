@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache.documents import sign
-from cache.errors import MissingFileError, SettingError
+from cache.errors import MissingFileError
 from cache.folds import load_folds
 from cache.manifest import Manifest
 from fusion.checkpoint import load
 from pipelines import cli
 from pipelines.cli import avfusion
-from pipelines.params import FusionParams, from_mapping, read_params, rows
+from pipelines.params import read_params
 from pipelines.reference import cli_page, params_page
 from pipelines.yaml_files import read_yaml
 
@@ -125,7 +125,7 @@ def test_training_settings_of_a_system(project: Path, run: Run, edit_params: Cal
     training = load(project / "work/models/fused/fold0/seed0").training
     assert (training.epochs, training.window, training.hop) == (1, 20, 10)
     edit_params(lambda params: keep_one_system(params, train={"seed": 1}))
-    assert "expected it in 'fusion.seeds' only" in run("train").stderr
+    assert "expected in 'fusion.seeds' only" in run("train").stderr
 
 
 def test_a_backbone_under_the_name_of_another_modality_is_told(project: Path, run: Run, edit_params: Callable) -> None:
@@ -152,7 +152,9 @@ def test_features_in_components_and_beyond_the_memory_budget(project: Path, run:
     assert run("train", "--redo", "--json").stdout == plain
     assert run("evaluate", "--json").stdout != before
     edit_params(lambda params: params["fusion"].update(bank={"memory_gb": -1}, seeds=[0, 0]))
-    assert "memory_gb is -1, expected at least 0; seed 0 stands twice" in run("train").stderr
+    message = run("train").stderr
+    assert "'fusion.bank.memory_gb' is -1.0, expected 0 to" in message
+    assert "'fusion.seeds' is [0, 0], expected each seed once" in message
 
 
 def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
@@ -186,69 +188,9 @@ def test_debug_shows_the_traceback(project: Path, run: Run) -> None:
     assert isinstance(run("evaluate", "--debug").exception, MissingFileError)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("corpus: {name: demo, colour: 1}", "Unknown setting 'colour'"),
-        (
-            "corpus: {name: demo}\nfuson: {}",
-            "'fuson' in '.*'; expected some of corpus, .* matrix. Did you mean 'fusion'",
-        ),
-        (
-            "fusion: {folds: {kinds: auto}}",
-            "'kinds' in '.*', section 'fusion.folds'; expected some of kind, number, .* 'kind'",
-        ),
-        (
-            "matrix: {systems: {one: {modle: rnn}}}",
-            "'modle' in '.*', section 'matrix.systems.one'; expected some of model,",
-        ),
-        (
-            "extract: {facenet: {weight: random}}",
-            "section 'extract.facenet'; expected some of weights, dtype, settings",
-        ),
-        ("corpus: [1", "is no YAML"),
-        ("7", "holds int, expected keys and values"),
-        (
-            "corpus: {name: 3}\ncrops: {}\nextract: {}\nfusion: {seeds: [0], systems: {}}",
-            "'corpus.name' in '.*' is 3, expected text",
-        ),
-        (
-            "fusion: {folds: 3}",
-            "'fusion.folds' in '.*' is 3, expected a section with some of kind, number, count, .* Write",
-        ),
-        ("fusion: {bank: zz}", "'fusion.bank' in '.*' is 'zz', expected a section with some of memory_gb"),
-        ("fusion: {threads: true}", "'fusion.threads' in '.*' is True, expected a whole number"),
-        ("fusion: {seeds: [a]}", "'fusion.seeds' in '.*, expected a list, such as"),
-        (
-            "fusion: {systems: {one: {model: rnn, modalities: {audio: conv1d}, pca: 7}}}",
-            "'fusion.systems.one.pca' in '.*' is 7, expected a section of names, each with a whole number",
-        ),
-        (
-            "fusion: {systems: {one: {modalities: {audio: conv1d}}}}",
-            "No setting 'model' in '.*', section 'fusion.systems.one'",
-        ),
-        (
-            "corpus: {}\ncrops: {}\nextract: {}\nfusion: {seeds: [0], systems: {one: {model: rnn, modalities: {}}}}",
-            "System 'one' has no modalities.*'fusion.systems.one.modalities'",
-        ),
-    ],
-)
-def test_wrong_parameter_files(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingError, match=message):
-        read_params(path)
-
-
 def test_the_projects_own_parameters_are_right() -> None:
     params = read_params(ROOT / "params.yaml")
     assert params.fusion.systems["fused"].modalities == {"visual": "mobilefacenet", "audio": "conv1d"}
-
-
-def test_numbers_may_be_written_as_yaml_reads_them() -> None:
-    built = from_mapping(FusionParams, {"seeds": [1], "systems": {}, "train": {"lr": 1}}, "fusion")
-    assert built.train == {"lr": 1}
-    assert {name: default for name, default, _ in rows(FusionParams)}["threads"] == "1"
 
 
 def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
@@ -262,7 +204,7 @@ def test_numbers_with_an_exponent_need_no_point(tmp_path: Path) -> None:
 def test_a_type_error_names_its_setting_only(project: Path, run: Run, edit_params: Callable) -> None:
     edit_params(lambda params: params["fusion"]["train"].update(lr="fast"))
     result = run("train")
-    assert "'lr' is 'fast', expected float. Change it in params.yaml." in result.stderr
+    assert "'fusion.train.lr' is 'fast', expected a number. Change it" in result.stderr
     assert "weight_decay" not in result.stderr
 
 
@@ -327,7 +269,7 @@ def test_the_demo_corpus_is_read_where_a_root_is_given(project: Path, run: Run, 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
-    [({"window_s": "half"}, "extract.conv1d.settings"), ({"window_s": -1}, "expected 0.02 to 10 s")],
+    [({"window_s": "half"}, "extract.conv1d.settings"), ({"window_s": -1}, "expected 0.02 to 10")],
 )
 def test_wrong_backbone_settings_are_refused_once(
     project: Path, run: Run, edit_params: Callable, settings: dict, text: str

@@ -110,10 +110,7 @@ def test_an_unknown_partition_is_refused_at_once(command: str, project: Path, ru
     edit_params(lambda params: params["evaluate"].update(partition="tset"))
     result = run(command)
     assert result.exit_code == 1
-    assert (
-        "Unknown partition in section 'evaluate' of params.yaml 'tset'; expected one of auto, test, train"
-        in result.stderr
-    )
+    assert "'evaluate.partition' is 'tset', expected one of auto, train, validation, test" in result.stderr
     assert not (project / "work/models").exists()
 
 

@@ -15,7 +15,6 @@ from fusion.model import build_model
 from fusion.settings import TrainConfig
 from pipelines.presets import ABSENT, FOLDER, SystemFigure, papers, read_preset, read_table, tables
 from pipelines.reproduce import _choose, markdown, reproduce
-from pipelines.train_fusion import train_config
 
 DIMS = {"visual": 512, "audio": 128, "text": 768}
 ALL = [(paper, number) for paper in papers() for number in tables(paper)]
@@ -34,9 +33,9 @@ def test_every_promised_table_is_here() -> None:
 @pytest.mark.parametrize("paper", papers())
 @pytest.mark.parametrize("narrowed", [False, True])
 def test_every_system_can_be_built_and_trained(paper: str, narrowed: bool) -> None:
-    preset = read_preset(paper).narrowed() if narrowed else read_preset(paper)
+    preset = read_preset(paper, demo=narrowed)
     for system in preset.fusion.systems.values():
-        for config in train_config(preset.fusion, system, 0).networks():
+        for config in system.train.networks():
             dims = {modality: DIMS[modality] for modality in system.modalities}
             model = build_model(system.model, dims, config.targets, system.settings)
             assert model.fixed_length in (None, config.window)
@@ -46,14 +45,14 @@ def test_every_system_can_be_built_and_trained(paper: str, narrowed: bool) -> No
 
 def test_the_papers_own_numbers_are_in_the_presets() -> None:
     karas, zhang, praveen = (read_preset(paper).fusion for paper in ("karas2022", "zhang2023", "praveen2024"))
-    best = train_config(karas, karas.systems["e2e_av_cma"], 0)
+    best = karas.systems["e2e_av_cma"].train
     assert (best.lr, best.weight_decay, best.lambda_mse, best.lambda_ce) == (1e-4, 0.06, 0.18, 0.76)
     assert (best.window, best.batch_size, best.restart_steps, best.optimizer) == (16, 64, 200, "adamw")
-    assert train_config(karas, karas.systems["e2e_av_rnn"], 0).lr == TrainConfig().lr == 2e-4
-    can = train_config(zhang, zhang.systems["can"], 3)
+    assert karas.systems["e2e_av_rnn"].train.lr == TrainConfig().lr == 2e-4
+    can = zhang.systems["can"].train
     assert (can.lr, can.min_lr, can.weight_decay, can.batch_size) == (1e-5, 1e-8, 1e-3, 12)
     assert (can.window, can.hop, can.epochs, can.schedule, len(zhang.seeds)) == (300, 200, 100, "plateau", 15)
-    rcma = train_config(praveen, praveen.systems["rcma"], 0)
+    rcma = praveen.systems["rcma"].train
     assert (rcma.lr, rcma.weight_decay, rcma.batch_size, len(rcma.networks())) == (1e-4, 5e-4, 12, 2)
 
 

@@ -33,11 +33,6 @@ def test_an_error_of_any_process_is_raised_here(workers: int) -> None:
         run_jobs([1, 2, 3, 5, 4], Doubler, workers)
 
 
-def test_workers_must_be_positive() -> None:
-    with pytest.raises(SettingError, match=r"fusion\.workers is 0, expected at least 1"):
-        run_jobs([1], Doubler, 0)
-
-
 def weights(project: Path) -> dict[str, bytes]:
     return {str(path.relative_to(project)): path.read_bytes() for path in project.glob("work/models/**/*.safetensors")}
 

@@ -1,0 +1,264 @@
+"""The one way from plain values to settings: every fault together, each with its full key.
+
+Settings are plain frozen dataclasses. Values from YAML or from a caller become one of them here and are checked here:
+unknown and missing names, types, and what a `__post_init__` refuses (a ValueError; `check_ranges` for single values).
+pydantic does the work and is imported on first use, so that declaring settings costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from cache.errors import SettingError
+
+T = TypeVar("T")
+Place = tuple[str | int, ...]
+"""Where a value stands: names of sections, numbers in lists."""
+Faults = dict[str, str]
+"""Full key → what is wrong with its value: "is 3, expected text"."""
+
+_LONGEST_VALUE = 60  # characters of a value in a message
+_DEEPEST = 20  # sections within each other
+_ABSENT = object()
+_EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def make_settings(kind: type[T], values: Any, where: str) -> T:
+    """Build a settings dataclass from plain values; an integer may stand for a float, a list for a tuple.
+
+    Args:
+        kind: the dataclass; nested ones are built from nested mappings.
+        values: name → value.
+        where: file or section, for the message.
+
+    Raises:
+        SettingError: with every fault.
+    """
+    made, faults = parse_settings(kind, values)
+    if made is None:
+        raise refusal(faults, where)
+    return made
+
+
+def as_settings(kind: type[T], values: Any, where: str) -> T:
+    """Settings as they are, or built from plain values; arguments and errors as of `make_settings`."""
+    return values if is_dataclass(values) else make_settings(kind, values, where)  # type: ignore[return-value]
+
+
+def parse_settings(
+    kind: type[T], values: Any, key: str = "", owner: Callable[[str], str] = lambda name: ""
+) -> tuple[T | None, Faults]:
+    """Build a settings dataclass, or find all faults of its values.
+
+    Faulty values are taken out and the rest is looked at again, for what only whole sections can refuse; a section with
+    other faults is not refused as a whole, which they may have caused.
+
+    Args:
+        kind: the dataclass.
+        values: name → value.
+        key: of the whole, which begins the key of each fault.
+        owner: name that the dataclass does not know → whose setting it is, as a sentence; "" if no one's.
+    """
+    faults: dict[Place, str] = dict(_odd_names(values))
+    try:
+        rest = json.loads(json.dumps(values, default=_refusable, skipkeys=True))
+    except (ValueError, RecursionError):
+        faults[()] = "holds itself, expected sections within sections"
+        rest = {}
+    while True:
+        made, found = _validate(kind, rest)
+        for place, refused in found.items():
+            taken_out = _value_at(rest, place) is _ABSENT and _value_at(values, place) is not _ABSENT
+            section_only = refused and any(other[: len(place)] == place for other in faults)
+            if place not in faults and not taken_out and not section_only:
+                faults[place] = refused or _describe(kind, values, place, owner)
+        if not sum(_take_out(rest, place) for place in found):
+            break
+    return None if faults else made, {_join(key, place): text for place, text in faults.items()}
+
+
+def refusal(faults: Mapping[str, str], where: str) -> SettingError:
+    """The error that lists faults.
+
+    Args:
+        faults: as `parse_settings` finds them, at least one.
+        where: file or section.
+    """
+    lines = [f"'{key}' {text}" if key else f"{where} {text}" for key, text in faults.items()]
+    lines = [line if line.endswith(("?", ".")) else f"{line}." for line in lines]
+    if len(lines) > 1:
+        text = f"{len(lines)} settings in {where} are wrong; change them, see docs/params.md:\n  " + "\n  ".join(lines)
+    else:
+        text = f"Setting in {where} is wrong: {lines[0]} Change it; see docs/params.md."
+    return SettingError(text, faults)
+
+
+def check_ranges(
+    kind: str,
+    settings: Any,
+    ranges: Mapping[str, tuple[float, float]],
+    choices: Mapping[str, Any],
+    others: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse numbers outside their closed range and names outside their set; all faults at once.
+
+    Args:
+        kind: whose settings they are, for the message.
+        settings: the dataclass.
+        ranges: field → (lowest, highest), of a number or of each in a list; None is never outside.
+        choices: field → allowed values.
+        others: field → what else is wrong with its value.
+
+    Raises:
+        SettingError: with every fault.
+    """
+    faults = dict(others or {})
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(low <= number <= high for number in numbers):
+            shown = list(value) if isinstance(value, tuple) else value
+            faults[name] = f"is {shown}, expected {low:g} to {high:g}"
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        if value not in allowed:
+            faults[name] = f"is '{value}', {expected_one_of(value, allowed)}"
+    if faults:
+        listed = "; ".join(f"'{name}' {text}" for name, text in faults.items())
+        raise SettingError(f"Settings of {kind}: {listed}. Change the value.", faults)
+
+
+def _validate(kind: Any, values: Any) -> tuple[Any, dict[Place, str]]:
+    """What pydantic makes of JSON values, or the places of faults, each with what a `__post_init__` says, or ""."""
+    import pydantic
+
+    try:
+        return _adapter(kind).validate_json(json.dumps([values]))[0], {}
+    except pydantic.ValidationError as error:
+        found: dict[Place, str] = {}
+        for fault in error.errors(include_url=False):
+            place = fault["loc"][1:]
+            refused = fault.get("ctx", {}).get("error") if fault["type"] == "value_error" else None
+            if isinstance(refused, SettingError) and refused.faults:
+                found |= {(*place, name): text for name, text in refused.faults.items()}
+            elif fault["type"] == "missing" and place and isinstance(place[-1], int):  # of a list of fixed length
+                found[place[:-1]] = ""
+            else:
+                found[place] = "" if refused is None else f"is refused: {refused}"
+        return None, found
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    """JSON stands for lists as tuples and whole numbers as floats, which strict Python values do not."""
+    import pydantic
+
+    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return pydantic.TypeAdapter(list[kind], config=config)
+
+
+def _describe(kind: Any, values: Any, place: Place, owner: Callable[[str], str]) -> str:
+    """What is wrong with a value that is not of the type that is declared for it."""
+    value = _value_at(values, place)
+    around = _type_at(kind, place[:-1])
+    if place and is_dataclass(around) and place[-1] not in get_type_hints(around):
+        known = list(get_type_hints(around))
+        owned = owner(str(place[-1])) and f". {owner(str(place[-1]))}"
+        expected = expected_one_of(str(place[-1]), known, owned)
+        return f"is {_show(value)}, an unknown setting; {expected}"
+    if value is _ABSENT:
+        return "is missing; it has no default"
+    return f"is {_show(value)}, expected {_say(_type_at(kind, place), value)}"
+
+
+def _say(hint: Any, value: Any) -> str:
+    """What a value of a type looks like."""
+    inner = get_args(hint)
+    if is_dataclass(hint):
+        return f"a section with some of {', '.join(get_type_hints(hint))}"
+    if get_origin(hint) is dict:
+        return f"a section of names, each with {_EXPECTED.get(inner[1], 'a value of its own')}, as 'name: value'"
+    if len(inner) > 1 and Ellipsis not in inner:
+        return f"a list of {len(inner)} values"
+    if inner:
+        return f"a list, such as {'[0, 1]' if inner[0] in (int, float) else '[a, b]'}"
+    if hint is float and isinstance(value, float):
+        return "a finite number"
+    return _EXPECTED[hint]
+
+
+def _value_at(values: Any, place: Place) -> Any:
+    for name in place:
+        try:
+            values = values[name]
+        except (LookupError, TypeError):
+            return _ABSENT
+    return values
+
+
+def _type_at(kind: Any, place: Place) -> Any:
+    """The type that is declared for the value of a place; None where nothing is."""
+    for name in place:
+        inner = get_args(kind)
+        if is_dataclass(kind):
+            kind = get_type_hints(kind).get(str(name))
+        elif inner:
+            kind = inner[-1] if isinstance(name, str) else inner[0]
+        if NoneType in get_args(kind):
+            (kind,) = (other for other in get_args(kind) if other is not NoneType)
+    return kind
+
+
+def _take_out(values: Any, place: Place) -> bool:
+    """Remove the value of a place, or the list or section that it stands in or lacks in; whether there was one."""
+    while place:
+        around = _value_at(values, place[:-1])
+        if isinstance(around, dict) and place[-1] in around:
+            del around[place[-1]]
+            return True
+        place = place[:-1]
+    return False
+
+
+def _odd_names(values: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Names that are not text, such as a number: YAML has them, settings do not."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if not isinstance(name, str):
+            spelt = json.dumps(name) if name is None or isinstance(name, bool) else str(name)  # as in JSON
+            yield (*place, spelt), f"is named by {name!r}, expected text, in quotes"
+        elif len(place) < _DEEPEST:
+            yield from _odd_names(value, (*place, name))
+
+
+def _refusable(value: Any) -> Any:
+    """What stands for a value that JSON lacks, such as a date: nothing that any setting takes."""
+    return [[str(value)]]
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def expected_one_of(name: str, known: Iterable[str], instead: str = "") -> str:
+    """The known names and the nearest one, for messages about a name that is none of them.
+
+    >>> expected_one_of("facenett", ["bert", "facenet"])
+    "expected one of bert, facenet. Did you mean 'facenet'?"
+    """
+    ordered = list(known)
+    near = difflib.get_close_matches(name, ordered, n=1)
+    guess = instead or (f". Did you mean '{near[0]}'?" if near else "")
+    return f"expected {'one of ' * bool(ordered)}{', '.join(ordered) or 'none'}{guess}"
+
+
+def _join(key: str, place: Place) -> str:
+    for name in place:
+        key = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name}" if key else name
+    return key
