@@ -54,7 +54,10 @@ class FaceConfig:
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = dict.fromkeys(("thresholds", "min_probability", "min_overlap"), (0, 1))
         ranges |= {"every": (1, 1e9), "max_side": (1, 1e9), "min_face_size": (12, 1e9), "max_gap": (0, 1e9)}
-        check_ranges("the detection of faces", self, ranges, {})
+        faults: dict[str, str] = {}
+        if len(self.thresholds) != 3:
+            faults["thresholds"] = f"is {list(self.thresholds)}, expected a list of 3 values"
+        check_ranges("the detection of faces", self, ranges, {}, faults)
 
 
 @dataclass(frozen=True)

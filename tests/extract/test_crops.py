@@ -127,7 +127,7 @@ def test_fingerprint_holds_every_setting() -> None:
     prints = {config.fingerprint("left") for config in [CropConfig(), *others]}
     assert len(prints) == len(others) + 1
     assert CropConfig().fingerprint("left") == CropConfig().fingerprint("left") != CropConfig().fingerprint("right")
-    with pytest.raises(SettingError, match="quality 0"):
+    with pytest.raises(SettingError, match="'quality' is 0"):
         CropConfig(quality=0)
 
 

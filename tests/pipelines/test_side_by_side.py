@@ -54,4 +54,4 @@ def test_workers_and_budget_train_the_same_models(project: Path, run: Callable, 
     assert len(alone) == 4
     assert run("evaluate").exit_code == 0
     edit_params(lambda params: params["fusion"].update(workers=0))
-    assert "fusion.workers is 0" in run("train").stderr
+    assert "'fusion.workers' is 0" in run("train").stderr

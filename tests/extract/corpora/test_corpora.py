@@ -20,7 +20,7 @@ def test_the_table_is_sorted() -> None:
 @pytest.mark.parametrize("name", CORPORA)
 def test_every_corpus_keeps_the_contract(name: str, tmp_path: Path) -> None:
     kind = load_named("corpus", CORPORA, name)
-    config = config_of(kind)
+    config = config_of(CORPORA[name])
     assert dataclasses.fields(config)
     assert config.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert not kind.recognises(tmp_path)

@@ -126,7 +126,7 @@ def test_a_modality_alone_is_its_own_joint(tiny, windows):
 
 
 def test_unknown_variants_are_refused():
-    with pytest.raises(SettingError, match="'variant' is 'papr', expected one of code, paper; 'joint' is 'both'"):
+    with pytest.raises(SettingError, match="'variant' is 'papr', expected one of code, paper(.|\n)*'joint' is 'both'"):
         build_model("recursive_cross_attention", DIMS, ("valence",), {"variant": "papr", "joint": "both"})
 
 
