@@ -21,6 +21,7 @@ import click
 
 from cache.errors import AvFusionError
 from pipelines.escaping import encodable, is_unicode, json_text, printable
+from pipelines.tables import text_table
 
 
 @contextmanager
@@ -85,6 +86,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        """Run the command; end the program where it fails."""
         _take_over()
         try:
             return command(*args, **kwargs)
@@ -200,9 +202,15 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(_cell(title), total=total, note="")
 
@@ -221,9 +229,8 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         return
     header = list(rows[0])
     lines = [[_cell(value) for value in line] for line in (header, *([row[key] for key in header] for row in rows))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    for line in lines:
-        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in text_table(lines):
+        say(line)
 
 
 def _cell(value: object) -> str:

@@ -15,6 +15,7 @@ from extract.crops import CropConfig
 from fusion.models import MODELS
 from fusion.settings import TrainConfig
 from pipelines import params as sections
+from pipelines.tables import markdown_table
 
 _INTRO = """# Settings of `params.yaml`
 
@@ -68,8 +69,8 @@ def _section(title: str, kind: type) -> str:
     rows = sections.rows(kind)
     if not rows:
         return f"## {title}\n\nNo settings.\n"
-    body = "\n".join(f"| `{name}` | `{default}` | {meaning.replace('|', '/')} |" for name, default, meaning in rows)
-    return f"## {title}\n\n| setting | default | meaning |\n|---|---|---|\n{body}\n"
+    cells = [(f"`{name}`", f"`{default}`", meaning.replace("|", "/")) for name, default, meaning in rows]
+    return "\n".join([f"## {title}\n", *markdown_table(("setting", "default", "meaning"), cells, padded=False), ""])
 
 
 def _walk(path: str, command: click.Command) -> list[tuple[str, click.Command]]:

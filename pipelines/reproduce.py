@@ -15,6 +15,7 @@ from pipelines.corpus_files import load_corpus
 from pipelines.params import FusionParams, Params, SystemParams
 from pipelines.presets import Preset, SystemFigure, Table, read_preset, read_table
 from pipelines.runs import Job
+from pipelines.tables import markdown_table
 from pipelines.train_fusion import train_jobs
 
 Counts = dict[tuple[str, int], tuple[int, int]]
@@ -192,7 +193,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     header: list[str] = []
     for name, has in zip(document["columns"], ours, strict=True):
         header += [name, "ours"] if has else [name]
-    table = [header]
+    table: list[list[str]] = []
     for row in document["rows"]:
         if "group" in row:
             table.append([f"*{row['group']}*"] + [""] * (len(header) - 1))
@@ -204,15 +205,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         table.append(texts)
     lines = [f"**{document['source']}** {document['caption']}", ""]
     lines += [f"* {note}" for note in document["notes"]] + [""] * bool(document["notes"])
-    return "\n".join(lines + _align(table))
-
-
-def _align(table: list[list[str]]) -> list[str]:
-    """Rows of Markdown with columns of equal width, a line of dashes under the first."""
-    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(table[0]))]
-    rows = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in table]
-    rows.insert(1, ["-" * width for width in widths])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines + markdown_table(header, table))
 
 
 def _printed(cell: Mapping[str, Any]) -> str:

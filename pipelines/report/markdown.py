@@ -19,6 +19,7 @@ from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
 from pipelines.runs import Row, read_history, saved_runs
 from pipelines.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
+from pipelines.tables import markdown_table
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
@@ -150,15 +151,11 @@ def _table(systems: dict[str, Any], kinds: _Columns, stale: list[str]) -> list[s
         for title, metric, over_targets, cell in kinds
         for target in (["mean"] if over_targets else targets)
     ]
-    rows = [
-        "| system | " + " | ".join(f"{title} {plain(target)}" for title, _, target, _ in columns) + " |",
-        "|---|" + "---|" * len(columns),
-    ]
+    rows = []
     for name, scores in systems.items():
         cells = (cell(scores[m][target]) if target in scores[m] else "" for _, m, target, cell in columns)
-        mark = " (earlier networks)" if name in stale else ""
-        rows.append(f"| {plain(name)}{mark} | " + " | ".join(cells) + " |")
-    return rows
+        rows.append([plain(name) + " (earlier networks)" * (name in stale), *cells])
+    return markdown_table(["system", *(f"{title} {plain(target)}" for title, _, target, _ in columns)], rows)
 
 
 def _say_stale(stale: list[str]) -> list[str]:

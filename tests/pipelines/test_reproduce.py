@@ -165,7 +165,7 @@ def test_markdown_has_a_pair_of_columns_for_each_figure() -> None:
 def test_a_column_without_figures_of_ours_stands_alone() -> None:
     cells = ["A", {"paper": "0.1", "ours": None}, {"paper": "0.2", "ours": 0.25}]
     document = {"source": "s", "caption": "c", "notes": [], "columns": ["M", "V", "W"], "rows": [{"cells": cells}]}
-    assert markdown(document).splitlines()[-3::2] == ["| M   | V   | W   | ours  |", "| A   | 0.1 | 0.2 | 0.250 |"]
+    assert markdown(document).splitlines()[-3::2] == ["| M | V   | W   | ours  |", "| A | 0.1 | 0.2 | 0.250 |"]
 
 
 def test_what_a_paper_does_not_print_has_no_figure_of_ours() -> None:
