@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, UnreachableError, VersionError
 from cache.locks import locks_place, sweep
@@ -13,7 +12,7 @@ from cache.names import decode_trial_id
 from cache.places import Where, open_folder
 from cache.receipt import Receipt, is_unread
 from cache.records import CommitRecord
-from cache.spec import FeatureSpec
+from cache.spec import FeatureSpec, flatten
 from cache.store import DROP_FIRST, FeatureStore, fingerprints
 
 
@@ -101,30 +100,13 @@ def find_holding(features: Where, start: str) -> Holding:
 
 def describe(spec: FeatureSpec) -> str:
     """What features are made of, in words."""
-    settings = ", ".join(f"{key} {value}" for key, value in flatten(spec.settings).items())
+    chain = {**(spec.upstream or {}), **spec.settings}
+    settings = ", ".join(f"{key} {value}" for key, value in flatten(chain).items())
     weights = spec.weights_sha256 if ":" in spec.weights_sha256 else spec.weights_sha256[:12] or "none"
     return (
         f"{spec.name} ({spec.modality}), {spec.dim} numbers per frame as {spec.dtype}, weights {weights}, "
         f"algorithm {spec.algorithm}{'; ' + settings if settings else ''}"
     )
-
-
-def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names.
-
-    >>> flatten({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    if not isinstance(document, dict):
-        return {prefix.rstrip("."): document}
-    return {key: value for name in document for key, value in flatten(document[name], f"{prefix}{name}.").items()}
-
-
-def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
-    """Settings in which two recipes differ, each with both values; None stands for one that a recipe lacks."""
-    ours, theirs = flatten(first.to_document()), flatten(second.to_document())
-    names = [*ours, *(name for name in theirs if name not in ours)]
-    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
 
 def verify(

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from cache.clock import FrameClock
+from cache.documents import SpecPart, check_document
 from cache.errors import CorpusError, StoreError
 from cache.foreign import are_features, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item
@@ -108,7 +109,7 @@ def _read(path: Path) -> Bundle:
             return Bundle(None, _foreign_ids(path, file), partial(_load_foreign, path))
         with reading(f"The recipe in '{path}'", "one of ours", "Export it again.", StoreError):
             check_version(str(path), int(file.attrs["avfusion_version"]))
-            spec = FeatureSpec.from_document(json.loads(str(file.attrs[_SPEC])))
+            spec = check_document(json.loads(str(file.attrs[_SPEC])), SpecPart).spec
             ids = sorted(decode_trial_id(name) for name in file.get("embeddings", ()))
     return Bundle(spec, ids, partial(_load, path))
 

@@ -17,17 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.arrays import format_array, read_array
 from cache.clock import FrameClock
 from cache.documents import (
     ClockPart,
     Document,
-    Part,
+    TargetPart,
     check_document,
     damaged,
     digest_bytes,
-    format_array,
     parse_json,
-    read_array,
     write_document,
     write_file,
 )
@@ -82,18 +81,10 @@ class _TrialPart(ClockPart):
     face: str
 
 
-class _TargetPart(Part):
-    name: str
-    kind: str
-    unit: str
-    low: float
-    high: float
-
-
 class _ManifestDocument(Document):
     version: int
     root: str
-    targets: list[_TargetPart]
+    targets: list[TargetPart]
     labels: str
     trials: list[_TrialPart]
 
@@ -245,7 +236,7 @@ class Manifest:
                 )
             document = check_document(raw, _ManifestDocument)
             clocks = [entry.clock for entry in document.trials]
-            targets = tuple(Target(**part.model_dump()) for part in document.targets)
+            targets = tuple(part.target for part in document.targets)
         except CorpusError:
             raise
         except ValueError as error:

@@ -32,18 +32,45 @@ def fingerprint(document: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What is worth knowing about features beside what decides their numbers.
+
+    Attributes:
+        weights: what loads them: a registered name, "random:<seed>", or the name of their file.
+        origin: address of the weights.
+        licence: of the weights.
+        parents: sha256 of the weights that they were trained from.
+        trials: ids of the trials that they learned from.
+        config: the settings that the backbone was built with; with the weights, enough to build it again.
+        columns: names of the D numbers, where they have any.
+    """
+
+    weights: str = ""
+    origin: str = ""
+    licence: str = ""
+    parents: tuple[str, ...] = ()
+    trials: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class FeatureSpec:
-    """The recipe of one backbone's embeddings.
+    """The recipe of a set of features: the whole chain from the media to the stored numbers.
 
     Attributes:
         name: the backbone.
         modality: audio, text or visual.
         dim: D, numbers per frame.
-        settings: every parameter that changes what is computed (variant, input size, normalisation,
+        settings: every parameter of the backbone that changes what is computed (variant, input size, normalisation,
             colour order, sampling rate, window, timing rule), JSON values only.
         weights_sha256: of the weights' bytes, or "random:<seed>" for untrained networks.
         algorithm: number that a developer raises when code changes what is computed.
         dtype: as stored, float16 or float32.
+        upstream: what was made of the media before, and how: crops, or transcripts; None where nobody wrote it down, as
+            in imported features and those of older programs.
+        input: kind of input and its version; likewise.
+        provenance: beside the recipe; not part of the fingerprint.
     """
 
     name: str
@@ -53,6 +80,9 @@ class FeatureSpec:
     weights_sha256: str = ""
     algorithm: int = 1
     dtype: str = "float16"
+    upstream: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
+    provenance: Provenance = field(default=Provenance(), compare=False)
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES or self.dtype not in DTYPES or self.dim < 1:
@@ -65,13 +95,45 @@ class FeatureSpec:
     @property
     def fingerprint(self) -> str:
         """sha256 of the whole recipe, 64 hexadecimal digits."""
-        return fingerprint(self.to_document())
+        return fingerprint(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint covers, as JSON values; what nobody wrote down is left out."""
+        document = asdict(self)
+        del document["provenance"]
+        return {key: value for key, value in document.items() if value is not None}
 
     def to_document(self) -> dict[str, Any]:
-        """The recipe as JSON values."""
-        return asdict(self)
+        """Recipe and provenance as JSON values; the provenance carries a digest of its own."""
+        if self.provenance == Provenance():
+            return self.identity()
+        provenance = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in vars(self.provenance).items()
+        }
+        return {**self.identity(), "provenance": {**provenance, "digest": fingerprint(provenance)}}
 
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> FeatureSpec:
-        """Inverse of `to_document`."""
-        return cls(**document)
+
+def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    if not isinstance(document, dict):
+        return {prefix.rstrip("."): document}
+    return {key: value for name in document for key, value in flatten(document[name], f"{prefix}{name}.").items()}
+
+
+def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two recipes differ, each with both values; None stands for one that a recipe lacks."""
+    ours, theirs = flatten(first.identity()), flatten(second.identity())
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
+
+
+def differences(old: FeatureSpec, new: FeatureSpec) -> str:
+    """In words, why features have another recipe than earlier ones."""
+    if old.input is None and new.input is not None:
+        return "an older program made them, which did not write down how faces were cropped or words transcribed"
+    found = compare(old, new).items()
+    return "; ".join(f"{name}: {first}, now {second}" for name, (first, second) in found)

@@ -7,15 +7,17 @@ cards, the layers, and the class. Preprocessing constants and weights are never 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from cache.errors import FingerprintError, MissingFileError, UnknownNameError, WeightsError
 from cache.names import config_of, load_named
 from cache.settings import as_settings
-from cache.spec import FeatureSpec
+from cache.spec import FeatureSpec, Provenance, differences
 from extract.backbones import BACKBONES
 from extract.inputs.contract import Input
 from extract.weights import Weights, WeightsCard, build_fitting, load_weights
@@ -31,6 +33,7 @@ class Backbone(nn.Module, ABC):
         cards: registered weights by name.
         dim: D.
         input: what one item looks like, and the medium that it is read from.
+        config: the settings that it was built with.
     """
 
     name: ClassVar[str]
@@ -39,6 +42,7 @@ class Backbone(nn.Module, ABC):
     cards: ClassVar[dict[str, WeightsCard]]
     dim: int
     input: Input
+    config: Any = None
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -76,10 +80,38 @@ class Backbone(nn.Module, ABC):
         self.input.check(batch)
         return self(batch)
 
-    def spec(self, dtype: str = "float16") -> FeatureSpec:
-        """The recipe of this backbone's embeddings."""
-        settings = {**self.settings(), "input_version": self.input.version}
-        return FeatureSpec(self.name, self.modality, self.dim, settings, self.weights.sha256, self.algorithm, dtype)
+    def spec(
+        self, dtype: str = "float16", precision: str = "fp32", upstream: dict[str, Any] | None = None
+    ) -> FeatureSpec:
+        """The recipe of this backbone's embeddings.
+
+        Args:
+            dtype: as stored, float16 or float32.
+            precision: that they are computed in, see `extract.runtimes.PRECISIONS`.
+            upstream: see `Input.upstream`; nothing by default.
+        """
+        settings = self.settings() if precision == "fp32" else {**self.settings(), "precision": precision}
+        read = {"kind": self.input.name, "version": self.input.version}
+        return FeatureSpec(
+            self.name,
+            self.modality,
+            self.dim,
+            settings,
+            self.weights.sha256,
+            self.algorithm,
+            dtype,
+            upstream or {},
+            read,
+            self._provenance(),
+        )
+
+    def _provenance(self) -> Provenance:
+        card, config = self.weights.card, {} if self.config is None else asdict(self.config)
+        if self.weights.seed is not None:
+            return Provenance(self.weights.sha256, config=config)
+        if card is None:
+            return Provenance(Path(self.weights.name).name, config=config)
+        return Provenance(card.name, card.origin, card.licence, config=config)
 
 
 def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
@@ -98,5 +130,36 @@ def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
     kind = load_named("backbone", BACKBONES, name)
     config: Any = as_settings(config_of(BACKBONES[name]), settings or {}, f"backbone '{name}'")
     backbone = kind.load(config, weights).eval().requires_grad_(False)
+    backbone.config = config
     backbone.weights = replace(backbone.weights, tensors=None)  # copied into the network; up to 290 MB
+    return backbone
+
+
+def rebuild(spec: FeatureSpec, weights: str = "") -> Backbone:
+    """The backbone that computed features, from their recipe alone.
+
+    Args:
+        spec: the recipe.
+        weights: the path of its weights' file, where their name alone does not load them.
+
+    Raises:
+        WeightsError: if the weights are not those of the recipe; says which they are and where they come from.
+        FingerprintError: if this program would compute other features with them.
+    """
+    about = spec.provenance
+    wanted = f"'{about.weights}' (sha256 {spec.weights_sha256[:12]}…{', ' + about.origin if about.origin else ''})"
+    try:
+        backbone = load_backbone(spec.name, weights or about.weights, about.config)
+    except (MissingFileError, UnknownNameError) as error:
+        raise WeightsError(f"Backbone '{spec.name}' needs its weights {wanted}. Give their path. ({error})") from error
+    if backbone.weights.sha256 != spec.weights_sha256:
+        raise WeightsError(
+            f"The weights of backbone '{spec.name}' have sha256 '{backbone.weights.sha256[:12]}…', expected {wanted}. Give those."
+        )
+    found = backbone.spec(spec.dtype, spec.settings.get("precision", "fp32"), spec.upstream)
+    if found != spec:
+        raise FingerprintError(
+            f"Backbone '{spec.name}' computes other features today ({differences(spec, found)}). Use the avfusion that computed "
+            "these features, or extract and train again."
+        )
     return backbone

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock, check_length
-from cache.errors import MediaError, MissingFileError, ShapeError
-from cache.settings import check_ranges
+from cache.errors import FingerprintError, MediaError, MissingFileError, ShapeError
+from cache.settings import check_ranges, make_settings
 from extract.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.crop_records import VERSION, is_whole, read_crop_record, seal_zip
 from extract.faces import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, detect_faces, make_detector
@@ -58,6 +58,29 @@ class CropConfig:
 
     def __post_init__(self) -> None:
         check_ranges("the crops", self, {"size": (1, 4096), "quality": (1, 100)}, {})
+
+    def to_document(self) -> dict[str, Any]:
+        """What decides over the crops of most faces, as JSON values; how a reference is compared is left out."""
+        document = {"algorithm": ALGORITHM, **asdict(self)}
+        del document["reference_weights"], document["reference_similarity"]
+        found: dict[str, Any] = json.loads(json.dumps(document))
+        return found
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> CropConfig:
+        """The settings of a recipe; how a reference is compared is the default.
+
+        Raises:
+            FingerprintError: if this program would make other crops of them.
+        """
+        own = {key: value for key, value in document.items() if key != "algorithm"}
+        found = make_settings(cls, own, "the crops of a recipe")
+        if found.to_document() != document:
+            raise FingerprintError(
+                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion that "
+                "made them, or extract and train again."
+            )
+        return found
 
     def fingerprint(self, face: str) -> str:
         """Digest of everything but the video that decides over the crops of one face, hex sha256.

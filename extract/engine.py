@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from cache.clock import FrameClock
 from cache.errors import AvFusionError, StoreError, plain_error
 from cache.locks import Claim
 from cache.manifest import Manifest, Trial
-from cache.spec import FeatureSpec
 from cache.store import CommitRecord, FeatureStore
 from extract.backbone import Backbone
 from extract.batches import Batch, Piece, Run, cut_batches, join_inputs
@@ -48,7 +47,7 @@ class EngineOptions:
         device: auto, cpu, cuda or cuda:N.
         redo: compute again what is finished.
         runtime: in the table of runtimes.
-        precision: fp32, or bf16 or fp16 for autocast; part of the recipe, see `recipe`.
+        precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
         compiled: whether torch compiles the network first.
     """
 
@@ -59,12 +58,6 @@ class EngineOptions:
     runtime: str = DEFAULT_RUNTIME
     precision: str = "fp32"
     compiled: bool = False
-
-
-def recipe(backbone: Backbone, dtype: str, precision: str) -> FeatureSpec:
-    """The recipe of a backbone's embeddings as computed in some precision."""
-    spec = backbone.spec(dtype)
-    return spec if precision == "fp32" else replace(spec, settings={**spec.settings, "precision": precision})
 
 
 def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:

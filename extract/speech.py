@@ -55,7 +55,13 @@ def open_recogniser(name: str) -> Recogniser:
     raise UnknownNameError(f"Unknown recogniser '{name}'; expected 'pocketsphinx' or 'vosk:<folder of a model>'.")
 
 
-def transcribe(path: Path, transcript: Path, recogniser: Recogniser, restorer: Restorer | None = None) -> list[Word]:
+def transcribe(
+    path: Path,
+    transcript: Path,
+    recogniser: Recogniser,
+    restorer: Restorer | None = None,
+    made_by: dict[str, str] | None = None,
+) -> list[Word]:
     """Recognise the words of a recording and write them as our JSON.
 
     Args:
@@ -63,6 +69,7 @@ def transcribe(path: Path, transcript: Path, recogniser: Recogniser, restorer: R
         transcript: to write, `.json`.
         recogniser: see `open_recogniser`.
         restorer: gives punctuation to the words, None for none.
+        made_by: names of both, to be written down with the words.
 
     Returns:
         The words by start, in the time of the first picture, as written.
@@ -74,7 +81,7 @@ def transcribe(path: Path, transcript: Path, recogniser: Recogniser, restorer: R
     words = recogniser(load_audio(path, RATE_HZ))
     if restorer is not None:
         words = restore_punctuation(words, restorer)
-    write_words(transcript, words)
+    write_words(transcript, words, made_by)
     return words
 
 

@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.documents import DIGEST, Document, Part, format_document, is_signed, write_document
+from cache.documents import (
+    DIGEST,
+    Document,
+    Part,
+    check_document,
+    format_document,
+    is_signed,
+    parse_json,
+    write_document,
+)
 from cache.errors import CorpusError, MissingFileError
 from extract.entries import AlteredError, EncodingError, Entry, MalformedError, fault_of
 from extract.extras import import_extra
@@ -39,6 +48,7 @@ class _Word(Part):
 class _Transcript(Document):
     """What `write_words` writes."""
 
+    made_by: dict[str, str] | None = None
     words: list[_Word]
 
 
@@ -87,14 +97,29 @@ def read_words(path: Path) -> list[Word]:
     return sorted(words, key=lambda word: word.start_s)
 
 
-def write_words(path: Path, words: Sequence[Word]) -> None:
+def write_words(path: Path, words: Sequence[Word], made_by: dict[str, str] | None = None) -> None:
     """Write words as our JSON: the same words give the same bytes, and the file is there whole or not at all.
 
+    Args:
+        path: `.json`.
+        words: by start.
+        made_by: recogniser and punctuation, None for words that a person gave.
+
     Raises:
-        ValueError: if a moment is no number.
+        ValueError: if a moment is not a number.
     """
     rows = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in words]
-    write_document(path, _Transcript, {"words": rows})
+    write_document(path, _Transcript, {**({"made_by": made_by} if made_by else {}), "words": rows})
+
+
+def read_maker(path: Path) -> dict[str, str] | None:
+    """Recogniser and punctuation of one of our transcripts; None for any other, or one that cannot be read."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return None
+    try:
+        return check_document(parse_json(path.read_bytes()), _Transcript).made_by
+    except ValueError:  # of another program, or damaged, which is reported where its words are read
+        return None
 
 
 def _check(path: Path, entries: Sequence[Entry]) -> None:

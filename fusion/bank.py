@@ -16,6 +16,7 @@ from torch import Tensor
 from cache.errors import FingerprintError, SettingError
 from cache.manifest import Manifest
 from cache.names import require_known
+from cache.spec import FeatureSpec, differences
 from cache.store import FeatureStore
 from cache.targets import Target, names_of, to_unit
 from cache.windows import Window, cut_windows
@@ -39,7 +40,7 @@ class Bank:
         starts: trial id → its first row.
         lengths: trial id → its number of frames, in the order of the rows.
         targets: the label columns, with the ranges that the labels were mapped from.
-        fingerprints: modality → fingerprint of the features.
+        specs: modality → recipe of the features.
         projections: modality → the principal components that its embeddings were reduced to.
         ahead: whether a thread gathers the next batch while this one is computed, where a core is free for it.
     """
@@ -50,7 +51,7 @@ class Bank:
     starts: dict[str, int]
     lengths: dict[str, int]
     targets: tuple[Target, ...]
-    fingerprints: dict[str, str]
+    specs: dict[str, FeatureSpec]
     projections: dict[str, Projection] = field(default_factory=dict)
     ahead: bool = True
 
@@ -106,7 +107,7 @@ class Bank:
             starts,
             lengths,
             manifest.targets,
-            {modality: store.spec.fingerprint for modality, store in sorted(stores.items())},
+            {modality: store.spec for modality, store in sorted(stores.items())},
             ahead=ahead,
         )
 
@@ -208,7 +209,7 @@ class Bank:
             )
             for modality in valid
         }
-        fingerprints = {modality: self.fingerprints[modality] for modality in valid}
+        specs = {modality: self.specs[modality] for modality in valid}
         projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
         return replace(
             self,
@@ -217,7 +218,7 @@ class Bank:
             labels=self.labels[rows],
             starts=_starts(lengths),
             lengths=lengths,
-            fingerprints=fingerprints,
+            specs=specs,
             projections=projections,
         )
 
@@ -243,22 +244,23 @@ class Bank:
         """
         return Batches(self, windows, length, batch_size)
 
-    def check_fingerprints(self, expected: Mapping[str, str]) -> None:
+    def check_specs(self, expected: Mapping[str, FeatureSpec]) -> None:
         """Refuse features other than those that a model was trained on.
 
         Args:
-            expected: modality → fingerprint.
+            expected: modality → recipe.
 
         Raises:
             UnknownNameError: if the bank lacks a modality.
-            FingerprintError: if a fingerprint differs; the message names the modality and both.
+            FingerprintError: if a recipe differs; the message names the modality, both fingerprints, and what differs.
         """
         for modality in expected:
-            require_known("modality of the bank", modality, self.fingerprints)
+            require_known("modality of the bank", modality, self.specs)
         faults = [
-            f"{modality} features have fingerprint '{self.fingerprints[modality]}', the model was trained on '{fingerprint}'"
-            for modality, fingerprint in sorted(expected.items())
-            if self.fingerprints[modality] != fingerprint
+            f"{modality} features have fingerprint '{self.specs[modality].fingerprint}', the model was trained on "
+            f"'{spec.fingerprint}' ({differences(spec, self.specs[modality])})"
+            for modality, spec in sorted(expected.items())
+            if self.specs[modality] != spec
         ]
         if faults:
             raise FingerprintError(f"{'; '.join(faults)}. Extract with the settings of training, or train again.")

@@ -1,17 +1,16 @@
 """Checkpoints: a folder with `model.safetensors` and `model.json` that rebuilds its own model.
 
 The tensors are the model's weights (`model.<name>`) and the moments of the features (`moments.<modality>.mean`);
-the document says which model it is, what it was trained on and how. Nothing is pickled, and the same content
-gives the same bytes.
+the document says which model it is, how it was trained, and the recipes of its features: enough to compute them for a new
+video. Nothing is pickled, and the same content gives the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,46 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
+from cache.documents import (
+    Document,
+    Number,
+    SpecPart,
+    TargetPart,
+    Values,
+    check_document,
+    damaged,
+    digest_bytes,
+    format_document,
+    parse_json,
+)
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
 from cache.settings import make_settings
+from cache.spec import FeatureSpec
 from cache.targets import Target, names_of
 from fusion.model import FusionModel, build_model
 from fusion.moments import Moments
 from fusion.projection import Projection
 from fusion.settings import TrainConfig
 
-VERSION = 2  # 2: targets with their ranges
+VERSION = 2  # 2: targets with their ranges, recipes instead of fingerprints
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
+
+
+class _CheckpointDocument(Document):
+    version: int
+    model: str
+    settings: Values
+    dims: dict[str, Number]
+    targets: list[TargetPart]
+    specs: dict[str, SpecPart]
+    fold_index: int
+    fold: dict[str, list[str]]
+    training: Values
+    validation: dict[str, float | None]
+    versions: dict[str, str]
+    projections: list[str]
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +68,7 @@ class Checkpoint:
     Attributes:
         model: with its trained weights; name, settings, dims and targets are its own.
         moments: modality → moments that features are normalised with.
-        fingerprints: modality → fingerprint of the features that it was trained on.
+        specs: modality → recipe of the features that it was trained on.
         fold: which trials taught, chose and were kept.
         training: the settings of the run; window and hop are those of inference too.
         validation: target → CCC on the fold's validation trials.
@@ -51,7 +79,7 @@ class Checkpoint:
 
     model: FusionModel
     moments: dict[str, Moments]
-    fingerprints: dict[str, str]
+    specs: dict[str, FeatureSpec]
     fold: Fold
     training: TrainConfig
     validation: dict[str, float]
@@ -64,13 +92,13 @@ class Checkpoint:
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         tensors = serialise_tensors(self._tensors())
-        document = {**self._document(), "sha256": hashlib.sha256(tensors).hexdigest()}
-        text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        document = {**self._document(), "sha256": digest_bytes(tensors)}
+        text = format_document(_CheckpointDocument, document, sort_keys=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workshop:
             fresh, old = Path(workshop) / "fresh", Path(workshop) / "old"
             fresh.mkdir()
             _write_through(fresh / TENSORS, tensors)
-            _write_through(fresh / DOCUMENT, text.encode())
+            _write_through(fresh / DOCUMENT, text)
             if folder.exists():
                 folder.rename(old)
             fresh.rename(folder)
@@ -90,10 +118,11 @@ class Checkpoint:
             "settings": self.model.settings,
             "dims": self.model.dims,
             "targets": [asdict(target) for target in self.targets],
-            "fingerprints": self.fingerprints,
-            "fold": asdict(self.fold),
+            "specs": {modality: spec.to_document() for modality, spec in self.specs.items()},
+            "fold_index": self.fold.index,
+            "fold": {part: list(getattr(self.fold, part)) for part in ("train", "validate", "test")},
             "training": asdict(self.training),
-            "validation": self.validation,
+            "validation": {target: ccc if isfinite(ccc) else None for target, ccc in self.validation.items()},
             "versions": self.versions,
             "projections": sorted(self.projections),
         }
@@ -119,7 +148,7 @@ def load(folder: Path | str) -> Checkpoint:
         )
     document = _read_document(folder / DOCUMENT)
     data = (folder / TENSORS).read_bytes()
-    if hashlib.sha256(data).hexdigest() != document.get("sha256"):
+    if digest_bytes(data) != document.sha256:
         raise WeightsError(
             f"'{folder / TENSORS}' has another sha256 than its {DOCUMENT} says: it is damaged. Copy it again, or run "
             "'avfusion train'."
@@ -139,42 +168,40 @@ def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
     return tuple(load(part) for part in parts or [folder])
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> _CheckpointDocument:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document["version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"'{path}' is damaged: {error}. Copy it again, or run 'avfusion train'.") from error
-    if version != VERSION:
-        raise WeightsError(
-            f"Checkpoint '{path.parent}' has version {version}, expected {VERSION}. Use the avfusion that wrote it, or train again."
-        )
-    return document
+        raw = parse_json(path.read_bytes())
+        version = raw.get("version", VERSION) if isinstance(raw, dict) else VERSION
+        if version != VERSION:
+            raise WeightsError(
+                f"Checkpoint '{path.parent}' has version {version}, expected {VERSION}. Use the avfusion that wrote it, or train "
+                "again."
+            )
+        return check_document(raw, _CheckpointDocument)
+    except ValueError as error:
+        raise damaged(path, error, "Copy it again, or run 'avfusion train'.", WeightsError) from error
 
 
-def _rebuild(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Tensor]) -> Checkpoint:
     try:
         with torch.random.fork_rng(devices=[]):
-            targets = tuple(Target(**parts) for parts in document["targets"])
-            model = build_model(document["model"], document["dims"], names_of(targets), document["settings"])
+            targets = tuple(part.target for part in document.targets)
+            model = build_model(document.model, document.dims, names_of(targets), document.settings)
         weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
         model.load_state_dict(weights)
-        moments = {m: Moments(tensors[f"moments.{m}.mean"], tensors[f"moments.{m}.std"]) for m in document["dims"]}
-        parts = document["fold"]
-        fold = Fold(parts["index"], *(tuple(parts[name]) for name in ("train", "validate", "test")))
-        training = make_settings(TrainConfig, document["training"], "section 'training'")
+        moments = {m: Moments(tensors[f"moments.{m}.mean"], tensors[f"moments.{m}.std"]) for m in document.dims}
         return Checkpoint(
             model.eval(),
             moments,
-            document["fingerprints"],
-            fold,
-            training,
-            document["validation"],
-            document["versions"],
+            {modality: part.spec for modality, part in document.specs.items()},
+            Fold(document.fold_index, **{part: tuple(names) for part, names in document.fold.items()}),
+            make_settings(TrainConfig, document.training, "section 'training'"),
+            {target: nan if ccc is None else ccc for target, ccc in document.validation.items()},
+            document.versions,
             targets,
             {
                 m: Projection(*(tensors[f"projections.{m}.{name}"] for name in ("mean", "components")))
-                for m in document.get("projections", ())
+                for m in document.projections
             },
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:

@@ -99,7 +99,7 @@ def train(
     checkpoint = Checkpoint(
         network.eval(),
         moments,
-        dict(resident.fingerprints),
+        dict(resident.specs),
         fold,
         config,
         history[best_epoch].validation,

@@ -13,9 +13,10 @@ from cache.checking import Finding
 from cache.manifest import Manifest, Trial
 from cache.places import Where
 from cache.receipt import Receipt, open_receipt
+from cache.spec import differences
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
-from extract.engine import EngineOptions, extract_features, recipe
+from extract.engine import EngineOptions, extract_features
 from pipelines import paths
 from pipelines.params import Params
 from pipelines.write_crops import crops_folder
@@ -45,7 +46,8 @@ def check_against_source(
         StoreError: if the store does not hold what its receipt names.
     """
     manifest = Manifest.load(paths.CORPUS)
-    crops = crops_folder(paths.CROPS, params.crops)
+    config = params.crops
+    crops = crops_folder(paths.CROPS, config)
     findings = []
     for name in names:
         section = params.backbone(name)
@@ -53,8 +55,9 @@ def check_against_source(
         where = f"{features}/{backbone.modality}/{name}.json"
         store, receipt = open_receipt(where)
         precision = str(receipt.spec.settings.get("precision", "fp32"))
-        if receipt.spec != recipe(backbone, section.dtype, precision):
-            text = "params.yaml asks for other settings or weights than the receipt names; extract again"
+        asked = backbone.spec(section.dtype, precision, backbone.input.upstream(manifest, config))
+        if receipt.spec != asked:
+            text = f"params.yaml asks for other features than the receipt names ({differences(receipt.spec, asked)}); extract again"
             findings.append(Finding(where, receipt.spec.fingerprint, "", text))
             continue
         trials = _sample(manifest, receipt, number, seed)

@@ -64,7 +64,8 @@ def list_features(features: str, as_json: bool) -> None:
 @guarded
 def info(fingerprint: str, features: str, as_json: bool) -> None:
     """The whole recipe of one fingerprint, and its trials."""
-    from cache.checking import find_holding, flatten
+    from cache.checking import find_holding
+    from cache.spec import flatten
 
     store = find_holding(features, fingerprint).open()
     trials = [
@@ -93,7 +94,8 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
 @guarded
 def diff(first: str, second: str, features: str, as_json: bool) -> None:
     """In which settings two fingerprints differ."""
-    from cache.checking import compare, find_holding
+    from cache.checking import find_holding
+    from cache.spec import compare
 
     stores = [find_holding(features, start).open() for start in (first, second)]
     rows = [

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.documents import digest_bytes, format_arrays, write_document, write_file
+from cache.arrays import format_arrays
+from cache.documents import digest_bytes, write_document, write_file
 from cache.errors import CorpusError, FingerprintError, MissingFileError
 from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest

@@ -13,13 +13,14 @@ from cache.errors import AvFusionError, MissingFileError, SettingError, TrialsFa
 from cache.manifest import Manifest
 from cache.places import Where, is_file, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
-from cache.store import FeatureStore
+from cache.spec import FeatureSpec, differences
+from cache.store import FeatureStore, fingerprints
 from extract.backbone import Backbone, load_backbone
 from extract.corpora.file_names import normal
 from extract.crops import CropConfig
 from extract.devices import choose_device, keep_big_buffers
-from extract.engine import EngineOptions, extract_features, recipe
-from extract.inputs.contract import Input, require_medium
+from extract.engine import EngineOptions, extract_features
+from extract.inputs.contract import GIVEN, Input, require_medium
 from extract.outcome import Outcome
 from extract.runtimes import DEFAULT_RUNTIME, check_running
 from pipelines import paths
@@ -152,9 +153,10 @@ def extract_project(
     done = []
     for backbone, how in backbones:
         crops = made if "crops" in backbone.input.media else None
-        dtype, folder = params.backbone(backbone.name).dtype, crops_folder(paths.CROPS, config)
+        folder, upstream = crops_folder(paths.CROPS, config), backbone.input.upstream(manifest, config)
+        spec = backbone.spec(params.backbone(backbone.name).dtype, how.precision, upstream)
         faults = {} if crops is None else crops.failures
-        extraction = replace(_extract_one(backbone, dtype, chosen, folder, features, how, faults), crops=crops)
+        extraction = replace(_extract_one(backbone, spec, chosen, folder, features, how, faults), crops=crops)
         outcome = extraction.outcome
         if whole and not outcome.failures:
             _save_receipt(extraction)
@@ -206,7 +208,8 @@ def extract_loose(
         if "crops" in backbone.input.media:
             made = make_crops(manifest, manifest.trials, config, folder, options.device)
         faults = lacking(manifest, backbone.input) | ({} if made is None else made.failures)
-        extraction = _extract_one(backbone, "float16", manifest, crops_folder(folder, config), out, how, faults)
+        spec = backbone.spec("float16", how.precision, loose_upstream(backbone.input, manifest, config))
+        extraction = _extract_one(backbone, spec, manifest, crops_folder(folder, config), out, how, faults)
         extraction.outcome.failures |= unread
         store = FeatureStore(extraction.store, extraction.fingerprint)
         Receipt.of(store, set(store.trial_ids()) - extraction.outcome.failures.keys()).save(extraction.receipt)
@@ -224,6 +227,11 @@ def lacking(manifest: Manifest, kind: Input) -> dict[str, str]:
         except AvFusionError as error:
             faults[trial.id] = str(error)
     return faults
+
+
+def loose_upstream(kind: Input, manifest: Manifest, config: CropConfig) -> dict[str, Any]:
+    """As `Input.upstream`; a transcript beside a loose file is given, whoever wrote it, so that runs share their recipe."""
+    return {key: GIVEN if key == "words" else value for key, value in kind.upstream(manifest, config).items()}
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
@@ -283,13 +291,15 @@ def _load(name: str, params: BackboneParams, options: EngineOptions, alone: bool
 
 
 def _extract_one(
-    backbone: Backbone, dtype: str, manifest: Manifest, folder: Path, features: Where, options: EngineOptions,
+    backbone: Backbone, spec: FeatureSpec, manifest: Manifest, folder: Path, features: Where, options: EngineOptions,
     faults: Mapping[str, str],
 ) -> Extraction:  # fmt: skip
     """Extract one backbone; trials with a fault, such as that of their crops, fail with it."""
     keep_big_buffers()
     receipt = paths.receipt_path(features, backbone.modality, backbone.name)
-    store = FeatureStore.create(replace_suffix(receipt, ".zarr"), recipe(backbone, dtype, options.precision))
+    place = replace_suffix(receipt, ".zarr")
+    _tell_why(receipt, place, spec)
+    store = FeatureStore.create(place, spec)
     trials = [trial for trial in manifest.trials if trial.id not in faults]
     with progress(backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
 
@@ -304,6 +314,20 @@ def _extract_one(
             f"face, sound or word), e.g. '{outcome.blind[0]}'. Look at their media, crops and transcripts."
         )
     return Extraction(backbone, outcome, store.path, store.spec.fingerprint, receipt)
+
+
+def _tell_why(receipt: Where, place: Where, spec: FeatureSpec) -> None:
+    """Say why features that are there are computed again under another recipe."""
+    try:
+        if spec.fingerprint in fingerprints(place):
+            return
+        known = Receipt.load(receipt).spec
+    except AvFusionError:  # no store or no receipt yet, or a damaged one, which is reported where it is read
+        return
+    if known != spec:
+        note(
+            f"'{place}' holds other features of '{spec.name}', which are kept; these are computed: {differences(known, spec)}."
+        )
 
 
 def _save_receipt(extraction: Extraction) -> None:

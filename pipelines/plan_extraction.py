@@ -10,21 +10,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cache.errors import AvFusionError, FingerprintError, MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.places import Where, replace_suffix
+from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.crops import CropConfig
 from extract.devices import choose_device, keep_big_buffers
-from extract.engine import EngineOptions, is_current, recipe
+from extract.engine import EngineOptions, is_current
 from extract.faces import detect_faces, make_detector
 from extract.inputs.contract import open_source
 from extract.runtimes import check_running, make_executor
 from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn
-from pipelines.extract_features import Selection, lacking, load_backbones, load_loose
+from pipelines.extract_features import Selection, lacking, load_backbones, load_loose, loose_upstream
 from pipelines.loose_media import by_name, loose_manifest, strangers
 from pipelines.params import Params
 from pipelines.write_crops import crops_folder, has_crops
@@ -45,12 +48,14 @@ def plan_project(
     Raises:
         MissingFileError: if the corpus is not built.
     """
-    manifest = selection.of(Manifest.load(paths.CORPUS))
-    config = params.crops
-    return [
-        _plan(backbone, params.backbone(backbone.name).dtype, manifest, {}, config, paths.CROPS, features, how)
-        for backbone, how in load_backbones(names, params, options)
-    ]
+    whole, config = Manifest.load(paths.CORPUS), params.crops
+    manifest = selection.of(whole)
+    rows = []
+    for backbone, how in load_backbones(names, params, options):
+        upstream = backbone.input.upstream(whole, config)
+        spec = backbone.spec(params.backbone(backbone.name).dtype, how.precision, upstream)
+        rows.append(_plan(backbone, spec, manifest, {}, config, paths.CROPS, features, how))
+    return rows
 
 
 def plan_loose(
@@ -67,19 +72,18 @@ def plan_loose(
     unread |= {} if options.redo else strangers(manifest, out)
     manifest = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id not in unread))
     config = CropConfig()
-    return [
-        _plan(
-            backbone, "float16", manifest, unread | lacking(manifest, backbone.input), config, out / "crops", out, how
-        )
-        for backbone, how in load_loose(weights, options)
-    ]
+    rows = []
+    for backbone, how in load_loose(weights, options):
+        spec = backbone.spec("float16", how.precision, loose_upstream(backbone.input, manifest, config))
+        faults = unread | lacking(manifest, backbone.input)
+        rows.append(_plan(backbone, spec, manifest, faults, config, out / "crops", out, how))
+    return rows
 
 
 def _plan(
-    backbone: Backbone, dtype: str, manifest: Manifest, unread: dict[str, str], config: CropConfig, crops: Path,
+    backbone: Backbone, spec: FeatureSpec, manifest: Manifest, unread: dict[str, str], config: CropConfig, crops: Path,
     features: Where, options: EngineOptions,
 ) -> dict[str, Any]:  # fmt: skip
-    spec = recipe(backbone, dtype, options.precision)
     place = replace_suffix(paths.receipt_path(features, backbone.modality, backbone.name), ".zarr")
     try:
         store = FeatureStore(place, spec.fingerprint)
@@ -109,7 +113,7 @@ def _plan(
         "kept": len(states["kept"]),
         "unreadable": len(faults),
         "frames": frames,
-        "megabytes": round(frames * spec.dim * (2 if dtype == "float16" else 4) / 1e6, 1),
+        "megabytes": round(frames * spec.dim * np.dtype(spec.dtype).itemsize / 1e6, 1),
         "seconds": round(seconds, 1),
     }
 

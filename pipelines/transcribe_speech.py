@@ -124,10 +124,22 @@ def _transcribe_all(
         return outcome
     hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
 
+    made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
+
     def make(trial_id: str) -> None:
-        transcribe(*jobs[trial_id], hear, restorer)
+        transcribe(*jobs[trial_id], hear, restorer, made_by)
 
     with progress("words", len(jobs)) as advance:
         queue = ClaimQueue(folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
         queue.work(list(jobs), is_finished, make)
     return outcome
+
+
+def _model_name(wanted: str) -> str:
+    """A recogniser or a model without the folders that differ between machines.
+
+    >>> _model_name("vosk:~/models/vosk-model-en-us-0.22/")
+    'vosk:vosk-model-en-us-0.22'
+    """
+    kind, colon, place = wanted.partition(":")
+    return f"{kind}:{Path(place).name}" if colon else Path(kind).name if Path(kind).exists() else kind

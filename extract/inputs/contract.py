@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.manifest import Manifest, Trial
+from extract.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
+
+GIVEN = "given"
+"""Upstream of what the corpus, or a person, brought along."""
 
 
 class Source(Protocol):
@@ -39,11 +43,13 @@ class Input(ABC):
     """What one item looks like to a backbone.
 
     Attributes:
+        name: of its file in this folder.
         media: kinds of media of a trial, each of which is enough; a trial without any is asked for the last one.
         version: raise it when a change of code changes what a backbone gets to see; part of every recipe.
         mixes: whether an item of a batch is computed by itself, so that items of several trials may share a batch.
     """
 
+    name: ClassVar[str]
     media: ClassVar[tuple[str, ...]]
     version: ClassVar[int]
     mixes: ClassVar[bool] = True
@@ -72,6 +78,15 @@ class Input(ABC):
     @abstractmethod
     def example(self, count: int, seed: int = 0) -> NDArray[Any]:
         """A batch (B, …) of made-up items that differ from each other, for trying a backbone."""
+
+    def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
+        """What was made of the medium before it is read, and how, as JSON values; part of every recipe.
+
+        Args:
+            manifest: of the corpus, all of it.
+            crops: settings of our crops.
+        """
+        return {}
 
     def is_absent(self, trial: Trial) -> bool:
         """Whether a trial has none of the media."""

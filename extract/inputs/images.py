@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from cache.errors import MissingFileError, ShapeError
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from extract.crops import CropReader
+from extract.crops import CropConfig, CropReader
 from extract.inputs.alignment import Alignment, align_frames
-from extract.inputs.contract import Input
+from extract.inputs.contract import GIVEN, Input
 
 Mean = tuple[float, float, float]  # or standard deviation, per channel
 
@@ -43,6 +44,7 @@ class ImageInput(Input):
             pictures shrink, so that nothing aliases.
     """
 
+    name = "images"
     media = ("crops", "video")
     version = 1
 
@@ -85,6 +87,11 @@ class ImageInput(Input):
             images = images.flip(1)
         scale, offset = _scale_and_offset(self.mean, self.std, batch.device)
         return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
+        """Settings of our crops, unless all trials bring their own."""
+        ours = any("crops" not in trial.media and "video" in trial.media for trial in manifest.trials)
+        return {"crops": crops.to_document() if ours else GIVEN}
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> CropSource:
         """The crops of a trial."""

@@ -28,6 +28,7 @@ class LogMelInput(Input):
         start: "ahead" or "centred", see `extract.logmel.patch_starts`.
     """
 
+    name = "logmel"
     media = ("audio",)
     version = 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from cache.errors import ShapeError
 from cache.manifest import Manifest, Trial
+from cache.spec import canonical_json
+from extract.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
-from extract.inputs.contract import Input
-from extract.transcripts import read_words
+from extract.inputs.contract import GIVEN, Input
+from extract.transcripts import read_maker, read_words
 from extract.video import sha256_file
 from extract.wordpieces import Sentences, Speller
 from extract.words import Word, spread_words
@@ -30,6 +33,7 @@ class SentenceInput(Input):
         pause_s: silence that ends a sentence where a transcript has no punctuation, seconds.
     """
 
+    name = "sentences"
     media = ("words",)
     version = 1
     mixes = False  # sentences are padded to the longest one beside them
@@ -65,6 +69,13 @@ class SentenceInput(Input):
             raise ShapeError(
                 "The words of a sentence are not numbered in order; expected 1, 2, … at the pieces of each word, else 0, and one word or more."
             )
+
+    def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
+        """Who heard the words: a recogniser, several, or whoever gave the transcripts."""
+        paths = [manifest.path(trial, "words") for trial in manifest.trials if "words" in trial.media]
+        makers = {canonical_json(maker): maker for maker in map(read_maker, paths) if maker is not None}
+        heard = [makers[key] for key in sorted(makers)]
+        return {"words": heard or GIVEN}
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SentenceSource:
         """The transcript of a trial."""

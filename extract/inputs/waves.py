@@ -25,6 +25,7 @@ from extract.video import sha256_file
 class WaveInput(Input):
     """What a raw-waveform backbone reads: mono in [-1, 1], one window centred on each frame."""
 
+    name = "waves"
     media = ("audio",)
     version = 1
 

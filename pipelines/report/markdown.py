@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache.documents import read_arrays, write_file
+from cache.arrays import read_arrays
+from cache.documents import write_file
 from cache.errors import MissingFileError, SettingError
 from cache.manifest import Manifest
 from cache.names import encode_trial_id

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from cache.checking import (
-    compare,
     describe,
     find_holding,
     list_holdings,
@@ -25,6 +24,7 @@ from cache.manifest import Manifest, Trial
 from cache.places import Where, open_folder
 from cache.receipt import Receipt
 from cache.records import COMMIT
+from cache.spec import compare
 from cache.store import FeatureStore
 
 

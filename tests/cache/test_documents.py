@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cache.arrays import format_array, format_arrays, read_array, read_arrays
 from cache.checking import verify
 from cache.clock import FrameClock, PictureTimes
 from cache.documents import (
@@ -25,10 +26,6 @@ from cache.documents import (
     Number,
     check_document,
     digest_bytes,
-    format_array,
-    format_arrays,
-    read_array,
-    read_arrays,
     read_document,
     sign,
     write_document,

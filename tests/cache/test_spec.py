@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from cache.documents import SpecPart, check_document
 from cache.errors import SettingError
-from cache.spec import FeatureSpec, canonical_json
+from cache.spec import FeatureSpec, Provenance, canonical_json, compare
 
 SPEC = FeatureSpec("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, "ab12", 1)
 
@@ -22,6 +24,9 @@ SPEC = FeatureSpec("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, 
         {"weights_sha256": "ab13"},
         {"algorithm": 2},
         {"dtype": "float32"},
+        {"upstream": {"crops": {"size": 112}}},
+        {"upstream": {}},
+        {"input": {"kind": "images", "version": 1}},
     ],
 )
 def test_every_field_counts(change: dict) -> None:
@@ -30,12 +35,30 @@ def test_every_field_counts(change: dict) -> None:
 
 def test_order_of_settings_does_not_count() -> None:
     assert replace(SPEC, settings={"mean": [0.5, 0.5], "size": 160}).fingerprint == SPEC.fingerprint
-    assert FeatureSpec.from_document(SPEC.to_document()).fingerprint == SPEC.fingerprint
+    assert check_document(SPEC.to_document(), SpecPart).spec == SPEC
 
 
 def test_the_fingerprint_is_pinned() -> None:
     """A change here orphans every store in the world."""
     assert SPEC.fingerprint == "54ab15caac916a6a57688b6e85dd617b49c1404a7d6861aef44af96d0f2552b3"
+
+
+def test_provenance_travels_and_does_not_count() -> None:
+    known = Provenance("vggface2", "https://example.org/w.pt", "MIT", ("ab",), ("t1", "t2"), {"variant": ""}, ("AU01",))
+    spec = replace(SPEC, provenance=known)
+    assert spec.fingerprint == SPEC.fingerprint
+    found = check_document(json.loads(json.dumps(spec.to_document())), SpecPart).spec
+    assert (found, found.provenance) == (spec, known)
+    edited = spec.to_document()
+    edited["provenance"]["trials"] = ["t3"]
+    with pytest.raises(ValueError, match="digest is not that of its content"):
+        check_document(edited, SpecPart)
+
+
+def test_differences_are_named() -> None:
+    first, second = (replace(SPEC, upstream={"crops": {"size": size, "quality": 95}}) for size in (112, 96))
+    assert compare(first, second) == {"upstream.crops.size": (112, 96)}
+    assert compare(SPEC, SPEC) == {}
 
 
 def test_canonical_json_refuses_nan() -> None:

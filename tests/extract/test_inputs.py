@@ -18,7 +18,7 @@ from cache.errors import MissingFileError, ShapeError
 from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.backbone import Backbone
-from extract.engine import EngineOptions, extract_features, recipe
+from extract.engine import EngineOptions, extract_features
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input, Source, require_medium
 from extract.weights import Weights
@@ -28,6 +28,7 @@ from extract.weights import Weights
 class PulseInput(Input):
     """One number per frame, from a text file with one line per frame; an empty line is a frame without pulse."""
 
+    name = "pulse"
     media = ("pulse",)
     version = 7
 
@@ -88,7 +89,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def test_through_the_engine(backbone: Doubling, manifest: Manifest, tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "pulse.zarr", recipe(backbone, "float32", "fp32"))
+    store = FeatureStore.create(tmp_path / "pulse.zarr", backbone.spec("float32"))
     outcome = extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(batch_size=3))
     assert (outcome.computed, outcome.failures, outcome.blind) == (["a", "b"], {}, ["b"])
     found = store.read("a", check=True)
@@ -99,7 +100,7 @@ def test_through_the_engine(backbone: Doubling, manifest: Manifest, tmp_path: Pa
 
 def test_the_version_of_an_input_is_part_of_the_recipe(backbone: Doubling, monkeypatch: pytest.MonkeyPatch) -> None:
     before = backbone.spec()
-    assert before.settings["input_version"] == 7
+    assert before.input == {"kind": "pulse", "version": 7}
     monkeypatch.setattr(PulseInput, "version", 8)
     assert backbone.spec().fingerprint != before.fingerprint
 

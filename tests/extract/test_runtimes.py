@@ -24,7 +24,7 @@ from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
 from extract.batches import cut_batches, join_inputs
 from extract.devices import choose_device
-from extract.engine import EngineOptions, extract_features, recipe
+from extract.engine import EngineOptions, extract_features
 from extract.openvino_runtime import OpenVinoExecutor
 from extract.runtimes import DEFAULT_RUNTIME, RUNTIMES, Executor, check_running, make_executor, running_versions
 from extract.torch_runtime import TorchExecutor
@@ -105,9 +105,9 @@ def test_lower_precision_is_near_and_another_recipe(precision: str) -> None:
     found = TorchExecutor(backbone, choose_device("cpu"), precision)(batch)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
-    assert recipe(backbone, "float16", "fp32") == backbone.spec()
-    assert recipe(backbone, "float16", precision).settings["precision"] == precision
-    assert recipe(backbone, "float16", precision).fingerprint != backbone.spec().fingerprint
+    assert backbone.spec("float16", "fp32") == backbone.spec()
+    assert backbone.spec("float16", precision).settings["precision"] == precision
+    assert backbone.spec("float16", precision).fingerprint != backbone.spec().fingerprint
 
 
 @pytest.mark.parametrize("works", [True, False])

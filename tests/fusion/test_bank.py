@@ -192,11 +192,12 @@ def test_refuses_nothing(corpus):
 
 def test_fingerprints_are_compared_by_modality(corpus):
     bank = corpus.bank("a")
-    bank.check_fingerprints(bank.fingerprints)
+    bank.check_specs(bank.specs)
+    other = replace(bank.specs["audio"], algorithm=9)
     with pytest.raises(
         FingerprintError,
-        match=f"audio features have fingerprint '{bank.fingerprints['audio']}', the model was trained on 'beef'",
+        match=f"audio features have fingerprint '{bank.specs['audio'].fingerprint}', the model was trained on '{other.fingerprint}'",
     ):
-        bank.check_fingerprints({**bank.fingerprints, "audio": "beef"})
+        bank.check_specs({**bank.specs, "audio": other})
     with pytest.raises(UnknownNameError, match="Unknown modality of the bank 'text'"):
-        bank.check_fingerprints({"text": "beef"})
+        bank.check_specs({"text": other})

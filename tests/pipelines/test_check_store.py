@@ -16,7 +16,7 @@ from cache.manifest import Manifest, Trial
 from cache.receipt import Receipt, open_receipt
 from cache.store import FeatureStore
 from extract.backbone import load_backbone
-from extract.engine import EngineOptions, extract_features, recipe
+from extract.engine import EngineOptions, extract_features
 from pipelines.cli import avfusion
 
 PARAMS = """
@@ -93,12 +93,12 @@ def test_changed_settings_are_found(project: FeatureStore) -> None:
     Path("params.yaml").write_text(PARAMS.replace("window_s: 0.1", "window_s: 0.2"))
     result, (finding,) = verify(3)
     assert result.exit_code == 1
-    assert "params.yaml asks for other settings or weights" in finding["what"]
+    assert "settings.window_s: 0.1, now 0.2" in finding["what"]
 
 
 def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> None:
     backbone, manifest = load_backbone("conv1d", "random", {"window_s": 0.1}), Manifest.load(Path("work/corpus"))
-    store = FeatureStore.create("features/audio/conv1d.zarr", recipe(backbone, "float16", "bf16"))
+    store = FeatureStore.create("features/audio/conv1d.zarr", backbone.spec("float16", "bf16"))
     extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(precision="bf16"))
     Receipt.of(store, "abc").save("features/audio/conv1d.json")
     result, findings = verify(2)

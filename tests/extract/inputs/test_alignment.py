@@ -21,7 +21,7 @@ from cache.manifest import Manifest, Trial
 from cache.store import FeatureStore
 from extract.audio import RATE_HZ, load_audio
 from extract.backbone import Backbone
-from extract.engine import EngineOptions, extract_features, recipe
+from extract.engine import EngineOptions, extract_features
 from extract.inputs.alignment import Alignment, align_centres, align_frames, align_shared
 from extract.inputs.contract import Input, Source
 from extract.weights import Weights
@@ -35,6 +35,7 @@ RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001
 class ChunkInput(Input):
     """A fifth of a second of sound, with one row of context on both sides."""
 
+    name = "chunks"
     media = ("audio",)
     version = 1
 
@@ -93,7 +94,7 @@ def extract(folder: Path, clock: FrameClock, seconds: float, clicks: Sequence[in
     soundfile.write(folder / "clicks.wav", samples, RATE_HZ, subtype="PCM_16")
     backbone = Loudness(Weights(None, "random:0", None, "random"))
     manifest = Manifest(folder, (Trial("a", "a", "", clock, {"audio": "clicks.wav"}),))
-    store = FeatureStore.create(folder / f"{batch_size}.zarr", recipe(backbone, "float32", "fp32"))
+    store = FeatureStore.create(folder / f"{batch_size}.zarr", backbone.spec("float32"))
     outcome = extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(batch_size=batch_size))
     assert not outcome.failures
     assert outcome.frames == clock.num_frames

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
+from cache.arrays import format_arrays
 from cache.clock import FrameClock
-from cache.documents import digest_bytes, format_arrays, write_document, write_file
+from cache.documents import digest_bytes, write_document, write_file
 from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from cache.targets import Target

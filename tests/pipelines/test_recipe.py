@@ -1,0 +1,130 @@
+"""The recipe holds the whole chain: other crops are other features, and a checkpoint rebuilds what it was trained on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cache.errors import FingerprintError, WeightsError
+from cache.manifest import Manifest
+from cache.names import encode_trial_id
+from cache.receipt import Receipt, open_receipt
+from cache.store import FeatureStore, fingerprints
+from extract.backbone import rebuild
+from extract.crops import CropConfig, write_crops
+from extract.engine import EngineOptions, extract_features
+from extract.inputs.sentences import SentenceInput
+from extract.transcripts import write_words
+from extract.wordpieces import Speller
+from extract.words import Word
+from fusion.bank import Bank
+from fusion.checkpoint import load
+from fusion.inference import predict
+
+ROOT = Path(__file__).parents[2]
+OLD = ROOT / "tests" / "data" / "store_v1"
+RECEIPT = Path("features/visual/mobilefacenet.json")
+Run = Callable[..., Result]
+
+
+def extract(run: Run) -> str:
+    result = run("extract", "--backbone", "mobilefacenet", "--json")
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_back_to_earlier_crops_extracts_nothing(project: Path, run: Run, edit_params: Callable) -> None:
+    first = RECEIPT.read_bytes()
+    edit_params(lambda params: params["crops"].update(quality=80))
+    result = run("extract", "--backbone", "mobilefacenet", "--json")
+    assert '"computed": 3' in result.stdout
+    assert "'mobilefacenet', which are kept" in result.stderr
+    assert "upstream.crops.quality: 95, now 80" in result.stderr
+    assert len(fingerprints("features/visual/mobilefacenet.zarr")) == 2
+    edit_params(lambda params: params["crops"].update(quality=95))
+    assert '"computed": 0' in extract(run)
+    assert RECEIPT.read_bytes() == first
+
+
+def test_features_of_an_older_program_are_read_and_computed_again(project: Path, run: Run) -> None:
+    shutil.rmtree("features/visual")
+    shutil.copytree(OLD / "visual", "features/visual")
+    old, _ = open_receipt(RECEIPT)
+    assert old.spec.upstream is None
+    result = run("extract", "--backbone", "mobilefacenet", "--json")
+    assert '"computed": 3' in result.stdout
+    assert "an older program made them, which did not write down how faces were cropped" in result.stderr
+    assert len(FeatureStore("features/visual/mobilefacenet.zarr", old.spec.fingerprint).trial_ids()) == 2
+
+
+def test_the_recipe_lies_in_store_receipt_and_checkpoint(project: Path, run: Run) -> None:
+    assert run("train", "--system", "visual").exit_code == 0
+    spec = Receipt.load(RECEIPT).spec
+    assert spec.upstream is not None
+    assert spec.upstream["crops"]["size"] == 112
+    assert spec.input == {"kind": "images", "version": 1}
+    assert (spec.provenance.weights, spec.provenance.config) == ("random:2022", {"variant": "", "colour": ""})
+    store = FeatureStore("features/visual/mobilefacenet.zarr", spec.fingerprint)
+    checkpoint = load("work/models/visual/fold0/seed0")
+    assert checkpoint.specs == {"visual": spec}
+    assert store.spec.provenance == checkpoint.specs["visual"].provenance == spec.provenance
+
+
+def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path, run: Run, tmp_path: Path) -> None:
+    assert run("train", "--system", "fused").exit_code == 0
+    manifest = Manifest.load(Path("work/corpus"))
+    trial = manifest.trials[0]
+    stores = {
+        modality: open_receipt(Path(f"features/{modality}/{name}.json"))[0]
+        for modality, name in (("visual", "mobilefacenet"), ("audio", "conv1d"))
+    }
+    folder = Path("work/models/fused/fold0/seed0")
+    expected = predict(load(folder), Bank.from_stores(stores, manifest, [trial.id]))[0]
+    shutil.copytree(folder, tmp_path / "handed on")
+    checkpoint = load(tmp_path / "handed on")
+    shutil.rmtree("features")
+    shutil.rmtree("work/crops")
+
+    fresh, crops = {}, tmp_path / "crops"
+    crops.mkdir()
+    for modality, spec in checkpoint.specs.items():
+        backbone = rebuild(spec)
+        if "crops" in backbone.input.media:
+            config = CropConfig.from_document(spec.upstream["crops"])
+            video = manifest.path(trial, "video")
+            write_crops(video, trial.clock, trial.face, crops / f"{encode_trial_id(trial.id)}.zip", config, trial.id)
+        fresh[modality] = FeatureStore.create(tmp_path / f"{modality}.zarr", spec)
+        outcome = extract_features(backbone, fresh[modality], manifest, [trial], crops, EngineOptions(device="cpu"))
+        assert not outcome.failures
+    found = predict(checkpoint, Bank.from_stores(fresh, manifest, [trial.id]))[0]
+    assert np.abs(found.values).max() > 0.001
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_weights_that_are_not_there_are_named(project: Path, tmp_path: Path) -> None:
+    spec = Receipt.load(RECEIPT).spec
+    about = replace(spec.provenance, weights="face.pt", origin="https://example.org/face.pt")
+    ours = replace(spec, weights_sha256="ab" * 32, provenance=about)
+    with pytest.raises(WeightsError, match=r"'face.pt' \(sha256 abababababab…, https://example.org/face.pt\)"):
+        rebuild(ours)
+    with pytest.raises(WeightsError, match="have sha256 'random:2022…', expected 'face.pt'"):
+        rebuild(ours, "random")
+    with pytest.raises(FingerprintError, match="algorithm: 99, now "):
+        rebuild(replace(spec, algorithm=99))
+
+
+def test_who_heard_the_words_is_part_of_the_recipe(project: Path) -> None:
+    manifest, config = Manifest.load(Path("work/corpus")), CropConfig()
+    sentences = SentenceInput(Speller.letters(), 16, 1.0)
+    assert sentences.upstream(manifest, config) == {"words": "given"}
+    heard = Path("heard.json").absolute()
+    write_words(heard, [Word("so", 0, 1)], {"recogniser": "pocketsphinx", "punctuation": ""})
+    first = replace(manifest.trials[0], media={"words": heard.as_posix()})
+    manifest = replace(manifest, trials=(first, *manifest.trials[1:]))
+    assert sentences.upstream(manifest, config) == {"words": [{"recogniser": "pocketsphinx", "punctuation": ""}]}
