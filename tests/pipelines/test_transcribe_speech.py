@@ -29,7 +29,7 @@ def wordless(project: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     trials = tuple(replace(t, media={k: v for k, v in t.media.items() if k != "words"}) for t in manifest.trials)
     replace(manifest, trials=trials).save(project / "work/corpus")
 
-    def hear(path: Path, transcript: Path, recogniser: object, restorer: object) -> None:
+    def hear(path: Path, transcript: Path, recogniser: object, restorer: object, made_by: object) -> None:
         transcript.parent.mkdir(parents=True, exist_ok=True)
         write_words(transcript, [Word("happy", 0.5, 1.0)])
 
@@ -186,7 +186,7 @@ def test_two_at_once_share_the_work(project: Path, run: Callable[..., Result]) -
     program = (
         "import os, time; import pipelines.transcribe_speech as stage; from extract.transcripts import write_words; "
         "from extract.words import Word\n"
-        "def hear(path, transcript, recogniser, restorer):\n"
+        "def hear(path, transcript, recogniser, restorer, made_by):\n"
         "    with open('heard', 'a') as file: file.write(f'{transcript.name}\\n')\n"
         "    time.sleep(0.5)\n"
         "    write_words(transcript, [Word('happy', 0.5, 1.0)])\n"
