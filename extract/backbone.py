@@ -85,10 +85,10 @@ class Backbone(nn.Module, ABC):
     ) -> FeatureSpec:
         """The recipe of this backbone's embeddings.
 
-                Args:
-                    dtype: as stored, float16 or float32.
-                            precision: that they are computed in, see `extract.runtimes.PRECISIONS`.
-                            upstream: see `Input.upstream`; nothing by default.
+        Args:
+            dtype: as stored, float16 or float32.
+            precision: that they are computed in, see `extract.runtimes.PRECISIONS`.
+                    upstream: see `Input.upstream`; nothing by default.
         """
         settings = self.settings() if precision == "fp32" else {**self.settings(), "precision": precision}
         read = {"kind": self.input.name, "version": self.input.version}
