@@ -7,8 +7,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from cache.names import load_named
-from fusion.losses import NUM_POLAR_CLASSES, has_polar_plane
 from fusion.model import Estimate
+from fusion.scores.losses import NUM_POLAR_CLASSES, has_polar_plane
 from fusion.settings import ACTIVATIONS
 
 

@@ -15,8 +15,8 @@ from cache.settings import check_ranges
 from cache.windows import TAILS
 
 LOSSES = {
-    "batch": "fusion.losses:ccc_loss",
-    "window": "fusion.losses:windowed_ccc_loss",
+    "batch": "fusion.scores.losses:ccc_loss",
+    "window": "fusion.scores.losses:windowed_ccc_loss",
 }
 
 OPTIMIZERS = {
@@ -31,8 +31,8 @@ SCHEDULES = {
 }
 
 CLASS_WEIGHTINGS = {
-    "paper": "fusion.losses:published_class_weights",
-    "training": "fusion.losses:balanced_class_weights",
+    "paper": "fusion.scores.losses:published_class_weights",
+    "training": "fusion.scores.losses:balanced_class_weights",
 }
 
 

@@ -17,10 +17,10 @@ from fusion.batches import Batch, Batches
 from fusion.checkpoint import Checkpoint, current_versions
 from fusion.fitting import EpochRecord, Groups, fit
 from fusion.inference import run_model
-from fusion.losses import Objective
-from fusion.metrics import CCC
 from fusion.model import FusionModel, build_model
 from fusion.padding import count_padding, padding_rows
+from fusion.scores.losses import Objective
+from fusion.scores.metrics import CCC
 from fusion.settings import TrainConfig
 
 

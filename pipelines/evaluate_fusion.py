@@ -21,8 +21,8 @@ from cache.names import encode_trial_id, require_known
 from cache.places import Where
 from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict_ensemble
-from fusion.intervals import bootstrap
-from fusion.metrics import METRICS
+from fusion.scores.intervals import bootstrap
+from fusion.scores.metrics import METRICS
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus

@@ -10,9 +10,9 @@ import torch
 
 import fusion.models
 from cache.errors import SettingError, UnknownNameError
-from fusion.losses import Objective
 from fusion.model import FusionModel, Inputs, build_model
 from fusion.models import MODELS
+from fusion.scores.losses import Objective
 
 DIMS = {"visual": 7, "audio": 5, "text": 3}
 TARGETS = ("valence", "arousal")

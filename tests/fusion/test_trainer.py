@@ -13,9 +13,9 @@ import fusion.trainer
 from cache.errors import AvFusionError, CorpusError, SettingError, UnknownNameError
 from cache.folds import Fold
 from fusion.inference import predict
-from fusion.losses import Objective
-from fusion.metrics import ccc
 from fusion.model import FusionModel
+from fusion.scores.losses import Objective
+from fusion.scores.metrics import ccc
 from fusion.settings import TrainConfig
 from fusion.trainer import TrainResult, train
 
@@ -171,7 +171,7 @@ def test_padding_counts_where_it_is_asked_to(corpus, monkeypatch):
 
 
 def test_class_weights_from_the_training_labels(corpus, monkeypatch):
-    from fusion.losses import balanced_class_weights
+    from fusion.scores.losses import balanced_class_weights
 
     made = []
     plain = Objective.forward

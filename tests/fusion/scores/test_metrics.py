@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import ShapeError
-from fusion.metrics import CCC, METRICS, PCC, RMSE, SAGR, TrialCCC, ccc, pcc, rmse, sagr
+from fusion.scores.metrics import CCC, METRICS, PCC, RMSE, SAGR, TrialCCC, ccc, pcc, rmse, sagr
 
 FORMS = [(ccc, CCC), (pcc, PCC), (rmse, RMSE), (sagr, SAGR)]
 

@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from cache.errors import SettingError
-from fusion.intervals import bootstrap
-from fusion.metrics import METRICS, ccc
+from fusion.scores.intervals import bootstrap
+from fusion.scores.metrics import METRICS, ccc
 
 
 def make_run(seed: int, lengths: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

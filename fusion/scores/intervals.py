@@ -28,7 +28,7 @@ def bootstrap(runs: Sequence[Run], draws: int, level: float, seed: int) -> dict[
         seed: of the draws.
 
     Returns:
-        Name of `fusion.metrics.METRICS` → (2, C + 1), low and high of each target and of their mean; nan where a metric
+        Name of `fusion.scores.metrics.METRICS` → (2, C + 1), low and high of each target and of their mean; nan where a metric
         is nan in every draw.
 
     Raises:

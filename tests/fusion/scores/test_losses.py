@@ -11,7 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from cache.errors import SettingError, UnknownNameError
-from fusion.losses import (
+from fusion.model import Estimate
+from fusion.scores.losses import (
     CLASS_WEIGHTS,
     Objective,
     balanced_class_weights,
@@ -21,8 +22,7 @@ from fusion.losses import (
     polar_class,
     windowed_ccc_loss,
 )
-from fusion.metrics import ccc
-from fusion.model import Estimate
+from fusion.scores.metrics import ccc
 
 TARGETS = ("valence", "arousal")
 

@@ -1,0 +1,1 @@
+"""What a prediction is worth: losses that teach, metrics that judge, and intervals around them."""
