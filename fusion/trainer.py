@@ -19,8 +19,8 @@ from fusion.fitting import EpochRecord, Groups, fit
 from fusion.inference import run_model
 from fusion.model import FusionModel, build_model
 from fusion.padding import count_padding, padding_rows
+from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
-from fusion.scores.metrics import CCC
 from fusion.settings import TrainConfig
 
 

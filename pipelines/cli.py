@@ -248,10 +248,15 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
     document = evaluate_systems(params.fusion, params.evaluate, features=features)
     rows = [
         {
-            "system": name,
-            **{f"{metric} {t}": spread(v) for metric in ("ccc", "rmse") for t, v in scores[metric].items()},
+            "system": system,
+            **{
+                f"{name} {target}": spread(figures, metric["digits"])
+                for name, metric in document["metrics"].items()
+                if metric["brief"]
+                for target, figures in scores[name].items()
+            },
         }
-        for name, scores in document["systems"].items()
+        for system, scores in document["systems"].items()
     ]
     show([document] if as_json else rows, as_json)
 

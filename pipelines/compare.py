@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError
-from pipelines.scores import Figures, figure, find_scores, interval, spread
+from pipelines.scores import Figures, ScoresDocument, figure, find_scores, interval, spread
 
 
 def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -19,7 +19,8 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
-        the best run, the CCC of each target, and the partition that was scored, sorted by mean CCC; a system without one comes last.
+        the best run, the CCC of each target, `metrics`, the means of others that are shown in brief, with their titles and digits,
+        and the partition that was scored, sorted by mean CCC; a system without one comes last.
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
@@ -29,7 +30,7 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     if not documents:
         raise MissingFileError(f"No systems in '{files[0]}', or no such file. Run 'evaluate-fusion' first.")
     rows = [
-        {**_row(name, scores["ccc"]), "partition": document.partition}
+        {**_row(name, scores["ccc"]), "metrics": _others(scores, document), "partition": document.partition}
         for document in documents
         for name, scores in document.systems.items()
     ]
@@ -46,6 +47,15 @@ def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
     return {"system": name, "ccc": _number(total, "mean"), **figures, **each}
 
 
+def _others(scores: Mapping[str, Mapping[str, Figures]], document: ScoresDocument) -> dict[str, Any]:
+    """Metrics that stand beside the CCC: title, digits, and mean over targets and runs."""
+    return {
+        name: {"title": metric.title, "digits": metric.digits, "mean": _number(scores[name]["mean"], "mean")}
+        for name, metric in (document.metrics or {}).items()
+        if metric.brief and name != "ccc"
+    }
+
+
 def _number(figures: Figures, key: str) -> float:
     value = figures.get(key)
     return nan if value is None else float(value)
@@ -54,6 +64,7 @@ def _number(figures: Figures, key: str) -> float:
 def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The rows as a person reads them."""
     targets = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
+    others = {name: metric["title"] for row in rows for name, metric in row["metrics"].items()}
     return [
         {
             "#": str(row["rank"]),
@@ -62,7 +73,12 @@ def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
             "interval": interval(row),
             "best": figure(row["best"]),
             **{key.removeprefix("ccc_"): figure(row[key]) if key in row else "" for key in targets},
+            **{title: _cell(row["metrics"].get(name)) for name, title in others.items()},
             "partition": row["partition"],
         }
         for row in rows
     ]
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    return "" if metric is None else figure(metric["mean"], metric["digits"])

@@ -19,16 +19,17 @@ from cache.folds import Fold, load_folds
 from cache.manifest import PARTITIONS, Manifest
 from cache.names import encode_trial_id, require_known
 from cache.places import Where
+from cache.targets import MEAN, Target, names_of
 from fusion.checkpoint import Checkpoint
 from fusion.inference import Prediction, merge, predict_ensemble
-from fusion.scores.intervals import bootstrap
-from fusion.scores.metrics import METRICS
+from fusion.scores.intervals import Measured, Metrics, bootstrap, measure, score
+from fusion.scores.metric import Metric, load_metrics
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
 from pipelines.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
-from pipelines.scores import Figures, ScoresDocument, as_json
+from pipelines.scores import Figures, MetricPart, ScoresDocument, as_json
 from pipelines.train_fusion import choose_folds, find_lacking, load_bank, say_lacking, torch_threads
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def evaluate_systems(
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same of the runs' mean prediction, scored once.
 
-        And `runs`, one row per run with its own CCC, and the digests of the networks and of the predictions.
+        And `runs`, one row per run with its own CCC, `metrics`, how tables show each of them, and the digests of the networks and
+        of the predictions.
 
     Raises:
         UnknownNameError: if there is no such partition.
@@ -77,7 +79,11 @@ def evaluate_systems(
             "Run 'train-fusion' again."
         )
     partition = choose_partition(evaluate.partition, folds, manifest)
+    metrics = load_metrics()
     document: dict[str, Any] = {
+        "metrics": {
+            name: {key: getattr(kind, key) for key in MetricPart.model_fields} for name, kind in metrics.items()
+        },
         "partition": partition,
         "asked": evaluate.partition,
         "seeds": len(params.seeds),
@@ -93,9 +99,13 @@ def evaluate_systems(
         for name, system in params.systems.items():
             bank = load_bank(system, manifest, params, features)
             runs = _predict_runs(name, system, params, folds, partition, manifest, bank, outputs.models, advance)
-            scored = [_score(run, manifest) for run in runs.values()]
             ensemble = merge(list(runs.values()))
-            document["systems"][name] = _summary(scored, list(runs.values()), ensemble, manifest, evaluate)
+            measured, together = (
+                [measure(_pairs(run, manifest), metrics) for run in several] for several in (runs.values(), [ensemble])
+            )
+            targets = [manifest.targets[manifest.names.index(target)] for target in ensemble[0].targets]
+            scored = [_score(run, targets, metrics) for run in measured]
+            document["systems"][name] = _summary(scored, measured, together[0], targets, metrics, evaluate)
             document["runs"] += [
                 {"system": name, "fold": fold, "seed": seed, **_flat(scores["ccc"])}
                 for (fold, seed), scores in zip(runs, scored, strict=True)
@@ -199,48 +209,50 @@ def _pairs(
     return pairs
 
 
-def _score(predictions: Sequence[Prediction], manifest: Manifest) -> Scores:
-    """Every metric over all labelled frames of the predicted trials."""
-    import torch
-
-    scores = {name: kind() for name, kind in METRICS.items()}
-    for prediction, labels in _pairs(predictions, manifest).values():
-        for score in scores.values():
-            score.update(torch.from_numpy(prediction), torch.from_numpy(labels), torch.from_numpy(np.isfinite(labels)))
+def _score(measured: Measured, targets: Sequence[Target], metrics: Metrics) -> Scores:
+    """Every metric over all labelled frames of a run, and its mean over targets."""
     table = {}
-    for name, score in scores.items():
-        values = score.compute().tolist()
-        table[name] = {**dict(zip(predictions[0].targets, values, strict=True)), "mean": sum(values) / len(values)}
+    for name, figures in score(measured, metrics).items():
+        values = figures.tolist()
+        mean = nan if _is_mixed(metrics[name], targets) else sum(values) / len(values)
+        table[name] = {**dict(zip(names_of(targets), values, strict=True)), MEAN: mean}
     return table
+
+
+def _is_mixed(metric: type[Metric], targets: Sequence[Target]) -> bool:
+    """Whether a mean over targets would be one of different units."""
+    return metric.in_unit and len({target.half for target in targets}) > 1
 
 
 def _summary(
     scored: Sequence[Scores],
-    runs: Sequence[Sequence[Prediction]],
-    ensemble: Sequence[Prediction],
-    manifest: Manifest,
+    measured: Sequence[Measured],
+    ensemble: Measured,
+    targets: Sequence[Target],
+    metrics: Metrics,
     evaluate: EvaluateParams,
 ) -> dict[str, dict[str, Figures]]:
     """Metric → target → figures; the standard deviation in its N - 1 form, nan for one run."""
     options = evaluate.draws, evaluate.level, evaluate.seed
-    intervals = bootstrap([_pairs(run, manifest) for run in runs], *options)
-    together, around = _score(ensemble, manifest), bootstrap([_pairs(ensemble, manifest)], *options)
+    intervals, around = bootstrap(measured, metrics, *options), bootstrap([ensemble], metrics, *options)
+    together = _score(ensemble, targets, metrics)
     summary: dict[str, dict[str, Figures]] = {}
-    for metric, targets in together.items():
+    for metric, own in together.items():
         summary[metric] = {}
-        for column, target in enumerate(targets):
+        for column, target in enumerate(own):
             values = np.array([run[metric][target] for run in scored])
             figures = {
                 "mean": values.mean(),
                 "std": values.std(ddof=1) if len(values) > 1 else nan,
-                "best": values.min() if metric == "rmse" else values.max(),
+                "best": values.max() if metrics[metric].higher_is_better else values.min(),
                 "low": intervals[metric][0, column],
                 "high": intervals[metric][1, column],
-                "ensemble": targets[target],
+                "ensemble": own[target],
                 "ensemble_low": around[metric][0, column],
                 "ensemble_high": around[metric][1, column],
             }
-            summary[metric][target] = {key: round(float(value), 4) for key, value in figures.items()}
+            known = not (target == MEAN and _is_mixed(metrics[metric], targets))
+            summary[metric][target] = {key: round(float(value), 4) if known else nan for key, value in figures.items()}
     return summary
 
 

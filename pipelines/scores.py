@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from cache.documents import Cell, Document, Number, read_document
+from cache.documents import Cell, Document, Number, Part, read_document
 from cache.errors import MissingFileError, SettingError
 from pipelines import paths
 from pipelines.runs import digest_runs
@@ -17,10 +17,20 @@ Figures = Mapping[str, float | None]
 """What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
 
 
+class MetricPart(Part):
+    """How tables show a metric; see `fusion.scores.metric.Metric`."""
+
+    title: str
+    digits: Number
+    by_target: bool
+    brief: bool
+
+
 class ScoresDocument(Document):
     """What `evaluate_systems` writes; older evaluations wrote less.
 
     Attributes:
+        metrics: how each metric is shown, in the order of tables; the first one ranks systems.
         networks: digest of each system's networks.
         predictions: sha256 of each system's file of predictions.
         systems: system → metric → target → figures.
@@ -29,6 +39,7 @@ class ScoresDocument(Document):
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
+    metrics: dict[str, MetricPart] | None = None
     partition: str = ""
     asked: str = ""
     seeds: Number = 1
@@ -39,10 +50,11 @@ class ScoresDocument(Document):
     runs: list[dict[str, Cell]] | None = None
 
     def check(self) -> None:
-        """Refuse systems without a CCC; none at all are those of a section that is absent."""
-        lacking = [name for name, metrics in self.systems.items() if not metrics.get("ccc")]
-        if lacking:
-            raise ValueError(f"systems: no CCC of {lacking}")
+        """Refuse systems without a metric; none at all are those of a section that is absent."""
+        for metric in ("ccc", *(self.metrics or ())):
+            lacking = [name for name, metrics in self.systems.items() if not metrics.get(metric)]
+            if lacking:
+                raise ValueError(f"systems: no {metric} of {lacking}")
 
 
 def read_scores(path: Path) -> ScoresDocument:
@@ -106,15 +118,15 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def figure(value: float | None) -> str:
-    """Three digits behind the point; a dash where there is no figure."""
-    return "–" if value is None or not isfinite(value) else f"{value:.3f}"
+def figure(value: float | None, digits: int = 3) -> str:
+    """So many digits behind the point; a dash where there is no figure."""
+    return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
 
 
-def spread(figures: Figures) -> str:
+def spread(figures: Figures, digits: int = 3) -> str:
     """Mean ± standard deviation; the mean alone of a single run, whose deviation nobody knows."""
     std = figures.get("std")
-    return figure(figures["mean"]) + ("" if std is None or not isfinite(std) else f" ± {std:.3f}")
+    return figure(figures["mean"], digits) + ("" if std is None or not isfinite(std) else f" ± {std:.{digits}f}")
 
 
 def interval(figures: Figures) -> str:

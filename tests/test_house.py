@@ -16,6 +16,7 @@ from cache.names import summary
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from fusion.models import MODELS
+from fusion.scores import METRICS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cache", "extract", "fusion", "pipelines")
@@ -111,7 +112,12 @@ def test_table_and_folder_agree(table: dict[str, str], folder: str) -> None:
     assert list(table) == sorted(table)
 
 
-@pytest.mark.parametrize("target", [*BACKBONES.values(), *MODELS.values(), *CORPORA.values()])
+def test_every_metric_is_a_file_of_its_own() -> None:
+    files = {path.stem for path in (ROOT / "fusion/scores").glob("*.py")}
+    assert files == {*METRICS, "__init__", "metric", "losses", "intervals"}
+
+
+@pytest.mark.parametrize("target", [*BACKBONES.values(), *MODELS.values(), *CORPORA.values(), *METRICS.values()])
 def test_everything_in_a_table_says_what_it_is(target: str) -> None:
     assert len(summary(target)) > 20
 

@@ -1,7 +1,7 @@
-"""Bootstrap confidence intervals of the metrics, over trials [Efron1993].
+"""Figures of a run and bootstrap confidence intervals around them, over trials [Efron1993].
 
 Frames of one trial depend on each other, trials do not, so trials are what is drawn, with replacement, as many as there
-are. All metrics are functions of sums over frames; they are summed per trial once, and a draw only weighs these sums.
+are. Metrics are functions of sums over trials; every trial is summed up once, and a draw only weighs these sums.
 """
 
 from __future__ import annotations
@@ -9,86 +9,79 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cache.errors import SettingError
+from fusion.scores.metric import Metric
 
 Array = NDArray[np.float64]
 Run = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
 """Trial id → prediction (T, C) and target (T, C), nan where it does not count."""
+Metrics = Mapping[str, type[Metric]]
+Measured = dict[str, dict[str, Tensor]]
+"""Metric → trial id → sums (S, C)."""
 
 
-def bootstrap(runs: Sequence[Run], draws: int, level: float, seed: int) -> dict[str, Array]:
+def measure(run: Run, metrics: Metrics) -> Measured:
+    """Sum up every trial of a run for every metric."""
+    tensors = {
+        trial: (torch.from_numpy(prediction), torch.from_numpy(target)) for trial, (prediction, target) in run.items()
+    }
+    return {
+        name: {
+            trial: kind().update(p, t, t.isfinite()).sums().expand(-1, p.shape[1]) for trial, (p, t) in tensors.items()
+        }
+        for name, kind in metrics.items()
+    }
+
+
+def score(measured: Measured, metrics: Metrics) -> dict[str, Array]:
+    """Every metric (C,) over all trials of a run."""
+    figures = {}
+    for name, kind in metrics.items():
+        sums = torch.stack(list(measured[name].values()))
+        figures[name] = kind.figure(kind.weigh(sums.new_ones(1, len(sums)), sums))[0].numpy()
+    return figures
+
+
+def bootstrap(runs: Sequence[Measured], metrics: Metrics, draws: int, level: float, seed: int) -> dict[str, Array]:
     """Percentile intervals of the metrics' means over runs; the same trials are drawn in every run.
 
     Args:
-        runs: predictions of one training run each; folds may hold different trials.
+        runs: sums of one training run each; folds may hold different trials.
+        metrics: name → metric.
         draws: bootstrap samples, at least 1.
         level: share of samples inside the interval, between 0 and 1.
         seed: of the draws.
 
     Returns:
-        Name of `fusion.scores.metrics.METRICS` → (2, C + 1), low and high of each target and of their mean; nan where a metric
-        is nan in every draw.
+        Name → (2, C + 1), low and high of each target and of their mean; nan where a metric is nan in every draw.
 
     Raises:
         SettingError: if a number is outside its range or there is nothing to draw from.
     """
-    names = sorted({name for run in runs for name in run})
+    names = sorted({trial for run in runs for trials in run.values() for trial in trials})
     if draws < 1 or not 0 < level < 1 or not names:
         raise SettingError(
             f"{draws} bootstrap samples of {len(names)} trials at level {level:g}; expected at least 1 of each and a level "
             "between 0 and 1. Change the section 'evaluate'."
         )
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    centre = _centre(runs)
-    sums = np.stack([_sum_trials(run, names, centre) for run in runs])  # (R, N, S, C)
-    scores = score_sums(np.einsum("dn,rnsc->rdsc", counts.astype(np.float64), sums))
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    return {metric: _interval(values, tails) for metric, values in scores.items()}
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    weights, tails = torch.from_numpy(drawn.astype(np.float64)), [50 * (1 - level), 50 * (1 + level)]
+    intervals = {}
+    for name, kind in metrics.items():
+        sums = (_stack(run[name], names) for run in runs)
+        values = torch.stack([kind.figure(kind.weigh(weights, own)) for own in sums])
+        intervals[name] = _interval(values.numpy(), tails)
+    return intervals
 
 
-def score_sums(sums: Array) -> dict[str, Array]:
-    """Every metric from sums (…, S, C) over frames and trials → (…, C)."""
-    n, p, t, pp, tt, pt, error, agree, trial_ccc, trials = np.moveaxis(sums, -2, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_p, mean_t = p / n, t / n
-        var_p, var_t, cov = pp / n - mean_p**2, tt / n - mean_t**2, pt / n - mean_p * mean_t
-        return {
-            "ccc": 2 * cov / (var_p + var_t + (mean_p - mean_t) ** 2),
-            "trial_ccc": trial_ccc / trials,
-            "pcc": cov / np.sqrt(var_p * var_t),
-            "rmse": np.sqrt(error / n),
-            "sagr": agree / n,
-        }
-
-
-def _centre(runs: Sequence[Run]) -> Array:
-    """(C,) near the means, so that differences of squares keep their digits."""
-    targets = np.concatenate([target for run in runs for _, target in run.values()])
-    present = np.isfinite(targets)
-    centre: Array = np.where(present, targets, 0).sum(axis=0, dtype=np.float64) / present.sum(axis=0).clip(1)
-    return centre
-
-
-def _sum_trials(run: Run, names: Sequence[str], centre: Array) -> Array:
+def _stack(trials: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """(N, S, C), zero for trials that the run does not have."""
-    sums = np.zeros((len(names), 10, len(centre)))
-    for row, name in enumerate(names):
-        if name in run and len(run[name][0]):
-            prediction, target = run[name]
-            sums[row] = _sum_trial(prediction.astype(np.float64), target.astype(np.float64), centre)
-    return sums
-
-
-def _sum_trial(prediction: Array, target: Array, centre: Array) -> Array:
-    """(S, C): frames, p, t, p^2, t^2, p t, squared errors, equal signs, the trial's CCC and whether it has one."""
-    p, t, present = prediction - centre, target - centre, np.isfinite(target)
-    parts = [np.ones_like(p), p, t, p * p, t * t, p * t, (p - t) ** 2, np.sign(prediction) == np.sign(target)]
-    sums = np.stack([np.where(present, part, 0).sum(axis=0) for part in parts])
-    one = np.concatenate([sums, np.zeros((2, len(centre)))])
-    own = score_sums(one)["ccc"]
-    return np.concatenate([sums, [np.nan_to_num(own), np.isfinite(own)]])
+    nothing = torch.zeros_like(next(iter(trials.values())))
+    return torch.stack([trials.get(name, nothing) for name in names])
 
 
 def _interval(values: Array, tails: Sequence[float]) -> Array:

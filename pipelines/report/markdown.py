@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
     """
     scores = paths.PROJECT.scores
     document = read_scores(scores)
-    if document.predictions is None or not all(metrics.keys() >= _COLUMNS for metrics in document.systems.values()):
+    if document.predictions is None or not document.metrics:
         raise SettingError(f"'{scores}' is of an older avfusion. Run '{command(scores)}' again.")
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
@@ -101,9 +102,9 @@ def _page(
         "",
         *untrained,
         *_say_stale(stale),
-        *_table(systems, _CCC_COLUMNS, stale),
+        *_table(systems, [*_CCC_COLUMNS, *_columns(document, by_target=False)], stale),
         "",
-        *_table(systems, _OTHER_COLUMNS, stale),
+        *_table(systems, _columns(document, by_target=True), stale),
         "",
         picture("Validation CCC by epoch", "figures", "history.png"),
         "",
@@ -139,10 +140,16 @@ _CCC_COLUMNS: _Columns = [
     ("CCC", "ccc", True, lambda figures: f"{spread(figures)} {interval(figures)}"),
     ("best run's CCC", "ccc", True, lambda figures: figure(figures["best"])),
     ("ensemble's CCC", "ccc", True, lambda figures: figure(figures["ensemble"])),
-    ("CCC per trial", "trial_ccc", True, spread),
 ]
-_OTHER_COLUMNS: _Columns = [(name.upper(), name, False, spread) for name in ("pcc", "rmse", "sagr")]
-_COLUMNS = {metric for _, metric, _, _ in (*_CCC_COLUMNS, *_OTHER_COLUMNS)}
+
+
+def _columns(document: ScoresDocument, *, by_target: bool) -> _Columns:
+    """The metrics beside the CCC, those of each target or those of which only the mean is shown."""
+    return [
+        (metric.title, name, not by_target, partial(spread, digits=metric.digits))
+        for name, metric in (document.metrics or {}).items()
+        if metric.by_target == by_target and name != "ccc"
+    ]
 
 
 def _table(systems: dict[str, Any], kinds: _Columns, stale: list[str]) -> list[str]:
@@ -156,7 +163,7 @@ def _table(systems: dict[str, Any], kinds: _Columns, stale: list[str]) -> list[s
     for name, scores in systems.items():
         cells = (cell(scores[m][target]) if target in scores[m] else "" for _, m, target, cell in columns)
         rows.append([plain(name) + " (earlier networks)" * (name in stale), *cells])
-    return markdown_table(["system", *(f"{title} {plain(target)}" for title, _, target, _ in columns)], rows)
+    return markdown_table(["system", *(f"{plain(title)} {plain(target)}" for title, _, target, _ in columns)], rows)
 
 
 def _say_stale(stale: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ from cache.errors import AvFusionError, CorpusError, SettingError, UnknownNameEr
 from cache.folds import Fold
 from fusion.inference import predict
 from fusion.model import FusionModel
+from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
-from fusion.scores.metrics import ccc
 from fusion.settings import TrainConfig
 from fusion.trainer import TrainResult, train
 
@@ -89,7 +89,7 @@ def test_validation_is_the_ccc_over_all_validation_frames(corpus):
     for prediction in predict(result.checkpoint, bank, corpus.fold.validate):
         rows.append(torch.from_numpy(prediction.values))
         labels.append(bank.labels[bank.span(prediction.trial_id)])
-    expected = ccc(torch.cat(rows), torch.cat(labels))
+    expected = CCC.of(torch.cat(rows), torch.cat(labels))
     assert list(result.checkpoint.validation.values()) == pytest.approx(expected.tolist(), abs=1e-9)
 
 

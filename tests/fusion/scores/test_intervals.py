@@ -8,8 +8,18 @@ import scipy.stats
 import torch
 
 from cache.errors import SettingError
-from fusion.scores.intervals import bootstrap
-from fusion.scores.metrics import METRICS, ccc
+from fusion.scores import METRICS
+from fusion.scores import intervals as module
+from fusion.scores.ccc import CCC
+from fusion.scores.intervals import measure
+from fusion.scores.metric import load_metrics
+
+KINDS = load_metrics()
+
+
+def bootstrap(runs: list, draws: int, level: float, seed: int) -> dict[str, np.ndarray]:
+    """Intervals of every metric."""
+    return module.bootstrap([measure(run, KINDS) for run in runs], KINDS, draws, level, seed)
 
 
 def make_run(seed: int, lengths: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -28,7 +38,7 @@ LENGTHS = {name: 20 + 7 * i for i, name in enumerate("abcdefgh")}
 
 def score(run: dict, names: list[str]) -> dict[str, np.ndarray]:
     """Every metric by its class, over trials that may occur several times."""
-    metrics = {name: kind() for name, kind in METRICS.items()}
+    metrics = {name: kind() for name, kind in KINDS.items()}
     for name in names:
         for metric in metrics.values():
             metric.update(*(torch.from_numpy(series) for series in run[name]))
@@ -54,7 +64,7 @@ def test_percentiles_are_those_of_scipy():
 
     def statistic(chosen: np.ndarray) -> float:
         p, t = (torch.from_numpy(np.concatenate([run[n][k] for n in names[chosen]])) for k in (0, 1))
-        return float(ccc(p, t)[0])
+        return float(CCC.of(p, t)[0])
 
     theirs = scipy.stats.bootstrap(
         (np.arange(8),),

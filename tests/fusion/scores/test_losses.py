@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cache.errors import SettingError, UnknownNameError
 from fusion.model import Estimate
+from fusion.scores.ccc import CCC
 from fusion.scores.losses import (
     CLASS_WEIGHTS,
     Objective,
@@ -22,7 +23,6 @@ from fusion.scores.losses import (
     polar_class,
     windowed_ccc_loss,
 )
-from fusion.scores.metrics import ccc
 
 TARGETS = ("valence", "arousal")
 
@@ -49,7 +49,7 @@ def test_ccc_loss_is_one_minus_lin_over_the_batch(batch):
     pairs = [(prediction[..., c][mask[..., c]].numpy(), target[..., c][mask[..., c]].numpy()) for c in range(2)]
     expected = np.mean([1 - lin(p, t) for p, t in pairs])
     assert float(ccc_loss(*batch)) == pytest.approx(expected, abs=1e-6)
-    assert float(ccc_loss(*batch)) == pytest.approx(float(1 - ccc(*batch).mean()), abs=1e-6)
+    assert float(ccc_loss(*batch)) == pytest.approx(float(1 - CCC.of(*batch).mean()), abs=1e-6)
 
 
 def test_windowed_ccc_loss_is_the_mean_over_windows(batch):

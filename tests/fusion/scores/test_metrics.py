@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import ShapeError
-from fusion.scores.metrics import CCC, METRICS, PCC, RMSE, SAGR, TrialCCC, ccc, pcc, rmse, sagr
+from fusion.scores import METRICS
+from fusion.scores.ccc import CCC
+from fusion.scores.metric import load_metrics
+from fusion.scores.pcc import PCC
+from fusion.scores.rmse import RMSE
+from fusion.scores.sagr import SAGR
+from fusion.scores.trial_ccc import TrialCCC
 
+ccc, pcc, rmse, sagr = CCC.of, PCC.of, RMSE.of, SAGR.of
 FORMS = [(ccc, CCC), (pcc, PCC), (rmse, RMSE), (sagr, SAGR)]
 
 
@@ -148,5 +155,39 @@ def test_per_trial_is_the_mean_of_the_trials():
     assert TrialCCC().compute().isnan().all()
 
 
-def test_every_metric_has_its_class():
-    assert {"ccc": CCC, "trial_ccc": TrialCCC, "pcc": PCC, "rmse": RMSE, "sagr": SAGR} == METRICS
+@pytest.mark.parametrize("name", METRICS)
+def test_trials_put_together_are_all_frames_together(name):
+    """Sums of trials, each taken as often as its weight says, give what updating with them gives; targets have their own masks."""
+    kind, generator = load_metrics()[name], torch.Generator().manual_seed(3)
+    trials = [
+        (*series(frames, seed), torch.rand(frames, 2, generator=generator) < 0.8)
+        for seed, frames in enumerate((30, 5, 80))
+    ]
+    trials[1][2][:, 0] = False  # not labelled at all
+    weights = torch.tensor([[1, 1, 1], [2, 0, 1], [0, 3, 1]])
+    sums = torch.stack([kind().update(*trial).sums() for trial in trials])
+    together = kind.figure(kind.weigh(weights.double(), sums))
+    for row, figure in zip(weights.tolist(), together, strict=True):
+        whole = kind()
+        for trial, count in zip(trials, row, strict=True):
+            for _ in range(count):
+                whole.update(*trial)
+        torch.testing.assert_close(figure, whole.compute(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_each_target_has_its_own_mask(name):
+    kind, (prediction, target) = load_metrics()[name], series(60)
+    mask = torch.rand(60, 2, generator=torch.Generator().manual_seed(1)) < 0.6
+    spoiled = target.masked_fill(~mask, torch.nan)
+    for column in range(2):
+        own = mask[:, column]
+        alone = kind.of(prediction[own, column, None], target[own, column, None])
+        torch.testing.assert_close(kind.of(prediction, spoiled, mask)[column, None], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_table_and_files_agree():
+    assert all(target.startswith(f"fusion.scores.{name}:") for name, target in METRICS.items())
+    for kind in load_metrics().values():
+        assert kind.title
+        assert kind().compute().isnan().all(), "no frames"

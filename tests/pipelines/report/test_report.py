@@ -85,6 +85,10 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "level": 0.95,
         "predictions": dict.fromkeys(SYSTEMS, digest_bytes(predictions)),
         "systems": dict.fromkeys(SYSTEMS, metrics),
+        "metrics": {
+            name: {"title": name.upper(), "digits": 3, "by_target": name != "trial_ccc", "brief": False}
+            for name in metrics
+        },
     }
     write_document(tmp_path / "results/scores.json", ScoresDocument, document)
     for name in SYSTEMS:
