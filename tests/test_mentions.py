@@ -33,7 +33,7 @@ PLACEHOLDER = re.compile(r"[{<\[%$(@…]")
 FOREIGN = {
     "dvc": {"--only-changed"},
     "pip": {"--constraint", "--disable-pip-version-check", "--editable", "--quiet"},
-    "pytest": {"--import-mode"},
+    "pytest": {"--dist", "--import-mode"},
     "ruff": {"--check"},
     "benchmarks": {"--repeats"},
 }
