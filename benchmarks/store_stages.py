@@ -89,9 +89,11 @@ def measure_extraction(
         times = _take_turns(backbone, folder, manifest, options, executor, repeats)
         total, (written, unwritten) = trials * frames, times
         found[name] = (
-            total / min(written), total / min(unwritten), min(written) / min(unwritten) - 1,
+            total / min(written),
+            total / min(unwritten),
+            min(written) / min(unwritten) - 1,
             float(np.median(written) / np.median(unwritten)) - 1,
-        )  # fmt: skip
+        )
     return found
 
 

@@ -25,9 +25,14 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
         assert item.record is not None
         record = item.record
         store.write(
-            item.trial_id, item.embeddings, item.valid, source=record.source, clock=record.clock,
-            versions=record.versions, compressed=True,
-        )  # fmt: skip
+            item.trial_id,
+            item.embeddings,
+            item.valid,
+            source=record.source,
+            clock=record.clock,
+            versions=record.versions,
+            compressed=True,
+        )
     Receipt.of(store, store.trial_ids()).save(place / f"{spec.name}.json")
 
 

@@ -168,6 +168,7 @@ def _foreign_ids(path: Path, file: h5py.File) -> list[str]:
     left: list[str] = []
 
     def visit(name: str, node: Any) -> None:
+        """Sort a dataset into features, what is left aside and what is refused."""
         if not isinstance(node, h5py.Dataset):
             return
         text = h5py.check_string_dtype(node.dtype) is not None or node.dtype.kind == "S"

@@ -220,9 +220,15 @@ class FeatureStore:
         stored = self._prepare(trial_id, embeddings, valid, clock)
         runs = invalid_runs(valid)
         record = CommitRecord(
-            source, digest_embeddings(stored, runs), clock.num_frames, clock.rate, clock.start_s, runs,
-            {"numpy": np.__version__, **(versions or {})}, clock.times,
-        )  # fmt: skip
+            source,
+            digest_embeddings(stored, runs),
+            clock.num_frames,
+            clock.rate,
+            clock.start_s,
+            runs,
+            {"numpy": np.__version__, **(versions or {})},
+            clock.times,
+        )
         attributes = {COMMIT: sign(record.to_document())}
         metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
         chunks = split_chunks(stored)

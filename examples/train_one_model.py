@@ -23,9 +23,13 @@ def main(epochs: int = 5) -> float:
     bank = Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials])
     fold = partition_fold(manifest)
     result = train(
-        bank, fold, "rnn", {"d_model": 64}, TrainConfig(epochs=epochs),
+        bank,
+        fold,
+        "rnn",
+        {"d_model": 64},
+        TrainConfig(epochs=epochs),
         on_epoch=lambda epoch: print(f"epoch {epoch.epoch}: loss {epoch.loss:.3f}, validation CCC {epoch.score:.3f}"),
-    )  # fmt: skip
+    )
     for prediction in predict(result.checkpoint, bank, fold.test):
         print(f"{prediction.trial_id}: {prediction.values.shape[0]} frames of {', '.join(prediction.targets)}")
     return max(epoch.score for epoch in result.history)

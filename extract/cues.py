@@ -77,6 +77,7 @@ class _Scanner:
         self.blanks_separate = kind == "srt" and self._do_blanks_separate()
 
     def scan(self) -> list[Cue]:
+        """Every cue, in the order of the file."""
         cues: list[Cue] = []
         at, number = (self._after_head() if self.kind == "vtt" else 0), 0
         while (at := self._after_blanks(at)) < len(self.lines):

@@ -97,10 +97,13 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
                     reached = True
                 folder = Path(
                     hub.snapshot_download(
-                        wanted, allow_patterns=[*files, weights], local_files_only=offline, etag_timeout=TIMEOUT_S,
+                        wanted,
+                        allow_patterns=[*files, weights],
+                        local_files_only=offline,
+                        etag_timeout=TIMEOUT_S,
                         tqdm_class=_silent_bar(),
                     )
-                )  # fmt: skip
+                )
             except MemoryError:
                 raise
             except Exception as error:  # of whichever library it calls

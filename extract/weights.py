@@ -31,6 +31,19 @@ RANDOM_SEED = 2022
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
 """Keys under which training programs keep a state dict, the inner ones of another."""
 _DEEPEST = 8  # of them within each other
+_ERRORS_OF_A_TORN_PICKLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 _Built = TypeVar("_Built")
 
 
@@ -260,8 +273,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_safetensors(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError,
-            ImportError, pickle.UnpicklingError, struct.error) as error:  # fmt: skip  # a torn pickle raises anything
+    except _ERRORS_OF_A_TORN_PICKLE as error:
         raise WeightsError(
             f"Weights '{path}' cannot be read as a state dict: it is damaged, or holds more than tensors. "
             "Give a file of tensors saved by torch or safetensors."

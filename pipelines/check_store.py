@@ -68,9 +68,13 @@ def check_against_source(
 
 
 def recompute(
-    backbone: Backbone, store: FeatureStore, manifest: Manifest, trials: Sequence[Trial], crops: Path | None,
+    backbone: Backbone,
+    store: FeatureStore,
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    crops: Path | None,
     options: EngineOptions,
-) -> list[Finding]:  # fmt: skip
+) -> list[Finding]:
     """Compute trials anew, beside the store, and tell where it differs."""
     findings = []
     with tempfile.TemporaryDirectory() as folder:

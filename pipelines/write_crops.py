@@ -83,9 +83,16 @@ class _Maker:
             picture, similarity = self.manifest.path(trial, "face"), self.config.reference_similarity
             reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
         write_crops(
-            video, trial.clock, trial.face, path, self.config, trial.id, detector=self._detector,
-            source_digest=self._source(trial), reference=reference,
-        )  # fmt: skip
+            video,
+            trial.clock,
+            trial.face,
+            path,
+            self.config,
+            trial.id,
+            detector=self._detector,
+            source_digest=self._source(trial),
+            reference=reference,
+        )
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""
