@@ -11,7 +11,7 @@ A model is one file in `fusion/models/` with a frozen `Config` and a `FusionMode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -59,9 +59,11 @@ class FusionModel(nn.Module):
         targets: names of the C outputs.
         config: the settings that it was built with.
         fixed_length: the only window length that it accepts, in frames; None where any is accepted.
+        solvable: whether `fit` solves for the weights, instead of gradient steps.
     """
 
     fixed_length: int | None = None
+    solvable: bool = False
 
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Any) -> None:
         super().__init__()
@@ -77,6 +79,14 @@ class FusionModel(nn.Module):
 
     def forward(self, inputs: Inputs) -> Estimate:
         """Estimate every frame of every window."""
+        raise NotImplementedError
+
+    def fit(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> None:
+        """Solve for the weights in closed form, where the model is `solvable`.
+
+        Args:
+            batches: inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled; one pass.
+        """
         raise NotImplementedError
 
 

@@ -50,7 +50,7 @@ def train(
 ) -> TrainResult:
     """Train a fusion model on a fold of a bank; the same arguments give the same weights.
 
-    A model that has a method `fit` (see `fusion.models.linear`) is solved by it instead of by gradient steps.
+    A model that is `solvable` (see `fusion.models.linear`) is solved by its `fit` instead of by gradient steps.
 
     Args:
         bank: features as they came from the stores, with at least the fold's training and validation trials.
@@ -92,7 +92,7 @@ def train(
             return validate(network, resident, fold, config, padding)
 
         history: tuple[EpochRecord, ...]
-        if hasattr(network, "fit"):
+        if network.solvable:
             history, best_epoch = (_solve(network, objective, lessons, judge, on_epoch),), 0
         else:
             history, best_epoch = fit(network, objective, lessons, judge, config, groups, on_epoch)
@@ -167,7 +167,7 @@ def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
 
 
 def _solve(
-    model: Any,
+    model: FusionModel,
     objective: Objective,
     lessons: _WindowLessons,
     judge: Callable[[], dict[str, float]],

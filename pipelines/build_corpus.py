@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cache.errors import SettingError, StoreError
 from cache.locks import claim, holder, wait_for_any
@@ -16,6 +15,7 @@ from cache.manifest import Manifest, Trial
 from cache.names import config_of, encode_trial_id, load_named
 from cache.settings import as_settings
 from extract.corpora import CORPORA
+from extract.corpora.contract import Corpus
 from pipelines import paths
 from pipelines.corpus_files import FILES, load_files, look, save_files
 from pipelines.params import CorpusParams
@@ -36,8 +36,8 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         StoreError: if another process builds and does not end within an hour.
     """
     kind = load_named("corpus", CORPORA, params.name)
-    corpus: Any = kind(as_settings(config_of(CORPORA[params.name]), params.settings, f"corpus '{params.name}'"))
-    if not params.root and not hasattr(corpus, "generate"):
+    corpus: Corpus = kind(as_settings(config_of(CORPORA[params.name]), params.settings, f"corpus '{params.name}'"))
+    if not params.root and not corpus.generated:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
     with _claimed(folder) as waited:
         files = look(params)  # before reading: what changes meanwhile is told as changed

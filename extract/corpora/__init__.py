@@ -1,7 +1,6 @@
 """The corpora: one file each, named here and nowhere else.
 
-A corpus file holds its frozen `Config` and a class built from one, with `read(root) -> Manifest` and
-`recognises(root) -> bool`; a corpus that can be generated also has `generate(root) -> None`.
+A corpus file holds its frozen `Config` and a `Corpus` built from one; `extract.corpora.contract` says what it promises.
 """
 
 CORPORA = {

@@ -29,6 +29,7 @@ from extract.corpora.affwild2_folders import (
     index_videos,
 )
 from extract.corpora.annotations import read_annotation, split_side
+from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
     RowFaults,
@@ -99,11 +100,13 @@ class _Found:
     num_crops: int = 0
 
 
-class AffWild2:
+class AffWild2(Corpus):
     """Aff-Wild2 on disk."""
 
+    config: Config
+
     def __init__(self, config: Config | None = None) -> None:
-        self.config = config or Config()
+        super().__init__(config or Config())
 
     @staticmethod
     def recognises(root: Path) -> bool:

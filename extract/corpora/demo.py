@@ -26,6 +26,7 @@ from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.settings import check_ranges
 from cache.targets import AFFECT, names_of
 from extract.corpora.annotations import NOT_ANNOTATED, read_annotation, split_side
+from extract.corpora.contract import Corpus
 from extract.corpora.demo_face import Look, make_background
 from extract.corpora.demo_media import write_text, write_video
 from extract.corpora.demo_script import Script, at_frames, draw_run, draw_turns, write_script
@@ -89,11 +90,15 @@ class _Video:
         return f"{BATCHES[self.index % 2]}/{self.name}.mp4"
 
 
-class DemoCorpus:
+class DemoCorpus(Corpus):
     """The demo corpus on disk: `generate` writes it, `read` reads it back as any other corpus."""
 
+    generated = True
+
+    config: Config
+
     def __init__(self, config: Config | None = None) -> None:
-        self.config = config or Config()
+        super().__init__(config or Config())
 
     def generate(self, root: Path) -> None:
         """Write the whole corpus under a folder; a file appears under its name only once it is whole.

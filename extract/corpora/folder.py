@@ -25,6 +25,7 @@ from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
 from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.targets import AFFECT, Target, names_of
+from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
@@ -91,11 +92,13 @@ class Config:
         )
 
 
-class Folder:
+class Folder(Corpus):
     """A plain folder of videos."""
 
+    config: Config
+
     def __init__(self, config: Config | None = None) -> None:
-        self.config = config or Config()
+        super().__init__(config or Config())
 
     @staticmethod
     def recognises(root: Path) -> bool:

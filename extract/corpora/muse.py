@@ -24,6 +24,7 @@ from cache.clock import FrameClock, check_length
 from cache.errors import AvFusionError, CorpusError, MissingFileError
 from cache.manifest import Manifest, Trial
 from cache.targets import Target
+from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
     check_face,
@@ -68,11 +69,13 @@ class Config:
         check_face(self.face)
 
 
-class MuSe:
+class MuSe(Corpus):
     """A MuSe challenge package on disk."""
 
+    config: Config
+
     def __init__(self, config: Config | None = None) -> None:
-        self.config = config or Config()
+        super().__init__(config or Config())
 
     @staticmethod
     def recognises(root: Path) -> bool:

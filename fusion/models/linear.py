@@ -57,6 +57,7 @@ class LinearRegression(FusionModel):
     """Ridge regression on means of embeddings."""
 
     config: Config
+    solvable = True
 
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)

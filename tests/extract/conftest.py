@@ -97,7 +97,7 @@ def _encode_audio(container: Any, stream: Any, audio: NDArray[np.float32], rate:
     container.mux(stream.encode())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def media() -> SimpleNamespace:
     """The helpers above, for the tests of this folder."""
     return SimpleNamespace(

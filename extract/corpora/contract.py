@@ -1,0 +1,55 @@
+"""The contract of a corpus: a folder of recordings in, one manifest out.
+
+A corpus is one file in `extract/corpora/` with a frozen `Config` and a `Corpus`, and one line in the table
+`extract.corpora.CORPORA`. What every reader promises (the contract tests run over the table):
+
+* every trial has a clock, media that exist below the root, a subject, and a partition or none;
+* labels are in the ranges of the targets that the reader declares, nan where a target is not annotated;
+* the same folder gives the same manifest, and a folder of something else an error of ours that says so;
+* every fault of a folder is reported together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cache.errors import SettingError
+from cache.manifest import Manifest
+
+
+class Corpus(ABC):
+    """Base of all corpora, built from the `Config` of its file.
+
+    Attributes:
+        generated: whether it needs no folder, because `generate` makes one.
+        config: the settings.
+    """
+
+    generated: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @staticmethod
+    @abstractmethod
+    def recognises(root: Path) -> bool:
+        """Whether a folder looks like this corpus; false where there is none."""
+
+    @abstractmethod
+    def read(self, root: Path) -> Manifest:
+        """Read a corpus folder.
+
+        Raises:
+            MissingFileError: if the folder lacks what makes it this corpus.
+            CorpusError: if names, labels or media are missing or wrong; lists every fault.
+        """
+
+    def generate(self, root: Path) -> None:
+        """Write the whole corpus under a folder, where it can be generated.
+
+        Raises:
+            SettingError: if it cannot.
+        """
+        raise SettingError("This corpus needs a folder. Set corpus.root in params.yaml.")
