@@ -101,7 +101,7 @@ def find_video(path: Path, container: Any) -> Any:
     known = [one for one in container.streams.video if one.codec_context is not None and one.time_base]
     usable = [one for one in known if not one.disposition & cover]
     if len(usable) > 1:
-        counts = _count_packets(path, *_stamp(path))
+        counts = _count_packets(path, *stamp(path))
         most = max(counts.get(one.index, 0) for one in usable)
         usable = [one for one in usable if 2 * counts.get(one.index, 0) >= most]
     chosen = (one for one in usable if one.disposition & av.stream.Disposition.default)
@@ -118,7 +118,7 @@ def find_sound(path: Path) -> int | None:
         MissingFileError: if there is no such file.
         MediaError: if it is empty or of no known format.
     """
-    return _find_sound(path, *_stamp(path)) if path.is_file() else None
+    return _find_sound(path, *stamp(path)) if path.is_file() else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -159,7 +159,7 @@ def _count_packets(path: Path, size: int, modified: int) -> Counter[int]:
         return Counter(packet.stream.index for packet in demux(path, container, [*container.streams]) if packet.size)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
     """Size and time of change of a file: what is remembered of it holds as long as these do."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns

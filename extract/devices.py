@@ -25,8 +25,8 @@ def keep_big_buffers() -> None:
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Device of a name: auto, cpu, cuda or cuda:N.
+def choose_device(wanted: str | torch.device) -> torch.device:
+    """Device of a name: auto, cpu, cuda or cuda:N; one that was chosen already stays.
 
     On CUDA fp32 is then fp32 for the whole process, as on the CPU, and not TF32, whose ten bits move landmarks by pixels;
     and cuDNN takes only algorithms that give the same bits each time.
@@ -34,6 +34,8 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         SettingError: if there is no such device here.
     """
+    if isinstance(wanted, torch.device):
+        return wanted
     device = _find_device(wanted)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -44,7 +44,7 @@ class EngineOptions:
     Attributes:
         batch_size: items per step.
         threads: that decode ahead.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that `check_running` has let pass.
         redo: compute again what is finished.
         runtime: in the table of runtimes.
         precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
@@ -53,7 +53,7 @@ class EngineOptions:
 
     batch_size: int = 32
     threads: int = 2
-    device: str = "auto"
+    device: str | torch.device = "auto"
     redo: bool = False
     runtime: str = DEFAULT_RUNTIME
     precision: str = "fp32"
@@ -99,7 +99,9 @@ def extract_features(
         StoreError: if the store cannot be written (disk full, read-only); finished trials are kept.
     """
     outcome, start = Outcome(), time.perf_counter()
-    device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
+    device = options.device
+    if not isinstance(device, torch.device):
+        device = check_running(backbone, device, options.runtime, options.precision, options.compiled)
     engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device, executor)
     with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
         computing: deque[tuple[Batch, Result]] = deque()
@@ -147,6 +149,11 @@ class _Engine:
         return self.given or make_executor(
             self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled
         )
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """What computes, for the commit records."""
+        return running_versions(self.options.runtime, self.options.compiled)
 
     def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
         """All trials in order, cut into batches; the last one flushes."""
@@ -200,11 +207,11 @@ class _Engine:
     def _write(self, run: Run) -> None:
         if run.trial.id in self.outcome.failures:
             return
-        versions, valid = running_versions(self.options.runtime, self.options.compiled), run.alignment.valid
+        valid = run.alignment.valid
         try:
             self.store.write(
                 run.trial.id, run.alignment.average(run.found), valid, source=run.digest, clock=run.trial.clock,
-                versions=versions,
+                versions=self.versions,
             )  # fmt: skip
         except OSError as error:
             raise StoreError(

@@ -55,9 +55,14 @@ class OpenVinoExecutor(Executor):
         self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     @classmethod
-    def check(cls, backbone: Backbone, device: str, precision: str, compiled: bool) -> torch.device:
+    def choose(cls, wanted: str | torch.device) -> torch.device:
+        """The CPU, unless another device is asked for by name."""
+        return choose_device("cpu" if wanted == "auto" else wanted)
+
+    @classmethod
+    def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
         """The CPU, in fp32, where batches have one shape."""
-        chosen = choose_device("cpu" if device == "auto" else device)
+        chosen = cls.choose(device)
         offenders = {
             f"'--device {device}'": chosen.type != "cpu",
             f"'--precision {precision}'": precision != "fp32",

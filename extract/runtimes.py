@@ -43,8 +43,19 @@ class Executor(ABC):
     libraries: ClassVar[tuple[str, ...]]
 
     @classmethod
+    def choose(cls, wanted: str | torch.device) -> torch.device:
+        """The device of a name, of "auto" the best one that this runtime knows.
+
+        Raises:
+            SettingError: if it does not exist.
+        """
+        from extract.devices import choose_device
+
+        return choose_device(wanted)
+
+    @classmethod
     @abstractmethod
-    def check(cls, backbone: Backbone, device: str, precision: str, compiled: bool) -> torch.device:
+    def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
         """The device to run on, where a backbone can run as asked.
 
         Raises:
@@ -86,7 +97,9 @@ def refuse_sentences(backbone: Backbone, what: str) -> None:
         )
 
 
-def check_running(backbone: Backbone, device: str, runtime: str, precision: str, compiled: bool) -> torch.device:
+def check_running(
+    backbone: Backbone, device: str | torch.device, runtime: str, precision: str, compiled: bool
+) -> torch.device:
     """The device to run on, where a backbone can run as asked.
 
     Raises:
@@ -94,8 +107,12 @@ def check_running(backbone: Backbone, device: str, runtime: str, precision: str,
         UnknownNameError: if there is no such runtime or precision.
     """
     require_known("precision", precision, PRECISIONS)
-
     return _executor_class(runtime).check(backbone, device, precision, compiled)
+
+
+def choose_for(runtime: str, wanted: str | torch.device) -> torch.device:
+    """The device of a name, as a runtime understands it. Errors as of `Executor.choose`."""
+    return _executor_class(runtime).choose(wanted)
 
 
 def make_executor(

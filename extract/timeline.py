@@ -6,6 +6,7 @@ their timestamps sorted before anything is decoded.
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, PictureTimes
 from cache.errors import MediaError, ShapeError
-from extract.container import check_end, damaged, demux, find_video, open_media
+from extract.container import check_end, damaged, demux, find_video, open_media, stamp
 
 DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
 _FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
@@ -130,6 +131,11 @@ def scan(path: Path) -> Timeline:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of no known format, or has no pictures.
     """
+    return _scan(path, *stamp(path)) if path.is_file() else _scan.__wrapped__(path, 0, 0)
+
+
+@functools.lru_cache(maxsize=16)  # crops, sound and the clock of a video ask for it one after the other
+def _scan(path: Path, size: int, modified: int) -> Timeline:
     with open_media(path) as container:
         stream = video_stream(container, path)
         timeline = _read(path, container, stream)

@@ -16,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from cache.errors import SettingError
 from extract.backbone import Backbone
-from extract.devices import choose_device
 from extract.runtimes import Executor, refuse_sentences
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,12 +51,11 @@ class TorchExecutor(Executor):
             self._forward = _compile(self._network)
 
     @classmethod
-    def check(cls, backbone: Backbone, device: str, precision: str, compiled: bool) -> torch.device:
+    def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
         """Any device; compiled only where batches have one shape."""
-        chosen = choose_device(device)
         if compiled:
             refuse_sentences(backbone, "--compile")
-        return chosen
+        return cls.choose(device)
 
     @classmethod
     def build(

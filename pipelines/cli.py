@@ -157,16 +157,22 @@ def extract_features(
             return
     from extract.engine import EngineOptions
     from pipelines import extract_features as stage
-    from pipelines import plan_extraction
+    from pipelines.plan_extraction import plan as plan_extraction
+    from pipelines.request import LooseMedia, Selection, loose_job, open_job, project_job
 
-    options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
-    selection = stage.Selection(patterns, limit)
-    loose = (weights_of(names, weights) if media else {}, media, Path(str(out)), rate, face, options, selection)
-    project = None if media else (names, read_params(paths.PARAMS), options, selection, features)
+    options, selection = (
+        EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled),
+        Selection(patterns, limit),
+    )
+    if media:
+        files = LooseMedia(media, rate, face)
+        job = loose_job(weights_of(names, weights), files, options, selection, Path(str(out)))
+    else:
+        job = project_job(names, read_params(paths.PARAMS), options, selection, features)
     if dry_run:
-        show(plan_extraction.plan_project(*project) if project else plan_extraction.plan_loose(*loose), as_json)
+        show(plan_extraction(open_job(job, build=False)), as_json)
         return
-    done = stage.extract_project(*project) if project else stage.extract_loose(*loose)
+    done = stage.extract(open_job(job))
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
 

@@ -220,6 +220,20 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         yield advance
 
 
+Told = Callable[[str, int, str], None]
+"""Called with the name of what is being made, how many frames of it were just finished, and the trial."""
+
+
+@contextmanager
+def tell(told: Told | None, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """As `progress`; or, in a process that works for another one, told to that."""
+    if told is None:
+        with progress(title, total) as advance:
+            yield advance
+    else:
+        yield functools.partial(told, title)
+
+
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print rows as an aligned table, or as JSON where a program reads them."""
     if as_json:

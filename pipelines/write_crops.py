@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cache.documents import Document, Values, write_document
 from cache.locks import sweep
 from cache.manifest import Manifest, Trial
@@ -22,7 +24,7 @@ from extract.outcome import Outcome
 from extract.tracking import REFERENCE
 from extract.video import sha256_file
 from pipelines import paths
-from pipelines.console import progress, warn
+from pipelines.console import Told, tell, warn
 
 
 def make_crops(
@@ -30,8 +32,9 @@ def make_crops(
     trials: Sequence[Trial],
     config: CropConfig,
     crops: Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     redo: bool = False,
+    told: Told | None = None,
 ) -> Outcome:
     """Write what is missing or damaged of the trials' crops, or all; trials that come with crops are left alone.
 
@@ -45,7 +48,7 @@ def make_crops(
     frames = {trial.id: trial.clock.num_frames for trial in _croppable(trials)}
     maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
     sweep(maker.folder)
-    with progress("crops", sum(frames.values())) as advance:
+    with tell(told, "crops", sum(frames.values())) as advance:
         queue = ClaimQueue(maker.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id))
         queue.work(list(frames), maker.is_finished, maker.make)
     outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
@@ -62,7 +65,7 @@ class _Maker:
     manifest: Manifest
     config: CropConfig
     folder: Path
-    device: str
+    device: str | torch.device
     redo: bool
     sources: dict[str, str] = field(default_factory=dict)
 

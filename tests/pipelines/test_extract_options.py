@@ -80,7 +80,7 @@ def test_a_part_done_anew_leaves_a_true_receipt_and_removes_a_false_one(project:
     video = manifest.path(manifest.trials[0], "video")
     video.write_bytes(video.read_bytes() + b"\0\0\0\x08free")
     result = run("extract", "--backbone", "conv1d", "--trials", ids()[0])
-    assert f"Receipt '{AUDIO}' is not true any more and was removed" in result.stderr
+    assert f"Receipt '{AUDIO}' is out of date and was removed" in result.stderr
     assert not AUDIO.exists()
     assert "Receipt" not in run("extract", "--backbone", "conv1d", "--limit", "1").stderr
     rows(run("extract", "--backbone", "conv1d", "--json"))
