@@ -46,6 +46,7 @@ class EngineOptions:
         threads: that decode ahead.
         device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that `check_running` has let pass.
         redo: compute again what is finished.
+        spared: ids of finished trials that are kept nevertheless.
         runtime: in the table of runtimes.
         precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
         compiled: whether torch compiles the network first.
@@ -58,6 +59,7 @@ class EngineOptions:
     runtime: str = DEFAULT_RUNTIME
     precision: str = "fp32"
     compiled: bool = False
+    spared: frozenset[str] = frozenset()
 
 
 def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
@@ -279,5 +281,6 @@ class _Engine:
         return Run(trial, source, digest, alignment, found, claim)
 
     def _is_finished(self, trial: Trial, digest: str) -> bool:
-        record = None if self.options.redo else self.store.find_record(trial.id)
+        again = self.options.redo and trial.id not in self.options.spared
+        record = None if again else self.store.find_record(trial.id)
         return is_current(record, digest, trial.clock) and self.store.is_whole(trial.id)

@@ -29,6 +29,17 @@ class Outcome:
     frames: int = 0
     seconds: float = 0.0
 
+    def add(self, other: Outcome) -> None:
+        """Take in what another process made of the same trials; what either of them computed is not kept."""
+        self.computed += other.computed
+        self.blind += other.blind
+        self.frames += other.frames
+        self.seconds = max(self.seconds, other.seconds)
+        self.failures |= other.failures
+        done = set(self.computed)
+        self.kept = [trial_id for trial_id in dict.fromkeys(self.kept + other.kept) if trial_id not in done]
+        self.failures = {trial_id: why for trial_id, why in self.failures.items() if trial_id not in done}
+
     def save_failures(self, path: Where) -> None:
         """Write the failed trials with their reasons, or remove the file where there are none."""
         if self.failures:

@@ -131,11 +131,15 @@ def scan(path: Path) -> Timeline:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of no known format, or has no pictures.
     """
-    return _scan(path, *stamp(path)) if path.is_file() else _scan.__wrapped__(path, 0, 0)
+    return _scan(path, *(stamp(path) if path.is_file() else (0, 0)))
 
 
 @functools.lru_cache(maxsize=16)  # crops, sound and the clock of a video ask for it one after the other
 def _scan(path: Path, size: int, modified: int) -> Timeline:
+    return _read_timeline(path)
+
+
+def _read_timeline(path: Path) -> Timeline:
     with open_media(path) as container:
         stream = video_stream(container, path)
         timeline = _read(path, container, stream)

@@ -18,7 +18,7 @@ from pipelines.cli_corpus import corpus
 from pipelines.cli_models import models
 from pipelines.cli_unlock import unlock
 from pipelines.console import Group, guarded, say, show
-from pipelines.options import Device, FrameRate, KnownName, RecogniserName, weights_of
+from pipelines.options import Device, Devices, FrameRate, KnownName, RecogniserName, weights_of
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _REDO = click.option("--redo", is_flag=True, help="Train anew what is there already.")
@@ -123,7 +123,13 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     help="Of convolutions and products; part of the features' recipe.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")
-@_DEVICE
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=Devices(),
+    help="auto, cpu, cuda or cuda:N; several, such as cuda:0,cuda:1, for one process on each.",
+)
 @FEATURES
 @_JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
@@ -159,6 +165,7 @@ def extract_features(
     from pipelines import extract_features as stage
     from pipelines.plan_extraction import plan as plan_extraction
     from pipelines.request import LooseMedia, Selection, loose_job, open_job, project_job
+    from pipelines.several_devices import extract_on
 
     options, selection = (
         EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled),
@@ -172,7 +179,7 @@ def extract_features(
     if dry_run:
         show(plan_extraction(open_job(job, build=False)), as_json)
         return
-    done = stage.extract(open_job(job))
+    done = extract_on(job, device.split(","))
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
 

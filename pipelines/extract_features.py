@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,15 @@ class Extraction:
         }
 
 
-def extract(request: Request) -> list[Extraction]:
+def extract(request: Request, made: Mapping[str, Outcome] | None = None) -> list[Extraction]:
     """Compute what is missing, crops first, and write the receipts.
 
     The project's receipt speaks for the whole corpus: it is written when every trial was chosen and is finished, and
     removed when it no longer holds. The receipt of loose files names every file of this and of earlier runs.
+
+    Args:
+        request: the request.
+        made: backbone → what other processes just made of the same request.
 
     Returns:
         what became of each backbone, for `raise_failed`.
@@ -61,26 +65,39 @@ def extract(request: Request) -> list[Extraction]:
     Raises:
         TrialsFailedError: if none of the loose files can be read.
     """
-    return [_write_receipt(request, extraction) for extraction in compute(request)]
+    done = compute(request, made=made)
+    for extraction in done:
+        if made and extraction.name in made:
+            others = replace(made[extraction.name], failures={})  # those were tried again
+            extraction.outcome.add(others)
+        _write_receipt(request, extraction)
+    return done
 
 
-def compute(request: Request, told: Told | None = None) -> list[Extraction]:
+def compute(request: Request, told: Told | None = None, made: Mapping[str, Outcome] | None = None) -> list[Extraction]:
     """As `extract`, without receipts: what several processes do at once on one store.
 
     Args:
         request: the request.
         told: called with the name of what is being made, frames and trial; a progress bar by default.
+        made: backbone → what other processes just made, which is not made again.
     """
     if not request.chosen.trials and request.faults:
         raise TrialsFailedError(
             f"None of {len(request.faults)} files can be read; nothing was extracted.\n{_list_reasons(request.faults)}"
         )
     loads = [request.load(name) for name in request.job.sets]
-    made = None
+    crops = None
     if any("crops" in load.backbone.input.media for load in loads):
         trials, device = request.chosen.trials, request.options.device
-        made = make_crops(request.chosen, trials, request.job.config, request.crops_root, device, told=told)
-    return [_extract_one(request, load, made, told) for load in loads]
+        crops = make_crops(request.chosen, trials, request.job.config, request.crops_root, device, told=told)
+    return [_extract_one(request, _spare(load, made or {}), crops, told) for load in loads]
+
+
+def _spare(load: Load, made: Mapping[str, Outcome]) -> Load:
+    """What was just made is not made again, also with `redo`."""
+    finished = made.get(load.backbone.name, Outcome()).computed
+    return replace(load, options=replace(load.options, spared=frozenset(finished)))
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
@@ -161,7 +178,7 @@ def _tell_why(receipt: Where, place: Where, spec: FeatureSpec) -> None:
         )
 
 
-def _write_receipt(request: Request, extraction: Extraction) -> Extraction:
+def _write_receipt(request: Request, extraction: Extraction) -> None:
     outcome, receipt = extraction.outcome, extraction.receipt
     if outcome.blind:
         warn(
@@ -173,7 +190,7 @@ def _write_receipt(request: Request, extraction: Extraction) -> Extraction:
     if request.is_loose:
         Receipt.of(store, set(store.trial_ids()) - outcome.failures.keys()).save(receipt)
         remember(request.chosen, done, Path(str(request.job.features)))
-        return extraction
+        return
     whole = len(request.chosen.trials) == len(request.corpus.trials)
     if whole and extraction.crops is not None and not extraction.crops.failures:
         save_crops_receipt(request.corpus, request.job.config, request.crops_root, paths.CROPS_RECEIPT)
@@ -184,7 +201,6 @@ def _write_receipt(request: Request, extraction: Extraction) -> Extraction:
         warn(
             f"Receipt '{receipt}' is out of date and was removed; a run over the whole corpus without failures writes it again."
         )
-    return extraction
 
 
 def _is_true(receipt: Where) -> bool:

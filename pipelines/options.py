@@ -42,6 +42,14 @@ class Device(click.ParamType[str]):
         return str(value)
 
 
+class Devices(Device):
+    """Names of devices with commas between them; one may be named several times."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Accept, or refuse with a usage error."""
+        return ",".join(super(Devices, self).convert(name.strip(), param, ctx) for name in str(value).split(","))
+
+
 class KnownName(click.ParamType[str]):
     """One of some names, with the nearest one as a guess.
 

@@ -18,9 +18,9 @@ import soundfile
 import torch
 from click.testing import Result
 
-import pipelines.extract_features as stage
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
+from pipelines import request
 
 ROOT = Path(__file__).parents[2]
 VISUAL, AUDIO = Path("features/visual/mobilefacenet.json"), Path("features/audio/conv1d.json")
@@ -241,13 +241,13 @@ def test_loose_media_are_looked_at_before_anything_is_fetched(
     def fetch(*arguments: object) -> None:
         raise AssertionError("weights were asked for")
 
-    monkeypatch.setattr(stage, "load_backbone", fetch)
+    monkeypatch.setattr(request, "load_backbone", fetch)
     start = ("extract", "--backbone", "facenet", "--weights", "vggface2", "--out", tmp_path / "out")
     for arguments, text in (
         ((tmp_path / "a.mp4", tmp_path / "b.mp4"), "None of 2 files can be read"),
         ((tmp_path / "x/a.mp4", tmp_path / "y/a.mp4"), "Two files are named 'a'"),
         ((tmp_path / "a.mp4",), f"No media file '{tmp_path}/a.mp4'. Check the path."),
-        (("--device", "cuda:77", Path(__file__).parent / "none.mp4"), "can be read"),
+        (("--device", "cuda:77", Path(__file__).parent / "none.mp4"), "Device 'cuda:77' does not exist"),
     ):
         result = run(*start, *arguments)
         assert (result.exit_code, text in result.stderr) == (1, True), result.stderr
