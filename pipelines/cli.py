@@ -218,10 +218,8 @@ def transcribe(
     from pipelines.extract_features import raise_failures
 
     punctuation = (punctuation_model or MODEL) if punctuate else ""
-    if out is not None:
-        outcome = stage.transcribe_loose(media, out, recogniser, punctuation, redo)
-    else:
-        outcome = stage.transcribe_project(recogniser, punctuation, redo)
+    recordings = stage.find_project() if out is None else stage.find_loose(media, out, redo)
+    outcome = stage.transcribe_all(recordings, recogniser, punctuation, redo)
     raise_failures("words", outcome, (out or paths.WORDS) / stage.FAILURES)
     show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
 

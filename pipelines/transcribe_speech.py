@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import AvFusionError, CorpusError
@@ -23,55 +24,49 @@ FAILURES = "words.failures.txt"
 """List of failed files among transcripts; with `.json` it could be the transcript of a recording of that name."""
 
 
-def transcribe_project(recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
-    """Give every trial of the project's corpus that has sound but no words of its own a transcript under `work/words`.
+@dataclass(frozen=True)
+class Recordings:
+    """What to transcribe: the project's trials without words, and loose files, are worked through alike.
 
-    The manifest then names the transcripts, so that text backbones read them; transcripts that exist are kept.
-
-    Args:
-        recogniser: see `extract.speech.open_recogniser`.
-        punctuation: model that restores punctuation, "" for none.
-        redo: whether to recognise again what is finished.
-
-    Returns:
-        What was recognised, kept or failed.
-
-    Raises:
-        AvFusionError: if the recogniser or the punctuation model cannot be opened.
+    Attributes:
+        folder: of the transcripts.
+        places: id → recording, and the transcript to write in the folder.
+        kept: ids of those that have a transcript of another kind.
+        failures: id → why one cannot be transcribed.
+        corpus: whose manifest then names the transcripts, None for loose files.
     """
+
+    folder: Path
+    places: dict[str, tuple[Path, Path]]
+    kept: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    corpus: Manifest | None = None
+
+
+def find_project() -> Recordings:
+    """Every trial of the project's corpus that has sound but no words of its own, with its transcript under `work/words`."""
     manifest = Manifest.load(paths.CORPUS)
     lacking = [trial for trial in manifest.trials if "audio" in trial.media and not _has_own_words(manifest, trial)]
-    jobs = {trial.id: (manifest.path(trial, "audio"), transcript_path(trial)) for trial in lacking}
-    outcome = _transcribe_all(paths.WORDS, jobs, recogniser, punctuation, redo)
-    add_transcripts(manifest).save(paths.CORPUS)
-    return outcome
+    places = {trial.id: (manifest.path(trial, "audio"), transcript_path(trial)) for trial in lacking}
+    return Recordings(paths.WORDS, places, corpus=manifest)
 
 
 def _has_own_words(manifest: Manifest, trial: Trial) -> bool:
     return "words" in trial.media and manifest.path(trial, "words") != transcript_path(trial).resolve()
 
 
-def transcribe_loose(
-    media: Sequence[Path], out: Path, recogniser: str, punctuation: str, redo: bool = False
-) -> Outcome:
-    """Recognise loose files into `out/<name>.json`; transcripts of their names that lie there, of any kind, are kept.
+def find_loose(media: Sequence[Path], out: Path, redo: bool = False) -> Recordings:
+    """Loose files, with `out/<name>.json`; those with a transcript of their name there, of any kind, are kept.
 
     Args:
         media: the files.
         out: folder for the transcripts.
-        recogniser: see `extract.speech.open_recogniser`.
-        punctuation: model that restores punctuation, "" for none.
-        redo: whether to write `<name>.json` anew; a file that has a transcript of another kind fails.
-
-    Returns:
-        What was recognised, kept or failed.
+        redo: whether `<name>.json` is to be written again; a file that has a transcript of another kind fails.
 
     Raises:
         CorpusError: if two files have the same name.
-        AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
-    to_do: dict[str, tuple[Path, Path]] = {}
-    kept, failures = [], {}
+    found = Recordings(out, {})
     present = FolderIndex(out)
     for name, path in by_name(media).items():
         transcript = out / f"{name}.json"
@@ -81,15 +76,12 @@ def transcribe_loose(
             if redo:
                 _refuse_other_kinds(present, transcript)
             if find_transcript(present, name) is None or redo:
-                to_do[name] = (path, transcript)
+                found.places[name] = (path, transcript)
             else:
-                kept.append(name)
+                found.kept.append(name)
         except AvFusionError as error:
-            failures[name] = str(error)
-    outcome = _transcribe_all(out, to_do, recogniser, punctuation, redo)
-    outcome.kept += kept
-    outcome.failures |= failures
-    return outcome
+            found.failures[name] = str(error)
+    return found
 
 
 def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
@@ -107,31 +99,42 @@ def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
         )
 
 
-def _transcribe_all(
-    folder: Path, jobs: Mapping[str, tuple[Path, Path]], recogniser: str, punctuation: str, redo: bool
-) -> Outcome:
-    """Recognise recordings (id → recording, transcript to write in the folder) that have no transcript yet, or all.
+def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
+    """Recognise recordings that have no transcript yet, or all; transcripts that exist are kept.
 
     Several processes may do this at once: they share the work. The models are opened if there is any.
+
+    Args:
+        recordings: what to transcribe.
+        recogniser: see `extract.speech.open_recogniser`.
+        punctuation: model that restores punctuation, "" for none.
+        redo: whether to recognise again what is finished.
+
+    Returns:
+        What was recognised, kept or failed.
+
+    Raises:
+        AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
-    outcome = Outcome()
+    outcome, places = Outcome(kept=list(recordings.kept), failures=dict(recordings.failures)), recordings.places
 
     def is_finished(trial_id: str) -> bool:
-        return not redo and jobs[trial_id][1].is_file()
+        return not redo and places[trial_id][1].is_file()
 
-    if all(map(is_finished, jobs)):
-        outcome.kept += jobs
-        return outcome
-    hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
+    if all(map(is_finished, places)):
+        outcome.kept += places
+    else:
+        hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
+        made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
 
-    made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
+        def make(trial_id: str) -> None:
+            transcribe(*places[trial_id], hear, restorer, made_by)
 
-    def make(trial_id: str) -> None:
-        transcribe(*jobs[trial_id], hear, restorer, made_by)
-
-    with progress("words", len(jobs)) as advance:
-        queue = ClaimQueue(folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
-        queue.work(list(jobs), is_finished, make)
+        with progress("words", len(places)) as advance:
+            queue = ClaimQueue(recordings.folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
+            queue.work(list(places), is_finished, make)
+    if recordings.corpus is not None:
+        add_transcripts(recordings.corpus).save(paths.CORPUS)
     return outcome
 
 
