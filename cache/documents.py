@@ -129,7 +129,7 @@ class SpecPart(Part):
         return FeatureSpec(**{**known, "provenance": self.provenance.provenance if self.provenance else Provenance()})
 
     def check(self) -> None:
-        """Refuse another modality or precision than there are."""
+        """Refuse a modality that is no word, or another precision than there are."""
         _ = self.spec
 
 

@@ -84,7 +84,7 @@ class ImportOptions:
 
     Attributes:
         name: the backbone's name in the store.
-        modality: audio, text or visual.
+        modality: kind of input in one word, such as audio, text, visual or pose.
         rate: frames per second, "" where the format or the manifest says it.
         dtype: float16 or float32, "" for the precision found (at most float32).
         zeros_missing: frames whose numbers are all zero were never seen.

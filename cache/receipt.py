@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cache.documents import Document, NumFrames, Part, SpecPart, read_document, write_document, write_file
 from cache.errors import FingerprintError, MissingFileError, VersionError
-from cache.places import Where, replace_suffix, split_place
+from cache.feature_sets import store_of
+from cache.places import Where, split_place
 from cache.records import VERSION
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
@@ -128,7 +129,7 @@ def is_unread(path: Where) -> bool:
 
 
 def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
-    """The store beside a receipt, checked to hold just what the receipt names.
+    """The store of a receipt, checked to hold just what the receipt names.
 
     Raises:
         MissingFileError: if receipt or store is absent.
@@ -136,13 +137,13 @@ def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
         FingerprintError: if a trial was made from other sources or has other embeddings than the receipt says.
     """
     receipt = Receipt.load(path)
-    store = FeatureStore(replace_suffix(path, ".zarr"), receipt.spec.fingerprint)
+    store = FeatureStore(store_of(path), receipt.spec.fingerprint)
     found = Receipt.of(store, receipt.trials)
     stale = [trial_id for trial_id, entry in receipt.trials.items() if found.trials[trial_id] != entry]
     if stale:
         raise FingerprintError(
             f"{len(stale)} of {len(receipt.trials)} trials in '{store.path}' are not those of receipt '{path}' "
-            f"(first: '{stale[0]}'). Run 'extract-features --backbone {receipt.spec.name}' again."
+            f"(first: '{stale[0]}'). Run 'extract-features --backbone {Path(split_place(path)[1]).stem}' again."
         )
     return store, receipt
 

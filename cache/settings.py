@@ -111,7 +111,7 @@ def check_ranges(
     Args:
         kind: whose settings they are, for the message.
         settings: the dataclass.
-        ranges: field → (lowest, highest), of a number or of each in a list; None is never outside.
+        ranges: field → (lowest, highest), of a number or of each in a list or section; None is never outside.
         choices: field → allowed values.
         others: field → what else is wrong with its value.
 
@@ -121,7 +121,8 @@ def check_ranges(
     faults = dict(others or {})
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
-        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else None
+        numbers = several or (() if value is None or several is not None else (value,))
         if not all(low <= number <= high for number in numbers):
             shown = list(value) if isinstance(value, tuple) else value
             faults[name] = f"is {shown}, expected {low:g} to {high:g}"

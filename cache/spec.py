@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache.errors import SettingError
+from cache.names import require_folder_name
 
-MODALITIES = ("audio", "text", "visual")
 DTYPES = ("float16", "float32")
 
 
@@ -60,7 +60,7 @@ class FeatureSpec:
 
     Attributes:
         name: the backbone.
-        modality: audio, text or visual.
+        modality: kind of input in one word, such as audio, text, visual or pose.
         dim: D, numbers per frame.
         settings: every parameter of the backbone that changes what is computed (variant, input size, normalisation,
             colour order, sampling rate, window, timing rule), JSON values only.
@@ -85,10 +85,11 @@ class FeatureSpec:
     provenance: Provenance = field(default=Provenance(), compare=False)
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES or self.dtype not in DTYPES or self.dim < 1:
+        require_folder_name("Modality", self.modality, "Choose a plain word, such as 'visual' or 'pose'.")
+        if self.dtype not in DTYPES or self.dim < 1:
             raise SettingError(
-                f"Features '{self.name}' declare modality '{self.modality}', dtype '{self.dtype}' and {self.dim} "
-                f"dimensions; expected one of {', '.join(MODALITIES)}, one of {', '.join(DTYPES)}, and at least 1."
+                f"Features '{self.name}' declare dtype '{self.dtype}' and {self.dim} dimensions; expected one of "
+                f"{', '.join(DTYPES)}, and at least 1."
             )
         canonical_json(self.settings)
 

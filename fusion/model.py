@@ -22,6 +22,8 @@ from cache.names import config_of, load_named
 from cache.settings import as_settings
 from fusion.models import MODELS
 
+_TAKEN = {*dir(nn.ModuleDict()), "dims", "sources"}  # attributes of the modules that modalities are attributes of
+
 
 class Inputs(NamedTuple):
     """What a fusion model sees of B windows of L frames.
@@ -101,13 +103,19 @@ def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], se
 
     Raises:
         UnknownNameError: if there is no such model.
-        SettingError: if a setting is unknown, of the wrong type or outside its range, or no modality is given.
+        SettingError: if a setting is unknown, of the wrong type or outside its range, no modality is given, or one is called
+            like a method of torch's.
     """
     cls = load_named("fusion model", MODELS, name)
     if not dims or not targets:
         raise SettingError(
             f"Model '{name}' has modalities {sorted(dims)} and targets {list(targets)}; expected at least one of each."
         )
+    for modality in dims:
+        if not modality.isidentifier() or modality in _TAKEN:
+            raise SettingError(
+                f"No model can call a modality '{modality}'; use another word of letters, digits and '_'."
+            )
     config: Any = as_settings(config_of(MODELS[name]), settings, f"model '{name}'")
     model = cls(dims, tuple(targets), config)
     model.name = name

@@ -5,13 +5,13 @@ Losses, optimisers, schedules and activations are named here, lazily, so that re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cache.errors import SettingError
 from cache.names import require_known
-from cache.settings import check_ranges
+from cache.settings import Faults, check_ranges, expected_one_of
 from cache.windows import TAILS
 
 LOSSES = {
@@ -46,20 +46,39 @@ ACTIVATIONS = {
 def check_branches(
     name: str, config: Any, ranges: Mapping[str, tuple[float, float]], choices: Mapping[str, Any]
 ) -> None:
-    """Check the settings of temporal branches (`*channels`, `kernel`, `dropout`) and a model's own, for its `__post_init__`.
+    """Check settings of temporal branches (`channels`, `channels_of`, `kernel`, `dropout`) and a model's own, for its `__post_init__`.
 
     Raises:
         SettingError: if a number is outside its range or a modality has no level.
     """
     branches: dict[str, tuple[float, float]] = {"kernel": (1, 255), "dropout": (0, 1)}
-    channels = [field for field in vars(config) if field.endswith("channels")]
+    named = {f"channels_of.{modality}": widths for modality, widths in getattr(config, "channels_of", {}).items()}
     faults = {
-        field: f"is {list(getattr(config, field))}, expected 1 to 12 widths"
-        for field in channels
-        if not 1 <= len(getattr(config, field)) <= 12
+        key: f"is {list(widths)}, expected 1 to 12 widths of 1 to 65536"
+        for key, widths in {"channels": config.channels, **named}.items()
+        if not 1 <= len(widths) <= 12 or not all(1 <= width <= 65536 for width in widths)
     }
-    branches |= dict.fromkeys(channels, (1, 65536))
     check_ranges(f"model '{name}'", config, {**branches, **ranges}, choices, faults)
+
+
+def unknown_names(given: Mapping[str, Any], own: Collection[str], known: Collection[str]) -> Faults:
+    """Settings of a model that name a modality which does not exist, as `{"leader": "is …"}`.
+
+    Args:
+        given: the settings that somebody wrote; defaults name modalities that a system may lack.
+        own: names of the system's modalities, one of which its leader must be.
+        known: names of the modalities of all systems, which may share their settings.
+    """
+    pairs = [f"{source}_to_{target}" for source in known for target in known if source != target]
+    faults = {}
+    for key, names in {"channels_of": known, "n_cross_of": pairs}.items():
+        named = given.get(key)
+        for name in named if isinstance(named, dict) else ():
+            if name not in names:
+                faults[f"{key}.{name}"] = f"names a modality that no system has; {expected_one_of(str(name), names)}"
+    if given.get("leader") and given["leader"] not in own:
+        faults["leader"] = f"is {given['leader']!r}, {expected_one_of(str(given['leader']), own)}"
+    return faults
 
 
 @dataclass(frozen=True)

@@ -110,16 +110,16 @@ class Branch(nn.Module):
 
 
 class Branches(nn.ModuleDict):
-    """One `Branch` per modality, its widths chosen by the modality's name: see `channels_of`."""
+    """One `Branch` per modality, its widths chosen by the modality's name: see `widths_of`."""
 
     def __init__(self, dims: Mapping[str, int], config: Any) -> None:
         super().__init__(
             {
-                modality: Branch(dim, channels_of(config, modality), config.kernel, config.dropout)
+                modality: Branch(dim, widths_of(config, modality), config.kernel, config.dropout)
                 for modality, dim in dims.items()
             }
         )
-        self.dims = {modality: channels_of(config, modality)[-1] for modality in dims}
+        self.dims = {modality: widths_of(config, modality)[-1] for modality in dims}
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """{modality: (B, L, D)} → {modality: (B, L, channels[-1])}."""
@@ -127,6 +127,7 @@ class Branches(nn.ModuleDict):
         return {modality: branch(inputs.embeddings[modality], inside) for modality, branch in self.items()}
 
 
-def channels_of(config: Any, modality: str) -> tuple[int, ...]:
-    """Widths of a modality's levels: the setting `<modality>_channels` where there is one, else `channels`."""
-    return getattr(config, f"{modality}_channels", config.channels)
+def widths_of(config: Any, modality: str) -> tuple[int, ...]:
+    """Widths of a modality's levels: those of its name in `channels_of`, else `channels`."""
+    widths: tuple[int, ...] = config.channels_of.get(modality, config.channels)
+    return widths

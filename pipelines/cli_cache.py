@@ -198,7 +198,7 @@ def export_features(
 @click.argument("path", type=_LocalPath())
 @click.option("--from", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--name", default="", help="Name of the features, as a backbone's; known for what we exported.")
-@click.option("--modality", default="", type=click.Choice(["", "audio", "text", "visual"]), help="Likewise.")
+@click.option("--modality", default="", help="Kind of input in one word, such as visual, pose or physiology; likewise.")
 @click.option("--rate", default="", help="Frames per second, where neither file nor manifest says it.")
 @click.option(
     "--dtype", default="", type=click.Choice(["", "float16", "float32"]), help="Precision; by default as found."

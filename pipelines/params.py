@@ -22,7 +22,7 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.crops import CropConfig
 from fusion.models import MODELS
-from fusion.settings import TrainConfig
+from fusion.settings import TrainConfig, unknown_names
 from pipelines.yaml_files import read_yaml
 
 T = TypeVar("T")
@@ -75,7 +75,8 @@ class SystemParams:
 
     Attributes:
         model: name of a fusion model: see `avfusion list models`.
-        modalities: modality → backbone whose embeddings it reads.
+        modalities: the system's own name for a modality, a word → the feature set that it reads: one of `extract`, or an
+            imported one. The model knows these names only; two may read sets of one backbone.
         settings: of the model's own `Config`.
         train: settings of the training loop that differ from those of `fusion.train`.
         pca: modality → number of principal components that its embeddings are reduced to, fitted on the fold's training
@@ -90,6 +91,12 @@ class SystemParams:
 
     def __post_init__(self) -> None:
         faults = {} if self.modalities else {"modalities": "is {}, expected at least one, as 'visual: mobilefacenet'"}
+        for name in self.modalities:
+            if not name.isidentifier():
+                faults[f"modalities.{name}"] = "is not a word, expected letters, digits and '_'"
+        for name in self.pca:
+            if name not in self.modalities:
+                faults[f"pca.{name}"] = f"names no modality of the system; {expected_one_of(name, self.modalities)}"
         check_ranges("a system", self, {}, {"model": MODELS}, faults)
 
 
@@ -269,6 +276,7 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
             typed[place], faults = made, {**faults, **found}
         elif table is BACKBONES:
             faults[f"extract.{name}"] = f"is the section of an unknown backbone; {expected_one_of(name, BACKBONES)}"
+    faults |= _find_unknown_names(raw)
     for section in ("fusion", "matrix"):
         made_here, found = _type_training(_section(raw, section), section)
         typed, faults = {**typed, **made_here}, {**faults, **found}
@@ -291,6 +299,22 @@ def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, st
         for name in _section(raw, section, "systems"):
             system = _section(raw, section, "systems", name)
             yield (section, "systems", name, "settings"), MODELS, system.get("model"), system.get("settings", {})
+
+
+def _find_unknown_names(raw: Any) -> Faults:
+    """Settings of models that name modalities which there are not."""
+    systems = {
+        f"{part}.systems.{name}": _section(raw, part, "systems", name)
+        for part in ("fusion", "matrix")
+        for name in _section(raw, part, "systems")
+    }
+    own = {place: _section(system, "modalities") for place, system in systems.items()}
+    known = sorted({name for names in own.values() for name in names})
+    return {
+        f"{place}.settings.{key}": text
+        for place, system in systems.items()
+        for key, text in unknown_names(_section(system, "settings"), own[place], known).items()
+    }
 
 
 def _type_training(fusion: Mapping[str, Any], section: str) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:

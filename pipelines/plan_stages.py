@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cache.documents import write_file
+from cache.feature_sets import find_set
 from cache.names import constant
 from cache.places import LocalFolder, Where, open_folder, replace_suffix, split_place
 from cache.receipt import save_unread
@@ -39,7 +40,7 @@ def plan_stages(params: Params, features: Where = paths.FEATURES) -> None:
 
 def is_read(params: Params, name: str) -> bool:
     """Whether a system of params.yaml reads these features."""
-    return name in {feature for _, feature in _features(params)}
+    return name in _features(params)
 
 
 def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:
@@ -58,17 +59,17 @@ def leave_unread(names: Sequence[str], params: Params, features: Where = paths.F
     return tuple(read)
 
 
-def _features(params: Params) -> set[tuple[str, str]]:
-    """Modality and name of all features that systems read."""
+def _features(params: Params) -> set[str]:
+    """Names of all feature sets that systems read."""
     systems = [*params.fusion.systems.values(), *(params.matrix.systems.values() if params.matrix else ())]
-    return {pair for system in systems for pair in system.modalities.items()}
+    return {name for system in systems for name in system.modalities.values()}
 
 
 def _digest_imported(params: Params, features: Where) -> dict[str, str]:
     """Digest of the receipt of each set of features that systems read and no backbone makes."""
     digests = {}
-    for modality, name in sorted(_features(params)):
+    for name in sorted(_features(params)):
         if name not in BACKBONES:
-            folder, file = split_place(paths.receipt_path(features, modality, name))
-            digests[f"{modality}/{name}"] = hashlib.sha256(folder.read(file) or b"").hexdigest()
+            folder, file = split_place(find_set(features, name).receipt)
+            digests[name] = hashlib.sha256(folder.read(file) or b"").hexdigest()
     return digests

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cache.errors import MissingFileError, SettingError
+from cache.feature_sets import find_set
 from cache.folds import make_folds
 from cache.places import Where, is_file
 from pipelines import paths, scores
@@ -172,10 +173,10 @@ def check_features(systems: Mapping[str, SystemParams], features: Where) -> None
     """Refuse before training what was not extracted.
 
     Raises:
-        MissingFileError: naming every absent backbone and the command that extracts them.
+        MissingFileError: naming every absent feature set and the command that extracts them.
     """
-    used = {(modality, name) for system in systems.values() for modality, name in system.modalities.items()}
-    absent = sorted(name for m, name in used if not is_file(paths.receipt_path(features, m, name)))
+    used = {name for system in systems.values() for name in system.modalities.values()}
+    absent = sorted(name for name in used if not is_file(find_set(features, name).receipt))
     if absent:
         options = " ".join(f"--backbone {name}" for name in absent)
         raise MissingFileError(

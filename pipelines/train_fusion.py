@@ -16,13 +16,14 @@ import numpy as np
 
 from cache.documents import write_file
 from cache.errors import AvFusionError, MissingFileError, SettingError
+from cache.feature_sets import find_set, list_sets
 from cache.folds import Fold, load_folds, make_folds, save_folds
 from cache.manifest import PARTITIONS, Manifest
-from cache.names import load_named, require_known
+from cache.names import require_known
 from cache.places import Where, is_file
 from cache.receipt import open_receipt
+from cache.settings import expected_one_of
 from cache.store import FeatureStore
-from extract.backbones import BACKBONES
 from pipelines import networks, paths
 from pipelines.console import note, progress, warn
 from pipelines.corpus_files import load_corpus
@@ -74,38 +75,33 @@ def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
 def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
     """The stores of a system's modalities, checked against their receipts and the manifest.
 
+    Args:
+        features: folder or URL of all features.
+        modalities: the system's name for a modality → feature set.
+        manifest: of the corpus.
+
     Raises:
-        SettingError: if a backbone stands under the name of another modality.
-        MissingFileError: if a backbone was never extracted, or a trial of the manifest is missing.
+        MissingFileError: if there is no such feature set, or a trial of the manifest is missing.
         FingerprintError: if a store does not hold what its receipt says.
     """
     stores = {}
-    for modality, backbone in modalities.items():
-        path = paths.receipt_path(features, modality, backbone)
+    for modality, name in modalities.items():
+        path = find_set(features, name).receipt
         if not is_file(path):
-            _check_modality(modality, backbone)
+            raise MissingFileError(
+                f"No features '{name}', which modality '{modality}' of a system reads: no receipt '{path}'; "
+                f"{expected_one_of(name, sorted({found.name for found in list_sets(features)}))} Run 'extract-features --backbone "
+                f"{name}', or import them under this name."
+            )
         store, receipt = open_receipt(path)
         absent = [trial.id for trial in manifest.trials if trial.id not in receipt.trials]
         if absent:
             raise MissingFileError(
                 f"{len(absent)} of {len(manifest.trials)} trials are not in receipt '{path}' (first: '{absent[0]}'). "
-                f"Run 'extract-features --backbone {backbone}'."
+                f"Run 'extract-features --backbone {name}'."
             )
         stores[modality] = store
     return stores
-
-
-def _check_modality(modality: str, backbone: str) -> None:
-    """Refuse a backbone under another modality's name; names of imported features are not ours to know."""
-    if backbone in BACKBONES:
-        right = load_named("backbone", BACKBONES, backbone).modality
-        if right != modality:
-            known = {load_named("backbone", BACKBONES, name).modality for name in BACKBONES}
-            other = f", or name a backbone of '{modality}'" if modality in known else ""
-            raise SettingError(
-                f"Backbone '{backbone}' is of modality '{right}', but a system's 'modalities' has it as '{modality}'. Write "
-                f"'{right}: {backbone}'{other} there."
-            )
 
 
 @contextmanager

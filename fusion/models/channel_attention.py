@@ -16,7 +16,7 @@ Deviations: the 1 x 1 convolution that the authors build and never call is left 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -33,17 +33,17 @@ class Config:
     """Settings; the defaults are those of the authors' code.
 
     Attributes:
-        channels: widths of the temporal levels of a modality, where no other setting names it.
-        audio_channels: the same of audio.
-        text_channels: the same of text.
+        channels: widths of the temporal levels of a modality that `channels_of` does not name.
+        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
         width: channels that every modality contributes to the fusion.
     """
 
     channels: tuple[int, ...] = (256, 256, 128, 128, 128)
-    audio_channels: tuple[int, ...] = (128, 128, 64, 64, 64)
-    text_channels: tuple[int, ...] = (256, 256, 128, 128)
+    channels_of: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: {"audio": (128, 128, 64, 64, 64), "text": (256, 256, 128, 128)}
+    )
     kernel: int = 5
     dropout: float = 0.2
     width: int = 128

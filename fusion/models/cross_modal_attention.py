@@ -25,7 +25,7 @@ The defaults are [Karas2022, Table 4]; as the authors' search never passed its d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -51,9 +51,8 @@ class Config:
         d_ff: width inside the feed-forward parts.
         n_layers: Transformer layers behind the concatenation.
         n_heads: attention heads.
-        n_visual_to_audio: cross layers with visual as source and audio as target.
-        n_audio_to_visual: cross layers with audio as source and visual as target.
-        n_cross: cross layers of any other pair.
+        n_cross: cross layers of a pair that `n_cross_of` does not name.
+        n_cross_of: pair of modalities, as `source_to_target` → its cross layers; given, it replaces this default.
         dropout: in the layers, 0 to 1.
         dropout_cross_ff: inside the feed-forward part of cross layers, 0 to 1.
         activation: of the layers behind the concatenation and before the heads: gelu, relu or selu.
@@ -64,17 +63,15 @@ class Config:
     d_ff: int = 256
     n_layers: int = 4
     n_heads: int = 4
-    n_visual_to_audio: int = 3
-    n_audio_to_visual: int = 1
     n_cross: int = 1
+    n_cross_of: dict[str, int] = field(default_factory=lambda: {"visual_to_audio": 3, "audio_to_visual": 1})
     dropout: float = 0.6
     dropout_cross_ff: float = 0.3
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
         ranges = dict.fromkeys(("d_model", "d_ff"), (1, 65536)) | dict.fromkeys(("dropout", "dropout_cross_ff"), (0, 1))
-        counts = ("n_layers", "n_heads", "n_visual_to_audio", "n_audio_to_visual", "n_cross")
-        ranges |= dict.fromkeys(counts, (1, 64))
+        ranges |= dict.fromkeys(("n_layers", "n_heads", "n_cross", "n_cross_of"), (1, 64))
         choices = {"variant": VARIANTS, "activation": ACTIVATIONS}
         check_ranges("model 'cross_modal_attention'", self, ranges, choices)
         if self.d_model % (2 * self.n_heads):
@@ -106,7 +103,7 @@ class CrossModalAttention(FusionModel):
 
     def _stack(self, source: str, target: str, width: int) -> CrossStack:
         config = self.config
-        n_layers = getattr(config, f"n_{source}_to_{target}", config.n_cross)
+        n_layers = config.n_cross_of.get(f"{source}_to_{target}", config.n_cross)
         layer = PreNormCrossLayer if config.variant == "multv2" else CrossLayer
         layers = [
             layer(width, config.d_ff, config.n_heads, config.dropout, config.dropout_cross_ff) for _ in range(n_layers)

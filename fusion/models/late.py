@@ -9,7 +9,7 @@ all are missing, all vote. See `fusion.tcn` for the equations of the networks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,14 @@ class Config:
     """Settings; the defaults are those of LFAN's branches.
 
     Attributes:
-        channels: widths of the temporal levels of a modality, where no other setting names it.
-        audio_channels: the same of audio.
+        channels: widths of the temporal levels of a modality that `channels_of` does not name.
+        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
     """
 
     channels: tuple[int, ...] = (256, 256, 128, 128)
-    audio_channels: tuple[int, ...] = (64, 64, 32, 32)
+    channels_of: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"audio": (64, 64, 32, 32)})
     kernel: int = 5
     dropout: float = 0.1
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,8 @@ class Config:
 
     Attributes:
         leader: modality that bypasses the attention; empty for visual, or the first alphabetically where there is none.
-        channels: widths of the temporal levels of a modality, where no other setting names it.
-        audio_channels: the same of audio.
+        channels: widths of the temporal levels of a modality that `channels_of` does not name.
+        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
         modal_dim: width that every modality contributes to the followers; a multiple of `n_heads`.
@@ -47,7 +47,7 @@ class Config:
 
     leader: str = ""
     channels: tuple[int, ...] = (256, 256, 128, 128)
-    audio_channels: tuple[int, ...] = (64, 64, 32, 32)
+    channels_of: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"audio": (64, 64, 32, 32)})
     kernel: int = 5
     dropout: float = 0.1
     modal_dim: int = 32

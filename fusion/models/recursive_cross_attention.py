@@ -18,7 +18,7 @@ Variants: "paper" is the above. "code", the default, is what produced the publis
 `joint: all` is the authors' later code, RJCMA: J of all modalities for every branch, never projected (they compute
 the projection and do not use it: 262,656 dead parameters per iteration, left out here) and
 values = tanh(V leaky(BN(U x + u)) + v) with half the width between. Its branches end in 256 (visual) and 128 values:
-`channels` 512, 512, 512, 256, `text_channels` 512, 512, 512, 128.
+`channels` 512, 512, 512, 256, `channels_of` 512, 512, 512, 128 for text.
 
 Deviations: the cross-attention starts from Xavier's uniform distribution and zero biases as in [Praveen2024, Section 2.2], the authors'
 code from PyTorch's. Dropouts are the code's; the paper's are `dropout_scores` 0, `dropout_attended` .5,
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,8 @@ class Config:
         joint: what a modality attends to: others or all.
         length: frames of every window.
         n_iterations: how often the attention is repeated.
-        channels: widths of the temporal levels of a modality, where no other setting names it.
-        audio_channels: the same of audio.
-        text_channels: the same of text.
+        channels: widths of the temporal levels of a modality that `channels_of` does not name.
+        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
         dropout_scores: on the correlations C, 0 to 1.
@@ -69,8 +68,7 @@ class Config:
     length: int = 300
     n_iterations: int = 2
     channels: tuple[int, ...] = (512, 512, 512, 512)
-    audio_channels: tuple[int, ...] = (128, 128, 128, 128)
-    text_channels: tuple[int, ...] = (512, 512, 512, 512)
+    channels_of: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"audio": (128, 128, 128, 128)})
     kernel: int = 5
     dropout: float = 0.1
     dropout_scores: float = 0.6

@@ -11,6 +11,7 @@ from typing import Any
 from cache.arrays import read_arrays
 from cache.documents import write_file
 from cache.errors import MissingFileError, SettingError
+from cache.feature_sets import find_set
 from cache.manifest import Manifest
 from cache.names import encode_trial_id
 from cache.places import Where
@@ -179,13 +180,10 @@ def _say_stale(stale: list[str]) -> list[str]:
 
 
 def _untrained(params: FusionParams, features: Where) -> list[str]:
-    """A warning that names the backbones with random weights."""
-    used = {(modality, name) for system in params.systems.values() for modality, name in system.modalities.items()}
-    random = [
-        name
-        for modality, name in sorted(used)
-        if Receipt.load(paths.receipt_path(features, modality, name)).spec.weights_sha256.startswith("random:")
-    ]
+    """A warning that names the feature sets of random weights."""
+    used = {name for system in params.systems.values() for name in system.modalities.values()}
+    specs = {name: Receipt.load(find_set(features, name).receipt).spec for name in sorted(used)}
+    random = [name for name, spec in specs.items() if spec.weights_sha256.startswith("random:")]
     if not random:
         return []
     return [

@@ -19,7 +19,7 @@ from fusion.trainer import TrainResult, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 TARGETS = ("valence", "arousal")
-SMALL = {"channels": (8, 8), "audio_channels": (8, 8)}
+SMALL = {"channels": (8, 8), "channels_of": {"audio": (8, 8)}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "channel_attention": SMALL | {"width": 8},
     "concatenation": {"channels": (8, 8)},

@@ -18,21 +18,28 @@ DIMS = {"visual": 7, "audio": 5, "text": 3}
 TARGETS = ("valence", "arousal")
 BAR = 0.1  # of the loss of an overfitted model
 # Small enough for a test that trains; a model that is not here is tested with its defaults.
-SMALL = {"channels": (16, 8), "audio_channels": (8, 8)}
+SMALL = {"channels": (16, 8), "channels_of": {"audio": (8, 8)}}
 SETTINGS: dict[str, list[dict]] = {
-    "channel_attention": [SMALL | {"text_channels": (8,), "width": 16}],
+    "channel_attention": [SMALL | {"channels_of": {"audio": (8, 8), "text": (8,)}, "width": 16}],
     "concatenation": [{"channels": (16, 16)}],
     "cross_modal_attention": [
-        {"d_model": 16, "d_ff": 16, "n_layers": 1, "n_heads": 2, "n_visual_to_audio": 2},
+        {"d_model": 16, "d_ff": 16, "n_layers": 1, "n_heads": 2, "n_cross_of": {"visual_to_audio": 2}},
         # more than one cross layer has, by the authors' flaw, weights without a gradient
-        {"d_model": 16, "d_ff": 16, "n_layers": 1, "n_heads": 2, "n_visual_to_audio": 1, "variant": "multv2"},
+        {
+            "d_model": 16,
+            "d_ff": 16,
+            "n_layers": 1,
+            "n_heads": 2,
+            "n_cross_of": {"visual_to_audio": 1},
+            "variant": "multv2",
+        },
     ],
     "joint_cross_attention": [{"length": 10, "d_attention": 8}],
     "late": [SMALL],
     "leader_follower": [SMALL | {"modal_dim": 8}],
     "linear": [{"spans": tuple(range(1, 18, 2))}],
     "recursive_cross_attention": [
-        SMALL | {"text_channels": (8,), "length": 10, **extra}
+        SMALL | {"channels_of": {"audio": (8, 8), "text": (8,)}, "length": 10, **extra}
         for extra in ({}, {"variant": "paper", "n_iterations": 1}, {"joint": "all"})
     ],
     "rnn": [{}, {"n_layers": 2, "bidirectional": True, "activation": "gelu", "d_hidden": 6}],

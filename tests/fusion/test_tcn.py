@@ -10,7 +10,7 @@ import torch
 
 from cache.errors import SettingError
 from fusion.model import Inputs, build_model
-from fusion.tcn import TCN, Branch, FrameNorm, Level, channels_of
+from fusion.tcn import TCN, Branch, FrameNorm, Level, widths_of
 
 
 def leaky(x: np.ndarray) -> np.ndarray:
@@ -111,9 +111,9 @@ def test_one_frame_alone_can_be_trained_on():
 
 
 def test_widths_are_chosen_by_the_name_of_the_modality():
-    config = SimpleNamespace(channels=(5, 4), audio_channels=(3,))
-    assert channels_of(config, "audio") == (3,)
-    assert channels_of(config, "visual") == channels_of(config, "pulse") == (5, 4)
+    config = SimpleNamespace(channels=(5, 4), channels_of={"audio": (3,)})
+    assert widths_of(config, "audio") == (3,)
+    assert widths_of(config, "visual") == widths_of(config, "pulse") == (5, 4)
 
 
 @pytest.mark.parametrize("model", ["tcn", "late", "leader_follower", "channel_attention", "concatenation"])
@@ -131,7 +131,7 @@ def test_in_training_it_does_not_matter_how_much_padding_there_is(name):
     dims = {"audio": 3, "visual": 2}
     settings = {"channels": (4,), "dropout": 0.0}
     if name != "concatenation":
-        settings["audio_channels"] = (3,)
+        settings["channels_of"] = {"audio": (3,)}
     if name == "leader_follower":
         settings["dropout_fusion"] = 0.0
     lengths, results = torch.tensor([4, 2]), []

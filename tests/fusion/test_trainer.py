@@ -183,7 +183,7 @@ def test_class_weights_from_the_training_labels(corpus, monkeypatch):
 
 
 def test_the_cross_entropy_is_left_out_for_models_without_classes_unless_asked_for(corpus):
-    small = {"channels": (8,), "audio_channels": (4,)}
+    small = {"channels": (8,), "channels_of": {"audio": (4,)}}
     bank = corpus.bank()
     automatic = train(bank, corpus.fold, "tcn", small, QUICK)
     without = train(bank, corpus.fold, "tcn", small, replace(QUICK, lambda_ce=0.0))
@@ -231,7 +231,9 @@ def test_a_model_that_can_be_solved_is_solved(corpus):
 @pytest.mark.parametrize("name", ["recursive_cross_attention", "joint_cross_attention"])
 def test_models_of_fixed_length_reach_the_end_of_every_trial(corpus, name):
     """Trials of 12, 8 and 40 frames in windows of 10: aligned, padded and whole."""
-    settings = {"length": 10} | ({} if name == "joint_cross_attention" else {"channels": (8,), "audio_channels": (4,)})
+    settings = {"length": 10} | (
+        {} if name == "joint_cross_attention" else {"channels": (8,), "channels_of": {"audio": (4,)}}
+    )
     config = replace(QUICK, epochs=1, window=10, hop=7)
     for masked in (True, False):
         result = train(corpus.bank(), corpus.fold, name, settings, replace(config, masked=masked))

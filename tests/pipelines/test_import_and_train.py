@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cache.clock import FrameClock
+from cache.errors import MissingFileError
 from cache.folds import make_fold
 from cache.interchange import ImportOptions, import_features
 from cache.manifest import Manifest, Trial
@@ -40,9 +41,13 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
         for name, values in rows.items()
     )
     manifest = Manifest(tmp_path, trials)
-    import_features(tmp_path / "in", kind, tmp_path / "features", ImportOptions("egemaps", "audio"), manifest)
+    import_features(tmp_path / "in", kind, tmp_path / "features", ImportOptions("openface", "pose"), manifest)
 
-    bank = Bank.from_stores(open_stores(tmp_path / "features", {"audio": "egemaps"}, manifest), manifest, list("abcd"))
+    with pytest.raises(MissingFileError, match="'opneface'.*'units'.*Did you mean 'openface'"):
+        open_stores(tmp_path / "features", {"units": "opneface"}, manifest)
+    stores = open_stores(tmp_path / "features", {"units": "openface"}, manifest)
+    assert stores["units"].spec.modality == "pose"
+    bank = Bank.from_stores(stores, manifest, list("abcd"))
     fold = make_fold(manifest, 0, list("abc"), ["d"])
     result = train(bank, fold, "rnn", {}, TrainConfig(epochs=8, lr=0.01, batch_size=4))
 

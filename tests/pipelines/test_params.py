@@ -19,6 +19,12 @@ from pipelines.params import FusionParams, read_params, rows
 Run = Callable[..., Result]
 RIGHT = "corpus: {}\nfusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}}}}\n"
 
+NAMED = (
+    "corpus: {{}}\nfusion: {{seeds: [0], systems: {{a: {{model: leader_follower, modalities: {{face: x, voice: y}}, "
+    "settings: {{{}}}}}, b: {{model: rnn, modalities: {{pose: z}}}}}}}}\n"
+)
+CROSSED = NAMED.format("n_cross_of: {face_to_visage: 2}").replace("leader_follower", "cross_modal_attention")
+
 
 def faults_of(folder: Path, text: str, matrix: str = "") -> dict[str, str]:
     (folder / "params.yaml").write_text(text, encoding="utf-8")
@@ -87,6 +93,11 @@ evalute: 3
         assert all(word in faults[key] for word in words), (key, faults[key])
 
 
+def test_systems_share_settings_of_modalities_that_not_all_have(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(NAMED.format("leader: face, channels_of: {pose: [8]}"), encoding="utf-8")
+    assert read_params(tmp_path / "params.yaml").fusion.systems["a"].settings.leader == "face"
+
+
 def test_sections_are_typed(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(
         """
@@ -124,6 +135,13 @@ fusion:
         (RIGHT.replace("corpus: {}", "corpus: {settings: }"), "corpus.settings", ["None", "seed"]),
         (RIGHT.replace("corpus: {}", "corpus: {settings: {seed: 2020-01-02}}"), "corpus.settings.seed", ["2020, 1, 2"]),
         (RIGHT + "matrix: {systems: {}}", "matrix.seeds", ["missing"]),
+        (RIGHT.replace("audio:", "my-audio:"), "fusion.systems.a.modalities.my-audio", ["word", "'_'"]),
+        (RIGHT.replace("rnn", "rnn, pca: {adio: 7}"), "fusion.systems.a.pca.adio", ["no modality", "'audio'"]),
+        (NAMED.format("leader: voise"), "fusion.systems.a.settings.leader", ["'voise'", "'voice'", "face, voice"]),
+        (NAMED.format("leader: pose"), "fusion.systems.a.settings.leader", ["'pose'", "face, voice"]),
+        (NAMED.format("channels_of: {fase: [8]}"), "fusion.systems.a.settings.channels_of.fase", ["'face'"]),
+        (NAMED.format("channels_of: {face: [0]}"), "fusion.systems.a.settings.channels_of.face", ["[0]", "1 to 65536"]),
+        (CROSSED, "fusion.systems.a.settings.n_cross_of.face_to_visage", ["face_to_voice"]),
     ],
 )
 def test_single_faults(tmp_path: Path, text: str, key: str, words: list[str]) -> None:

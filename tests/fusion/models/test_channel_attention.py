@@ -22,7 +22,7 @@ def test_parameters_of_the_authors_code(count):
 
 def test_fusion_is_its_equation(tiny, windows):
     dims = {"audio": 2, "text": 4, "visual": 3}
-    small = {"channels": (4,), "audio_channels": (3,), "text_channels": (2,), "width": 3}
+    small = {"channels": (4,), "channels_of": {"audio": (3,), "text": (2,)}, "width": 3}
     model = tiny("channel_attention", dims, **small)
     inputs = windows(dims, 2, 4)
     hidden = {m: h.detach().numpy() for m, h in model.branches(inputs).items()}
@@ -41,7 +41,7 @@ def test_fusion_is_its_equation(tiny, windows):
 
 def test_padding_has_no_part_in_what_training_learns(tiny, windows):
     dims = {"audio": 2, "visual": 3}
-    small = {"channels": (4,), "audio_channels": (3,), "width": 3, "dropout": 0.0}
+    small = {"channels": (4,), "channels_of": {"audio": (3,)}, "width": 3, "dropout": 0.0}
     results = []
     for garbage in (0.0, 50.0):
         model = tiny("channel_attention", dims, **small).train()

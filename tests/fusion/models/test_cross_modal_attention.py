@@ -18,7 +18,10 @@ SMALL = {"d_model": 8, "d_ff": 6, "n_heads": 2, "n_layers": 1}
     [
         ({}, 2_365_722),  # E2E, [Karas2022, Table 4]; 2.4 M in Table 5
         ({"variant": "multv2"}, 2_366_746),
-        ({"d_model": 64, "d_ff": 128, "n_layers": 1, "n_visual_to_audio": 2}, 134_778),  # Inception: 3 cross layers
+        (
+            {"d_model": 64, "d_ff": 128, "n_layers": 1, "n_cross_of": {"visual_to_audio": 2}},
+            134_778,
+        ),  # Inception: 3 cross layers
     ],
 )
 def test_parameters_of_the_paper(count, settings, parameters):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 DIMS = {"audio": 3, "text": 4, "visual": 2}
-SMALL = {"channels": (4,), "audio_channels": (3,)}
+SMALL = {"channels": (4,), "channels_of": {"audio": (3,)}}
 
 
 def votes(late, tiny, inputs):

@@ -12,7 +12,7 @@ from cache.errors import SettingError, UnknownNameError
 from fusion.model import build_model
 
 ALL = {"audio": 128, "text": 768, "visual": 512}
-SMALL = {"channels": (4,), "audio_channels": (3,), "modal_dim": 4}
+SMALL = {"channels": (4,), "channels_of": {"audio": (3,)}, "modal_dim": 4}
 
 
 def test_parameters_of_the_authors_code(count):
@@ -79,6 +79,13 @@ def test_leader(dims, leader, expected):
     model = build_model("leader_follower", dict.fromkeys(dims, 3), ("valence",), {**SMALL, "leader": leader})
     assert model.leader == expected
     assert model.regress.in_features == (3 if expected == "audio" else 4) + 4 * len(dims)
+
+
+def test_a_leader_of_any_name_leads():
+    dims = {"face": 5, "pose": 2, "units": 3}
+    model = build_model("leader_follower", dims, ("valence",), {"channels_of": {"units": (7,)}, "leader": "units"})
+    assert model.leader == "units"
+    assert model.regress.in_features == 7 + 32 * 3
 
 
 def test_an_unknown_leader_is_refused():

@@ -14,8 +14,12 @@ from fusion.models.recursive_cross_attention import JointHead
 
 ALL = {"audio": 128, "text": 768, "visual": 512}
 DIMS = {"audio": 2, "text": 4, "visual": 3}
-SMALL = {"channels": (4,), "audio_channels": (3,), "text_channels": (2,), "length": 5}
-RJCMA = {"joint": "all", "channels": (512, 512, 512, 256), "text_channels": (512, 512, 512, 128)}
+SMALL = {"channels": (4,), "channels_of": {"audio": (3,), "text": (2,)}, "length": 5}
+RJCMA = {
+    "joint": "all",
+    "channels": (512, 512, 512, 256),
+    "channels_of": {"audio": (128,) * 4, "text": (512, 512, 512, 128)},
+}
 
 
 def test_parameters_of_the_authors_code(count):

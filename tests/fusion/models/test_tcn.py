@@ -16,7 +16,7 @@ def test_parameters_of_a_branch(count, modality, dim, branch, width):
 
 def test_a_prediction_never_looks_ahead(tiny, windows):
     dims = {"audio": 3, "visual": 2}
-    model = tiny("tcn", dims, channels=(4, 4), audio_channels=(3, 3))
+    model = tiny("tcn", dims, channels=(4, 4), channels_of={"audio": (3, 3)})
     inputs = windows(dims, 1, 20)
     before = model(inputs).values
     for x in inputs.embeddings.values():
@@ -27,7 +27,7 @@ def test_a_prediction_never_looks_ahead(tiny, windows):
 
 
 def test_outputs_are_squashed(tiny, windows):
-    model = tiny("tcn", {"audio": 3}, audio_channels=(4,))
+    model = tiny("tcn", {"audio": 3}, channels_of={"audio": (4,)})
     inputs = windows({"audio": 3}, 1, 6)
     inputs.embeddings["audio"].mul_(1e4)
     assert float(model(inputs).values.detach().abs().max()) <= 1

@@ -13,7 +13,7 @@ from fusion.trainer import train
 
 WINDOW = 10  # longer than trial 'c', so that a padded window is among them
 LENGTH = {"joint_cross_attention": {"length": WINDOW}, "recursive_cross_attention": {"length": WINDOW}}
-NARROW = {"channels": (8,), "audio_channels": (4,)}
+NARROW = {"channels": (8,), "channels_of": {"audio": (4,)}}
 SETTINGS = {
     "channel_attention": NARROW,
     "concatenation": {"channels": (8,)},
