@@ -102,25 +102,6 @@ def read_reference(
     return Reference(picture, _unit(embed(face[None]))[0], embed, min_similarity)
 
 
-def make_embedder(weights: str, device: str = "cpu") -> Embedder:
-    """FaceNet with a registered name or a path of weights. Imports torch.
-
-    Raises:
-        UnknownNameError: if the weights are not known.
-        WeightsError: if they do not fit or cannot be fetched.
-    """
-    import torch
-
-    from extract.backbone import load_backbone
-
-    network = load_backbone("facenet", weights).to(device)
-
-    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return network.embed(torch.from_numpy(faces).to(device)).cpu().numpy()
-
-    return embed
-
-
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, D) rows of norm 1."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

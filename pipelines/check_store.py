@@ -16,10 +16,10 @@ from cache.receipt import Receipt, open_receipt
 from cache.spec import differences
 from cache.store import FeatureStore
 from extract.backbone import Backbone, load_backbone
+from extract.cropping import crops_folder
 from extract.engine import EngineOptions, extract_features
 from pipelines import paths
 from pipelines.params import Params
-from pipelines.write_crops import crops_folder
 
 TOLERANCE = 0.01
 """Greatest difference allowed, as a share of the root mean square of the trial's embeddings.

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from cache.errors import AvFusionError
-from pipelines.escaping import encodable, is_unicode, json_text, printable
+from pipelines.escaping import as_json, encodable, is_unicode, json_text, printable
 from pipelines.tables import text_table
 
 
@@ -163,9 +163,7 @@ def say(text: object, err: bool = False) -> None:
 
 def say_json(value: Any) -> None:
     """Write a value as JSON on stdout, with null for nan and infinity."""
-    from pipelines import scores
-
-    click.echo(json_text(scores.as_json(value), not is_unicode(getattr(sys.stdout, "encoding", None))))
+    click.echo(json_text(as_json(value), not is_unicode(getattr(sys.stdout, "encoding", None))))
 
 
 def warn(text: str) -> None:

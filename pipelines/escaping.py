@@ -9,7 +9,8 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 _UNUSUAL = re.compile(r"[^ -~]")
@@ -64,3 +65,12 @@ def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
         return escape(mark) if hidden and mark not in keep else mark
 
     return _UNUSUAL.sub(replace, text)
+
+
+def as_json(value: Any) -> Any:
+    """The same with null in the place of nan and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -27,9 +27,10 @@ from fusion.scores.metric import Metric, load_metrics
 from pipelines import paths
 from pipelines.console import progress
 from pipelines.corpus_files import load_corpus
+from pipelines.escaping import as_json
 from pipelines.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.runs import digest_runs, load_networks, run_folder
-from pipelines.scores import Figures, MetricPart, ScoresDocument, as_json
+from pipelines.scores import Figures, MetricPart, ScoresDocument
 from pipelines.train_fusion import choose_folds, find_lacking, load_bank, say_lacking, torch_threads
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from cache.manifest import Trial
 from cache.places import replace_suffix
 from cache.store import FeatureStore
 from extract.backbone import Backbone
+from extract.cropping import has_crops
 from extract.devices import keep_big_buffers
 from extract.engine import EngineOptions, is_current
 from extract.faces import detect_faces, make_detector
@@ -22,7 +23,6 @@ from extract.video import read_frames
 from pipelines import paths
 from pipelines.console import warn
 from pipelines.request import Load, Request
-from pipelines.write_crops import has_crops
 
 PROBES = 2  # batches; the first one warms up
 SEARCHED = 80  # frames in which faces are looked for

@@ -19,6 +19,7 @@ from cache.places import Where
 from cache.spec import FeatureSpec
 from extract.backbone import Backbone, load_backbone
 from extract.corpora.file_names import normal
+from extract.cropping import crops_folder
 from extract.crops import CropConfig
 from extract.engine import EngineOptions
 from extract.inputs.contract import GIVEN, require_medium
@@ -28,7 +29,6 @@ from pipelines.build_corpus import build_corpus
 from pipelines.console import note, warn
 from pipelines.loose_media import by_name, loose_manifest, strangers
 from pipelines.params import BackboneParams, CorpusParams, Params
-from pipelines.write_crops import crops_folder
 
 T = TypeVar("T")
 

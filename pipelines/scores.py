@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from cache.documents import Cell, Document, Number, Part, read_document
 from cache.errors import MissingFileError, SettingError
@@ -107,15 +106,6 @@ def _outputs(path: Path) -> paths.Outputs:
 def command(path: Path) -> str:
     """What writes a file of scores."""
     return "avfusion matrix" if _outputs(path) is paths.MATRIX else "avfusion evaluate"
-
-
-def as_json(value: Any) -> Any:
-    """The same with null in the place of nan and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -15,9 +15,10 @@ from PIL import Image
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError
 from extract.backbone import load_backbone
+from extract.cropping import make_embedder
 from extract.crops import CropConfig, CropReader, write_crops
 from extract.faces import TEMPLATE, Detection, FaceConfig
-from extract.likeness import SIZE, Reference, make_embedder, read_reference, reference_key
+from extract.likeness import SIZE, Reference, read_reference, reference_key
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)
 NUM = 30

@@ -21,13 +21,12 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.manifest import Manifest, Trial
-from extract import claim_queue
+from extract import claim_queue, cropping
 from extract.crop_records import read_crop_record
+from extract.cropping import crop_trials, crops_folder
 from extract.crops import CropConfig, CropReader
 from extract.faces import TEMPLATE, Detection
 from extract.inputs.images import crops_path
-from pipelines import write_crops
-from pipelines.write_crops import crops_folder, make_crops
 
 CLOCK = FrameClock(Fraction(25), 12)
 
@@ -73,10 +72,10 @@ def test_given_crops_stay_and_the_reference_is_followed(
         asked.append(weights)
         return lambda faces: np.stack([(f := faces[:, 80, 80, 0].astype(np.float32)) - 130, f - 200], axis=1)
 
-    monkeypatch.setattr(write_crops, "make_detector", lambda *_: find_halves)
-    monkeypatch.setattr(write_crops, "make_embedder", make_embedder)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_embedder", make_embedder)
     config = CropConfig(reference_weights="mine")
-    outcome = make_crops(manifest, manifest.trials, config, tmp_path / "crops", "cpu")
+    outcome = crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept, outcome.failures, asked) == (["alike"], [], {}, ["mine"])
     folder = crops_folder(tmp_path / "crops", config)
     assert [path.name for path in folder.iterdir()] == ["alike.zip"]
@@ -84,16 +83,16 @@ def test_given_crops_stay_and_the_reference_is_followed(
     crops = CropReader(crops_path(manifest, alike, folder), CLOCK)
     assert abs(float(crops.read(np.array([5]))[0, 56, 56, 0]) - 200) < 6
     assert CropReader(crops_path(manifest, given, folder), CLOCK).frames.tolist() == [2]
-    assert make_crops(manifest, manifest.trials, config, tmp_path / "crops", "cpu").kept == ["alike"]
+    assert crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu").kept == ["alike"]
     assert len(asked) == 1
     Image.fromarray(draw_halves(60, 60)).save(tmp_path / "who.png")
-    assert make_crops(manifest, manifest.trials, config, tmp_path / "crops", "cpu").computed == ["alike"]
+    assert crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu").computed == ["alike"]
     assert abs(float(CropReader(folder / "alike.zip", CLOCK).read(np.array([5]))[0, 56, 56, 0]) - 60) < 6
 
 
 def test_a_missing_picture_fails_that_trial_only(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "who.png").unlink()
-    outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+    outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
     assert "who.png" in outcome.failures["alike"]
 
 
@@ -116,12 +115,12 @@ def videos(manifest: Manifest, names: str) -> Manifest:
 @pytest.mark.filterwarnings("ignore:Waiting for the crops")
 def test_two_at_once_share_the_work(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every video is cropped once; both runs end with all of them."""
-    monkeypatch.setattr(write_crops, "make_detector", slow_halves(0.2))
+    monkeypatch.setattr(cropping, "make_detector", slow_halves(0.2))
     manifest, start = videos(manifest, "abcd"), threading.Barrier(2)
 
-    def make(_: int) -> write_crops.Outcome:
+    def make(_: int) -> cropping.Outcome:
         start.wait()
-        return make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+        return crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(make, range(2)))
@@ -137,7 +136,7 @@ def test_two_at_once_share_the_work(manifest: Manifest, tmp_path: Path, monkeypa
 def test_the_crops_of_a_killed_run_are_taken_over(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_crops, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
     manifest, folder = videos(manifest, "ab"), crops_folder(tmp_path / "crops", CropConfig())
     folder.mkdir(parents=True)
     program = (
@@ -145,18 +144,18 @@ def test_the_crops_of_a_killed_run_are_taken_over(
         f"folder = pathlib.Path({str(folder)!r}); held = claim(folder, 'a'); "
         "(folder / f'{stem(folder / str(\"a.zip\"))}.1.2.tmp').touch(); print('ready', flush=True); time.sleep(60)"
     )
-    root = Path(write_crops.__file__).parents[1]
+    root = Path(cropping.__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
         monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
         with pytest.warns(UserWarning, match="Waiting for the crops of 1 trials"):
-            outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+            outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
         assert outcome.computed == ["b"]
         assert f"taken by process {other.pid}" in outcome.failures["a"]
         assert ".locks/a'. Then run again." in outcome.failures["a"]
         other.kill()
-    outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
+    outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept) == (["a"], ["b"])
     assert sorted(folder.parent.rglob("*")) == [folder, folder / "a.zip", folder / "b.zip"]
 
@@ -168,7 +167,7 @@ def test_crops_on_cuda_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     manifest = Manifest.load(Path("work/corpus"))
     for device in ("cpu", "cuda"):
-        outcome = make_crops(manifest, manifest.trials, CropConfig(), tmp_path / device, device)
+        outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / device, device)
         assert not outcome.failures
     for trial in manifest.trials:
         both = [crops_folder(tmp_path / device, CropConfig()) / f"{trial.id}.zip" for device in ("cpu", "cuda")]
@@ -189,7 +188,7 @@ def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            make_crops(manifest, manifest.trials, CropConfig(), tmp_path / str(threads), "cpu")
+            crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / str(threads), "cpu")
         finally:
             torch.set_num_threads(before)
         folder = crops_folder(tmp_path / str(threads), CropConfig())
@@ -201,20 +200,20 @@ def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
 
 def test_damaged_crops_are_made_again(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever bit flips in a zip, the next run notices; --redo makes it again in any case."""
-    monkeypatch.setattr(write_crops, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
     manifest, config, crops = videos(manifest, "a"), CropConfig(), tmp_path / "crops"
-    make_crops(manifest, manifest.trials, config, crops, "cpu")
+    crop_trials(manifest, manifest.trials, config, crops, "cpu")
     path = crops_folder(crops, config) / "a.zip"
     whole = path.read_bytes()
-    assert make_crops(manifest, manifest.trials, config, crops, "cpu", redo=True).computed == ["a"]
+    assert crop_trials(manifest, manifest.trials, config, crops, "cpu", redo=True).computed == ["a"]
     assert path.read_bytes() == whole
     places = [*range(0, 60, 7), *np.random.default_rng(3).integers(0, len(whole), 30), *range(-700, 0, 23)]
     for place in places:
         content = bytearray(whole)
         content[place] ^= 1 << (int(place) % 8)
         path.write_bytes(content)
-        source = write_crops.sha256_file(tmp_path / "v.mkv")
-        assert not write_crops.has_crops(manifest, manifest.trials[0], config, path.parent, source), place
+        source = cropping.sha256_file(tmp_path / "v.mkv")
+        assert not cropping.has_crops(manifest, manifest.trials[0], config, path.parent, source), place
     path.write_bytes(whole[:-1])
-    outcome = make_crops(manifest, manifest.trials, config, crops, "cpu")
+    outcome = crop_trials(manifest, manifest.trials, config, crops, "cpu")
     assert (outcome.computed, path.read_bytes()) == (["a"], whole)
