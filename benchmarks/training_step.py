@@ -34,7 +34,7 @@ from cache.windows import Window
 from extract.devices import keep_big_buffers
 from fusion.bank import Bank
 from fusion.batches import Batch
-from fusion.model import build_model
+from fusion.building import build_model
 from fusion.schedule import make_optimizer
 from fusion.scores.losses import Objective
 from fusion.settings import TrainConfig

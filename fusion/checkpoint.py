@@ -36,7 +36,8 @@ from cache.folds import Fold
 from cache.settings import make_settings
 from cache.spec import FeatureSpec
 from cache.targets import Target, names_of
-from fusion.model import FusionModel, build_model
+from fusion.building import build_model
+from fusion.model import FusionModel
 from fusion.moments import Moments
 from fusion.projection import Projection
 from fusion.settings import TrainConfig

@@ -16,8 +16,8 @@ from cache.targets import from_unit
 from cache.windows import stitch
 from fusion.bank import Bank
 from fusion.checkpoint import Checkpoint
+from fusion.counted_padding import count_padding, padding_rows
 from fusion.model import FusionModel
-from fusion.padding import count_padding, padding_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,12 @@ from cache.folds import Fold
 from cache.targets import names_of
 from fusion.bank import Bank
 from fusion.batches import Batch, Batches
+from fusion.building import build_model
 from fusion.checkpoint import Checkpoint, current_versions
+from fusion.counted_padding import count_padding, padding_rows
 from fusion.fitting import EpochRecord, Groups, fit
 from fusion.inference import run_model
-from fusion.model import FusionModel, build_model
-from fusion.padding import count_padding, padding_rows
+from fusion.model import FusionModel
 from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
 from fusion.settings import TrainConfig

@@ -109,7 +109,7 @@ def count_parameters(preset: Preset, table: Table) -> Counts:
     from torch import nn
 
     from extract.backbone import load_backbone
-    from fusion.model import build_model
+    from fusion.building import build_model
 
     @functools.cache
     def encoder(name: str) -> tuple[int, int]:

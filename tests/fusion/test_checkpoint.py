@@ -13,9 +13,9 @@ from cache.documents import sign
 from cache.errors import FingerprintError, MissingFileError, WeightsError
 from cache.folds import Fold
 from cache.targets import AFFECT
+from fusion.building import build_model
 from fusion.checkpoint import Checkpoint, load, load_run
 from fusion.inference import predict
-from fusion.model import build_model
 from fusion.models import MODELS
 from fusion.settings import TrainConfig
 

@@ -10,10 +10,11 @@ import torch
 
 from cache.errors import SettingError, UnknownNameError
 from cache.targets import Target
+from fusion.building import build_model
 from fusion.checkpoint import Checkpoint
+from fusion.counted_padding import count_padding, padding_rows
 from fusion.inference import Prediction, merge, predict, predict_ensemble, run_model
-from fusion.model import Estimate, FusionModel, Inputs, build_model
-from fusion.padding import count_padding, padding_rows
+from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import TrainConfig
 
 

@@ -15,9 +15,9 @@ from cache.manifest import Manifest, Trial
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from fusion.bank import Bank
+from fusion.building import build_model
 from fusion.inference import run_model
 from fusion.mapped import MappedRows
-from fusion.model import build_model
 from fusion.settings import TrainConfig
 from fusion.trainer import train
 

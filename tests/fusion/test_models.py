@@ -10,7 +10,8 @@ import torch
 
 import fusion.models
 from cache.errors import SettingError, UnknownNameError
-from fusion.model import FusionModel, Inputs, build_model
+from fusion.building import build_model
+from fusion.model import FusionModel, Inputs
 from fusion.models import MODELS
 from fusion.scores.losses import Objective
 

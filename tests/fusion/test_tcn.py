@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cache.errors import SettingError
-from fusion.model import Inputs, build_model
+from fusion.building import build_model
+from fusion.model import Inputs
 from fusion.tcn import TCN, Branch, FrameNorm, Level, widths_of
 
 

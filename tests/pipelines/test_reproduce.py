@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cache.errors import SettingError
-from fusion.model import build_model
+from fusion.building import build_model
 from fusion.settings import TrainConfig
 from pipelines.presets import ABSENT, FOLDER, SystemFigure, papers, read_preset, read_table, tables
 from pipelines.reproduce import _choose, markdown, reproduce

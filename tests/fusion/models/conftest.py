@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fusion.model import FusionModel, Inputs, build_model
+from fusion.building import build_model
+from fusion.model import FusionModel, Inputs
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache.errors import SettingError, ShapeError
-from fusion.model import build_model
+from fusion.building import build_model
 from fusion.models.recursive_cross_attention import JointHead
 
 ALL = {"audio": 128, "text": 768, "visual": 512}

@@ -1,0 +1,46 @@
+"""From the name of a fusion model to a network with fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from cache.errors import SettingError
+from cache.names import config_of, load_named
+from cache.settings import as_settings
+from fusion.model import FusionModel
+from fusion.models import MODELS
+
+_TAKEN = {*dir(nn.ModuleDict()), "dims", "sources"}  # attributes of the modules that modalities are attributes of
+
+
+def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Any) -> FusionModel:
+    """Build a fusion model with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: one of `fusion.models.MODELS`.
+        dims: modality → embedding dimension, at least one.
+        targets: names of the outputs, at least one.
+        settings: the model's `Config`, or some of its fields by name; what is absent keeps its default.
+
+    Raises:
+        UnknownNameError: if there is no such model.
+        SettingError: if a setting is unknown, of the wrong type or outside its range, no modality is given, or one is called
+            like a method of torch's.
+    """
+    cls = load_named("fusion model", MODELS, name)
+    if not dims or not targets:
+        raise SettingError(
+            f"Model '{name}' has modalities {sorted(dims)} and targets {list(targets)}; expected at least one of each."
+        )
+    for modality in dims:
+        if not modality.isidentifier() or modality in _TAKEN:
+            raise SettingError(
+                f"No model can call a modality '{modality}'; use another word of letters, digits and '_'."
+            )
+    config: Any = as_settings(config_of(MODELS[name]), settings, f"model '{name}'")
+    model = cls(dims, tuple(targets), config)
+    model.name = name
+    return model
