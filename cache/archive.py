@@ -11,9 +11,10 @@ from pathlib import Path
 
 from cache.checking import list_holdings
 from cache.clock import FrameClock
-from cache.errors import CorpusError
+from cache.errors import CorpusError, MissingFileError, StoreError, VersionError
 from cache.interchange import Bundle, Format, Item
-from cache.receipt import Receipt
+from cache.places import replace_suffix
+from cache.receipt import Receipt, open_receipt
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 
@@ -44,13 +45,18 @@ def _read(path: Path) -> Bundle:
             f"'{path}' holds {len(holdings)} fingerprints ({found}), expected 1: the folder that 'avfusion cache export "
             "--to zstd' made. Name that one."
         )
-    store = holdings[0].open()
+    try:
+        store, receipt = open_receipt(replace_suffix(holdings[0].path, ".json"))
+    except VersionError:
+        raise
+    except (MissingFileError, StoreError) as error:
+        raise StoreError(f"Archive '{path}' was altered since it was exported: {error} Or export it again.") from error
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
         features, record = store.read(trial_id, check=True), store.record(trial_id)
         return Item(trial_id, features.embeddings, features.valid, record.clock, record)
 
-    return Bundle(store.spec, store.trial_ids(), load)
+    return Bundle(store.spec, sorted(receipt.trials), load)
 
 
 ZSTD = Format(_write, _read)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from fractions import Fraction
 from hashlib import sha256
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import pydantic
 import pydantic_core
@@ -42,6 +42,10 @@ Values = Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
 """Any JSON values by name; none by default."""
 _TIMES = r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?: ([0-9]{1,10}x[0-9]{1,18}( [0-9]{1,10}x[0-9]{1,18})*)?$"
 _LAST_TICK = 1 << 62  # the last one that numpy can add to
+
+
+class OtherVersionError(ValueError):
+    """A document of a version that this program does not read."""
 
 
 class Part(pydantic.BaseModel):
@@ -208,11 +212,16 @@ def check_document(raw: Any, model: type[D]) -> D:
     """JSON values as a document of this kind.
 
     Raises:
+        OtherVersionError: if its `version` is not one that the field of that name declares.
         ValueError: if the digest is not that of the content, or a field is absent, unknown or of another type; the
             message names several faults in one line.
     """
     if not isinstance(raw, dict):
         raise ValueError(f"it holds {type(raw).__name__}, expected names and values")
+    field, version = model.model_fields.get("version"), raw.get("version")
+    known = get_args(field.annotation) if field else ()
+    if known and isinstance(version, int) and version not in known:
+        raise OtherVersionError(f"has version {version}, expected {known[-1]}: another version of avfusion wrote it")
     if not is_signed(raw):
         raise ValueError("its digest is not that of its content")
     try:
@@ -261,6 +270,8 @@ def read_document(where: Where, model: type[D], remedy: str, kind: type[AvFusion
 
 def damaged(where: Where, error: Exception, remedy: str, kind: type[AvFusionError] = StoreError) -> AvFusionError:
     """The error of a file that is not as the pipeline left it."""
+    if isinstance(error, OtherVersionError):
+        return kind(f"'{where}' {error}. {remedy}")
     text = " ".join(str(error).split()).rstrip(".")[: _SHOWN * _LONGEST_FAULT]
     return kind(f"'{where}' is damaged ({text or type(error).__name__}). {remedy}")
 

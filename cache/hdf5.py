@@ -8,7 +8,6 @@ file: nothing is opened through links.
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -19,7 +18,7 @@ import h5py
 import numpy as np
 
 from cache.clock import FrameClock
-from cache.documents import SpecPart, check_document
+from cache.documents import SpecPart, check_document, parse_json, sign
 from cache.errors import CorpusError, StoreError
 from cache.foreign import are_features, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
 _SPEC = "avfusion_spec"
+_TRIALS = "avfusion_trials"  # how many
 
 
 class _Sink(io.FileIO):
@@ -82,6 +82,7 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
             for item in items:
                 _write_item(file, item)
                 sink.check()
+            file.attrs[_TRIALS] = len(file.get("embeddings", ()))
         sink.check()
 
 
@@ -90,7 +91,7 @@ def _write_item(file: h5py.File, item: Item) -> None:
     name = encode_trial_id(item.trial_id)
     dataset = file.create_dataset(f"embeddings/{name}", data=item.embeddings)
     dataset.attrs["trial_id"] = item.trial_id
-    for key, value in item.record.to_document().items():
+    for key, value in sign(item.record.to_document()).items():
         if key == "versions":
             dataset.attrs[key] = canonical_json(value)
         elif key == "times":  # as long as it likes, where an attribute holds 64 KB
@@ -109,8 +110,12 @@ def _read(path: Path) -> Bundle:
             return Bundle(None, _foreign_ids(path, file), partial(_load_foreign, path))
         with reading(f"The recipe in '{path}'", "one of ours", "Export it again.", StoreError):
             check_version(str(path), int(file.attrs["avfusion_version"]))
-            spec = check_document(json.loads(str(file.attrs[_SPEC])), SpecPart).spec
+            spec = check_document(parse_json(str(file.attrs[_SPEC]).encode()), SpecPart).spec
+            if file.attrs["avfusion_fingerprint"] != spec.fingerprint:
+                raise ValueError("it does not hash to its fingerprint")
             ids = sorted(decode_trial_id(name) for name in file.get("embeddings", ()))
+            if len(ids) != file.attrs[_TRIALS]:
+                raise ValueError(f"{len(ids)} trials, expected {file.attrs[_TRIALS]}")
     return Bundle(spec, ids, partial(_load, path))
 
 
@@ -124,7 +129,7 @@ def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
         del document["trial_id"]
         document |= {
             "invalid": [list(run) for run in invalid_runs(valid)],
-            "versions": json.loads(document["versions"]),
+            "versions": parse_json(document["versions"].encode()),
         }
         if f"times/{name}" in file:
             document["times"] = file[f"times/{name}"].asstr()[()]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,7 +176,8 @@ def import_features(
         bundle = _under_ids(bundle, told.keys(), path)
         spec, write = _adopt(path, kind, bundle, options, told)
     else:
-        spec, write = bundle.spec, _write_again
+        spec = bundle.spec
+        write = partial(_write_again, path)
     whose = (
         "Choose another with '--name'."
         if bundle.spec is None
@@ -213,14 +215,14 @@ def _item(store: FeatureStore, trial_id: str) -> Item:
     return Item(trial_id, features.embeddings, features.valid, record.clock, record)
 
 
-def _write_again(store: FeatureStore, item: Item) -> None:
-    """Write a trial that came from a store of ours, unless it is there and whole."""
+def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
+    """Write a trial that came from a store of ours, as `path`, unless it is there and whole."""
     record = item.record
     assert record is not None
     stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
     if digest_embeddings(stored, invalid_runs(item.valid)) != record.embeddings:
         raise StoreError(
-            f"Trial '{item.trial_id}' differs from the digest that was exported with it: it was altered since. Export it "
+            f"Trial '{item.trial_id}' in '{path}' differs from the digest that was exported with it: it was altered since. Export it "
             f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features with '--name' "
             "and '--modality'."
         )

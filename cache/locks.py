@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from cache.documents import Document, check_document, parse_json, sign
 from cache.errors import StoreError
 from cache.places import Folder, LocalFolder, Where, open_folder
 from cache.processes import is_alive, is_pid
@@ -36,6 +36,27 @@ _PAUSE_S = 0.2  # between two looks at the claims of others
 _LONGEST = 4096  # bytes of a lock file that is looked at
 _FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
 _RIGHT = "="  # begins the name of a right to succeed a dead lock file, and no name of a claim
+
+
+class _Holder(Document):
+    """Content of a lock file: who took it, and when.
+
+    Attributes:
+        pid: number of the process.
+        host: its machine.
+        since: moment.
+        token: no two lock files have the same.
+    """
+
+    pid: int
+    host: str
+    since: str
+    token: str = ""
+
+    def check(self) -> None:
+        """Refuse numbers that no process has."""
+        if not is_pid(self.pid):
+            raise ValueError(f"process {self.pid}")
 
 
 class Claim:
@@ -114,7 +135,7 @@ def holder(store: Where, name: str) -> str:
         return ""
     place, content = next(iter(found.items()))
     known = _parse(content)
-    who = f"process {known['pid']} on '{known['host']}' since {known['since']}" if known else "another process"
+    who = f"process {known.pid} on '{known.host}' since {known.since}" if known else "another process"
     return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
 
 
@@ -210,24 +231,20 @@ def _identity() -> bytes:
     """Content of a lock file: process, machine and moment, and a token, so that no two are the same."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     known = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": secrets.token_hex(8)}
-    return json.dumps(known).encode()
+    return json.dumps(sign(known)).encode()
 
 
-def _parse(content: bytes | None) -> dict[str, Any] | None:
-    """Process, machine and moment of a lock file; None where it is not one that `_identity` could have written."""
+def _parse(content: bytes | None) -> _Holder | None:
+    """What a lock file says; None where it is not just as `_identity` wrote it."""
     if content is None or len(content) > _LONGEST:
         return None
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        return check_document(parse_json(content), _Holder)
+    except ValueError:
         return None
-    if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in ("host", "since")):
-        return None
-    pid = document.get("pid")
-    return document if type(pid) is int and is_pid(pid) else None
 
 
 def _is_dead(content: bytes | None) -> bool:
     """Whether a lock file is of a process of this machine that is gone; not where that cannot be known."""
     known = _parse(content)
-    return known is not None and known["host"] == socket.gethostname() and not is_alive(known["pid"])
+    return known is not None and known.host == socket.gethostname() and not is_alive(known.pid)

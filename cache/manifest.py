@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,9 @@ from cache.documents import (
     ClockPart,
     Document,
     TargetPart,
-    check_document,
     damaged,
     digest_bytes,
-    parse_json,
+    read_document,
     write_document,
     write_file,
 )
@@ -37,7 +37,7 @@ from cache.targets import AFFECT, Target, names_of
 VERSION = (
     3  # 2: clocks of varying pictures, rates by the pictures' intervals, digests; 3: targets with kind, unit, range
 )
-_REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus')."
+_REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus'); features that still fit are kept."
 _LISTED = 10  # labels out of range that are named; more are counted
 PARTITIONS = ("train", "validation", "test")
 _HERE = (
@@ -82,7 +82,7 @@ class _TrialPart(ClockPart):
 
 
 class _ManifestDocument(Document):
-    version: int
+    version: Literal[3]
     root: str
     targets: list[TargetPart]
     labels: str
@@ -221,24 +221,16 @@ class Manifest:
             MissingFileError: if the folder holds no manifest.
             CorpusError: if it is damaged, of another version, or its labels are not those that were saved with it.
         """
-        path, labels_path = folder / "manifest.json", folder / "labels.npy"
-        if not path.is_file() or not labels_path.is_file():
+        path = folder / "manifest.json"
+        labels_path = folder / "labels.npy"
+        document = read_document(path, _ManifestDocument, _REMEDY, CorpusError)
+        if document is None or not labels_path.is_file():
             raise MissingFileError(
                 f"No manifest in '{folder}'. Run 'avfusion corpus build' first (or 'dvc repro corpus')."
             )
         try:
-            raw = parse_json(path.read_bytes())
-            version = raw.get("version") if isinstance(raw, dict) else VERSION
-            if isinstance(version, int) and version != VERSION:
-                raise CorpusError(
-                    f"Manifest '{path}' has version {version}, expected {VERSION}. Run 'avfusion corpus build' again (or 'dvc "
-                    "repro'); features that still fit are kept."
-                )
-            document = check_document(raw, _ManifestDocument)
             clocks = [entry.clock for entry in document.trials]
             targets = tuple(part.target for part in document.targets)
-        except CorpusError:
-            raise
         except ValueError as error:
             raise damaged(path, error, _REMEDY, CorpusError) from error
         shape = sum(clock.num_frames for clock in clocks), len(document.targets)

@@ -65,7 +65,8 @@ def _read(path: Path) -> Bundle:
         embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
         embeddings[frames] = rows
         valid = np.isfinite(embeddings).all(axis=1)
-        stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
+        with np.errstate(over="ignore" if spec else "warn"):  # ours are compared with a digest
+            stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
         return Item(trial_id, stored, valid, clock, record)
 
     return Bundle(spec, sorted(records if spec else files), load)
@@ -83,7 +84,7 @@ def _parse(file: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
                 rows.append(_numbers(cells, len(header), f"'{file}', line {reader.line_num}"))
         if not rows:
             raise CorpusError(
-                f"'{file}' has a header and no rows; expected a row for each frame. Is it a MuSe feature file?"
+                f"'{file}' has a header and no rows; expected a row for each frame. Give a MuSe feature file; export one of ours again."
             )
     table = np.array(rows)
     order = np.argsort(table[:, 0], kind="stable")
@@ -100,7 +101,7 @@ def _check_header(file: Path, header: list[str]) -> None:
         raise CorpusError(f"'{file}' is separated by {other!r}, expected ','. Save it with commas and import again.")
     raise CorpusError(
         f"'{file}' starts with '{found[:60]}', expected the columns timestamp, segment_id and features. "
-        "Is it a MuSe feature file?"
+        "Give a MuSe feature file; export one of ours again."
     )
 
 

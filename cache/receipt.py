@@ -146,9 +146,3 @@ def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
             f"(first: '{stale[0]}'). Run 'extract-features --backbone {Path(split_place(path)[1]).stem}' again."
         )
     return store, receipt
-
-
-def write_text(path: Where, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that no reader sees half of it."""
-    folder, name = split_place(path)
-    folder.write(name, text.encode())

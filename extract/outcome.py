@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from cache.documents import write_file
 from cache.places import Where, remove_file
-from cache.receipt import write_text
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Outcome:
     def save_failures(self, path: Where) -> None:
         """Write the failed trials with their reasons, or remove the file where there are none."""
         if self.failures:
-            write_text(path, json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            text = json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            write_file(path, text.encode())
         else:
             remove_file(path)

@@ -9,7 +9,6 @@ Ours carry the digest of their words, as everything that the pipeline writes, an
 from __future__ import annotations
 
 import codecs
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from cache.documents import (
     DIGEST,
     Document,
     Part,
-    check_document,
     format_document,
     is_signed,
     parse_json,
+    read_document,
     write_document,
 )
 from cache.errors import CorpusError, MissingFileError
@@ -114,12 +113,13 @@ def write_words(path: Path, words: Sequence[Word], made_by: dict[str, str] | Non
 
 def read_maker(path: Path) -> dict[str, str] | None:
     """Recogniser and punctuation of one of our transcripts; None for any other, or one that cannot be read."""
-    if path.suffix.lower() != ".json" or not path.is_file():
+    if path.suffix.lower() != ".json":
         return None
     try:
-        return check_document(parse_json(path.read_bytes()), _Transcript).made_by
-    except ValueError:  # of another program, or damaged, which is reported where its words are read
+        found = read_document(path, _Transcript, "", CorpusError)
+    except CorpusError:  # of another program, or damaged, which is reported where its words are read
         return None
+    return None if found is None else found.made_by
 
 
 def _check(path: Path, entries: Sequence[Entry]) -> None:
@@ -162,7 +162,7 @@ def _refuse_altered(text: str) -> None:
         AlteredError: if it is.
     """
     try:
-        document = json.loads(text.strip())
+        document = parse_json(text.strip().encode())
         if not isinstance(document, dict):
             return
         if DIGEST not in document:
@@ -173,7 +173,7 @@ def _refuse_altered(text: str) -> None:
             raise AlteredError("its digest is not that of its words")
     except AlteredError:
         raise
-    except (ValueError, RecursionError):  # no JSON, which is told where its words are read
+    except ValueError:  # no JSON, which is told where its words are read
         return
 
 

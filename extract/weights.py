@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.documents import write_file
 from cache.errors import MissingFileError, UnknownNameError, WeightsError
 from cache.foreign import one_line
 from cache.names import require_known
@@ -259,7 +260,7 @@ def _verify(path: Path, card: WeightsCard) -> None:
             )
         return
     with contextlib.suppress(OSError):  # a folder that somebody else keeps
-        kept.write_text(f"{found}\n", encoding="utf-8")
+        write_file(kept, f"{found}\n".encode())
     warnings.warn(
         f"Nobody published a full digest of weights '{card.name}'; those in '{path}' have sha256 '{found}', which later runs "
         "demand.",

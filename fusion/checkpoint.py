@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load as parse_tensors
@@ -25,11 +25,9 @@ from cache.documents import (
     SpecPart,
     TargetPart,
     Values,
-    check_document,
-    damaged,
     digest_bytes,
     format_document,
-    parse_json,
+    read_document,
 )
 from cache.errors import MissingFileError, WeightsError
 from cache.folds import Fold
@@ -47,7 +45,7 @@ TENSORS, DOCUMENT = "model.safetensors", "model.json"
 
 
 class _CheckpointDocument(Document):
-    version: int
+    version: Literal[2]
     model: str
     settings: Values
     dims: dict[str, Number]
@@ -147,7 +145,9 @@ def load(folder: Path | str) -> Checkpoint:
         raise MissingFileError(
             f"No checkpoint in '{folder}': {' and '.join(absent)} missing. Train a model first, or check the path."
         )
-    document = _read_document(folder / DOCUMENT)
+    remedy = "Copy it again, or run 'avfusion train'."
+    document = read_document(folder / DOCUMENT, _CheckpointDocument, remedy, WeightsError)
+    assert document is not None
     data = (folder / TENSORS).read_bytes()
     if digest_bytes(data) != document.sha256:
         raise WeightsError(
@@ -167,20 +167,6 @@ def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
     folder = Path(folder)
     parts = [folder] if (folder / DOCUMENT).exists() else sorted(path.parent for path in folder.glob(f"*/{DOCUMENT}"))
     return tuple(load(part) for part in parts or [folder])
-
-
-def _read_document(path: Path) -> _CheckpointDocument:
-    try:
-        raw = parse_json(path.read_bytes())
-        version = raw.get("version", VERSION) if isinstance(raw, dict) else VERSION
-        if version != VERSION:
-            raise WeightsError(
-                f"Checkpoint '{path.parent}' has version {version}, expected {VERSION}. Use the avfusion that wrote it, or train "
-                "again."
-            )
-        return check_document(raw, _CheckpointDocument)
-    except ValueError as error:
-        raise damaged(path, error, "Copy it again, or run 'avfusion train'.", WeightsError) from error
 
 
 def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Tensor]) -> Checkpoint:

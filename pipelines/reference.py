@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from cache.documents import write_file
 from cache.names import config_of, load_named
-from cache.receipt import write_text
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.crops import CropConfig
@@ -61,7 +61,7 @@ def write_pages(root: click.Group) -> list[Path]:
     """Write both pages; returns their paths."""
     pages = {Path("docs/params.md"): params_page(), Path("docs/cli.md"): cli_page(root)}
     for path, text in pages.items():
-        write_text(path, text)
+        write_file(path, text.encode())
     return list(pages)
 
 

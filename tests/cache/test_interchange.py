@@ -193,7 +193,9 @@ def test_altered_exports_are_refused(store: FeatureStore, tmp_path: Path) -> Non
     export_features(store, ["P1"], "npy", tmp_path / "out")
     values = np.load(tmp_path / "out/P1.npy")
     np.save(tmp_path / "out/P1.npy", values * 2)
-    with pytest.raises(StoreError, match="'P1' differs from the digest that was exported .* '--name' and '--modality'"):
+    with pytest.raises(
+        StoreError, match="'P1' in '.*' differs from the digest that was exported .* '--name' and '--modality'"
+    ):
         import_features(tmp_path / "out", "npy", tmp_path / "again")
     (tmp_path / "out/avfusion.json").write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
@@ -356,8 +358,8 @@ def test_rows_that_meet_on_one_frame_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("time,f0\n1,2\n", "Is it a MuSe feature file"),
-        ("timestamp,segment_id,f0\n", "Is it a MuSe feature file"),
+        ("time,f0\n1,2\n", "Give a MuSe feature file"),
+        ("timestamp,segment_id,f0\n", "Give a MuSe feature file"),
         ("timestamp,segment_id,f0\n0,1,x\n", "something else than numbers"),
         ("timestamp,segment_id,f0\n0,1,1\n", "The 1 timestamps .* ticks of no usual rate"),
         ("timestamp,segment_id,f0\n0,1,1\n0,1,2\n", "ticks of no usual rate"),

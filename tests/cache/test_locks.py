@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -152,6 +153,22 @@ def test_a_lock_that_names_no_process_is_of_someone_unknown(
     locks.sweep(store)
     said = locks.holder(store, "x.P1")
     assert said == (f"taken by another process; if that process is dead, delete '{locks.locks_place(store)}/x.P1.lock'")
+
+
+def test_the_lock_of_a_living_process_is_never_taken_whatever_flips(store: str) -> None:
+    """One digit of its number is another process, which may be dead."""
+    folder, held = RemoteFolder(str(locks.locks_place(store))), locks.claim(store, "x.P1")
+    whole, said = folder.read("x.P1.lock") or b"", locks.holder(store, "x.P1")
+    unknown = re.sub("process .* since [^;]*;", "another process;", said)
+    assert unknown != said
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+            folder.write("x.P1.lock", flipped)
+            assert locks.claim(store, "x.P1") is None, flipped
+            assert locks.holder(store, "x.P1") in (said, unknown), flipped
+    assert held is not None
+    held.release()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{" * 10, b'{"pid": 7}', b'{"pid": 7, "host": 1, "since": 2}'])
