@@ -12,16 +12,15 @@ from pathlib import Path
 from cache.checking import list_holdings
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, StoreError, VersionError
+from cache.feature_sets import find_set, locate_set, name_of
 from cache.interchange import Bundle, Format, Item
-from cache.places import replace_suffix
 from cache.receipt import Receipt, open_receipt
-from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 
 
-def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
-    place = path / spec.modality
-    store = FeatureStore.create(place / f"{spec.name}.zarr", spec)
+def _write(path: Path, origin: FeatureStore, items: Iterable[Item]) -> None:
+    place = locate_set(path, name_of(origin.path))
+    store = FeatureStore.create(place.store, origin.spec)
     for item in items:
         assert item.record is not None
         record = item.record
@@ -34,7 +33,7 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
             versions=record.versions,
             compressed=True,
         )
-    Receipt.of(store, store.trial_ids()).save(place / f"{spec.name}.json")
+    Receipt.of(store, store.trial_ids()).save(place.receipt)
 
 
 def _read(path: Path) -> Bundle:
@@ -46,7 +45,7 @@ def _read(path: Path) -> Bundle:
             "--to zstd' made. Name that one."
         )
     try:
-        store, receipt = open_receipt(replace_suffix(holdings[0].path, ".json"))
+        store, receipt = open_receipt(find_set(path, name_of(holdings[0].path)).receipt)
     except VersionError:
         raise
     except (MissingFileError, StoreError) as error:
@@ -56,7 +55,7 @@ def _read(path: Path) -> Bundle:
         features, record = store.read(trial_id, check=True), store.record(trial_id)
         return Item(trial_id, features.embeddings, features.valid, record.clock, record)
 
-    return Bundle(store.spec, sorted(receipt.trials), load)
+    return Bundle(store.spec, sorted(receipt.trials), load, name_of(store.path))
 
 
 ZSTD = Format(_write, _read)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, UnreachableError, VersionError
+from cache.feature_sets import FeatureSet, group_sets, list_sets
 from cache.locks import locks_place, sweep
 from cache.manifest import Manifest
 from cache.names import decode_trial_id
@@ -23,7 +24,7 @@ class Holding:
     Attributes:
         path: of the store.
         fingerprint: of the recipe.
-        receipts: names of the receipts beside the store that name the fingerprint.
+        receipts: names of the feature sets whose receipts name the fingerprint.
         problem: why it cannot be opened, "" where it can.
         newer: whether that is because a newer program wrote it.
     """
@@ -65,31 +66,26 @@ class Finding:
 
 
 def list_holdings(features: Where) -> list[Holding]:
-    """Every fingerprint of every store `<modality>/<backbone>.zarr` of a folder, sorted."""
-    root = open_folder(features)
+    """Every fingerprint of every store of a folder, those that older programs left behind the others."""
     found = []
-    for modality in root.folders():
-        place = root.child(modality)
-        named = _named_fingerprints(features, modality)
-        for name in place.folders():
-            if not name.endswith(".zarr"):
-                continue
-            path = place.child(name).where
+    for place, receipts in group_sets(features):
+        named = _named_fingerprints(receipts)
+        for path in place:
             for fingerprint in fingerprints(path):
-                receipts = tuple(receipt for receipt, used in named.items() if used in (fingerprint, ""))
-                found.append(Holding(path, fingerprint, receipts, *_problem(path, fingerprint)))
+                used = tuple(receipt.name for receipt, of in named.items() if of in (fingerprint, ""))
+                found.append(Holding(path, fingerprint, used, *_problem(path, fingerprint)))
     return found
 
 
 def find_holding(features: Where, start: str) -> Holding:
-    """The one holding whose fingerprint starts like this; a receipt's name (`facenet`) stands for its fingerprint.
+    """The one holding whose fingerprint starts like this; a feature set's name (`facenet`) stands for its fingerprint.
 
     Raises:
         UnknownNameError: if there is none, or several.
     """
     holdings = list_holdings(features)
     matches = [holding for holding in holdings if start and holding.fingerprint.startswith(start)]
-    matches = matches or [holding for holding in holdings if f"{start}.json" in holding.receipts]
+    matches = matches or [holding for holding in holdings if start in holding.receipts]
     if len({holding.fingerprint for holding in matches}) != 1:
         known = ", ".join(holding.fingerprint[:12] for holding in (matches or holdings)) or "none"
         raise UnknownNameError(
@@ -140,12 +136,8 @@ def prunable(features: Where) -> list[Holding]:
 
 def unreadable_receipts(features: Where) -> list[str]:
     """Places of receipts that cannot be read, which therefore keep everything beside them."""
-    return [
-        f"{features}/{modality}/{name}"
-        for modality in open_folder(features).folders()
-        for name, named in _named_fingerprints(features, modality).items()
-        if not named
-    ]
+    groups = group_sets(features)
+    return [str(found.receipt) for _, sets in groups for found, named in _named_fingerprints(sets).items() if not named]
 
 
 def prune(holding: Holding) -> None:
@@ -201,18 +193,17 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
 
 
 def _verify_receipts(features: Where, manifest: Manifest | None) -> Iterator[Finding]:
-    root = open_folder(features)
-    for modality in root.folders():
-        for name in _receipt_names(features, modality):
-            where = f"{features}/{modality}/{name}"
-            try:
-                receipt = Receipt.load(where)
-                store = FeatureStore(where.removesuffix(".json") + ".zarr", receipt.spec.fingerprint)
-                records = store.find_records(receipt.trials)
-            except AvFusionError as error:
-                yield Finding(where, "", "", str(error))
-                continue
-            yield from _compare_receipt(where, receipt, records, manifest)
+    for found in list_sets(features):
+        if is_unread(found.receipt):
+            continue
+        where = str(found.receipt)
+        try:
+            receipt = Receipt.load(where)
+            records = FeatureStore(found.store, receipt.spec.fingerprint).find_records(receipt.trials)
+        except AvFusionError as error:
+            yield Finding(where, "", "", str(error))
+            continue
+        yield from _compare_receipt(where, receipt, records, manifest)
 
 
 def _compare_receipt(
@@ -256,23 +247,18 @@ def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
     return "", False
 
 
-def _receipt_names(features: Where, modality: str) -> list[str]:
-    """Every JSON file beside the stores that is, or may have been, a receipt."""
-    names = open_folder(features).child(modality).files()
-    found = [name for name in names if name.endswith(".json") and not name.endswith(".failures.json")]
-    return [name for name in found if not is_unread(f"{features}/{modality}/{name}")]
-
-
-def _named_fingerprints(features: Where, modality: str) -> dict[str, str]:
-    """Receipt → the fingerprint that it names, "" where it cannot be read."""
+def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, str]:
+    """Feature set → the fingerprint that its receipt names, "" where it cannot be read; without those that say that nobody needs them."""
     named = {}
-    for name in _receipt_names(features, modality):
+    for found in sets:
+        if is_unread(found.receipt):
+            continue
         try:
-            named[name] = Receipt.load(f"{features}/{modality}/{name}").spec.fingerprint
+            named[found] = Receipt.load(found.receipt).spec.fingerprint
         except UnreachableError:
             raise
         except StoreError:
-            named[name] = ""
+            named[found] = ""
     return named
 
 

@@ -59,13 +59,18 @@ def find_set(features: Where, name: str) -> FeatureSet:
 
 def list_sets(features: Where) -> list[FeatureSet]:
     """Every set that has a receipt, those of older programs behind the others."""
-    names = _receipt_names(open_folder(features).child(RECEIPTS).files())
-    sets = [locate_set(features, name) for name in names]
+    return [found for _, sets in group_sets(features) for found in sets]
+
+
+def group_sets(features: Where) -> list[tuple[list[Where], list[FeatureSet]]]:
+    """Stores and the sets with receipts beside them: those of today, then those of each folder that older programs left."""
+    root = open_folder(features)
+    receipts = _receipt_names(root.child(RECEIPTS).files())
+    groups = [(_stores(features), [locate_set(features, name) for name in receipts])]
     for folder in old_folders(features):
-        sets += [
-            _old_set(features, folder, name) for name in _receipt_names(open_folder(features).child(folder).files())
-        ]
-    return sets
+        names = _receipt_names(root.child(folder).files())
+        groups.append((_stores(join_place(features, folder)), [_old_set(features, folder, name) for name in names]))
+    return groups
 
 
 def store_of(receipt: Where) -> Where:
@@ -77,6 +82,11 @@ def store_of(receipt: Where) -> Where:
     )
 
 
+def name_of(store: Where) -> str:
+    """The name of the set that a store is of."""
+    return split_place(store)[1].removesuffix(".zarr")
+
+
 def old_folders(features: Where) -> list[str]:
     """Folders in which older programs left the sets of one modality."""
     return [name for name in open_folder(features).folders() if name != RECEIPTS and not name.endswith(".zarr")]
@@ -86,6 +96,10 @@ def _old_set(features: Where, folder: str, name: str) -> FeatureSet:
     return FeatureSet(
         name, join_place(features, f"{folder}/{name}.zarr"), join_place(features, f"{folder}/{name}.json")
     )
+
+
+def _stores(folder: Where) -> list[Where]:
+    return [join_place(folder, name) for name in open_folder(folder).folders() if name.endswith(".zarr")]
 
 
 def _receipt_names(files: list[str]) -> list[str]:

@@ -24,7 +24,8 @@ from cache.foreign import are_features, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item
 from cache.names import decode_trial_id, encode_trial_id
 from cache.records import VERSION, CommitRecord, check_version, invalid_runs
-from cache.spec import FeatureSpec, canonical_json
+from cache.spec import canonical_json
+from cache.store import FeatureStore
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -73,12 +74,12 @@ class _Sink(io.FileIO):
             raise self.error
 
 
-def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
+def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
     with _Sink(path, "x+b") as sink:
         with h5py.File(sink, "w") as file:
             file.attrs["avfusion_version"] = VERSION
-            file.attrs[_SPEC] = canonical_json(spec.to_document())
-            file.attrs["avfusion_fingerprint"] = spec.fingerprint
+            file.attrs[_SPEC] = canonical_json(store.spec.to_document())
+            file.attrs["avfusion_fingerprint"] = store.spec.fingerprint
             for item in items:
                 _write_item(file, item)
                 sink.check()

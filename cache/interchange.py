@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock
 from cache.documents import Document, SpecPart, read_document, write_document
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
+from cache.feature_sets import locate_set
 from cache.foreign import match_names, one_line
 from cache.manifest import Manifest
 from cache.names import load_named, require_folder_name, require_known
@@ -65,17 +66,19 @@ class Bundle(NamedTuple):
         spec: its recipe, None where another program wrote it.
         trial_ids: its trials.
         load: gives one of them; a clock is for formats that place rows by their times and were not made by us.
+        name: of the feature set, "" where the format does not say.
     """
 
     spec: FeatureSpec | None
     trial_ids: list[str]
     load: Callable[[str, FrameClock | None], Item]
+    name: str = ""
 
 
 class Format(NamedTuple):
-    """One file format: `write(path, spec, items)` makes what `read(path)` reads; `path` does not exist before."""
+    """One file format: `write(path, store, items)` makes what `read(path)` reads; `path` does not exist before."""
 
-    write: Callable[[Path, FeatureSpec, Iterable[Item]], None]
+    write: Callable[[Path, FeatureStore, Iterable[Item]], None]
     read: Callable[[Path], Bundle]
 
 
@@ -84,15 +87,15 @@ class ImportOptions:
     """What the file of another program does not say.
 
     Attributes:
-        name: the backbone's name in the store.
+        name: of the feature set; what we exported has one, which this replaces.
         modality: kind of input in one word, such as audio, text, visual or pose.
         rate: frames per second, "" where the format or the manifest says it.
         dtype: float16 or float32, "" for the precision found (at most float32).
         zeros_missing: frames whose numbers are all zero were never seen.
     """
 
-    name: str
-    modality: str
+    name: str = ""
+    modality: str = ""
     rate: str = ""
     dtype: str = ""
     zeros_missing: bool = False
@@ -122,7 +125,7 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open_folder(partial.parent).remove(partial.name)
-        form.write(partial, store.spec, (_item(store, trial_id) for trial_id in trial_ids))
+        form.write(partial, store, (_item(store, trial_id) for trial_id in trial_ids))
         _sync(partial)
         partial.rename(path)
     except (OSError, StoreError) as error:
@@ -154,7 +157,7 @@ def import_features(
     Args:
         path: the file or folder.
         kind: hdf5, muse, npy or zstd.
-        features: folder of all features; the store goes to `<modality>/<name>.zarr` below it.
+        features: folder of all features; see `cache.feature_sets.locate_set`.
         options: needed for what another program wrote; what we exported says everything itself.
         manifest: of the corpus; clocks come from it, and its trials must be just those that are imported. Of other programs'
             features up to `SLACK` rows too many are cut off and too few filled up with the last one, with a warning.
@@ -178,14 +181,10 @@ def import_features(
     else:
         spec = bundle.spec
         write = partial(_write_again, path)
-    whose = (
-        "Choose another with '--name'."
-        if bundle.spec is None
-        else f"It stands in the recipe within '{path}'; mend it there."
-    )
-    require_folder_name("Name", spec.name, whose)
-    place = open_folder(features).child(spec.modality)
-    store = FeatureStore.create(f"{place.where}/{spec.name}.zarr", spec)
+    name = (options.name if options else "") or bundle.name or spec.name
+    require_folder_name("Name", name, "Choose another with '--name'.")
+    place = locate_set(features, name)
+    store = FeatureStore.create(place.store, spec)
     for trial_id in bundle.trial_ids:
         item = bundle.load(trial_id, told.get(trial_id))
         try:
@@ -196,7 +195,7 @@ def import_features(
                 "or mend the permissions and import again."
             ) from error
     receipt = Receipt.of(store, bundle.trial_ids)
-    receipt.save(f"{place.where}/{spec.name}.json")
+    receipt.save(place.receipt)
     return store, receipt
 
 

@@ -20,7 +20,7 @@ from cache.errors import CorpusError
 from cache.foreign import find_file, list_files, reading
 from cache.interchange import SLACK, Bundle, Format, Item, load_sidecar, save_sidecar
 from cache.names import encode_trial_id
-from cache.spec import FeatureSpec
+from cache.store import FeatureStore
 
 _KNOWN_RATES = sorted([Fraction(n) for n in range(1, 241)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)])
 _LATEST_MS = 1e14  # three thousand years; also the refusal of what is not finite
@@ -28,21 +28,21 @@ _MOST_GAPS = 1000  # ticks for each row that a file without a clock may span
 _ROUNDING_MS = 1.01  # timestamps, the first one too, may be rounded to whole milliseconds
 
 
-def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
+def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
     path.mkdir(parents=True)
-    digits = 5 if spec.dtype == "float16" else 9  # what tells every number from its neighbours
+    digits = 5 if store.spec.dtype == "float16" else 9  # what tells every number from its neighbours
     records = {}
     for item in items:
         assert item.record is not None
         rows = np.where(item.valid[:, None], item.embeddings.astype(np.float64), np.nan)
         times = (1000 * item.record.clock.times_s())[:, None]
         table = np.concatenate([times, np.ones_like(times), rows], axis=1)
-        header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(spec.dim))])
-        formats = ["%.10g", "%d", *[f"%.{digits}g"] * spec.dim]
+        header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(store.spec.dim))])
+        formats = ["%.10g", "%d", *[f"%.{digits}g"] * store.spec.dim]
         target = path / f"{encode_trial_id(item.trial_id)}.csv"
         np.savetxt(target, table, fmt=formats, delimiter=",", header=header, comments="")
         records[item.trial_id] = item.record
-    save_sidecar(path, spec, records)
+    save_sidecar(path, store.spec, records)
 
 
 def _read(path: Path) -> Bundle:

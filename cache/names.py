@@ -80,7 +80,7 @@ def config_of(target: str) -> type:
 
 @functools.cache
 def _read_config(target: str) -> type:
-    source = re.match(r".*?^class Config\b.*?(?=^\S|\Z)", _source_of(target).read_text(encoding="utf-8"), re.S | re.M)
+    source = re.match(r".*?^class Config\b.*?(?=^\S|\Z)", source_of(target).read_text(encoding="utf-8"), re.S | re.M)
     assert source, f"'{target}' stands beside no class Config"
     *nodes, config = ast.parse(source.group()).body
     parts = [config]
@@ -139,10 +139,11 @@ def constant(target: str, name: str) -> str:
 
 
 def _read_source(target: str) -> ast.Module:
-    return ast.parse(_source_of(target).read_text(encoding="utf-8"))
+    return ast.parse(source_of(target).read_text(encoding="utf-8"))
 
 
-def _source_of(target: str) -> Path:
+def source_of(target: str) -> Path:
+    """The file of a table entry, without importing it."""
     module = target.split(":")[0]
     package, _, leaf = module.rpartition(".")
     folder = importlib.util.find_spec(package)

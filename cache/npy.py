@@ -18,10 +18,10 @@ from cache.errors import CorpusError
 from cache.foreign import find_file, list_files, reading, take_features, take_marks
 from cache.interchange import Bundle, Format, Item, load_sidecar, save_sidecar
 from cache.names import encode_trial_id
-from cache.spec import FeatureSpec
+from cache.store import FeatureStore
 
 
-def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
+def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
     (path / "valid").mkdir(parents=True)
     records = {}
     for item in items:
@@ -30,7 +30,7 @@ def _write(path: Path, spec: FeatureSpec, items: Iterable[Item]) -> None:
         _save(path / name, item.embeddings)
         _save(path / "valid" / name, item.valid)
         records[item.trial_id] = item.record
-    save_sidecar(path, spec, records)
+    save_sidecar(path, store.spec, records)
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:

@@ -1,6 +1,6 @@
 """Read features of the project: what is in the store, and one trial's embeddings.
 
-python examples/read_features.py features/visual/mobilefacenet.json
+python examples/read_features.py features/receipts/mobilefacenet.json
 """
 
 import sys

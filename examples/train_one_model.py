@@ -13,7 +13,7 @@ from fusion.inference import predict
 from fusion.settings import TrainConfig
 from fusion.trainer import train
 
-FEATURES = {"visual": "features/visual/mobilefacenet.json", "audio": "features/audio/conv1d.json"}
+FEATURES = {"visual": "features/receipts/mobilefacenet.json", "audio": "features/receipts/conv1d.json"}
 
 
 def main(epochs: int = 5) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.checking import Finding
+from cache.feature_sets import find_set
 from cache.manifest import Manifest, Trial
 from cache.places import Where
 from cache.receipt import Receipt, open_receipt
@@ -31,12 +32,12 @@ Batch size, threads and device change the last bits, so bytes are never compared
 def check_against_source(
     features: Where, params: Params, names: Sequence[str], number: int, seed: int = 0, device: str = "auto"
 ) -> list[Finding]:
-    """Recompute some trials of each backbone from their media.
+    """Recompute some trials of each feature set from their media.
 
     Args:
         features: folder of all features.
         params: the project's settings.
-        names: backbones.
+        names: feature sets.
         number: trials of each; all where there are fewer.
         seed: of the choice.
         device: to compute on.
@@ -49,10 +50,9 @@ def check_against_source(
     config = params.crops
     crops = crops_folder(paths.CROPS, config)
     findings = []
-    for name in names:
-        section = params.backbone(name)
-        backbone = load_backbone(name, section.weights, section.settings)
-        where = f"{features}/{backbone.modality}/{name}.json"
+    for name, section in params.feature_sets(names).items():
+        backbone = load_backbone(section.backbone, section.weights, section.settings)
+        where = str(find_set(features, name).receipt)
         store, receipt = open_receipt(where)
         precision = str(receipt.spec.settings.get("precision", "fp32"))
         asked = backbone.spec(section.dtype, precision, backbone.input.upstream(manifest, config))

@@ -42,18 +42,17 @@ for command in (cache_commands, corpus, models, unlock):
 
 
 @avfusion.command("plan")
-@FEATURES
 @guarded
-def plan(features: str) -> None:
+def plan() -> None:
     """Write down what the stages of dvc.yaml depend on (stage `plan`).
 
-    Changed files of the corpus, settings, or imported features make `dvc repro` run what depends on them again.
+    Changed files of the corpus or settings make `dvc repro` run what depends on them again.
     """
     from pipelines import paths
     from pipelines.params import read_params
     from pipelines.plan_stages import plan_stages
 
-    plan_stages(read_params(paths.PARAMS), features)
+    plan_stages(read_params(paths.PARAMS))
 
 
 @avfusion.command("crops")
@@ -83,8 +82,8 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     "names",
     multiple=True,
     required=True,
-    type=KnownName("backbone", [*BACKBONES, "all"]),
-    help="Name of a backbone, may be given several times; 'all' for all of params.yaml.",
+    help="Name of a feature set of params.yaml, or of a backbone for loose media; may be given several times. 'all' for all of "
+    "params.yaml.",
 )
 @click.option(
     "--weights",
@@ -139,26 +138,30 @@ def extract_features(
     batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool, if_read: bool,
     runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run backbones and store their embeddings.
+    """Run backbones and store their embeddings as feature sets.
 
     Without MEDIA: over the project's corpus, with the settings of params.yaml. With MEDIA: over these files, into --out;
     words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). A receipt is written once
-    every trial is finished; what failed is listed beside it, and taken up by the next run.
+    every trial is finished; what failed is listed beside the store, and taken up by the next run.
     """
     if media and not (weights and out):
         raise click.UsageError("With media files, give --weights and --out too.")
     if not media and (weights or out):
         raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
     if media and "all" in names:
-        raise click.UsageError("'all' stands for the backbones of params.yaml; with media files, name them.")
+        raise click.UsageError("'all' stands for the feature sets of params.yaml; with media files, name backbones.")
     if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
         raise click.UsageError("--features is where the project's go; those of media files go into --out.")
     from pipelines import paths
-    from pipelines.params import read_params
+    from pipelines.params import ALL, read_params
     from pipelines.plan_stages import leave_unread
 
-    if if_read and not media:
-        names = leave_unread(names, read_params(paths.PARAMS), features)
+    params = None if media else read_params(paths.PARAMS)
+    known = BACKBONES if params is None else [*params.extract, *BACKBONES, ALL]
+    for name in names:
+        KnownName("backbone" if media else "feature set", sorted(set(known))).convert(name, None, None)
+    if if_read and params:
+        names = leave_unread(names, params, features)
         if not names:  # before torch is imported, which takes longer
             return
     from extract.engine import EngineOptions
@@ -171,11 +174,11 @@ def extract_features(
         EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled),
         Selection(patterns, limit),
     )
-    if media:
+    if params is None:
         files = LooseMedia(media, rate, face)
         job = loose_job(weights_of(names, weights), files, options, selection, Path(str(out)))
     else:
-        job = project_job(names, read_params(paths.PARAMS), options, selection, features)
+        job = project_job(names, params, options, selection, features)
     if dry_run:
         show(plan_extraction(open_job(job, build=False)), as_json)
         return

@@ -43,7 +43,7 @@ class _LocalPath(click.ParamType[Path]):
 def cache() -> None:
     """Look into, check, tidy and move the extracted features.
 
-    A FINGERPRINT may be given by its first digits, or by the name of the backbone whose receipt names it.
+    A FINGERPRINT may be given by its first digits, or by the name of the feature set whose receipt names it.
     """
 
 
@@ -114,7 +114,7 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
     default=0,
     type=click.IntRange(0),
     metavar="N",
-    help="Also compute N trials of each backbone anew.",
+    help="Also compute N trials of each feature set again.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the choice of those trials.")
 @click.option("--drop", is_flag=True, help="Remove damaged trials, so that the next extraction makes them again.")
@@ -277,14 +277,15 @@ def _manifest() -> Manifest | None:
 
 
 def _against_source(features: str, number: int, seed: int) -> list[Finding]:
-    from cache.checking import list_holdings
+    from cache.feature_sets import list_sets
+    from cache.receipt import is_unread
     from pipelines import paths
     from pipelines.check_store import check_against_source
     from pipelines.params import read_params
 
     params = read_params(paths.PARAMS)
-    receipts = {Path(name).stem for holding in list_holdings(features) for name in holding.receipts}
-    return check_against_source(features, params, sorted(receipts & params.extract.keys()), number, seed)
+    names = {found.name for found in list_sets(features) if not is_unread(found.receipt)}
+    return check_against_source(features, params, sorted(names & params.extract.keys()), number, seed)
 
 
 def _show_findings(findings: Sequence[Finding], as_json: bool) -> None:

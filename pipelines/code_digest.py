@@ -34,6 +34,11 @@ def digest_code(modules: Iterable[str], root: Path) -> str:
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
+def digest_file(path: Path) -> str:
+    """Digest of one file's code, whatever it imports."""
+    return _read(path)[0]
+
+
 @functools.cache
 def _read(path: Path) -> tuple[str, list[str]]:
     """Digest of a file's code, and the names of modules that it imports."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import AvFusionError, MissingFileError, TrialsFailedError
+from cache.feature_sets import FeatureSet, find_set, locate_set
 from cache.places import Where, is_file, remove_file, replace_suffix
 from cache.receipt import Receipt, open_receipt
 from cache.spec import FeatureSpec, differences
@@ -25,27 +26,25 @@ from pipelines.write_crops import make_crops, save_crops_receipt
 
 @dataclass(frozen=True)
 class Extraction:
-    """One backbone over some trials: what became of them and of their crops, where the features and their receipt are."""
+    """One feature set of some trials: what became of them and of their crops, where the features are."""
 
-    name: str
+    place: FeatureSet
     outcome: Outcome
-    store: Where
     fingerprint: str
-    receipt: Where
     crops: Outcome | None = None
 
     def row(self) -> dict[str, Any]:
         """As a row of the summary."""
         outcome = self.outcome
         return {
-            "backbone": self.name,
+            "features": self.place.name,
             "fingerprint": self.fingerprint[:12],
             "computed": len(outcome.computed),
             "kept": len(outcome.kept),
             "failed": len(outcome.failures),
             "frames": outcome.frames,
             "frames_per_s": round(outcome.frames / outcome.seconds) if outcome.computed else 0,
-            "store": str(self.store),
+            "store": str(self.place.store),
         }
 
 
@@ -57,18 +56,18 @@ def extract(request: Request, made: Mapping[str, Outcome] | None = None) -> list
 
     Args:
         request: the request.
-        made: backbone → what other processes just made of the same request.
+        made: feature set → what other processes just made of the same request.
 
     Returns:
-        what became of each backbone, for `raise_failed`.
+        what became of each feature set, for `raise_failed`.
 
     Raises:
         TrialsFailedError: if none of the loose files can be read.
     """
     done = compute(request, made=made)
     for extraction in done:
-        if made and extraction.name in made:
-            others = replace(made[extraction.name], failures={})  # those were tried again
+        if made and extraction.place.name in made:
+            others = replace(made[extraction.place.name], failures={})  # those were tried again
             extraction.outcome.add(others)
         _write_receipt(request, extraction)
     return done
@@ -80,7 +79,7 @@ def compute(request: Request, told: Told | None = None, made: Mapping[str, Outco
     Args:
         request: the request.
         told: called with the name of what is being made, frames and trial; a progress bar by default.
-        made: backbone → what other processes just made, which is not made again.
+        made: feature set → what other processes just made, which is not made again.
     """
     if not request.chosen.trials and request.faults:
         raise TrialsFailedError(
@@ -96,18 +95,18 @@ def compute(request: Request, told: Told | None = None, made: Mapping[str, Outco
 
 def _spare(load: Load, made: Mapping[str, Outcome]) -> Load:
     """What was just made is not made again, also with `redo`."""
-    finished = made.get(load.backbone.name, Outcome()).computed
+    finished = made.get(load.name, Outcome()).computed
     return replace(load, options=replace(load.options, spared=frozenset(finished)))
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
-    """List the failed trials of crops and of every backbone in files beside the receipts, and refuse to go on.
+    """List the failed trials of crops and of every feature set in files beside the stores, and refuse to go on.
 
     Raises:
         TrialsFailedError: naming every failed trial.
     """
     checks: list[tuple[str, Outcome, Where]] = [
-        (e.name, e.outcome, replace_suffix(e.receipt, ".failures.json")) for e in done
+        (e.place.name, e.outcome, replace_suffix(e.place.store, ".failures.json")) for e in done
     ]
     checks += [("crops", e.crops, paths.CROPS / "failures.json") for e in done if e.crops is not None][:1]
     texts = []
@@ -144,48 +143,54 @@ def _list_reasons(failures: Mapping[str, str]) -> str:
 
 
 def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told | None) -> Extraction:
-    """Extract one backbone; trials with a fault, such as that of their crops, fail with it."""
+    """Extract one feature set; trials with a fault, such as that of their crops, fail with it."""
     keep_big_buffers()
     backbone = load.backbone
-    receipt = paths.receipt_path(request.job.features, backbone.modality, backbone.name)
-    place = replace_suffix(receipt, ".zarr")
-    _tell_why(receipt, place, load.spec)
-    store = FeatureStore.create(place, load.spec)
+    place = locate_set(request.job.features, load.name)
+    _tell_why(request.job.features, place, load.spec)
+    store = FeatureStore.create(place.store, load.spec)
     crops = made if "crops" in backbone.input.media else None
     faults = load.faults | ({} if crops is None else crops.failures)
     trials = [trial for trial in request.chosen.trials if trial.id not in faults]
-    with tell(told, backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
+    with tell(told, load.name, sum(trial.clock.num_frames for trial in trials)) as advance:
 
         def advance_trial(trial_id: str, frames: int) -> None:
             advance(frames, trial_id)
 
         outcome = extract_features(backbone, store, request.chosen, trials, request.crops, load.options, advance_trial)
     outcome.failures |= faults
-    return Extraction(backbone.name, outcome, store.path, store.spec.fingerprint, receipt, crops)
+    return Extraction(place, outcome, store.spec.fingerprint, crops)
 
 
-def _tell_why(receipt: Where, place: Where, spec: FeatureSpec) -> None:
-    """Say why features that are there are computed again under another recipe."""
+def _tell_why(features: Where, place: FeatureSet, spec: FeatureSpec) -> None:
+    """Say why features that are there are computed again, under another recipe or in another place."""
     try:
-        if spec.fingerprint in fingerprints(place):
+        if spec.fingerprint in fingerprints(place.store):
             return
-        known = Receipt.load(receipt).spec
+        found = find_set(features, place.name)
+        known = Receipt.load(found.receipt).spec
     except AvFusionError:  # no store or no receipt yet, or a damaged one, which is reported where it is read
         return
     if known != spec:
         note(
-            f"'{place}' holds other features of '{spec.name}', which are kept; these are computed: {differences(known, spec)}."
+            f"'{found.store}' holds other features of '{place.name}', which are kept; these are computed: "
+            f"{differences(known, spec)}."
+        )
+    elif found != place:
+        note(
+            f"'{found.store}' lies where older programs left it and is kept; it is computed again in '{place.store}'. Or stop, "
+            f"move it there and '{found.receipt}' to '{place.receipt}'."
         )
 
 
 def _write_receipt(request: Request, extraction: Extraction) -> None:
-    outcome, receipt = extraction.outcome, extraction.receipt
+    outcome, receipt = extraction.outcome, extraction.place.receipt
     if outcome.blind:
         warn(
-            f"{extraction.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have not one frame with input (no "
+            f"{extraction.place.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have not one frame with input (no "
             f"face, sound or word), e.g. '{outcome.blind[0]}'. Look at their media, crops and transcripts."
         )
-    store = FeatureStore(extraction.store, extraction.fingerprint)
+    store = FeatureStore(extraction.place.store, extraction.fingerprint)
     done = [*outcome.computed, *outcome.kept]
     if request.is_loose:
         Receipt.of(store, set(store.trial_ids()) - outcome.failures.keys()).save(receipt)

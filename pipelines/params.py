@@ -6,9 +6,8 @@ That includes what a name decides the type of: settings of the corpus, of backbo
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -30,6 +29,8 @@ T = TypeVar("T")
 MATRIX = "matrix.yaml"
 """Beside params.yaml: its section `matrix`, if that has a file of its own."""
 AUTO = "auto"
+ALL = "all"
+"""Stands for all feature sets."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,23 @@ class CorpusParams:
 
 
 @dataclass(frozen=True)
-class BackboneParams:
-    """One backbone of stage one.
+class FeatureSetParams:
+    """One feature set of stage one: what a backbone makes of the corpus.
 
     Attributes:
         weights: a registered name, a path, or "random" (seeded, untrained).
+        backbone: see `avfusion list backbones`; where it is not given, the set's name is its name.
         dtype: of the stored embeddings, float16 or float32.
         settings: of the backbone's own `Config`.
     """
 
     weights: str
+    backbone: str = ""
     dtype: str = "float16"
     settings: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_ranges("a backbone", self, {}, {"dtype": DTYPES})
+        check_ranges("a feature set", self, {}, {"dtype": DTYPES})
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Params:
         corpus: which recordings.
         fusion: the systems and their training.
         crops: detection, tracking and alignment of faces.
-        extract: backbone → its settings.
+        extract: name → feature set, which may have the name of its backbone.
         evaluate: what is evaluated.
         matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities; may stand
             in a file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it
@@ -212,23 +215,25 @@ class Params:
     corpus: CorpusParams
     fusion: FusionParams
     crops: CropConfig = field(default_factory=CropConfig)
-    extract: dict[str, BackboneParams] = field(default_factory=dict)
+    extract: dict[str, FeatureSetParams] = field(default_factory=dict)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
 
-    def backbone(self, name: str) -> BackboneParams:
-        """Settings of one backbone.
+    def feature_sets(self, names: Sequence[str]) -> dict[str, FeatureSetParams]:
+        """The feature sets of some names; "all" stands for all.
 
         Raises:
-            UnknownNameError: if `params.yaml` has no section for it.
+            UnknownNameError: if `params.yaml` has no section for one.
         """
-        if name in BACKBONES and name not in self.extract:
-            raise UnknownNameError(
-                f"params.yaml has no section for backbone '{name}' in 'extract', only for {', '.join(self.extract) or 'none'}. "
-                f"Add '{name}: {{weights: …}}' there: a registered name, a path, or 'random'."
-            )
-        require_known("backbone in section 'extract' of params.yaml", name, self.extract)
-        return self.extract[name]
+        wanted = dict.fromkeys(name for given in names for name in (self.extract if given == ALL else (given,)))
+        for name in wanted:
+            if name in BACKBONES and name not in self.extract:
+                raise UnknownNameError(
+                    f"params.yaml has no section for feature set '{name}' in 'extract', only for {', '.join(self.extract) or 'none'}. "
+                    f"Add '{name}: {{weights: …}}' there: a registered name, a path, or 'random'."
+                )
+            require_known("feature set in section 'extract' of params.yaml", name, self.extract)
+        return {name: self.extract[name] for name in wanted}
 
 
 def read_params(path: Path) -> Params:
@@ -274,8 +279,13 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
             owner = partial(_say_owner, table)
             made, found = parse_settings(config_of(table[name]), values, ".".join(place), owner)
             typed[place], faults = made, {**faults, **found}
-        elif table is BACKBONES:
-            faults[f"extract.{name}"] = f"is the section of an unknown backbone; {expected_one_of(name, BACKBONES)}"
+        elif table is BACKBONES and isinstance(name, str):
+            named = "backbone" in _section(raw, *place[:-1])
+            key = ".".join((*place[:-1], "backbone") if named else place[:-1])
+            text = f"is '{name}'" if named else "names no backbone by 'backbone: …' and is the name of none"
+            faults[key] = f"{text}; {expected_one_of(name, BACKBONES)}"
+    named_sets, found = _name_backbones(raw)
+    typed, faults = {**typed, **named_sets}, {**faults, **found}
     faults |= _find_unknown_names(raw)
     for section in ("fusion", "matrix"):
         made_here, found = _type_training(_section(raw, section), section)
@@ -293,12 +303,27 @@ def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, st
         corpus = _section(raw, "corpus")
         yield ("corpus", "settings"), CORPORA, corpus.get("name", CorpusParams.name), corpus.get("settings", {})
     for name in _section(raw, "extract"):
-        backbone = _section(raw, "extract", name)
-        yield ("extract", name, "settings"), BACKBONES, name, backbone.get("settings", {})
+        made = _section(raw, "extract", name)
+        yield ("extract", name, "settings"), BACKBONES, made.get("backbone", name), made.get("settings", {})
     for section in ("fusion", "matrix"):
         for name in _section(raw, section, "systems"):
             system = _section(raw, section, "systems", name)
             yield (section, "systems", name, "settings"), MODELS, system.get("model"), system.get("settings", {})
+
+
+def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
+    """The backbones of feature sets that have their names, and names that no feature set can have."""
+    made: dict[tuple[str, ...], Any] = {}
+    faults = {}
+    for name in _section(raw, "extract"):
+        made["extract", name, "backbone"] = _section(raw, "extract", name).get("backbone", name)
+        try:
+            require_folder_name("Feature set", name, "Rename it.")
+        except SettingError as error:
+            faults[f"extract.{name}"] = f"is refused: {error}"
+        if name == ALL:
+            faults[f"extract.{name}"] = "is the name that stands for all feature sets; choose another"
+    return made, faults
 
 
 def _find_unknown_names(raw: Any) -> Faults:
@@ -360,32 +385,3 @@ def _say_owner(table: Mapping[str, str], setting: str) -> str:
     """Whose setting it is, such as one that another corpus left behind."""
     owners = [name for name, target in table.items() if setting in get_type_hints(config_of(target))]
     return f"It is a setting of {' and '.join(map(repr, owners))}: remove it" if owners else ""
-
-
-def attribute_docs(kind: type) -> dict[str, str]:
-    """Meaning of each field, from the `Attributes:` section of a dataclass's docstring."""
-    known = {field.name for field in fields(kind)}
-    docs: dict[str, str] = {}
-    current: list[str] = []
-    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2].splitlines():
-        head, colon, text = line.strip().partition(":")
-        names = [name.strip() for name in head.split(",")]
-        if colon and line.startswith("    ") and line[4:5] != " " and known.issuperset(names):
-            current, line = names, text
-        for name in current:
-            docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
-    return docs
-
-
-def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, meaning) of each setting of a dataclass, nested ones in place."""
-    result: list[tuple[str, str, str]] = []
-    docs = attribute_docs(kind)
-    for item in fields(kind):
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if is_dataclass(default) and not isinstance(default, type):
-            result += rows(type(default), f"{prefix}{item.name}.")
-        else:
-            shown = "required" if default is MISSING else repr(default)
-            result.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
-    return result

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.places import Where, join_place
-
 PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
@@ -51,8 +49,3 @@ def leave_folder(folder: Path) -> None:
     if not (folder / _KEPT).exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()
-
-
-def receipt_path(features: Where, modality: str, backbone: str) -> Where:
-    """Receipt of one backbone's extraction in a folder or URL of features; its store lies beside it."""
-    return join_place(features, f"{modality}/{backbone}.json")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cache.errors import AvFusionError, FingerprintError, MissingFileError
+from cache.feature_sets import locate_set
 from cache.manifest import Trial
-from cache.places import replace_suffix
 from cache.store import FeatureStore
 from extract.backbone import Backbone
 from extract.cropping import has_crops
@@ -20,7 +20,6 @@ from extract.faces import detect_faces, make_detector
 from extract.inputs.contract import open_source
 from extract.runtimes import check_running, make_executor
 from extract.video import read_frames
-from pipelines import paths
 from pipelines.console import warn
 from pipelines.request import Load, Request
 
@@ -29,15 +28,14 @@ SEARCHED = 80  # frames in which faces are looked for
 
 
 def plan(request: Request) -> list[dict[str, Any]]:
-    """One row per backbone: trials to do and kept, frames, bytes, seconds."""
+    """One row per feature set: trials to do and kept, frames, bytes, seconds."""
     return [_plan(request, request.load(name)) for name in request.job.sets]
 
 
 def _plan(request: Request, load: Load) -> dict[str, Any]:
-    spec, name = load.spec, load.backbone.name
-    place = replace_suffix(paths.receipt_path(request.job.features, load.backbone.modality, name), ".zarr")
+    spec, name = load.spec, load.name
     try:
-        store = FeatureStore(place, spec.fingerprint)
+        store = FeatureStore(locate_set(request.job.features, name).store, spec.fingerprint)
     except (MissingFileError, FingerprintError):
         store = None
     states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": []}
@@ -56,7 +54,7 @@ def _plan(request: Request, load: Load) -> dict[str, Any]:
         uncropped = sum(trial.clock.num_frames for trial in states["crop"])
         seconds += uncropped * seconds_per_search(request, states["crop"][0])
     return {
-        "backbone": name,
+        "features": name,
         "fingerprint": spec.fingerprint[:12],
         "to_do": len(to_do),
         "without_crops": len(states["crop"]),

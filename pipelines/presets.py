@@ -9,7 +9,7 @@ from typing import Any
 from cache.errors import SettingError
 from cache.names import require_known
 from cache.settings import check_ranges, make_settings
-from pipelines.params import BackboneParams, FusionParams, read_typed
+from pipelines.params import FeatureSetParams, FusionParams, read_typed
 from pipelines.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "presets"
@@ -40,14 +40,14 @@ class Preset:
 
     Attributes:
         source: key of `docs/refs.bib`.
-        extract: backbone → how the paper ran it; to be copied to `params.yaml`.
+        extract: feature set → how the paper made it; to be copied to `params.yaml`.
         fusion: systems and their training.
         demo: what changes on the demo corpus.
         statistic: which figure of the seeds the paper prints: best or mean.
     """
 
     source: str
-    extract: dict[str, BackboneParams]
+    extract: dict[str, FeatureSetParams]
     fusion: FusionParams
     demo: DemoParams
     statistic: str = "mean"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import click
@@ -28,7 +30,7 @@ def params_page() -> str:
     parts = [_INTRO]
     parts += [_section("corpus", sections.CorpusParams)]
     parts += [_section(f"corpus.settings of `{name}`", config_of(CORPORA[name])) for name in CORPORA]
-    parts += [_section("crops", CropConfig), _section("extract.<backbone>", sections.BackboneParams)]
+    parts += [_section("crops", CropConfig), _section("extract.<feature set>", sections.FeatureSetParams)]
     parts += [_section(f"extract.{name}.settings", config_of(BACKBONES[name])) for name in BACKBONES]
     parts += [_section("fusion", sections.FusionParams), _section("fusion.systems.<name>", sections.SystemParams)]
     parts += [_section("fusion.train", TrainConfig)]
@@ -66,10 +68,10 @@ def write_pages(root: click.Group) -> list[Path]:
 
 
 def _section(title: str, kind: type) -> str:
-    rows = sections.rows(kind)
-    if not rows:
+    found = rows(kind)
+    if not found:
         return f"## {title}\n\nNo settings.\n"
-    cells = [(f"`{name}`", f"`{default}`", meaning.replace("|", "/")) for name, default, meaning in rows]
+    cells = [(f"`{name}`", f"`{default}`", meaning.replace("|", "/")) for name, default, meaning in found]
     return "\n".join([f"## {title}\n", *markdown_table(("setting", "default", "meaning"), cells, padded=False), ""])
 
 
@@ -80,3 +82,32 @@ def _walk(path: str, command: click.Command) -> list[tuple[str, click.Command]]:
             if not child.hidden:
                 found += _walk(f"{path} {name}", child)
     return found
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Meaning of each field, from the `Attributes:` section of a dataclass's docstring."""
+    known = {field.name for field in fields(kind)}
+    docs: dict[str, str] = {}
+    current: list[str] = []
+    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2].splitlines():
+        head, colon, text = line.strip().partition(":")
+        names = [name.strip() for name in head.split(",")]
+        if colon and line.startswith("    ") and line[4:5] != " " and known.issuperset(names):
+            current, line = names, text
+        for name in current:
+            docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
+    return docs
+
+
+def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of each setting of a dataclass, nested ones in place."""
+    result: list[tuple[str, str, str]] = []
+    docs = attribute_docs(kind)
+    for item in fields(kind):
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if is_dataclass(default) and not isinstance(default, type):
+            result += rows(type(default), f"{prefix}{item.name}.")
+        else:
+            shown = "required" if default is MISSING else repr(default)
+            result.append((f"{prefix}{item.name}", shown, docs.get(item.name, "")))
+    return result

@@ -113,7 +113,7 @@ def count_parameters(preset: Preset, table: Table) -> Counts:
 
     @functools.cache
     def encoder(name: str) -> tuple[int, int]:
-        backbone = load_backbone(name, "random")
+        backbone = load_backbone(preset.extract[name].backbone if name in preset.extract else name, "random")
         return backbone.dim, _size(backbone)
 
     counts = {}

@@ -28,7 +28,7 @@ from pipelines import paths
 from pipelines.build_corpus import build_corpus
 from pipelines.console import note, warn
 from pipelines.loose_media import by_name, loose_manifest, strangers
-from pipelines.params import BackboneParams, CorpusParams, Params
+from pipelines.params import CorpusParams, FeatureSetParams, Params
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Job:
     """What a command line asks for; names, settings and paths only, so that it can be sent to another process.
 
     Attributes:
-        sets: backbone → its settings.
+        sets: name → feature set.
         media: the project's corpus, or loose files.
         config: settings of crops.
         features: folder or URL of features.
@@ -95,7 +95,7 @@ class Job:
         selection: of trials.
     """
 
-    sets: dict[str, BackboneParams]
+    sets: dict[str, FeatureSetParams]
     media: CorpusParams | LooseMedia
     config: CropConfig
     features: Where
@@ -134,24 +134,24 @@ class Request:
         return isinstance(self.job.media, LooseMedia)
 
     def load(self, name: str) -> Load:
-        """A backbone, how it runs, and what it makes of the request.
+        """The backbone of a feature set, how it runs, and what it makes of the request.
 
         Raises:
             SettingError: if it cannot run as asked.
             MissingFileError: if no trial has what it reads.
         """
         section, options = self.job.sets[name], self.options
-        backbone = load_backbone(name, section.weights, section.settings)
+        backbone = load_backbone(section.backbone, section.weights, section.settings)
         plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
         if len(self.job.sets) > 1 and not backbone.input.mixes and options != plain:
             note(
-                f"Backbone '{name}' reads sentences of any length: it runs with {DEFAULT_RUNTIME}, and is not compiled."
+                f"Backbone '{section.backbone}' reads sentences of any length: it runs with {DEFAULT_RUNTIME}, and is not compiled."
             )
             options = plain
         check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
         if backbone.weights.seed is not None:
             warn(
-                f"Backbone '{name}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
+                f"Backbone '{section.backbone}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
                 "the pipeline only. Set trained weights in params.yaml or with --weights."
             )
         upstream = backbone.input.upstream(self.corpus, self.job.config)
@@ -163,7 +163,7 @@ class Request:
             faults |= self._lacking(backbone)
         else:
             require_medium(self.corpus, self.chosen.trials, backbone.input)
-        return Load(backbone, options, backbone.spec(section.dtype, options.precision, upstream), faults)
+        return Load(name, backbone, options, backbone.spec(section.dtype, options.precision, upstream), faults)
 
     def _lacking(self, backbone: Backbone) -> dict[str, str]:
         """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
@@ -178,15 +178,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """A backbone that was loaded for a request.
+    """A feature set whose backbone was loaded for a request.
 
     Attributes:
+        name: of the set.
         backbone: the network.
         options: how it runs.
         spec: recipe of its features.
         faults: trial id → why it cannot be read.
     """
 
+    name: str
     backbone: Backbone
     options: EngineOptions
     spec: FeatureSpec
@@ -196,21 +198,19 @@ class Load:
 def project_job(
     names: tuple[str, ...], params: Params, options: EngineOptions, selection: Selection, features: Where
 ) -> Job:
-    """The project's backbones of these names; "all" stands for all of `params.yaml`.
+    """The project's feature sets of these names; "all" stands for all of `params.yaml`.
 
     Raises:
         UnknownNameError: if `params.yaml` has no section for a name.
     """
-    wanted = dict.fromkeys(name for given in names for name in (params.extract if given == "all" else (given,)))
-    sets = {name: params.backbone(name) for name in wanted}
-    return Job(sets, params.corpus, params.crops, features, options, selection)
+    return Job(params.feature_sets(names), params.corpus, params.crops, features, options, selection)
 
 
 def loose_job(
     weights: Mapping[str, str], media: LooseMedia, options: EngineOptions, selection: Selection, out: Path
 ) -> Job:
-    """Loose files into `out`, by backbones with these weights."""
-    sets = {name: BackboneParams(chosen) for name, chosen in weights.items()}
+    """Loose files into `out`, by backbones with these weights; each makes a feature set of its name."""
+    sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights.items()}
     return Job(sets, media, CropConfig(), out, options, selection)
 
 

@@ -91,7 +91,7 @@ def _work(job: Job, parent: Connection) -> None:
     with contextlib.redirect_stderr(io.StringIO()):  # the parent gives the same warnings
         try:
             for extraction in compute(open_job(job), tell):
-                parent.send((extraction.name, 0, extraction.outcome))
+                parent.send((extraction.place.name, 0, extraction.outcome))
         except AvFusionError as error:
             parent.send((FAULT, 0, str(error)))
         except Exception:

@@ -88,10 +88,11 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
     for modality, name in modalities.items():
         path = find_set(features, name).receipt
         if not is_file(path):
+            expected = expected_one_of(name, sorted({found.name for found in list_sets(features)}))
             raise MissingFileError(
-                f"No features '{name}', which modality '{modality}' of a system reads: no receipt '{path}'; "
-                f"{expected_one_of(name, sorted({found.name for found in list_sets(features)}))} Run 'extract-features --backbone "
-                f"{name}', or import them under this name."
+                f"Modality '{modality}' of a system reads feature set '{name}', which is not there (no '{path}'); "
+                f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it under "
+                "this name."
             )
         store, receipt = open_receipt(path)
         absent = [trial.id for trial in manifest.trials if trial.id not in receipt.trials]

@@ -29,14 +29,14 @@ from cache.store import FeatureStore
 
 
 def fill(features: Where, made: SimpleNamespace, **changes: object) -> FeatureStore:
-    store = FeatureStore.create(f"{features}/visual/mobilefacenet.zarr", replace(made.spec, **changes))
+    store = FeatureStore.create(f"{features}/mobilefacenet.zarr", replace(made.spec, **changes))
     for trial_id in ("a", "b", "c"):
         made.write(store, trial_id)
     return store
 
 
 def give_receipt(features: Where, store: FeatureStore, name: str = "mobilefacenet") -> None:
-    Receipt.of(store, store.trial_ids()).save(f"{features}/visual/{name}.json")
+    Receipt.of(store, store.trial_ids()).save(f"{features}/receipts/{name}.json")
 
 
 def manifest_of(made: SimpleNamespace, **frames: int) -> Manifest:
@@ -69,7 +69,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
     other = fill(features, made, settings={"size": 96})
     recipe = Path(other.group) / "zarr.json"
     recipe.write_text(recipe.read_text().replace("96", "95"))
-    (features / "visual/broken.json").write_text("{")
+    (features / "receipts/broken.json").write_text("{")
     found = verify(features, manifest_of(made, a=20, b=20, c=20, d=21, z=5))
     texts = {(finding.trial, finding.text.split(":")[0].split(";")[0], finding.fault) for finding in found}
     for trial, part, fault in (
@@ -90,7 +90,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
 
 def test_dropping_damaged_trials_lets_the_next_run_mend_them(features: Where, made: SimpleNamespace) -> None:
     store = fill(features, made)
-    open_folder(features).write(f"visual/mobilefacenet.zarr/{store.spec.fingerprint}/b/c/0/0", bytes(320))
+    open_folder(features).write(f"mobilefacenet.zarr/{store.spec.fingerprint}/b/c/0/0", bytes(320))
     (finding,) = verify(features)
     assert (finding.trial, finding.damaged) == ("b", True)
     fresh = FeatureStore(finding.store, finding.fingerprint)
@@ -125,12 +125,12 @@ def test_prune_takes_only_what_nobody_names(features: Where, made: SimpleNamespa
     left = {one.fingerprint for one in list_holdings(features)}
     assert left == {kept.spec.fingerprint, copied.spec.fingerprint}
     assert prunable(features) == []
-    assert {finding.store for finding in verify(features)} == {f"{features}/visual/an older one.json"}
+    assert {finding.store for finding in verify(features)} == {f"{features}/receipts/an older one.json"}
 
 
 def test_an_unreadable_receipt_names_everything(features: Where, made: SimpleNamespace) -> None:
     fill(features, made)
-    open_folder(features).write("visual/mobilefacenet.json", b"{")
+    open_folder(features).write("receipts/mobilefacenet.json", b"{")
     assert prunable(features) == []
 
 
@@ -173,9 +173,9 @@ def test_fingerprints_are_found_by_their_start_or_their_receipt(features: Where,
 def test_failures_are_no_receipts(tmp_path: Path, made: SimpleNamespace) -> None:
     store = fill(tmp_path, made)
     give_receipt(tmp_path, store)
-    (tmp_path / "visual/mobilefacenet.failures.json").write_text(json.dumps({"a": "no sound"}))
+    (tmp_path / "mobilefacenet.failures.json").write_text(json.dumps({"a": "no sound"}))
     assert verify(tmp_path) == []
-    assert list_holdings(tmp_path)[0].receipts == ("mobilefacenet.json",)
+    assert list_holdings(tmp_path)[0].receipts == ("mobilefacenet",)
 
 
 def test_what_a_newer_program_wrote_is_told_and_left_alone(tmp_path: Path, made: SimpleNamespace) -> None:
@@ -197,9 +197,9 @@ def test_a_receipt_of_the_same_content_stays(tmp_path: Path, made: SimpleNamespa
     """So that a run with nothing to do ends well on a read-only store."""
     store = fill(tmp_path, made)
     give_receipt(tmp_path, store)
-    inode = (tmp_path / "visual/mobilefacenet.json").stat().st_ino
+    inode = (tmp_path / "receipts/mobilefacenet.json").stat().st_ino
     give_receipt(tmp_path, store)
-    assert (tmp_path / "visual/mobilefacenet.json").stat().st_ino == inode
+    assert (tmp_path / "receipts/mobilefacenet.json").stat().st_ino == inode
     made.write(store, "a", seed=5)
     give_receipt(tmp_path, store)
-    assert (tmp_path / "visual/mobilefacenet.json").stat().st_ino != inode
+    assert (tmp_path / "receipts/mobilefacenet.json").stat().st_ino != inode

@@ -284,14 +284,14 @@ def test_every_document_of_a_store_says_the_same_or_is_refused(tmp_path: Path, m
     """A sample of all bits of the manifest, a receipt and folds; whatever is read is what was written."""
     manifest = Manifest(tmp_path, tuple(Trial(i, i, "train", made.clock(), {"video": "a/b.mp4"}) for i in "ab"))
     manifest.save(tmp_path)
-    store = FeatureStore.create(tmp_path / "visual/mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.spec)
     made.write(store, "a")
-    Receipt.of(store, ["a"]).save(tmp_path / "visual/mobilefacenet.json")
+    Receipt.of(store, ["a"]).save(tmp_path / "receipts/mobilefacenet.json")
     save_folds((Fold(0, ("a",), ("b",)),), tmp_path / "folds.json", manifest)
     readers: dict[str, Callable[[], object]] = {
         "manifest.json": lambda: Manifest.load(tmp_path),
         "labels.npy": lambda: Manifest.load(tmp_path),
-        "visual/mobilefacenet.json": lambda: Receipt.load(tmp_path / "visual/mobilefacenet.json"),
+        "receipts/mobilefacenet.json": lambda: Receipt.load(tmp_path / "receipts/mobilefacenet.json"),
         "folds.json": lambda: load_folds(tmp_path / "folds.json", manifest),
     }
     for name, read in readers.items():
@@ -307,7 +307,7 @@ def test_every_document_of_a_store_says_the_same_or_is_refused(tmp_path: Path, m
 def test_a_trial_is_refused_reported_dropped_and_made_again_whatever_flips(
     tmp_path: Path, made: SimpleNamespace
 ) -> None:
-    store = FeatureStore.create(tmp_path / "visual/mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.spec)
     for trial_id in ("a", "b"):
         made.write(store, trial_id)
     path = Path(store.group) / "a/zarr.json"
@@ -333,7 +333,7 @@ def test_a_trial_is_refused_reported_dropped_and_made_again_whatever_flips(
 @pytest.mark.parametrize("name", ["zarr.json", "recipe"])
 def test_root_and_recipe_are_written_again(tmp_path: Path, made: SimpleNamespace, name: str) -> None:
     """What is refused by readers is put right by the next writer, which keeps what is finished."""
-    where = tmp_path / "visual/mobilefacenet.zarr"
+    where = tmp_path / "mobilefacenet.zarr"
     store = FeatureStore.create(where, made.spec)
     made.write(store, "a")
     path = where / (name if name == "zarr.json" else f"{made.spec.fingerprint}/zarr.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from cache.checking import verify
 from cache.clock import FrameClock, PictureTimes
 from cache.documents import sign
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
+from cache.feature_sets import name_of
 from cache.interchange import FORMATS, ImportOptions, export_features, import_features
 from cache.manifest import Manifest, Trial
 from cache.receipt import Receipt, open_receipt
@@ -32,7 +34,7 @@ FOREIGN = sorted(FORMATS.keys() - {"zstd"})  # what other programs write too
 @pytest.fixture(params=["float16", "float32"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, made: SimpleNamespace) -> FeatureStore:
     spec = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff", dtype=request.param)
-    store = FeatureStore.create(tmp_path / "features/visual/mobilefacenet.zarr", spec)
+    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", spec)
     for seed, trial_id in enumerate(IDS):
         made.write(store, trial_id, 20 + seed, seed)
     values, _ = made.features(20)
@@ -50,7 +52,7 @@ def test_hdf5_holds_the_times_of_a_long_video(tmp_path: Path, made: SimpleNamesp
     ticks = np.cumsum(np.random.default_rng(0).integers(2900, 3100, number)) - 3000
     clock = FrameClock(Fraction(30), number, times=PictureTimes(Fraction(1, 90000), (0, *ticks[1:].tolist())))
     assert len(str(clock.times)) > 100_000
-    store = FeatureStore.create(tmp_path / "features/visual/mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", made.spec)
     store.write("a", np.zeros((number, 8), np.float32), np.ones(number, bool), source="s", clock=clock)
     export_features(store, ["a"], "hdf5", tmp_path / "out.h5")
     again, _ = import_features(tmp_path / "out.h5", "hdf5", tmp_path / "again")
@@ -68,7 +70,7 @@ def test_out_and_back_is_the_same_store(store: FeatureStore, tmp_path: Path, kin
         assert before.embeddings.tobytes() == after.embeddings.tobytes()
         np.testing.assert_array_equal(before.valid, after.valid)
     assert receipt == Receipt.of(store, store.trial_ids())
-    opened, _ = open_receipt(tmp_path / "again/visual/mobilefacenet.json")
+    opened, _ = open_receipt(tmp_path / "again/receipts/mobilefacenet.json")
     assert opened.trial_ids() == store.trial_ids()
     stamps = {path: path.stat().st_ino for path in (tmp_path / "again").rglob("zarr.json")}
     import_features(tmp_path / "out", kind, tmp_path / "again")
@@ -136,7 +138,7 @@ def test_muse_csv_looks_like_one(store: FeatureStore, tmp_path: Path) -> None:
 def test_an_archive_is_a_compressed_folder_of_features(store: FeatureStore, tmp_path: Path) -> None:
     """It is verified, trained from and read by plain zarr where it lies, and damage is noticed."""
     export_features(store, store.trial_ids(), "zstd", tmp_path / "out")
-    receipt = tmp_path / "out/visual/mobilefacenet.json"
+    receipt = tmp_path / "out/receipts/mobilefacenet.json"
     assert Receipt.load(receipt) == Receipt.of(store, store.trial_ids())
     archive, _ = open_receipt(receipt)
     for trial_id in store.trial_ids():
@@ -153,7 +155,7 @@ def test_an_archive_is_a_compressed_folder_of_features(store: FeatureStore, tmp_
 @pytest.mark.parametrize("damage", ["truncated", "absent", "flipped"])
 def test_a_damaged_archive_is_noticed(store: FeatureStore, tmp_path: Path, damage: str) -> None:
     export_features(store, ["P1", "unseen"], "zstd", tmp_path / "out")
-    archive, _ = open_receipt(tmp_path / "out/visual/mobilefacenet.json")
+    archive, _ = open_receipt(tmp_path / "out/receipts/mobilefacenet.json")
     chunk = Path(archive.group) / "P1/c/0/0"
     content = chunk.read_bytes()
     chunk.unlink()
@@ -248,7 +250,7 @@ def test_features_of_others_become_a_store(tmp_path: Path, kind: str) -> None:
     store, receipt = import_features(tmp_path / kind, kind, tmp_path / "features", OPTIONS, manifest)
     assert (store.spec.name, store.spec.modality, store.spec.dim) == ("egemaps", "audio", 4)
     assert list(receipt.trials) == ["a", "b"]
-    opened, _ = open_receipt(tmp_path / "features/audio/egemaps.json")
+    opened, _ = open_receipt(tmp_path / "features/receipts/egemaps.json")
     features = opened.read("b", check=True)
     assert opened.record("b").clock == FrameClock(Fraction(25), 40)
     absent = [0, 7, 39] if kind == "muse" else [7]
@@ -267,7 +269,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     np.save(tmp_path / "npy/a.npy", arrays["a"])
     other, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", OPTIONS, manifest)
     assert other.spec.fingerprint != first.spec.fingerprint
-    opened, _ = open_receipt(tmp_path / "features/audio/egemaps.json")
+    opened, _ = open_receipt(tmp_path / "features/receipts/egemaps.json")
     assert opened.spec.fingerprint == other.spec.fingerprint
 
 
@@ -331,9 +333,22 @@ def test_names_that_leave_or_hide_are_refused_before_anything_is_written(
     with pytest.raises(StoreError, match="avfusion.json' is damaged"):
         import_features(tmp_path / "out", "npy", tmp_path / "x/again")
     sidecar.write_text(json.dumps(sign(document)))
-    with pytest.raises(SettingError, match="cannot name a folder.*recipe"):
+    with pytest.raises(SettingError, match="cannot name a folder.*'--name'"):
         import_features(tmp_path / "out", "npy", tmp_path / "x/again")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "zstd"])
+def test_what_we_exported_comes_back_under_its_own_name_or_another(
+    store: FeatureStore, tmp_path: Path, kind: str
+) -> None:
+    shutil.copytree(str(store.path), tmp_path / "features/face_tuned.zarr")
+    tuned = FeatureStore(tmp_path / "features/face_tuned.zarr", store.spec.fingerprint)
+    export_features(tuned, ["P1"], kind, tmp_path / "out")
+    imported, _ = import_features(tmp_path / "out", kind, tmp_path / "again")
+    assert name_of(imported.path) == ("face_tuned" if kind == "zstd" else store.spec.name)
+    import_features(tmp_path / "out", kind, tmp_path / "again", ImportOptions("third"))
+    assert open_receipt(tmp_path / "again/receipts/third.json")[0].spec == store.spec
 
 
 @pytest.mark.parametrize(("dtype", "value", "remedy"), [("float16", 1e5, "--dtype float32"), ("", 1e300, "scale them")])

@@ -31,7 +31,7 @@ def inside(features: Where, name: str) -> Where:
 
 @pytest.fixture
 def path(features: Where) -> Where:
-    return inside(features, "visual/mobilefacenet.zarr")
+    return inside(features, "mobilefacenet.zarr")
 
 
 def test_reads_back_what_was_written(path: Where, made: SimpleNamespace) -> None:
@@ -284,21 +284,21 @@ def test_a_place_that_does_not_answer_is_told_in_one_sentence(
     def fail(*_: object, **__: object) -> None:
         raise LibraryError("Unable to locate\ncredentials")
 
-    store = FeatureStore.create("memory://unreachable/visual/x.zarr", made.spec)
+    store = FeatureStore.create("memory://unreachable/x.zarr", made.spec)
     made.write(store, "P1")
     expected = "cannot be reached: Unable to locate credentials. Check the address, the credentials"
     for name in ("cat_file", "ls"):
         with monkeypatch.context() as patch:
             patch.setattr(MemoryFileSystem, name, fail)
             with pytest.raises(UnreachableError, match=expected):
-                FeatureStore("memory://unreachable/visual/x.zarr", made.spec.fingerprint).trial_ids()
+                FeatureStore("memory://unreachable/x.zarr", made.spec.fingerprint).trial_ids()
             if name == "cat_file":
                 with pytest.raises(UnreachableError):  # and never taken for damage, which would be dropped
                     store.is_whole("P1")
                 with pytest.raises(UnreachableError):
                     verify("memory://unreachable")
     folder = pickle.loads(pickle.dumps(open_folder("memory://unreachable")))
-    assert folder.folders() == ["visual"]
+    assert folder.folders() == ["x.zarr"]
     assert folder.read("nothing") is None
 
 

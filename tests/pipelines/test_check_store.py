@@ -54,9 +54,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     manifest = Manifest(tmp_path / "media", trials)
     manifest.save(tmp_path / "work/corpus")
     backbone = load_backbone("conv1d", "random", {"window_s": 0.1})
-    store = FeatureStore.create("features/audio/conv1d.zarr", backbone.spec())
+    store = FeatureStore.create("features/conv1d.zarr", backbone.spec())
     extract_features(backbone, store, manifest, trials, None, EngineOptions(batch_size=7))
-    Receipt.of(store, "abc").save("features/audio/conv1d.json")
+    Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     return store
 
 
@@ -74,8 +74,8 @@ def test_features_that_were_wrong_from_the_start_are_found(project: FeatureStore
     features, record = project.read("b"), project.record("b")
     wrong = features.embeddings * np.float16(1.1)
     project.write("b", wrong, features.valid, source=record.source, clock=record.clock)
-    Receipt.of(project, "abc").save("features/audio/conv1d.json")
-    assert open_receipt("features/audio/conv1d.json")
+    Receipt.of(project, "abc").save("features/receipts/conv1d.json")
+    assert open_receipt("features/receipts/conv1d.json")
     result, (finding,) = verify(3)
     assert result.exit_code == 1
     assert finding["trial"] == "b"
@@ -98,14 +98,14 @@ def test_changed_settings_are_found(project: FeatureStore) -> None:
 
 def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> None:
     backbone, manifest = load_backbone("conv1d", "random", {"window_s": 0.1}), Manifest.load(Path("work/corpus"))
-    store = FeatureStore.create("features/audio/conv1d.zarr", backbone.spec("float16", "bf16"))
+    store = FeatureStore.create("features/conv1d.zarr", backbone.spec("float16", "bf16"))
     extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(precision="bf16"))
-    Receipt.of(store, "abc").save("features/audio/conv1d.json")
+    Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     result, findings = verify(2)
     assert (result.exit_code, findings) == (0, [])
 
     kept, record = project.read("a"), project.record("a")  # of fp32, which is near enough to bf16
     store.write("a", kept.embeddings * np.float16(1.1), kept.valid, source=record.source, clock=record.clock)
-    Receipt.of(store, "abc").save("features/audio/conv1d.json")
+    Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     result, (finding,) = verify(3)
     assert (result.exit_code, finding["trial"], finding["fingerprint"]) == (1, "a", store.spec.fingerprint)

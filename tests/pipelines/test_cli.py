@@ -156,7 +156,7 @@ def test_features_in_components_and_beyond_the_memory_budget(project: Path, run:
 def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
     assert "Run 'train-fusion' first" in run("evaluate").stderr
     assert "Run 'evaluate-fusion' first" in run("report").stderr
-    (project / "features/audio/conv1d.json").unlink()
+    (project / "features/receipts/conv1d.json").unlink()
     result = run("train")
     assert result.exit_code == 1
     assert "extract-features --backbone conv1d" in result.stderr
@@ -164,7 +164,7 @@ def test_stage_two_says_what_is_missing(project: Path, run: Run) -> None:
 
 
 def test_training_refuses_a_damaged_store(project: Path, run: Run) -> None:
-    chunk = next((project / "features/audio/conv1d.zarr").glob("*/*/c/0/0"))
+    chunk = next((project / "features/conv1d.zarr").glob("*/*/c/0/0"))
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(content)

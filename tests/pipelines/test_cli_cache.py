@@ -28,7 +28,7 @@ def write(store: FeatureStore, trial_id: str) -> None:
 
 
 def fill(folder: Path, spec: FeatureSpec = SPEC) -> FeatureStore:
-    store = FeatureStore.create(folder / f"features/{spec.modality}/{spec.name}.zarr", spec)
+    store = FeatureStore.create(folder / f"features/{spec.name}.zarr", spec)
     for trial_id in ("P1", "video 59"):
         write(store, trial_id)
     return store
@@ -38,7 +38,7 @@ def fill(folder: Path, spec: FeatureSpec = SPEC) -> FeatureStore:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     monkeypatch.chdir(tmp_path)
     store = fill(tmp_path)
-    Receipt.of(store, store.trial_ids()).save(tmp_path / "features/visual/facenet.json")
+    Receipt.of(store, store.trial_ids()).save(tmp_path / "features/receipts/facenet.json")
     return store
 
 
@@ -55,7 +55,7 @@ def run_json(*arguments: str, code: int = 0) -> object:
 def test_ls(store: FeatureStore) -> None:
     (row,) = run_json("ls")
     assert row["fingerprint"] == store.spec.fingerprint
-    assert (row["trials"], row["frames"], row["receipts"]) == (2, 40, ["facenet.json"])
+    assert (row["trials"], row["frames"], row["receipts"]) == (2, 40, ["facenet"])
     assert row["bytes"] > 40 * 8 * 2
     output = run("ls").stdout
     assert "facenet (visual), 8 numbers per frame as float16, weights ab12cd34ef56, algorithm 1; size 160" in output
@@ -129,11 +129,12 @@ def test_prune(store: FeatureStore, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--yes",)])
 def test_prune_says_what_it_cannot_judge(store: FeatureStore, tmp_path: Path, options: tuple[str, ...]) -> None:
     other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
-    (tmp_path / "features/visual/facenet.json").write_text('{"fingerprint": "ab')
+    (tmp_path / "features/receipts/facenet.json").write_text('{"fingerprint": "ab')
     result = run("prune", *options)
     assert result.exit_code == 0
     assert (
-        "Receipt 'features/visual/facenet.json' cannot be read, so every fingerprint beside it is kept" in result.stderr
+        "Receipt 'features/receipts/facenet.json' cannot be read, so every fingerprint beside it is kept"
+        in result.stderr
     )
     assert Path(other.group).exists()
     refused = run("prune", "--features", "nodir", *options)
@@ -146,7 +147,7 @@ def test_export_and_import(store: FeatureStore, tmp_path: Path, kind: str) -> No
     assert run_json("export", "facenet", "out", "--to", kind) == [{"path": "out", "trials": 2}]
     (row,) = run_json("import", "out", "--from", kind, "--features", "again")
     assert row["fingerprint"] == store.spec.fingerprint[:12]
-    receipts = [tmp_path / place / "visual/facenet.json" for place in ("features", "again")]
+    receipts = [tmp_path / place / "receipts/facenet.json" for place in ("features", "again")]
     assert receipts[0].read_bytes() == receipts[1].read_bytes()
     assert run("verify", "--features", "again").exit_code == 0
 

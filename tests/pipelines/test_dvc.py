@@ -77,7 +77,7 @@ def test_a_colleague_computes_nothing(repository: Path, tmp_path: Path, kept: st
             dvc(clone, "config", "--local", "cache.dir", str(cache))
             dvc(clone, "config", "--local", "cache.type", "symlink")
         dvc(clone, "pull", "-q")
-        chunk = next((clone / "features/audio/conv1d.zarr").rglob("c/0/0"))
+        chunk = next((clone / "features/conv1d.zarr").rglob("c/0/0"))
         assert chunk.is_symlink() if kept == "another disk" else chunk.stat().st_nlink == 2
         assert not git(clone, "status", "--short")
         assert not stages(repro(clone))
@@ -115,7 +115,7 @@ def assert_whole(cache: Path) -> None:
 
 
 def test_changes_run_what_they_concern(repository: Path) -> None:
-    receipt = repository / "features/audio/conv1d.json"
+    receipt = repository / "features/receipts/conv1d.json"
     before = receipt.read_bytes()
 
     change(repository, lambda p: p["fusion"]["train"].update(epochs=1))

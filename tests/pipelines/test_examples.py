@@ -21,7 +21,7 @@ def load(name: str) -> ModuleType:
 
 
 def test_read_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load("read_features").main("features/visual/mobilefacenet.json")
+    load("read_features").main("features/receipts/mobilefacenet.json")
     assert capsys.readouterr().out.count("frames, ") == 3
 
 

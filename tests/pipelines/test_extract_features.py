@@ -18,12 +18,13 @@ import soundfile
 import torch
 from click.testing import Result
 
+from cache.feature_sets import store_of
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 from pipelines import request
 
 ROOT = Path(__file__).parents[2]
-VISUAL, AUDIO = Path("features/visual/mobilefacenet.json"), Path("features/audio/conv1d.json")
+VISUAL, AUDIO = Path("features/receipts/mobilefacenet.json"), Path("features/receipts/conv1d.json")
 Run = Callable[..., Result]
 
 
@@ -101,7 +102,7 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
     assert result.exit_code == 1
     assert "1 of 3 trials failed; the others are finished and kept" in result.stderr
     trial_id = Manifest.load(project / "work/corpus").trials[0].id
-    failures = json.loads(AUDIO.with_suffix(".failures.json").read_text())
+    failures = json.loads(store_of(AUDIO).with_suffix(".failures.json").read_text())
     assert list(failures) == [trial_id]
     assert failures[trial_id].rstrip().endswith(".")
     assert not AUDIO.exists()
@@ -113,7 +114,7 @@ def test_a_bad_video_fails_alone_and_is_taken_up_again(project: Path, run: Run, 
     victim.write_bytes(good)
     run("extract", "--backbone", "conv1d")
     assert AUDIO.read_bytes() == before
-    assert not AUDIO.with_suffix(".failures.json").exists()
+    assert not store_of(AUDIO).with_suffix(".failures.json").exists()
 
 
 def test_a_bad_video_fails_alone_in_the_crops_too(project: Path, run: Run) -> None:
@@ -141,7 +142,7 @@ def test_sigkill_keeps_finished_trials_and_changes_nothing(project: Path, run: R
         rows(run("extract", "--backbone", "mobilefacenet", "--batch-size", "4", "--redo", "--json"))[0]["computed"] == 3
     )
     before = VISUAL.read_bytes()
-    store = VISUAL.with_suffix(".zarr")
+    store = store_of(VISUAL)
     for chunk in store.rglob("zarr.json"):
         if chunk.parent.parent.parent == store:
             chunk.unlink()
@@ -173,7 +174,7 @@ def test_loose_media(project: Path, run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "broken" in result.stderr
     assert "1 of 3 trials failed" in result.stderr
-    store, receipt = open_receipt(out / "audio/conv1d.json")
+    store, receipt = open_receipt(out / "receipts/conv1d.json")
     assert len(receipt.trials) == 2
     assert receipt.trials["speech"].num_frames == 60
     assert store.read("speech").valid.mean() > 0.9
@@ -183,7 +184,7 @@ def test_loose_video_has_the_features_of_the_project(project: Path, run: Run, tm
     video = videos(project)[1]
     arguments = ["extract", "--backbone", "mobilefacenet", "--weights", "random", "--out", tmp_path / "out", "--json"]
     assert rows(run(*arguments, video))[0]["computed"] == 1
-    loose = open_receipt(tmp_path / "out/visual/mobilefacenet.json")[1]
+    loose = open_receipt(tmp_path / "out/receipts/mobilefacenet.json")[1]
     own = open_receipt(VISUAL)[1]
     assert loose.trials[video.stem].embeddings == own.trials[video.stem].embeddings
 
@@ -225,7 +226,7 @@ def test_wrong_usage(project: Path, run: Run, arguments: list[str], code: int, t
 def test_a_backbone_without_a_section_is_told(project: Path, run: Run, edit_params: Callable) -> None:
     edit_params(lambda params: params["extract"].pop("vggish"))
     result = run("extract", "--backbone", "vggish")
-    text = "params.yaml has no section for backbone 'vggish' in 'extract', only for"
+    text = "params.yaml has no section for feature set 'vggish' in 'extract', only for"
     assert (result.exit_code, text in result.stderr) == (1, True), result.stderr
 
 

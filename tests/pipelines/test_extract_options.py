@@ -16,6 +16,7 @@ from click.testing import Result
 
 import extract.inputs.waves
 from cache.errors import SettingError
+from cache.feature_sets import store_of
 from cache.manifest import Manifest
 from cache.receipt import open_receipt
 from cache.store import FeatureStore
@@ -26,7 +27,7 @@ from pipelines.loose_media import loose_manifest
 from pipelines.options import weights_of
 from pipelines.plan_extraction import seconds_per_frame
 
-VISUAL, AUDIO = Path("features/visual/mobilefacenet.json"), Path("features/audio/conv1d.json")
+VISUAL, AUDIO = Path("features/receipts/mobilefacenet.json"), Path("features/receipts/conv1d.json")
 Run = Callable[..., Result]
 
 
@@ -53,13 +54,13 @@ def test_all_stands_for_every_backbone_of_the_parameters(project: Path, run: Run
     kept = ("mobilefacenet", "conv1d")
     edit_params(lambda params: [params["extract"].pop(name) for name in list(params["extract"]) if name not in kept])
     table = rows(run("extract", "--backbone", "all", "--backbone", "conv1d", "--json"))
-    assert [(row["backbone"], row["kept"]) for row in table] == [("mobilefacenet", 3), ("conv1d", 3)]
+    assert [(row["features"], row["kept"]) for row in table] == [("mobilefacenet", 3), ("conv1d", 3)]
 
 
 def test_a_part_of_the_corpus_has_no_receipt(project: Path, run: Run) -> None:
     before = AUDIO.read_bytes()
     AUDIO.unlink()
-    store = AUDIO.with_suffix(".zarr")
+    store = store_of(AUDIO)
     for chunk in store.rglob("zarr.json"):
         if chunk.parent.parent.parent == store:
             chunk.unlink()
@@ -156,7 +157,7 @@ def test_the_table_is_shown_although_a_trial_failed(project: Path, run: Run) -> 
     result = run("extract", "--backbone", "mobilefacenet", "--backbone", "conv1d", "--json")
     assert result.exit_code == 1
     table = json.loads(result.stdout)
-    assert [(row["backbone"], row["failed"], row["kept"]) for row in table] == [
+    assert [(row["features"], row["failed"], row["kept"]) for row in table] == [
         ("mobilefacenet", 1, 2),
         ("conv1d", 1, 2),
     ]
@@ -184,8 +185,8 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
     assert f"b: '{tmp_path / 'b.wav'}' has no words: expected a transcript of its name beside it" in result.stderr
     assert remedy in result.stderr
     assert remedy in run(*arguments, "--dry-run", *media).stderr
-    receipt = open_receipt(out / "text/bert.json")[1]
-    store = FeatureStore(out / "text/bert.zarr", receipt.spec.fingerprint)
+    receipt = open_receipt(out / "receipts/bert.json")[1]
+    store = FeatureStore(out / "bert.zarr", receipt.spec.fingerprint)
     assert list(receipt.trials) == ["a"]
     assert store.read("a").valid.sum() > 10
 
@@ -205,7 +206,7 @@ def test_the_receipt_of_loose_media_names_earlier_runs_too(run: Run, tmp_path: P
     for name in "ab":
         soundfile.write(tmp_path / f"{name}.wav", np.zeros(32_000, np.float32), 16_000)
         rows(run(*arguments, "--json", tmp_path / f"{name}.wav"))
-    receipt = tmp_path / "out/audio/conv1d.json"
+    receipt = tmp_path / "out/receipts/conv1d.json"
     assert list(open_receipt(receipt)[1].trials) == ["a", "b"]
     (tmp_path / "a.wav").write_bytes(b"no sound")
     assert run(*arguments, tmp_path / "a.wav", tmp_path / "b.wav").exit_code == 1
@@ -261,7 +262,7 @@ def test_among_several_bert_runs_with_torch(run: Run, tmp_path: Path) -> None:
     assert (result.exit_code, "it runs with torch" in result.stderr) == (0, True), result.stderr
     runtimes = [
         open_receipt(tmp_path / "out" / place)[0].record("a").versions["runtime"]
-        for place in ("text/bert.json", "audio/conv1d.json")
+        for place in ("receipts/bert.json", "receipts/conv1d.json")
     ]
     assert runtimes == ["torch", "openvino"]
     assert run("extract", "--backbone", "bert", *how).exit_code == 1
@@ -279,7 +280,7 @@ def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--backbone", "all", "--weights", "random", "--out", "o", "clip.mp4"], 2, "name them"),
+        (["--backbone", "all", "--weights", "random", "--out", "o", "clip.mp4"], 2, "name backbones"),
         (["--backbone", "conv1d", "--limit", "0"], 2, "--limit"),
         (["--backbone", "conv1d", "--runtime", "onnx"], 2, "'openvino', 'torch'"),
         (["--backbone", "conv1d", "--runtime", "openvino", "--compile"], 1, "got '--compile'. Leave"),
@@ -305,7 +306,7 @@ def test_a_stranger_of_the_same_name_replaces_nothing(run: Run, tmp_path: Path) 
         result = run(*arguments, *extra, tmp_path / "two/v.wav")
         assert "two/v.wav' is not the file that" in result.stderr, result.stderr
     assert run(*arguments, tmp_path / "two/v.wav").exit_code == 1
-    receipt = tmp_path / "out/audio/conv1d.json"
+    receipt = tmp_path / "out/receipts/conv1d.json"
     assert open_receipt(receipt)[1].trials["v"].num_frames == 50
     assert rows(run(*arguments, "--json", tmp_path / "one/v.wav"))[0]["kept"] == 1
     rows(run(*arguments, "--redo", "--json", tmp_path / "two/v.wav"))
@@ -378,9 +379,9 @@ def test_no_exception_of_a_library_ends_a_run(
     reason = "Out of memory" if isinstance(error, MemoryError) else type(error).__name__
     assert reason in result.stderr
     assert "bad" in result.stderr
-    store, _ = open_receipt(out / "audio" / "conv1d.json")
+    store, _ = open_receipt(out / "receipts/conv1d.json")
     assert store.trial_ids() == ["good"]
-    assert json.loads((out / "audio" / "conv1d.failures.json").read_text()).keys() == {"bad"}
+    assert json.loads((out / "conv1d.failures.json").read_text()).keys() == {"bad"}
 
 
 def test_a_name_cannot_begin_a_line_of_its_own(tmp_path: Path, run: Run) -> None:

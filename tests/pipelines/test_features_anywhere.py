@@ -15,7 +15,7 @@ from cache.places import Where, is_file, join_place, split_place
 from cache.receipt import open_receipt
 from pipelines import paths
 
-RECEIPTS = ("visual/mobilefacenet.json", "audio/conv1d.json")
+RECEIPTS = ("receipts/mobilefacenet.json", "receipts/conv1d.json")
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -53,7 +53,7 @@ def test_the_whole_pipeline_works_there(project: Path, elsewhere: str, run: Call
         assert result.exit_code == 0, result.output
     assert not Path("features").exists()
     assert Path("work/models/fused/fold0/seed1").is_dir()
-    assert "No receipt" in run("train").stderr
+    assert "'conv1d', which is not there" in run("train").stderr
 
 
 def test_evaluation_report_and_failures_too(
@@ -69,7 +69,7 @@ def test_evaluation_report_and_failures_too(
     content = sound.read_bytes()
     sound.write_bytes(b"")
     assert run("extract", "--backbone", "conv1d", *there).exit_code == 1
-    failures, receipt = (join_place(elsewhere, f"audio/conv1d{end}.json") for end in (".failures", ""))
+    failures, receipt = (join_place(elsewhere, f"{name}.json") for name in ("conv1d.failures", "receipts/conv1d"))
     assert len(json.loads(read(failures))) == 1
     assert not is_file(receipt)
     sound.write_bytes(content)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 
 from cache.clock import FrameClock
 from cache.errors import MissingFileError
 from cache.folds import make_fold
 from cache.interchange import ImportOptions, import_features
 from cache.manifest import Manifest, Trial
+from cache.receipt import open_receipt
 from fusion.bank import Bank
+from fusion.checkpoint import load
 from fusion.settings import TrainConfig
 from fusion.trainer import train
 from pipelines.train_fusion import open_stores
@@ -43,7 +49,7 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
     manifest = Manifest(tmp_path, trials)
     import_features(tmp_path / "in", kind, tmp_path / "features", ImportOptions("openface", "pose"), manifest)
 
-    with pytest.raises(MissingFileError, match="'opneface'.*'units'.*Did you mean 'openface'"):
+    with pytest.raises(MissingFileError, match="'units'.*'opneface'.*Did you mean 'openface'"):
         open_stores(tmp_path / "features", {"units": "opneface"}, manifest)
     stores = open_stores(tmp_path / "features", {"units": "openface"}, manifest)
     assert stores["units"].spec.modality == "pose"
@@ -53,3 +59,61 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
 
     first, *later = (record.score for record in result.history)
     assert max(later) > first + 0.3  # from 0.22 to 0.93
+
+
+def test_two_sets_of_one_backbone_and_imported_ones_in_one_system(
+    project: Path, run: Callable[..., Result], edit_params: Callable[..., None]
+) -> None:
+    """Their own names in one system, a leader among them: trained, evaluated, reported; another's settings change nothing."""
+    manifest = Manifest.load(Path("work/corpus"))
+    rng = np.random.default_rng(0)
+    rows = {t.id: rng.normal(size=(t.clock.num_frames, 4)).astype(np.float32) for t in manifest.trials}
+    write_features(Path("in"), "npy", rows)
+    assert run("cache", "import", "in", "--from", "npy", "--name", "openface", "--modality", "pose").exit_code == 0
+    before = Path("features/receipts/conv1d.json").read_bytes()
+
+    def change(params: dict) -> None:
+        params["extract"]["long"] = {"backbone": "conv1d", "weights": "random", "settings": {"window_s": 0.2}}
+        names = {"face": "mobilefacenet", "voice": "conv1d", "voice_long": "long", "units": "openface"}
+        settings = {"leader": "units", "channels": [4, 4], "modal_dim": 4}
+        params["fusion"]["systems"] = {"own": {"model": "leader_follower", "modalities": names, "settings": settings}}
+        params["fusion"]["seeds"] = [0]
+
+    edit_params(change)
+    result = run("train")
+    assert result.exit_code == 1
+    assert "'long', which is not there" in result.stderr
+    assert run("extract", "--backbone", "long").exit_code == 0
+    specs = [open_receipt(Path(f"features/receipts/{name}.json"))[0].spec for name in ("conv1d", "long")]
+    assert [spec.name for spec in specs] == ["conv1d", "conv1d"]
+    assert specs[0].fingerprint != specs[1].fingerprint
+    assert Path("features/receipts/conv1d.json").read_bytes() == before
+    for command in ("train", "evaluate", "report", "plan"):
+        result = run(command)
+        assert result.exit_code == 0, (command, result.output)
+    model = load(Path("work/models/own/fold0/seed0")).model
+    assert (model.leader, list(model.dims)) == ("units", ["face", "units", "voice", "voice_long"])
+    assert "conv1d, long, mobilefacenet ran with random weights" in Path("results/report.md").read_text(
+        encoding="utf-8"
+    )
+    assert json.loads(Path("work/plan/extract/long.json").read_text())["read"]
+    assert not Path("work/plan/imported.json").exists()
+    assert run("cache", "verify", "--against-source", "1").exit_code == 0
+
+
+def test_a_system_trains_from_the_layout_of_older_programs(
+    project: Path, run: Callable[..., Result], edit_params: Callable[..., None]
+) -> None:
+    edit_params(lambda params: params["fusion"].update(systems={"fused": params["fusion"]["systems"]["fused"]}))
+    for folder, name in (("visual", "mobilefacenet"), ("audio", "conv1d")):
+        Path("features", folder).mkdir()
+        shutil.move(f"features/{name}.zarr", f"features/{folder}/{name}.zarr")
+        shutil.move(f"features/receipts/{name}.json", f"features/{folder}/{name}.json")
+    assert run("train").exit_code == 0
+    assert run("cache", "verify").exit_code == 0
+    rows = json.loads(run("cache", "ls", "--json").stdout)
+    assert sorted((row["receipts"], row["store"]) for row in rows) == [
+        (["conv1d"], "features/audio/conv1d.zarr"), (["mobilefacenet"], "features/visual/mobilefacenet.zarr"),
+    ]  # fmt: skip
+    again = run("extract", "--backbone", "conv1d")
+    assert "'features/audio/conv1d.zarr' lies where older programs left it" in again.stderr

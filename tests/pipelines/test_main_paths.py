@@ -30,11 +30,8 @@ SYSTEMS = {
 def stages(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Name, arguments of the command and outputs of every stage, in order."""
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
-        for key, item in stage.get("foreach", {"": {}}).items():
-            body = json.dumps(stage.get("do", stage)).replace("${key}", key)
-            for field, value in item.items():
-                body = body.replace(f"${{item.{field}}}", value)
-            done = json.loads(body)
+        for key in yaml.safe_load((folder / "params.yaml").read_text())["extract"] if "foreach" in stage else ("",):
+            done = json.loads(json.dumps(stage.get("do", stage)).replace("${key}", key))
             outs = [*done.get("outs", ()), *done.get("metrics", ()), *done.get("plots", ())]
             paths = [out if isinstance(out, str) else next(iter(out)) for out in outs]
             yield f"{name}@{key}".rstrip("@"), shlex.split(done["cmd"])[3:], paths
@@ -90,12 +87,12 @@ def old_crops(project: Path, trial: Trial) -> Path:
 def check(project: Path, lacking: str = "") -> None:
     """Every frame has its row; a trial without sound has no valid one."""
     for modality, name in (("visual", "mobilefacenet"), ("audio", "conv1d")):
-        store, receipt = open_receipt(project / f"features/{modality}/{name}.json")
+        store, receipt = open_receipt(project / f"features/receipts/{name}.json")
         for trial in Manifest.load(project / "work/corpus").trials:
             assert trial.id in receipt.trials
             valid = store.read(trial.id).valid
             assert valid.any() == (modality == "visual" or trial.id != lacking), trial.id
-    assert is_unread(project / "features/audio/vggish.json")
+    assert is_unread(project / "features/receipts/vggish.json")
     scores = json.loads((project / "results/scores.json").read_text())
     assert set(scores["systems"]) == set(SYSTEMS)
     assert (project / "results/report.md").read_text().startswith("# Report")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cache.errors import SettingError
+from cache.errors import SettingError, UnknownNameError
 from cache.names import config_of
 from extract.corpora import CORPORA
 from extract.crops import CropConfig
 from fusion.settings import TrainConfig
-from pipelines.params import FusionParams, read_params, rows
+from pipelines.params import FusionParams, read_params
+from pipelines.reference import rows
 
 Run = Callable[..., Result]
 RIGHT = "corpus: {}\nfusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}}}}\n"
@@ -46,6 +47,8 @@ crops: {sise: 3, quality: 101, faces: {every: a}}
 extract:
   conv1d: {weights: random, dtype: float17, settings: {window: 3}}
   facenett: {weights: random}
+  a b: {backbone: bert, weights: minilm}
+  mine: {backbone: facenett, weights: random}
   bert: {weight: random, settings: {max_tokens: 1.5}}
 fusion:
   seeds: [0, 0]
@@ -68,6 +71,8 @@ evalute: 3
         "extract.conv1d.dtype": ["'float17'", "float16, float32"],
         "extract.conv1d.settings.window": ["3", "'window_s'"],
         "extract.facenett": ["backbone", "'facenet'"],
+        "extract.a b": ["cannot name a folder"],
+        "extract.mine.backbone": ["'facenett'", "'facenet'"],
         "extract.bert.weight": ["'random'", "'weights'"],
         "extract.bert.weights": ["missing"],
         "extract.bert.settings.max_tokens": ["1.5", "whole number"],
@@ -103,7 +108,7 @@ def test_sections_are_typed(tmp_path: Path) -> None:
         """
 corpus: {settings: {num_trials: 4, min_s: 2}}
 crops: {size: 96}
-extract: {conv1d: {weights: random, settings: {window_s: 1}}, bert: {weights: random}}
+extract: {conv1d: {weights: random, settings: {window_s: 1}}, words: {backbone: bert, weights: random}}
 fusion:
   seeds: [0]
   train: {lr: 1e-3, window: 32}
@@ -116,7 +121,11 @@ fusion:
     params = read_params(tmp_path / "params.yaml")
     assert params.corpus.settings == config_of(CORPORA["demo"])(num_trials=4, min_s=2.0)
     assert params.crops == CropConfig(size=96)
-    assert (params.extract["conv1d"].settings.window_s, params.extract["bert"].settings.max_tokens) == (1.0, 256)
+    assert {name: found.backbone for name, found in params.extract.items()} == {"conv1d": "conv1d", "words": "bert"}
+    assert list(params.feature_sets(["words", "all"])) == ["words", "conv1d"]
+    with pytest.raises(UnknownNameError, match="'wrods'.*Did you mean 'words'"):
+        params.feature_sets(["wrods"])
+    assert (params.extract["conv1d"].settings.window_s, params.extract["words"].settings.max_tokens) == (1.0, 256)
     assert params.fusion.train == params.fusion.systems["a"].train == TrainConfig(lr=1e-3, window=32)
     assert params.fusion.systems["b"].train == TrainConfig(lr=1e-3, window=64, hop=64)
     assert params.fusion.systems["b"].settings.spans == (1, 3)

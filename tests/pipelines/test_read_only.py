@@ -68,7 +68,7 @@ def fingerprinted(command: tuple[str, ...], project: Path) -> list[str]:
     """The command, with a fingerprint where `cache info` wants one."""
     if command[:2] != ("cache", "info"):
         return list(command)
-    receipt = json.loads((project / "features/audio/conv1d.json").read_text(encoding="utf-8"))
+    receipt = json.loads((project / "features/receipts/conv1d.json").read_text(encoding="utf-8"))
     return ["cache", "info", receipt["fingerprint"]]
 
 

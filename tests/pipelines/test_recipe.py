@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 
 from cache.errors import FingerprintError, WeightsError
+from cache.feature_sets import find_set
 from cache.manifest import Manifest
 from cache.names import encode_trial_id
 from cache.receipt import Receipt, open_receipt
@@ -29,7 +30,7 @@ from fusion.inference import predict
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "data" / "store_v1"
-RECEIPT = Path("features/visual/mobilefacenet.json")
+RECEIPT = Path("features/receipts/mobilefacenet.json")
 Run = Callable[..., Result]
 
 
@@ -46,21 +47,23 @@ def test_back_to_earlier_crops_extracts_nothing(project: Path, run: Run, edit_pa
     assert '"computed": 3' in result.stdout
     assert "'mobilefacenet', which are kept" in result.stderr
     assert "upstream.crops.quality: 95, now 80" in result.stderr
-    assert len(fingerprints("features/visual/mobilefacenet.zarr")) == 2
+    assert len(fingerprints("features/mobilefacenet.zarr")) == 2
     edit_params(lambda params: params["crops"].update(quality=95))
     assert '"computed": 0' in extract(run)
     assert RECEIPT.read_bytes() == first
 
 
 def test_features_of_an_older_program_are_read_and_computed_again(project: Path, run: Run) -> None:
-    shutil.rmtree("features/visual")
+    shutil.rmtree("features/mobilefacenet.zarr")
+    RECEIPT.unlink()
     shutil.copytree(OLD / "visual", "features/visual")
-    old, _ = open_receipt(RECEIPT)
+    old, _ = open_receipt(find_set("features", "mobilefacenet").receipt)
     assert old.spec.upstream is None
     result = run("extract", "--backbone", "mobilefacenet", "--json")
     assert '"computed": 3' in result.stdout
     assert "an older program made them, which did not write down how faces were cropped" in result.stderr
     assert len(FeatureStore("features/visual/mobilefacenet.zarr", old.spec.fingerprint).trial_ids()) == 2
+    assert find_set("features", "mobilefacenet").receipt == RECEIPT
 
 
 def test_the_recipe_lies_in_store_receipt_and_checkpoint(project: Path, run: Run) -> None:
@@ -70,7 +73,7 @@ def test_the_recipe_lies_in_store_receipt_and_checkpoint(project: Path, run: Run
     assert spec.upstream["crops"]["size"] == 112
     assert spec.input == {"kind": "images", "version": 1}
     assert (spec.provenance.weights, spec.provenance.config) == ("random:2022", {"variant": "", "colour": ""})
-    store = FeatureStore("features/visual/mobilefacenet.zarr", spec.fingerprint)
+    store = FeatureStore("features/mobilefacenet.zarr", spec.fingerprint)
     checkpoint = load("work/models/visual/fold0/seed0")
     assert checkpoint.specs == {"visual": spec}
     assert store.spec.provenance == checkpoint.specs["visual"].provenance == spec.provenance
@@ -81,7 +84,7 @@ def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path
     manifest = Manifest.load(Path("work/corpus"))
     trial = manifest.trials[0]
     stores = {
-        modality: open_receipt(Path(f"features/{modality}/{name}.json"))[0]
+        modality: open_receipt(Path(f"features/receipts/{name}.json"))[0]
         for modality, name in (("visual", "mobilefacenet"), ("audio", "conv1d"))
     }
     folder = Path("work/models/fused/fold0/seed0")

@@ -119,7 +119,7 @@ def test_a_table_of_the_demo(
     text = run("reproduce", "karas2022", "--table", "3").stdout
     assert re.search(r"\| E2E-AV-RNN +\| 0\.361 +\| -?0\.\d{3} +\| 0\.551 ", text)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished networks are used again"
-    (project / "features/audio/conv1d.json").unlink()
+    (project / "features/receipts/conv1d.json").unlink()
     result = run("reproduce", "karas2022", "--table", "3")
     assert result.exit_code == 1
     assert "run 'extract-features --backbone conv1d'" in result.stderr

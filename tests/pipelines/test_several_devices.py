@@ -18,6 +18,7 @@ from click.testing import Result
 import extract.devices
 import extract.timeline
 import pipelines.request
+from cache.feature_sets import store_of
 from cache.manifest import Manifest
 from cache.receipt import Receipt, open_receipt
 from extract.engine import EngineOptions
@@ -25,7 +26,7 @@ from pipelines.params import read_params
 from pipelines.request import LooseMedia, Selection, loose_job, open_job, project_job
 
 ROOT = Path(__file__).parents[2]
-AUDIO = Path("features/audio/conv1d.json")
+AUDIO = Path("features/receipts/conv1d.json")
 Run = Callable[..., Result]
 
 
@@ -56,7 +57,7 @@ def workers_of(process: subprocess.Popen[str]) -> Iterator[int]:
 def forget_features() -> Receipt:
     """Remove the features of sound and give what their receipt was."""
     before = Receipt.load(AUDIO)
-    for document in AUDIO.with_suffix(".zarr").glob("*/*/zarr.json"):
+    for document in store_of(AUDIO).glob("*/*/zarr.json"):
         document.unlink()
     AUDIO.unlink()
     return before
