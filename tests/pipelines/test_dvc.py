@@ -125,7 +125,7 @@ def test_changes_run_what_they_concern(repository: Path) -> None:
     assert not stages(repro(repository))
 
     with (repository / "extract/backbones/conv1d.py").open("a", encoding="utf-8") as file:
-        file.write("\n# edited\n")
+        file.write("\nEDITED = True\n")
     assert [stage for stage in stages(repro(repository)) if stage.startswith("extract")] == ["extract@conv1d"]
     assert receipt.read_bytes() == before
 
