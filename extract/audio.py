@@ -1,7 +1,7 @@
 """The sound of a trial on the label clock: 16 kHz mono, sample 0 at the video's first picture.
 
 Sound is decoded and resampled in blocks straight into one float32 array (16 kHz: 230 MB per hour),
-which is what the windows are cut from; no block is kept besides it.
+from which the windows are cut; no other copy is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from extract.wav import check_length as check_wav_length
 
 RATE_HZ = 16000
 WINDOW_S = 0.5
-_TOLERANCE_S = Fraction(1, 25)  # timestamps may stray so far from the count of samples before they win
+_TOLERANCE_S = Fraction(1, 25)  # beyond this difference, timestamps win over the count of samples
 _LONGEST_HOLE_S = 3600  # timestamps that jump further, or beyond a day, are nonsense
 _LONGEST_S = 24 * 3600
 _BLOCK = 1 << 16  # samples of silence at a time
@@ -52,7 +52,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no sound that can be decoded.
+        MediaError: if it is empty, truncated, of an unknown format, or has no sound that can be decoded.
         SettingError: if the rate is not positive.
     """
     if rate_hz < 1:
@@ -62,7 +62,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     with media_faults(path):
         for block in _resample(blocks, rate_hz):
             if not np.isfinite(block).all():
-                raise damaged(path, "samples that are no numbers")
+                raise damaged(path, "it has samples that are not numbers")
             samples += np.clip(block, -1, 1, dtype=np.float32).tobytes()
     if not samples:
         raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
@@ -92,7 +92,7 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
             except av.InvalidDataError:
                 if started:
                     raise
-                continue  # the first packets of a cut recording may lean on ones that are gone
+                continue  # the first packets of a cut recording may depend on missing ones
             for frame in frames:
                 started = True
                 time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
@@ -102,12 +102,12 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
 
 
 def _check_whole(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
-    """Refuse sound that ends before the file promises; without such a promise nothing is known."""
+    """Raise if the sound ends before the length that the file states; files that state none are not checked."""
     names = set(container.format.name.split(","))
     if "ogg" in names and not _ogg_is_finished(path):
         raise MediaError(
             f"'{path}' ends without the mark of the last Ogg page, so it is truncated or its recording was never "
-            "finished; expected a whole sound file. Copy or download it again; if nothing is missing, write it anew "
+            "finished; expected a whole sound file. Copy or download it again; if nothing is missing, rewrite it "
             "with 'ffmpeg -i OLD -c copy NEW'."
         )
     if "mp3" not in names or _mp3_is_counted(path):
@@ -125,7 +125,7 @@ def _ogg_is_finished(path: Path) -> bool:
 
 
 def _mp3_is_counted(path: Path) -> bool:
-    """Whether the frame before the first one with sound counts the frames; else libav guesses the length."""
+    """Whether a header frame before the first sound gives the number of frames; otherwise libav guesses the length."""
     with open_media(path) as container, path.open("rb") as file:
         position = next(container.demux()).pos or 0
         file.seek(max(0, position - _MP3_FRAME))
@@ -147,7 +147,7 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
 def _place(
     path: Path, frames: Iterable[tuple[Fraction | None, int, NDArray[np.float32]]], origin_s: Fraction | None
 ) -> Iterator[Block]:
-    """Decoded frames put at their moments after `origin_s` (the first sound if None), without gaps or overlaps."""
+    """Place decoded frames at their time after `origin_s` (the first sound if None), without gaps or overlaps."""
     position_s = Fraction(0)  # seconds, since the sampling rate may change
     for time_s, rate, samples in frames:
         if origin_s is None:
@@ -166,7 +166,7 @@ def _place(
 
 
 def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    """Blocks at another rate; the phase is kept, so sample 0 stays sample 0."""
+    """Convert blocks to another rate, keeping the phase: sample 0 stays sample 0."""
     current, stream = 0, None
     for rate, block in blocks:
         if rate != current:
@@ -180,17 +180,17 @@ def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.floa
 
 
 def sound_clock(path: Path, rate: Fraction) -> FrameClock:
-    """Ticks of a rate over a file that only has sound.
+    """Clock with ticks of the given rate over a file that only has sound.
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no sound that can be decoded.
+        MediaError: if it is empty, truncated, of an unknown format, or has no sound that can be decoded.
     """
     return FrameClock(rate, max(1, round(len(load_audio(path)) * rate / RATE_HZ)))
 
 
 class AudioWindows:
-    """Windows of sound centred on frames, with silence beyond both ends.
+    """Windows of sound centred on frames, padded with silence at both ends.
 
     A window is centred between the start and the end of its frame, (2f + 1) / (2 rate) seconds after the clock's start
     [Karas2022, Section 4.1]; places are exact fractions, so nothing drifts. (Karas' code shifts the last windows inwards and

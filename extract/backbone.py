@@ -24,16 +24,16 @@ from extract.weights import Weights, WeightsCard, build_fitting, load_weights
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen network with everything that tells what its embeddings mean.
+    """A frozen network with everything that defines its embeddings.
 
     Attributes:
         name: in the table of backbones.
         modality: audio, text or visual.
-        algorithm: raise it when a change of code changes what is computed.
+        algorithm: version number; raise it when a code change alters the embeddings.
         cards: registered weights by name.
         dim: D.
         input: what one item looks like, and the medium that it is read from.
-        config: the settings that it was built with.
+        config: its settings.
     """
 
     name: ClassVar[str]
@@ -50,25 +50,25 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     def load(cls, config: Any, wanted: str) -> Self:
-        """The network that a weights argument names; overridden where weights are more than one file."""
+        """Load the network that a weights argument names; overridden where weights are more than one file."""
         return build_fitting(load_weights(wanted, cls.cards), lambda weights: cls.build(config, weights))
 
     @classmethod
     @abstractmethod
     def build(cls, config: Any, weights: Weights) -> Self:
-        """The network with these weights, in evaluation mode."""
+        """Build the network with these weights, in evaluation mode."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything but the weights that changes what is computed, as JSON values."""
+        """Everything that affects the embeddings apart from the weights, as JSON values."""
 
     @abstractmethod
     def forward(self, batch: Tensor) -> Tensor:
-        """Rows (R, D) float32 of a checked batch, those of each item after those of the one before."""
+        """Compute rows (R, D) float32 of a checked batch, in the order of its items."""
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
-        """Rows (R, D) float32 of a batch of items: of an image or a piece of sound one each, of a sentence one per word.
+        """Compute rows (R, D) float32 of a batch of items: one per image or piece of sound, one per word of a sentence.
 
         Args:
             batch: (B, H, W, 3) uint8 RGB for images, (B, S) float32 in [-1, 1] for sound, (B, 2, tokens) int64 for
@@ -87,7 +87,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             dtype: as stored, float16 or float32.
-            precision: that they are computed in, see `extract.runtimes.PRECISIONS`.
+            precision: in which they are computed, see `extract.runtimes.PRECISIONS`.
                     upstream: see `Input.upstream`; nothing by default.
         """
         settings = self.settings() if precision == "fp32" else {**self.settings(), "precision": precision}
@@ -123,7 +123,7 @@ def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
         settings: the backbone's `Config`, or some of its fields by name.
 
     Raises:
-        UnknownNameError: if the backbone or the weights are not known.
+        UnknownNameError: if the backbone or the weights are unknown.
         SettingError: if settings are unknown, of the wrong type or outside their range.
         WeightsError: if the weights do not fit.
     """
@@ -136,15 +136,15 @@ def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
 
 
 def rebuild(spec: FeatureSpec, weights: str = "") -> Backbone:
-    """The backbone that computed features, from their recipe alone.
+    """Rebuild the backbone that computed some features from their recipe alone.
 
     Args:
         spec: the recipe.
-        weights: the path of its weights' file, where their name alone does not load them.
+        weights: path of the weights file; needed where their name alone does not load them.
 
     Raises:
-        WeightsError: if the weights are not those of the recipe; says which they are and where they come from.
-        FingerprintError: if this program would compute other features with them.
+        WeightsError: if these are not the recipe's weights; says which ones are and where they come from.
+        FingerprintError: if this version would compute different features with them.
     """
     about = spec.provenance
     wanted = f"'{about.weights}' (sha256 {spec.weights_sha256[:12]}…{', ' + about.origin if about.origin else ''})"
@@ -159,7 +159,7 @@ def rebuild(spec: FeatureSpec, weights: str = "") -> Backbone:
     found = backbone.spec(spec.dtype, spec.settings.get("precision", "fp32"), spec.upstream)
     if found != spec:
         raise FingerprintError(
-            f"Backbone '{spec.name}' computes other features today ({differences(spec, found)}). Use the avfusion that computed "
-            "these features, or extract and train again."
+            f"Backbone '{spec.name}' now computes different features ({differences(spec, found)}). Use the version of avfusion "
+            "that computed these features, or extract and train again."
         )
     return backbone

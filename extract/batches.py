@@ -1,4 +1,4 @@
-"""How the items of trials become batches: cut where a batch is full, across the borders of trials, and filled up."""
+"""Group the items of trials into batches: filled across trials, the last one padded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Run:
     """A trial on its way through the engine.
 
     Attributes:
-        alignment: which rows each frame uses.
+        alignment: the rows that each frame uses.
         found: (R, D) rows of its items, in the stored dtype, or in float32 where frames are means of several.
     """
 
@@ -34,7 +34,7 @@ class Run:
 
 
 class Piece(NamedTuple):
-    """Items of one trial that are being read; a trial ends with a piece without items."""
+    """Some items of one trial; an empty piece marks the end of a trial."""
 
     run: Run
     items: NDArray[np.int64]
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What is computed together, the trials that are finished with it, and whether somebody waits for them."""
+    """Items that are computed together, the trials that they finish, and whether somebody waits for these."""
 
     pieces: list[Piece]
     ended: list[Run]
@@ -50,10 +50,10 @@ class Batch(NamedTuple):
 
 
 def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -> Iterator[Batch]:
-    """Pieces in order, cut into batches; the last one flushes.
+    """Group pieces into batches, in order; the last batch flushes.
 
     Args:
-        pieces: none of them reaches over the end of a batch; None where all before must be finished at once.
+        pieces: none of them crosses the end of a batch; None where everything before must be finished immediately.
         batch_size: items of a full batch.
         across: whether a batch may hold items of several trials.
     """
@@ -74,7 +74,7 @@ def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -
 
 
 def join_inputs(inputs: Sequence[NDArray[Any]], batch_size: int) -> NDArray[Any]:
-    """One batch of several pieces' inputs (N, …), filled up to `batch_size` items with copies of the last one."""
+    """Join inputs (N, …) of several pieces into one batch, padded to `batch_size` items with copies of the last one."""
     missing = batch_size - sum(map(len, inputs))
     if missing > 0:
         inputs = [*inputs, np.repeat(inputs[-1][-1:], missing, axis=0)]

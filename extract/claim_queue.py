@@ -1,8 +1,8 @@
-"""The claim queue: several processes work on the same trials, each on those that no other one holds.
+"""The claim queue: several processes share the same trials, each working on those that no other process holds.
 
-The claims are the scheduler. Crops, embeddings and transcripts are made through this one loop; starting the same command
-again, here or on another machine that sees the folder, is all it takes to share the work. What is claimed by a process that was killed
-becomes free, and is made by whoever comes next.
+The claims are the scheduler. Crops, embeddings and transcripts are all made through this loop; to share the work, start
+the same command again, here or on another machine that sees the folder. Claims of a killed process become free, and the
+next process takes those trials.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PATIENCE_S = 3600.0
 
 
 class Turn(Enum):
-    """Why a trial is not for this process: it is finished, or another process works on it."""
+    """Why this process does not get a trial: it is finished, or another process works on it."""
 
     FINISHED = "finished"
     BUSY = "busy"
@@ -40,11 +40,11 @@ class ClaimQueue:
     """The trials of one run.
 
     Attributes:
-        store: whose claims divide the work.
-        outcome: gathers what is kept and what fails.
-        what: is made of the trials, in words, such as "crops".
+        store: holds the claims that divide the work.
+        outcome: collects what is kept and what fails.
+        what: name of what is made, such as "crops".
         advance: called with the id of each trial that is kept.
-        lock: name of a trial's claim.
+        lock: returns the name of a trial's claim.
     """
 
     store: Where
@@ -54,7 +54,7 @@ class ClaimQueue:
     lock: Callable[[str], str] = encode_trial_id
 
     def take(self, trial_id: str, is_finished: Callable[[], bool]) -> Claim | Turn:
-        """Claim a trial, unless it is finished, also by another process just before it was claimed."""
+        """Claim a trial unless it is finished, even if another process finished it just before the claim."""
         if is_finished():
             return Turn.FINISHED
         claimed = claim(self.store, self.lock(trial_id))
@@ -72,18 +72,18 @@ class ClaimQueue:
     def share(
         self, trial_ids: Sequence[str], attempt: Callable[[str], T | Turn], readers: Executor | None = None
     ) -> Iterator[T | None]:
-        """What this process took of the trials, in their order; those of others are attempted again as they become free.
+        """Work through the trials in order; those that other processes hold are tried again when they become free.
 
         Args:
-            trial_ids: to have finished at the end.
-            attempt: takes a trial; what it raises fails that trial, but for a StoreError, which ends the run.
-            readers: calls `attempt` for the next trial while the caller works on this one.
+            trial_ids: trials to finish.
+            attempt: takes a trial; an error fails that trial, except a StoreError, which ends the run.
+            readers: calls `attempt` for the next trial while the caller works on the current one.
 
         Yields:
-            What `attempt` returned; None where everything taken so far must be finished before waiting for others.
+            What `attempt` returned; None where everything taken so far must be finished before waiting.
 
         Raises:
-            StoreError: if nothing can be claimed or written there.
+            StoreError: if the store cannot be written.
         """
         left, busy = list(trial_ids), []
         while left:
@@ -92,7 +92,7 @@ class ClaimQueue:
                     found = taken()
                 except StoreError:
                     raise
-                except Exception as error:  # whatever library it is of
+                except Exception as error:  # from any library
                     self.outcome.failures[trial_id] = plain_error(error)
                     continue
                 if found is Turn.FINISHED:
@@ -109,11 +109,11 @@ class ClaimQueue:
                 busy = [trial_id for trial_id in busy if trial_id not in left]
 
     def work(self, trial_ids: Sequence[str], is_finished: Callable[[str], bool], make: Callable[[str], None]) -> None:
-        """Make what is not finished of the trials, one after the other.
+        """Make the unfinished trials, one after the other.
 
         Raises:
-            StoreError: if nothing can be claimed there.
-            OSError: if what is made cannot be written: neither could that of any other trial.
+            StoreError: if the store cannot be written.
+            OSError: if a result cannot be written, because the next ones could not either.
         """
 
         def attempt(trial_id: str) -> tuple[str, Claim] | Turn:
@@ -136,7 +136,7 @@ class ClaimQueue:
             self.advance(trial_id)
 
     def _wait(self, busy: Sequence[str]) -> list[str]:
-        """Trials that another process finished or left; none when patience ends, and then all of them have failed."""
+        """Wait for trials that another process finishes or gives up; none when patience ends, and all have failed."""
         who = self._holder(busy[0]) or "just given back"
         warnings.warn(
             f"Waiting for the {self.what} of {len(busy)} trials of another process; '{busy[0]}' is {who}.", stacklevel=3
@@ -158,7 +158,7 @@ class ClaimQueue:
 def _attempts(
     trial_ids: Sequence[str], attempt: Callable[[str], T], readers: Executor | None
 ) -> Iterator[tuple[str, Callable[[], T]]]:
-    """Each trial with a function that returns, or raises, what its attempt did; with readers, one attempt ahead."""
+    """Pair each trial with a function that returns or raises its attempt's result; with readers, one attempt ahead."""
     if readers is None:
         yield from ((trial_id, partial(attempt, trial_id)) for trial_id in trial_ids)
         return

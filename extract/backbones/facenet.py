@@ -1,11 +1,12 @@
 """Visual, 512-d: InceptionResnetV1 on 160x160 faces, trained to tell people apart, L2-normalised.
 
-David Sandberg's training of Inception-ResNet-v1 for the task of [Schroff2015FaceNet], ported to PyTorch in
-facenet-pytorch (MIT), whose class this is; "FaceNet" of [Karas2022, Section 3.1]. 23,482,624 parameters without the
-classification layer, which is left out. Its standardisation is (x - 127.5) / 128; Karas et al. divide by 127.5, a scale
-0.4 % off, which the setting `standardise` reproduces. Its dropout does nothing in a frozen network. Smaller crops are enlarged bilinearly, as facenet-pytorch does with pictures of Pillow.
-Weights: VGGFace2 or CASIA-Webface, release files of facenet-pytorch (MIT); it publishes no sha256,
-and that of CASIA-Webface is not known here.
+Inception-ResNet-v1 as trained by David Sandberg for the task of [Schroff2015FaceNet] and ported to PyTorch in
+facenet-pytorch (MIT), whose class is used here; "FaceNet" in [Karas2022, Section 3.1]. 23,482,624 parameters without
+the classification layer. Its standardisation is (x - 127.5) / 128; Karas et al. divide by 127.5, a scale 0.4 % off,
+which the setting `standardise` reproduces. Dropout has no effect in a frozen network. Smaller crops are enlarged
+bilinearly, as facenet-pytorch does with Pillow images.
+Weights: VGGFace2 or CASIA-Webface, release files of facenet-pytorch (MIT), which publishes no sha256; that of
+CASIA-Webface is unknown here.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ CARDS = {
 
 
 def _initialise(body: nn.Module) -> None:
-    """Initialisation that keeps the signal of an untrained network above the biases through all layers."""
+    """Initialise an untrained network such that its signal stays above the biases through all layers."""
     for module in body.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -82,14 +83,14 @@ class FaceNet(Backbone):
         self.body = InceptionResnetV1(pretrained=None, classify=False)
         for module in self.body.modules():
             if isinstance(module, nn.ReLU):
-                module.inplace = True  # nothing else reads what the ReLUs of the package read
+                module.inplace = True  # safe: nothing else uses the inputs of these ReLUs
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The network with these weights.
+        """Build the network with these weights.
 
         Raises:
-            SettingError: if the standardisation is not known.
+            SettingError: if the standardisation is unknown.
             WeightsError: if the weights do not fit.
         """
         if config.standardise not in STDS:

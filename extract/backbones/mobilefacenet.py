@@ -4,8 +4,8 @@ The network of [Chen2018MobileFaceNets]; the flattened batch norm output of the 
 embedding, as in [Karas2022, Section 3.1] (no last linear layer, no L2 norm). Two published bodies, chosen by the weights:
 
 * `prelu`: PReLU per channel, 937,344 parameters; checkpoints of xuexingyu24 and TreB1eN, and the 68-point landmark network
-  of Karas et al. (their final linear layer is left out). Karas et al. feed the latter RGB, with the mean and standard
-  deviation 0.5 as the others, though it was trained on BGR in [0, 1];
+  of Karas et al. (their final linear layer is left out). Karas et al. feed it RGB with mean and standard deviation 0.5,
+  as the others, although it was trained on BGR in [0, 1];
 * `foamliu`: ReLU6, a depthwise-separable stem, 934,016 parameters; recognition weights of foamliu (Apache-2.0).
 """
 
@@ -29,7 +29,7 @@ class Config:
 
     Attributes:
         variant: "prelu" or "foamliu"; "" takes it from the weights ("prelu" for random ones).
-        colour: "rgb" or "bgr", the order that the weights are fed; "" takes it from registered weights, else "rgb".
+        colour: "rgb" or "bgr", the channel order that the weights expect; "" takes it from registered weights, else "rgb".
     """
 
     variant: str = ""
@@ -78,7 +78,7 @@ CARDS = {
         direct=False,
     ),
 }
-BGR = ("treb1en", "xuexingyu24")  # pictures as OpenCV reads them
+BGR = ("treb1en", "xuexingyu24")  # channel order of OpenCV
 
 
 class _ConvBlock(nn.Module):
@@ -133,7 +133,7 @@ class _Stage(nn.Module):
 
 
 def _prelu_body() -> nn.Sequential:
-    """The PReLU body; names are those of the public checkpoints."""
+    """The PReLU body, with the parameter names of the public checkpoints."""
     body = nn.Sequential()
     body.add_module("conv1", _ConvBlock(3, 64, 3, stride=2, pad=1))
     body.add_module("conv2_dw", _ConvBlock(64, 64, 3, groups=64, pad=1))
@@ -193,7 +193,7 @@ class _GlobalDepthwise(nn.Module):
 
 
 def _foamliu_body() -> nn.Sequential:
-    """The ReLU6 body; (expansion, width, count, first stride) per stage, names as in its checkpoint."""
+    """The ReLU6 body: (expansion, width, count, first stride) per stage, parameter names as in its checkpoint."""
     blocks, fan_in = [], 64
     for expansion, width, count, stride in (
         (2, 64, 5, 2),
@@ -225,13 +225,13 @@ def _variant_of(weights: Weights) -> str:
         if mark in names:
             return variant
     raise WeightsError(
-        f"Weights '{weights.name}' are of no MobileFaceNet known here (first tensor: '{min(names, default='')}'); expected the "
+        f"Weights '{weights.name}' are not of a known MobileFaceNet (first tensor: '{min(names, default='')}'); expected the "
         f"names of a PReLU or a foamliu checkpoint. Give weights of one of these, or 'random'."
     )
 
 
 def _initialise(body: nn.Module) -> None:
-    """Initialisation that keeps the signal of an untrained network within the range of float16 through all layers."""
+    """Initialise an untrained network such that its signal stays within the range of float16 through all layers."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
@@ -255,11 +255,11 @@ class MobileFaceNet(Backbone):
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The body that fits the weights.
+        """Build the body that fits the weights.
 
         Raises:
-            SettingError: if variant or colour are not known, or the variant is not that of the weights.
-            WeightsError: if the weights are of no known body or do not fit it.
+            SettingError: if variant or colour are unknown, or the variant differs from that of the weights.
+            WeightsError: if the weights belong to no known body or do not fit it.
         """
         if config.variant not in ("", *BODIES) or config.colour not in ("", "rgb", "bgr"):
             raise SettingError(

@@ -3,8 +3,8 @@
 * `ir50`: the improved residual network of [Deng2019ArcFace] with 3, 4, 14 and 3 units, its first stage at full
   resolution, on the centre 40x40 of faces resized to 48x48 (bicubic, as their code does), as in the systems of [Zhang2023]
   and [Praveen2024]; L2-normalised, 37,283,520 parameters without the last layer of their checkpoint (512 → 8
-  expressions), which nobody uses. Trained on MS-Celeb-1M and FER+; the authors hand the file `res50_ir_0.887.pth` out
-  on their own page only: give its path.
+  expressions), which is unused. Trained on MS-Celeb-1M and FER+; the file `res50_ir_0.887.pth` is available only on
+  the authors' page: give its path.
 * `imagenet`: ResNet-50 of [He2016ResNet] from torchvision (BSD-3-Clause), average-pooled, 23,508,032 parameters, on the centre
   224x224 of images of 232x232; weights IMAGENET1K_V2 of torchvision.
 """
@@ -50,7 +50,7 @@ CARDS = {
         name=_IMAGENET.name,
         variant="imagenet",
         origin=_IMAGENET.url,
-        sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",  # its first 8 digits end the file's name
+        sha256="11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",  # the file name ends with its first 8 digits
         licence="BSD-3-Clause",
         paper="He2016ResNet",
     ),
@@ -60,12 +60,12 @@ CARDS = {
 class _Unit(nn.Module):
     """Batch norm, 3x3, PReLU, strided 3x3, batch norm; added to the (projected) input without an activation.
 
-    Names are those of the public checkpoints.
+    Parameter names are those of the public checkpoints.
     """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
-        self.shortcut_layer: nn.Module = nn.Identity()  # a stride comes only with more channels
+        self.shortcut_layer: nn.Module = nn.Identity()  # there is a stride only where there are more channels
         if fan_in != fan_out:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out)
@@ -120,13 +120,13 @@ def _variant_of(tensors: dict[str, Tensor], weights: Weights) -> str:
         if mark in tensors:
             return variant
     raise WeightsError(
-        f"Weights '{weights.name}' are of no ResNet-50 known here (first tensor: '{min(tensors, default='')}'); expected the "
+        f"Weights '{weights.name}' are not of a known ResNet-50 (first tensor: '{min(tensors, default='')}'); expected the "
         f"names of an IR-50 or of torchvision. Give weights of one of these, or 'random'."
     )
 
 
 def _initialise(body: nn.Module) -> None:
-    """Initialisation that keeps the signal of an untrained network within range; the last linear layer as published."""
+    """Initialise an untrained network such that its signal stays in range; the last linear layer as published."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -153,11 +153,11 @@ class ResNet50(Backbone):
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The variant that fits the weights.
+        """Build the variant that fits the weights.
 
         Raises:
-            SettingError: if the variant is not known, or not that of the weights.
-            WeightsError: if the weights are of no known variant or do not fit it.
+            SettingError: if the variant is unknown, or differs from that of the weights.
+            WeightsError: if the weights belong to no known variant or do not fit it.
         """
         if config.variant not in ("", *BODIES):
             raise SettingError(f"ResNet-50 has no variant '{config.variant}'; expected one of {', '.join(BODIES)}.")

@@ -1,12 +1,12 @@
 """Audio, 128-d: VGGish on a log-mel patch of 0.975 s at each frame.
 
-The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, is that of the library torchvggish (Apache-2.0);
+The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, comes from the library torchvggish (Apache-2.0);
 72,141,184 parameters. Two parts of the library are replaced: the patches are cut from one spectrogram of the whole sound
 (`extract.logmel`, a hundred times faster per frame), and the postprocessing takes its weights from a file (the library
-downloads them in its constructor). The defaults are those of [Zhang2023], whose code leaves out the ReLU after the last
-layer and the postprocessing; with `final_relu` the embeddings are torchvggish's without, with `pca` as well those with
-postprocessing.
-Weights: release files of torchvggish; the digits at the end of their names are the first of their sha256.
+downloads them in its constructor). The defaults follow [Zhang2023], whose code omits the ReLU after the last layer and
+the postprocessing. With `final_relu` the embeddings equal torchvggish's without postprocessing; with `pca` too, those
+with it.
+Weights: release files of torchvggish, named with the first digits of their sha256.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Config:
     """Settings of the network and its patches.
 
     Attributes:
-        start: "ahead", the patch begins with the frame [Zhang2023], or "centred" on the frame.
+        start: "ahead" if the patch begins with the frame [Zhang2023], "centred" if it is centred on the frame.
         final_relu: whether the last layer ends with a ReLU, as in torchvggish.
         pca: weights of the postprocessing (PCA, clipping to ±2, quantisation to 0 … 255): "audioset", a path, or
             "random"; "" leaves it out.
@@ -70,8 +70,8 @@ PCA_CARDS = {
 
 
 def _network(final_relu: bool) -> nn.Module:
-    """torchvggish's network, (B, 1, 96, 64) → (B, 128), without values."""
-    from torchvggish import VGG, make_layers  # here: its import brings numba, which takes seconds
+    """torchvggish's network, (B, 1, 96, 64) → (B, 128), uninitialised."""
+    from torchvggish import VGG, make_layers  # imported here because it imports numba, which takes seconds
 
     with torch.device("meta"):  # 72 million numbers that are about to be overwritten
         network = VGG(make_layers(), postprocess=False)
@@ -97,7 +97,7 @@ class _Postprocessing(nn.Module):
 
 
 def _initialise(body: nn.Module) -> None:
-    """Initialisation that keeps the signal of an untrained network above the biases through all layers."""
+    """Initialise an untrained network such that its signal stays above the biases through all layers."""
     for module in body.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -125,12 +125,12 @@ class VGGish(Backbone):
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
-        """The network with these weights.
+        """Build the network with these weights.
 
         Raises:
-            SettingError: if the patch start is not known.
+            SettingError: if the patch start is unknown.
             MissingFileError: if the file of the postprocessing does not exist.
-            UnknownNameError: if the weights of the postprocessing are not known.
+            UnknownNameError: if the weights of the postprocessing are unknown.
             WeightsError: if weights do not fit.
         """
         if config.start not in STARTS:
@@ -149,10 +149,10 @@ class VGGish(Backbone):
         return network
 
     def set_postprocessing(self, pca: Weights) -> None:
-        """Postprocess the embeddings.
+        """Add the postprocessing of the embeddings.
 
         Raises:
-            WeightsError: if the weights are not those of a postprocessing.
+            WeightsError: if the weights are not for a postprocessing.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pca.seed or 0)
@@ -163,7 +163,7 @@ class VGGish(Backbone):
         self.pca_sha256 = pca.sha256
 
     def settings(self) -> dict[str, Any]:
-        """Front end, patch start and variant."""
+        """Settings of front end, patch start and variant."""
         return {
             "rate_hz": RATE_HZ,
             "window": WINDOW,

@@ -201,7 +201,7 @@ def test_loud_floats_are_clipped_and_no_numbers_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "s.wav", sound, 16000, subtype="FLOAT")
     assert load_audio(tmp_path / "s.wav").tolist() == [0, 1, -1, 0.5]
     soundfile.write(tmp_path / "s.wav", np.array([0, np.nan], np.float32), 16000, subtype="FLOAT")
-    with pytest.raises(MediaError, match="no numbers"):
+    with pytest.raises(MediaError, match="not numbers"):
         load_audio(tmp_path / "s.wav")
 
 
@@ -233,7 +233,7 @@ def test_errors(tmp_path: Path, media: SimpleNamespace, capfd: pytest.CaptureFix
             load_audio(tmp_path / name)
     for name in ("text.wav", "text.mp4"):
         (tmp_path / name).write_text("no sound in here\n" * 100)
-        with pytest.raises(MediaError, match="truncated, damaged or of no known format"):
+        with pytest.raises(MediaError, match="truncated, damaged or"):
             load_audio(tmp_path / name)
     with pytest.raises(SettingError, match="rate 0 Hz"):
         load_audio(silent, 0)
@@ -292,7 +292,7 @@ def test_sound_that_breaks_off_is_refused(tmp_path: Path, media: SimpleNamespace
         soundfile.write(path, noise(10), 48000, subtype=codec or None)
     assert len(load_audio(path)) / 16000 == pytest.approx(10, abs=0.1)
     whole, ogg = path.read_bytes(), name in ("s.ogg", "s.opus")
-    words = r"last Ogg page, .* write it anew with 'ffmpeg -i OLD -c copy NEW'\." if ogg else r"truncated, damaged or"
+    words = r"last Ogg page, .* rewrite it with 'ffmpeg -i OLD -c copy NEW'\." if ogg else r"truncated, damaged or"
     ends = [int(len(whole) * share) for share in (0.3, 0.6, 0.9)] + ogg * [whole.rfind(b"OggS"), len(whole) - 1]
     for end in ends:
         path.write_bytes(whole[:end])

@@ -222,7 +222,7 @@ def spoil(folder: Path, target: Path, name: str, content: str | None) -> str:
     [
         ("config.json", None, "config.json' cannot be read"),
         ("config.json", "{", "config.json' cannot be read"),
-        ("config.json", '{"model_type": "roberta"}', "of no BERT but of a model of type 'roberta'"),
+        ("config.json", '{"model_type": "roberta"}', "not a BERT model .*roberta"),
         ("config.json", '{"model_type": "bert", "num_hidden_layers": 2}', "has 2 layers; expected at least 4"),
         (
             "config.json",
