@@ -42,7 +42,7 @@ class Positions(nn.Module):
 class FrameConv(nn.Conv1d):
     """Convolution along time that keeps the number of frames: (B, L, dim_in) → (B, L, dim_out).
 
-    It looks at both neighbours, so padding must be zero, which is what it sees beyond the window's ends too.
+    It sees zeros beyond the ends of a window, so padding inside the window must be zero too.
     """
 
     def __init__(self, dim_in: int, dim_out: int, kernel: int = 3) -> None:
@@ -67,11 +67,11 @@ class EncoderStack(nn.ModuleList):
         Args:
             dim: width.
             d_ff: width inside the feed-forward part.
-            n_heads: heads; a divisor of `dim`.
-            n_layers: layers, each with weights of its own.
+            n_heads: number of heads; a divisor of `dim`.
+            n_layers: number of layers; they do not share weights.
             dropout: after both parts, inside the feed-forward part, and on the attention weights.
             activation: of the feed-forward part: gelu, relu or selu.
-            alpha: alpha dropout, which keeps the moments that SELU needs, everywhere but on the attention weights.
+            alpha: use alpha dropout, which keeps the moments that SELU needs, except on the attention weights.
         """
         kind = nn.AlphaDropout if alpha else nn.Dropout
         super().__init__()
@@ -84,7 +84,7 @@ class EncoderStack(nn.ModuleList):
             self.append(layer)
 
     def forward(self, x: Tensor, outside: Tensor | None = None) -> Tensor:
-        """(B, L, dim), outside (B, L) true in padding, which is not attended to → (B, L, dim)."""
+        """(B, L, dim), outside (B, L) true in padding, which is ignored → (B, L, dim)."""
         for layer in self:
             x = layer(x, src_key_padding_mask=outside)
         return x
@@ -95,7 +95,7 @@ class CrossLayer(nn.Module):
 
         x = LN(t + drop(MHA(t, s, s))),    y = LN(x + drop(GELU(W2 drop(GELU(W1 x)))))
 
-    The second GELU is the authors'.
+    The second GELU is in the authors' code.
     """
 
     def __init__(self, dim: int, d_ff: int, n_heads: int, dropout: float, dropout_ff: float) -> None:
@@ -125,7 +125,7 @@ class CrossLayer(nn.Module):
 
 
 class PreNormCrossLayer(CrossLayer):
-    """The layer of "multv2": norms come first, and the target is *not* added to what was attended to.
+    """The layer of "multv2": norms come first, and the target is *not* added to the attention's output.
 
     a = MHA(LN(t), LN(s), LN(s)),    x = a + drop(a),    y = x + drop(GELU(W2 drop(GELU(W1 LN(x)))))
     """
@@ -142,10 +142,10 @@ class PreNormCrossLayer(CrossLayer):
 
 
 class CrossStack(nn.ModuleList):
-    """Cross layers that all read the same, untouched source [Tsai2019MulT].
+    """Cross layers that all read the same, unchanged source [Tsai2019MulT].
 
-    With `keep_target` false, the flaw of "multv2": every layer is given the first target instead of what the layer
-    before made of it, so that only the last layer has an effect, and the others get no gradient.
+    `keep_target=False` reproduces the flaw of "multv2": every layer reads the original target instead of the previous
+    layer's output, so only the last layer has an effect and the others get no gradient.
     """
 
     def __init__(self, layers: list[CrossLayer], keep_target: bool) -> None:

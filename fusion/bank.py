@@ -1,6 +1,6 @@
-"""The bank: all features of some trials in one contiguous tensor per modality, loaded once, in the type as stored.
+"""The bank: the features of a set of trials, loaded once into one contiguous tensor per modality, in the stored type.
 
-Modalities beyond a memory budget stay in their stores (`fusion.mapped`). `fusion.batches` gathers windows of both.
+Modalities that exceed the memory budget stay in their stores (`fusion.mapped`). `fusion.batches` gathers windows of both.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Bank:
     Attributes:
         embeddings: modality → its rows, in memory or in their store.
         valid: {modality: (F + 1,)} true where the backbone saw input.
-        labels: (F + 1, C) float32 in [-1, 1], whatever range the corpus has; nan where that target is not annotated.
+        labels: (F + 1, C) float32, mapped from the corpus's range to [-1, 1]; nan where the target is not annotated.
         starts: trial id → its first row.
         lengths: trial id → its number of frames, in the order of the rows.
-        targets: the label columns, with the ranges that the labels were mapped from.
-        specs: modality → recipe of the features.
+        targets: the label columns, with their original ranges.
+        specs: modality → recipe of its features.
         projections: modality → the principal components that its embeddings were reduced to.
-        ahead: whether a thread gathers the next batch while this one is computed, where a core is free for it.
+        ahead: whether a thread gathers the next batch while the current one is computed, if a core is free.
     """
 
     embeddings: dict[str, Rows]
@@ -65,15 +65,15 @@ class Bank:
         memory_gb: float = math.inf,
         ahead: bool = True,
     ) -> Bank:
-        """Load trials from one store per modality, comparing every byte with its digest.
+        """Load trials from one store per modality, verifying every byte against its digest.
 
         Args:
             stores: modality → its features.
             manifest: clocks and labels of the trials.
-            trial_ids: which trials, at least one.
+            trial_ids: trials to load, at least one.
             device: where the tensors live.
-            memory_gb: budget for the embeddings and their normalised copy, 10^9 bytes; the modalities that exceed it
-                stay in their stores, the smaller ones are loaded first.
+            memory_gb: budget for the embeddings and their normalised copy, in 10^9 bytes; the smallest modalities are
+                loaded first, and those that no longer fit stay in their stores.
             ahead: see the attribute.
 
         Raises:
@@ -85,7 +85,7 @@ class Bank:
         trials = [manifest.trial(trial_id) for trial_id in dict.fromkeys(trial_ids)]
         if not stores or not trials:
             raise SettingError(
-                f"A bank of {len(trials)} trials and {len(stores)} modalities; expected at least one of each. Name them."
+                f"The bank has {len(trials)} trials and {len(stores)} modalities; expected at least one of each. Name them."
             )
         lengths = {trial.id: trial.clock.num_frames for trial in trials}
         loaded = choose_resident(stores, sum(lengths.values()), memory_gb)
@@ -131,7 +131,7 @@ class Bank:
         return slice(self.starts[trial_id], self.starts[trial_id] + self.lengths[trial_id])
 
     def rows(self, modality: str, trial_id: str) -> Tensor:
-        """(T, D) embeddings of a trial in the stored type; on the CPU where they are not resident.
+        """(T, D) embeddings of a trial in the stored type; on the CPU if they are not in memory.
 
         Raises:
             UnknownNameError: if the bank does not hold the modality or the trial.
@@ -166,7 +166,7 @@ class Bank:
         return replace(self, embeddings=self.embeddings | reduced, projections=self.projections | dict(projections))
 
     def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
-        """Moments of every modality over the valid frames of these trials, and of no other.
+        """Moments of every modality over the valid frames of these trials only.
 
         Raises:
             UnknownNameError: if the bank does not hold a trial.
@@ -186,10 +186,10 @@ class Bank:
         return rows, self.valid[modality][self.span(trial_id)].to(rows.device)
 
     def normalised(self, moments: Mapping[str, Moments], trial_ids: Sequence[str]) -> Bank:
-        """A copy that holds only these trials and the modalities of `moments`, normalised once for all batches.
+        """A copy with only these trials and the modalities of `moments`, normalised once for all batches.
 
-        Rows keep the stored type, clipped to its range; those of invalid frames are zero, the mean. Modalities that are
-        not resident are normalised when they are gathered, with the same result.
+        Rows keep the stored type and are clipped to its range; rows of invalid frames are zero, the mean. Modalities
+        that are not in memory are normalised when they are gathered, with the same result.
 
         Raises:
             UnknownNameError: if the bank does not hold a trial or a modality.
@@ -245,7 +245,7 @@ class Bank:
         return Batches(self, windows, length, batch_size)
 
     def check_specs(self, expected: Mapping[str, FeatureSpec]) -> None:
-        """Refuse features other than those that a model was trained on.
+        """Check that the features are the ones that a model was trained on.
 
         Args:
             expected: modality → recipe.

@@ -1,7 +1,7 @@
-"""Windows of a bank as batches: a few `index_select`s into reused buffers, cast after gathering.
+"""Windows of a bank as batches: a few `index_select` calls into reused buffers, cast after gathering.
 
-There is no DataLoader: its workers make a reader this cheap slower. On a CPU with a free core, and where a modality stays
-in its store, a thread gathers one batch ahead, while the model computes.
+No DataLoader is used: its workers would slow down a reader this cheap. On a CPU, and whenever a modality stays in its
+store, a thread gathers the next batch while the model computes.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Batch:
 
     @property
     def inputs(self) -> Inputs:
-        """What a model is given."""
+        """The part that the model sees."""
         return Inputs(self.embeddings, self.valid, self.lengths)
 
 
 class Batches:
-    """A pass over windows of a bank, as often as wanted, through the same buffers."""
+    """Windows of a bank in batches, for any number of passes through the same buffers."""
 
     def __init__(self, bank: Bank, windows: Sequence[Window], length: int, batch_size: int) -> None:
         self.bank, self.windows, self.length, self.batch_size = bank, tuple(windows), length, batch_size
@@ -58,7 +58,7 @@ class Batches:
             span = bank.span(window.trial_id)
             if window.num_frames > length or window.start < 0 or window.stop > span.stop - span.start:
                 raise ShapeError(
-                    f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows anew."
+                    f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows again."
                 )
         columns = ([bank.starts[w.trial_id] + w.start, w.stride, w.num_frames] for w in self.windows)
         self._columns = (
@@ -67,14 +67,14 @@ class Batches:
         self._steps = torch.arange(length)
         labelled = bank.labels.isfinite()
         self._targets = bank.labels.masked_fill(~labelled, 0)
-        # (F + 1, modalities + C): one gather for all
+        # (F + 1, modalities + C), so that a single gather fetches all of them
         self._flags = torch.cat([*(valid[:, None] for valid in bank.valid.values()), labelled], dim=1)
         waits = any(rows.waits for rows in bank.embeddings.values())
         self._ahead = waits or (bank.ahead and bank.device.type == "cpu")
         self._scratch = [self._make_scratch() for _ in range(2 if self._ahead else 1)]
 
     def _make_scratch(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Modality → what its batches are gathered into, and a block in the stored type on the way there."""
+        """Modality → output buffer of its batches, and an intermediate block in the stored type."""
         frames = self.length * min(self.batch_size, max(1, len(self.windows)))
         scratch = {}
         for modality, source in self.bank.embeddings.items():
@@ -88,24 +88,24 @@ class Batches:
 
     @property
     def labelled(self) -> Tensor:
-        """(N, C) on the CPU: whether a window holds at least one labelled frame of a target."""
+        """(N, C) on the CPU: whether a window has at least one labelled frame of a target."""
         parts, first = self._columns.split(4096, dim=1), len(self.bank.valid)
         counts = [self._flags[self._rows(*columns)][..., first:].any(dim=1) for columns in parts]
         return torch.cat(counts).cpu()
 
     def epoch(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """One pass, in the given order, or shuffled where a CPU generator is given."""
+        """One pass, in the given order, or shuffled by a CPU generator."""
         count = len(self.windows)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         chosen = order.split(self.batch_size) if count else ()
         return self._prefetch(chosen) if self._ahead and len(chosen) > 1 else map(self.gather, chosen)
 
     def gather(self, chosen: Tensor) -> Batch:
-        """One batch, of the windows with these numbers (B,) int64."""
+        """The batch of the windows with these indices, (B,) int64."""
         return self._gather(chosen, self._scratch[0])
 
     def _prefetch(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
-        """Batches gathered one ahead in a thread, into two sets of buffers in turn."""
+        """Gather one batch ahead in a thread, alternating between two sets of buffers."""
         inference = torch.is_inference_mode_enabled()
 
         def gather(index: int) -> Batch:
@@ -121,7 +121,7 @@ class Batches:
             yield pending.result()
 
     def _rows(self, firsts: Tensor, strides: Tensor, used: Tensor) -> Tensor:
-        """(B, L) rows of the bank; padding is its last row."""
+        """(B, L) rows of the bank; padding maps to the last row."""
         rows = torch.addcmul(firsts[:, None], strides[:, None], self._steps)
         if len(used) and int(used.min()) < self.length:
             rows = rows.masked_fill_(self._steps >= used[:, None], len(self._targets) - 1)

@@ -1,4 +1,4 @@
-"""From the name of a fusion model to a network with fresh weights."""
+"""Build a fusion model by name, with fresh weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cache.settings import as_settings
 from fusion.model import FusionModel
 from fusion.models import MODELS
 
-_TAKEN = {*dir(nn.ModuleDict()), "dims", "sources"}  # attributes of the modules that modalities are attributes of
+_TAKEN = {*dir(nn.ModuleDict()), "dims", "sources"}  # modalities become attributes of a ModuleDict and must not clash
 
 
 def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Any) -> FusionModel:
@@ -23,12 +23,12 @@ def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], se
         name: one of `fusion.models.MODELS`.
         dims: modality → embedding dimension, at least one.
         targets: names of the outputs, at least one.
-        settings: the model's `Config`, or some of its fields by name; what is absent keeps its default.
+        settings: the model's `Config`, or some of its fields by name; the others keep their defaults.
 
     Raises:
         UnknownNameError: if there is no such model.
-        SettingError: if a setting is unknown, of the wrong type or outside its range, no modality is given, or one is called
-            like a method of torch's.
+        SettingError: if a setting is unknown, of the wrong type or out of range, if no modality is given, or if a
+            modality's name clashes with a method of torch.
     """
     cls = load_named("fusion model", MODELS, name)
     if not dims or not targets:
@@ -38,7 +38,7 @@ def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], se
     for modality in dims:
         if not modality.isidentifier() or modality in _TAKEN:
             raise SettingError(
-                f"No model can call a modality '{modality}'; use another word of letters, digits and '_'."
+                f"'{modality}' cannot name a modality in a model; use another word of letters, digits and '_'."
             )
     config: Any = as_settings(config_of(MODELS[name]), settings, f"model '{name}'")
     model = cls(dims, tuple(targets), config)

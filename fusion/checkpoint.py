@@ -1,8 +1,8 @@
 """Checkpoints: a folder with `model.safetensors` and `model.json` that rebuilds its own model.
 
-The tensors are the model's weights (`model.<name>`) and the moments of the features (`moments.<modality>.mean`);
-the document says which model it is, how it was trained, and the recipes of its features: enough to compute them for a new
-video. Nothing is pickled, and the same content gives the same bytes.
+The tensors are the model's weights (`model.<name>`) and the moments of the features (`moments.<modality>.mean`). The
+document holds the model's name and settings, how it was trained, and the recipes of its features, so that they can be
+computed for a new video. Nothing is pickled, and equal content gives equal bytes.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ class _CheckpointDocument(Document):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained model and all that is needed to use it or to ask where it came from.
+    """A trained model, and everything needed to use it and to trace where it came from.
 
     Attributes:
-        model: with its trained weights; name, settings, dims and targets are its own.
-        moments: modality → moments that features are normalised with.
+        model: with its trained weights, name, settings, dims and targets.
+        moments: modality → moments that normalise its features.
         specs: modality → recipe of the features that it was trained on.
-        fold: which trials taught, chose and were kept.
-        training: the settings of the run; window and hop are those of inference too.
+        fold: the trials for training, validation and testing.
+        training: the settings of the run; inference uses the same window and hop.
         validation: target → CCC on the fold's validation trials.
-        versions: of the libraries that trained it.
-        targets: what it predicts, with the ranges that its outputs in [-1, 1] stand for.
-        projections: modality → principal components that its embeddings are reduced to before the moments.
+        versions: versions of the libraries that trained it.
+        targets: what it predicts, with the ranges that its outputs in [-1, 1] are mapped to.
+        projections: modality → principal components that its embeddings are reduced to before normalisation.
     """
 
     model: FusionModel
@@ -87,7 +87,7 @@ class Checkpoint:
     projections: dict[str, Projection] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder as a whole: under a temporary name beside it, then renamed; an older one is replaced."""
+        """Write to a temporary folder beside it, then rename, so that no half-written checkpoint is seen; replaces an old one."""
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         tensors = serialise_tensors(self._tensors())
@@ -128,16 +128,16 @@ class Checkpoint:
 
 
 def current_versions() -> dict[str, str]:
-    """Library → version, of what decides a trained weight."""
+    """Library → version, for the libraries that affect trained weights."""
     return {"torch": str(torch.__version__)}
 
 
 def load(folder: Path | str) -> Checkpoint:
-    """Rebuild a checkpoint on the CPU, its model in evaluation mode.
+    """Rebuild a checkpoint on the CPU, with its model in evaluation mode.
 
     Raises:
         MissingFileError: if the folder or one of its two files does not exist.
-        WeightsError: if a file is damaged, of another version, or does not fit the model it names.
+        WeightsError: if a file is damaged, has another version, or does not fit the model it names.
     """
     folder = Path(folder)
     absent = [name for name in (DOCUMENT, TENSORS) if not (folder / name).is_file()]
@@ -151,14 +151,14 @@ def load(folder: Path | str) -> Checkpoint:
     data = (folder / TENSORS).read_bytes()
     if digest_bytes(data) != document.sha256:
         raise WeightsError(
-            f"'{folder / TENSORS}' has another sha256 than its {DOCUMENT} says: it is damaged. Copy it again, or run "
+            f"The sha256 of '{folder / TENSORS}' differs from that in {DOCUMENT}: it is damaged. Copy it again, or run "
             "'avfusion train'."
         )
     return _rebuild(folder, document, parse_tensors(data))
 
 
 def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
-    """All networks of a run: the checkpoint in this folder, or those in its folders, one per target.
+    """All networks of a run: the checkpoint in this folder, or one per target in its subfolders.
 
     Raises:
         MissingFileError: if there is none.
@@ -193,9 +193,7 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
         text = " ".join(str(error).split())
-        raise WeightsError(
-            f"Checkpoint '{folder}' does not fit the model that it names: {text} Train it again."
-        ) from error
+        raise WeightsError(f"Checkpoint '{folder}' does not fit the model it names: {text} Train it again.") from error
 
 
 def _write_through(path: Path, data: bytes) -> None:

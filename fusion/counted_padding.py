@@ -1,4 +1,4 @@
-"""Padding that counts, as in the code of [Zhang2023], where it is input like any other."""
+"""Padding that counts as input, as in the code of [Zhang2023]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion.padding import find_inside
 
 
 def padding_rows(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
-    """Modality → (D,), what zero embeddings become by normalisation: the padding of [Zhang2023]'s code."""
+    """Modality → (D,), zero embeddings after normalisation: the padding of [Zhang2023]'s code."""
     rows = {}
     for modality, own in moments.items():
         zero = torch.zeros_like(own.mean)[None]
@@ -23,13 +23,13 @@ def padding_rows(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
 
 
 def count_padding(batch: Batch, rows: Mapping[str, Tensor]) -> Batch:
-    """The batch as [Zhang2023]'s code sees it: padding is input like any other, and counts with targets 0.
+    """The batch as [Zhang2023]'s code sees it: padding is ordinary input and counts with targets 0.
 
-    Frames inside a trial that nobody annotated stay out of the mask, target by target.
+    Frames inside a trial stay out of the mask of each target for which they are not annotated.
 
     Args:
-        batch: its embeddings are written to, where there is padding.
-        rows: modality → (D,), what padding shall be; see `padding_rows`.
+        batch: its embeddings are overwritten in padding.
+        rows: modality → (D,), the value of padding; see `padding_rows`.
     """
     inside = find_inside(batch.inputs)
     if inside is None:

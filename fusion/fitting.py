@@ -1,6 +1,7 @@
-"""The loop of training: epochs of optimiser steps, each judged, with the best weights kept and groups of weights released.
+"""The training loop: epochs of optimiser steps, validation after each, the best weights kept, groups of weights released.
 
-It knows neither stores nor corpora; `fusion.trainer` runs it on a bank, fine-tuning runs it with backbones in the model.
+It depends on neither stores nor corpora: `fusion.trainer` runs it on a bank, fine-tuning runs it with backbones in the
+model.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from fusion.settings import TrainConfig
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch, from 0.
+    """Results of one epoch.
 
     Attributes:
-        epoch: its number.
+        epoch: its number, from 0.
         loss: mean training loss over windows.
         validation: target → CCC over all validation frames concatenated.
-        score: their mean, which chooses the model.
+        score: mean validation CCC; the epoch with the highest one is kept.
         lr: learning rate after the last step.
         best: whether the score is the highest so far.
-        stage: how many groups of weights were released after the first one.
+        stage: number of groups of weights released after the first one.
     """
 
     epoch: int
@@ -42,58 +43,59 @@ class EpochRecord:
     stage: int = 0
 
 
-class Lessons(Protocol):
+class TrainingBatches(Protocol):
     """Training batches; every iteration is one pass over all of them."""
 
     def __len__(self) -> int:
-        """Batches of a pass."""
+        """Number of batches in a pass."""
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass."""
 
 
 Groups = Callable[[Any], Iterable[Sequence[nn.Parameter]]]
-"""Model → groups of its parameters in the order of their release; what is in none of them is never trained."""
+"""Model → groups of its parameters in the order of their release; parameters in no group are never trained."""
 
 
 def fit(
     model: nn.Module,
     objective: Callable[[Any, Tensor, Tensor], Tensor],
-    lessons: Lessons,
-    judge: Callable[[], Mapping[str, float]],
+    batches: TrainingBatches,
+    validate: Callable[[], Mapping[str, float]],
     config: TrainConfig,
     groups: Groups | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[tuple[EpochRecord, ...], int]:
     """Train a model; it ends with the weights of its best epoch.
 
-    The first group of weights is released at the start and another one whenever the schedule is exhausted: from the best
-    weights, with a new optimiser and a new schedule, and patience counted anew. Without one left the run ends.
+    The first group of weights is released at the start, and the next one whenever the schedule is exhausted. Each stage
+    starts from the best weights with a new optimiser and schedule, and restarts the count of patience. When the schedule
+    is exhausted and no group is left, the run ends.
 
     Args:
         model: called with the inputs of a batch.
         objective: estimate, targets (B, L, C), mask (B, L, C) → scalar loss.
-        lessons: what teaches.
-        judge: target → validation CCC of the model as it is.
-        config: of the run; `epochs` is the limit over all stages.
-        groups: model → groups of parameters; all of them in one group by default.
-        on_epoch: told of every epoch when it ends.
+        batches: the training batches.
+        validate: returns target → validation CCC of the model in its present state.
+        config: settings of the run; `epochs` is the limit over all stages.
+        groups: model → groups of parameters; by default one group with all of them.
+        on_epoch: called after every epoch.
 
     Returns:
         Every epoch, and the number of the best one.
 
     Raises:
-        SettingError: if there are several groups and a schedule that never releases one, or no group.
-        CorpusError: if no validation score was a number.
-        AvFusionError: if the loss stops being finite.
+        SettingError: if there is no group, or several with a schedule that never releases one.
+        CorpusError: if every validation score was nan.
+        AvFusionError: if the loss becomes nan or infinite.
     """
     run = _Run(model, config, groups)
     history: list[EpochRecord] = []
     for epoch in range(config.epochs):
         if run.schedule.exhausted and not run.release():
             break
-        loss = _teach(model, objective, lessons, run, epoch)
-        validation = dict(judge())
+        loss = _train_epoch(model, objective, batches, run, epoch)
+        validation = dict(validate())
         score = sum(validation.values()) / len(validation)
         record = EpochRecord(epoch, loss, validation, score, run.schedule.lr, run.note(epoch, score), run.stage)
         history.append(record)
@@ -103,19 +105,19 @@ def fit(
         if run.may_stop:
             break
     if run.stopping.best_epoch < 0:
-        raise CorpusError("The validation CCC was nan in every epoch: its labels never vary. Choose another fold.")
+        raise CorpusError("The validation CCC was nan in every epoch: the labels never vary. Choose another fold.")
     model.load_state_dict(run.best)
     return tuple(history), run.stopping.best_epoch
 
 
 class _Run:
-    """What changes from epoch to epoch beside the weights.
+    """State of a run apart from the model's current weights.
 
     Attributes:
-        schedule: of the present stage.
+        schedule: of the current stage.
         stopping: over all stages.
         best: weights of the best epoch so far.
-        stage: groups released after the first one.
+        stage: number of groups released after the first one.
     """
 
     schedule: Constant
@@ -144,7 +146,7 @@ class _Run:
         return make_schedule(self.optimizer, self.config)
 
     def release(self) -> bool:
-        """Go on with one more group from the best weights; false if there is none."""
+        """Release one more group and continue from the best weights; false if none is left."""
         if not self._waiting:
             return False
         self.schedule = self._start_stage()
@@ -153,32 +155,36 @@ class _Run:
         return True
 
     def note(self, epoch: int, score: float) -> bool:
-        """Keep the weights if this epoch is the best so far, and say whether it is."""
+        """Keep the weights if this epoch is the best so far; true if it is."""
         improved = self.stopping.update(epoch, score, self.schedule.counts)
         if improved:
             self.best = copy.deepcopy(self.model.state_dict())
         return improved
 
     def end_epoch(self, improved: bool) -> None:
-        """Tell the schedule; go back to the best weights where it wants that."""
+        """Update the schedule, and reload the best weights if it says so."""
         self.schedule.after_epoch(improved)
         if self.schedule.reloads_best:
             self.model.load_state_dict(self.best)
 
     @property
     def may_stop(self) -> bool:
-        """Whether patience is at its end, and no group waits that would be worth another try."""
+        """Whether patience is exhausted, and no waiting group is worth another stage."""
         return self.stopping.exhausted and (self.config.stop_before_release or not self._waiting)
 
 
-def _teach(
-    model: nn.Module, objective: Callable[[Any, Tensor, Tensor], Tensor], lessons: Lessons, run: _Run, epoch: int
+def _train_epoch(
+    model: nn.Module,
+    objective: Callable[[Any, Tensor, Tensor], Tensor],
+    batches: TrainingBatches,
+    run: _Run,
+    epoch: int,
 ) -> float:
-    """One epoch of optimiser steps; mean loss over windows."""
+    """One epoch of optimiser steps; returns the mean loss over windows."""
     model.train()
-    run.schedule.before_epoch(len(lessons))
+    run.schedule.before_epoch(len(batches))
     total, count = torch.zeros(()), 0
-    for batch in lessons:
+    for batch in batches:
         loss = objective(model(batch.inputs), batch.targets, batch.mask)
         run.optimizer.zero_grad()
         loss.backward()
@@ -190,7 +196,7 @@ def _teach(
 
 
 def _finite_mean(total: Tensor, count: int, epoch: int, config: TrainConfig) -> float:
-    """Mean loss of an epoch; a loss that is not finite stays so in the sum, so one check per epoch is enough."""
+    """Mean loss of an epoch; a nan or infinite loss persists in the sum, so one check per epoch is enough."""
     mean = float(total) / count
     if not torch.isfinite(total):
         raise AvFusionError(f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. Lower 'lr'.")

@@ -1,4 +1,4 @@
-"""Predictions for whole trials: windows through a model, then stitched."""
+"""Predictions for whole trials: run a model on windows, then stitch them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fusion.model import FusionModel
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says about one trial.
+    """A model's prediction for one trial.
 
     Attributes:
         trial_id: the trial.
-        values: (T, C) float32, one row per frame; where windows overlap, their mean. In the ranges of the targets, but for
-            those of `run_model`, which are a model's own, in [-1, 1].
+        values: (T, C) float32, one row per frame, the mean of overlapping windows; in the ranges of the targets, except
+            from `run_model`, which returns the model's raw outputs in [-1, 1].
         targets: names of the C columns.
     """
 
@@ -40,12 +40,12 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     """Predict trials with a trained model, normalising with the moments of its training trials.
 
     Args:
-        checkpoint: the model and what it was trained on.
-        bank: features as they came from the stores; labels are not looked at.
-        trial_ids: which trials; all of the bank by default.
+        checkpoint: the trained model.
+        bank: features as stored; labels are ignored.
+        trial_ids: trials to predict; by default all in the bank.
 
     Raises:
-        FingerprintError: if the bank's features are not those of training.
+        FingerprintError: if the bank's features differ from those of training.
         UnknownNameError: if the bank lacks a trial or a modality of the model.
     """
     bank.check_specs(checkpoint.specs)
@@ -60,38 +60,38 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
 def predict_ensemble(
     checkpoints: Iterable[Checkpoint], bank: Bank, trial_ids: Sequence[str] | None = None
 ) -> list[Prediction]:
-    """Predict trials with several models together: networks of single targets, seeds, folds, or all of these.
+    """Predict trials with several models: networks of single targets, of several seeds or folds, or a mix of these.
 
     Args:
         checkpoints: at least one; each normalises with its own moments and cuts its own windows.
-        bank: features as they came from the stores.
-        trial_ids: which trials; all of the bank by default.
+        bank: features as stored.
+        trial_ids: trials to predict; by default all in the bank.
 
     Returns:
-        As `merge` of each model's predictions.
+        The models' predictions, combined by `merge`.
 
     Raises:
         SettingError: if there is no checkpoint.
-        FingerprintError: if the bank's features are not those of training.
+        FingerprintError: if the bank's features differ from those of training.
         UnknownNameError: if the bank lacks a trial or a modality of a model.
     """
     return merge([predict(checkpoint, bank, trial_ids) for checkpoint in checkpoints])
 
 
 def merge(runs: Sequence[Sequence[Prediction]]) -> list[Prediction]:
-    """Mean prediction of each trial and target over the runs that have it.
+    """Mean prediction for each trial and target over the runs that have it.
 
     Args:
-        runs: predictions of one model each; they may differ in trials and in targets.
+        runs: the predictions of each model; they may differ in trials and targets.
 
     Returns:
-        One prediction per trial; trials and targets in the order in which they first appear.
+        One prediction per trial; trials and targets are in order of first appearance.
 
     Raises:
         SettingError: if there is no run.
     """
     if not runs:
-        raise SettingError("An ensemble of no models; expected at least one. Name the checkpoints.")
+        raise SettingError("The ensemble has 0 models; expected at least one. Name the checkpoints.")
     trials: dict[str, list[Prediction]] = {}
     for prediction in chain.from_iterable(runs):
         trials.setdefault(prediction.trial_id, []).append(prediction)
@@ -116,16 +116,16 @@ def run_model(
     batch_size: int,
     padding: Mapping[str, Tensor] | None = None,
 ) -> list[Prediction]:
-    """Predict trials of a bank that is already normalised, in [-1, 1]; the model is left in the mode in which it came.
+    """Predict trials of an already normalised bank, in [-1, 1]; the model keeps its training or evaluation mode.
 
     Args:
         model: moved to the bank's device.
         bank: normalised features.
-        trial_ids: which trials, in this order.
+        trial_ids: trials to predict, in this order.
         window: frames per window.
-        hop: frames between windows; below `window` they overlap and are averaged.
+        hop: frames between the starts of windows; windows overlap and are averaged if it is less than `window`.
         batch_size: windows per forward pass.
-        padding: modality → (D,) where padding is input like any other; see `fusion.padding.count_padding`.
+        padding: modality → (D,) if padding counts as input; see `fusion.counted_padding.count_padding`.
     """
     windows = bank.cut(trial_ids, window, hop)
     values = np.empty((len(windows), window, len(model.targets)), np.float32)

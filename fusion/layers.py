@@ -1,4 +1,4 @@
-"""Layers that several fusion models share."""
+"""Layers shared by several fusion models."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fusion.settings import ACTIVATIONS
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation of a setting: gelu, relu or selu."""
+    """The activation with this name: gelu, relu or selu."""
     return cast(nn.Module, load_named("activation", ACTIVATIONS, name)())
 
 
 class Heads(nn.Module):
     """Two linear heads on the same hidden state [Karas2022, Section 3.4]: targets without squashing, and polar classes.
 
-    The second one exists only where valence and arousal are both targets, else `logits` is None.
+    The second head exists only if both valence and arousal are targets; otherwise `logits` is None.
     """
 
     def __init__(self, dim: int, targets: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
-"""Embeddings that stay in their store, for features larger than memory: windows are gathered from the memory maps.
+"""Embeddings that stay in their store, for features larger than memory: windows are read from memory maps.
 
-What a resident bank does once for all batches, normalising, happens here after gathering, by the same operations in
-the same order on the same types, so that a batch is the same to the last bit.
+Rows in memory are normalised once; here, normalisation happens after gathering, with the same operations in the same
+order on the same types, so batches are identical to the last bit.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class MappedRows(Rows):
     """One modality of a bank, in its store.
 
     Attributes:
-        store: where its trials are; read through the memory maps of finished chunks where the file system has them.
-        moments: what gathered rows are normalised with; None for rows as stored.
+        store: holds its trials; read through memory maps of finished chunks if the file system supports them.
+        moments: normalise the gathered rows; None to keep rows as stored.
     """
 
     store: FeatureStore
@@ -44,11 +44,11 @@ class MappedRows(Rows):
         return dtype
 
     def to(self, device: torch.device) -> MappedRows:
-        """The same with moments on a device."""
+        """The same, with the moments on a device."""
         return self if self.moments is None else replace(self, moments=self.moments.to(device))
 
     def trial(self, trial_id: str, span: slice) -> Tensor:
-        """(T, D) rows of a trial as stored, on the CPU, in memory of their own."""
+        """(T, D) rows of a trial as stored, copied to the CPU's memory."""
         return torch.from_numpy(np.array(self.store.read(trial_id).embeddings))
 
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> MappedRows:
@@ -56,12 +56,12 @@ class MappedRows(Rows):
         return replace(self, moments=moments)
 
     def make_block(self, num_frames: int, length: int, device: torch.device) -> Tensor:
-        """On the CPU, of at least one window."""
+        """On the CPU, with room for at least one window."""
         rows = max(length, block_size(num_frames, self.dim, device))
         return torch.empty(rows, self.dim, dtype=self.dtype)
 
     def gather(self, wanted: Wanted, valid: Tensor, result: Tensor, block: Tensor) -> None:
-        """As many whole windows at a time as fit the block; zero also where not valid, if normalised."""
+        """Read as many whole windows at a time as fit the block; normalised rows are also zero where not valid."""
         length = wanted.length
         step = max(1, len(block) // length)
         valid = valid.flatten()
@@ -90,12 +90,12 @@ class MappedRows(Rows):
 
 
 def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_gb: float) -> set[str]:
-    """Modalities that a bank loads, the smallest first, as long as they and their normalised copies fit.
+    """Choose the modalities to load: the smallest first, as long as they and their normalised copies fit.
 
     Args:
         stores: modality → its features.
-        num_frames: frames of all trials.
-        memory_gb: the budget, 10^9 bytes.
+        num_frames: number of frames of all trials.
+        memory_gb: the budget, in 10^9 bytes.
 
     Raises:
         SettingError: if the budget is negative.
@@ -112,16 +112,16 @@ def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_
 
 
 def load_rows(modality: str, store: FeatureStore, lengths: Mapping[str, int], resident: bool) -> tuple[Rows, Tensor]:
-    """Read trials in a row, comparing every byte with its digest; a last row is padding.
+    """Read trials one after another, verifying every byte against its digest; one row of padding follows.
 
     Args:
         modality: for messages.
         store: its features.
-        lengths: trial id → frames on its clock.
+        lengths: trial id → number of frames on its clock.
         resident: whether to keep the embeddings in memory.
 
     Returns:
-        Embeddings (F + 1, D), or where they are, and valid (F + 1,).
+        Embeddings (F + 1, D), in memory or in the store, and valid (F + 1,).
 
     Raises:
         StoreError: if the store lacks a trial, or its bytes were altered.

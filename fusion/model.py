@@ -1,12 +1,12 @@
 """The contract of a fusion model: embeddings of windows in, an estimate per frame out.
 
 A model is one file in `fusion/models/` with a frozen `Config` and a `FusionModel`, and one line in the table
-`fusion.models.MODELS`. What every model promises (the contract tests run over the table):
+`fusion.models.MODELS`. Every model guarantees the following (the contract tests run over the table):
 
-* any set of named modalities of any dimension; where their order matters it is the alphabetical one;
-* padding (frames behind `lengths`) never changes the output of a frame inside;
-* a modality that is invalid everywhere is allowed, its embeddings are then zero;
-* the inputs are not changed, and every parameter receives a gradient from `values` or `logits`.
+* it accepts any set of named modalities of any dimension; where their order matters, it is alphabetical;
+* padding (frames beyond `lengths`) never changes the output of a frame inside the window;
+* a modality may be invalid everywhere; its embeddings are then zero;
+* the inputs are not modified, and every parameter receives a gradient from `values` or `logits`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 
 class Inputs(NamedTuple):
-    """What a fusion model sees of B windows of L frames.
+    """A fusion model's input: B windows of L frames.
 
     Attributes:
         embeddings: {modality: (B, L, D)} float32, normalised; zero where not valid.
         valid: {modality: (B, L)} true where the backbone saw input.
-        lengths: (B,) int64 on the CPU, frames of each window; what follows them up to L is padding.
+        lengths: (B,) int64 on the CPU, frames of each window; the rest, up to L, is padding.
     """
 
     embeddings: dict[str, Tensor]
@@ -33,12 +33,12 @@ class Inputs(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a fusion model says about each frame.
+    """A fusion model's output for each frame.
 
     Attributes:
-        values: (B, L, C), the targets in the order in which the model was built.
+        values: (B, L, C), one column per target, in the model's order of targets.
         logits: (B, L, 24), classes of the polar plane of valence and arousal [Karas2022, Section 3.4]; None
-            where the model has no such head.
+            if the model has no such head.
     """
 
     values: Tensor
@@ -46,15 +46,15 @@ class Estimate(NamedTuple):
 
 
 class FusionModel(nn.Module):
-    """Base of all fusion models; a subclass is called with dims, targets and the `Config` of its file.
+    """Base of all fusion models; a subclass is constructed with dims, targets and the `Config` of its file.
 
     Attributes:
         name: as in the table.
         dims: modality → D, alphabetical.
         targets: names of the C outputs.
-        config: the settings that it was built with.
-        fixed_length: the only window length that it accepts, in frames; None where any is accepted.
-        solvable: whether `fit` solves for the weights, instead of gradient steps.
+        config: the settings it was built with.
+        fixed_length: the only window length it accepts, in frames; None if it accepts any.
+        solvable: whether `fit` computes the weights in closed form, without gradient steps.
     """
 
     fixed_length: int | None = None
@@ -69,7 +69,7 @@ class FusionModel(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting by name, defaults included: with name, dims and targets it rebuilds the model."""
+        """Every setting by name, defaults included; with name, dims and targets they rebuild the model."""
         return asdict(self.config)
 
     def forward(self, inputs: Inputs) -> Estimate:
@@ -77,9 +77,9 @@ class FusionModel(nn.Module):
         raise NotImplementedError
 
     def fit(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> None:
-        """Solve for the weights in closed form, where the model is `solvable`.
+        """Solve for the weights in closed form, if the model is `solvable`.
 
         Args:
-            batches: inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled; one pass.
+            batches: one pass of inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Normalisation: mean and standard deviation of every embedding dimension, learned from training trials only."""
+"""Normalisation: mean and standard deviation of every embedding dimension, measured on training trials only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from cache.errors import SettingError
 
-_CONSTANT = 1e-6  # a dimension whose spread is below this share of its mean is constant up to rounding
+_CONSTANT = 1e-6  # a standard deviation below this share of the mean is rounding noise: the dimension is constant
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of one modality, over the valid frames of a fold's training trials.
+    """Moments of one modality over the valid frames of a fold's training trials.
 
     Attributes:
         mean: (D,) float32.
-        std: (D,) float32, population form; 0 where a dimension never varies.
+        std: (D,) float32, population form; 0 if a dimension never varies.
     """
 
     mean: Tensor
@@ -32,7 +32,7 @@ class Moments:
 
     @cached_property
     def scale(self) -> Tensor:
-        """(D,) the standard deviation, 1 where a dimension is constant, which is then only centred."""
+        """(D,) the standard deviation; 1 for constant dimensions, which are only centred."""
         varies = self.std > _CONSTANT * self.mean.abs() + 1e-12
         return torch.where(varies, self.std, torch.ones_like(self.std))
 
@@ -42,7 +42,7 @@ class Moments:
         Args:
             rows: (F, D) float32, on the device of the moments.
             valid: (F,).
-            dtype: what the rows will be stored as.
+            dtype: the type in which the rows will be stored.
         """
         largest = torch.finfo(dtype).max
         rows.sub_(self.mean).div_(self.scale)
@@ -55,7 +55,7 @@ def measure_moments(modality: str, trials: Iterable[tuple[Tensor, Tensor]]) -> M
     """Stream over trials, in float64, merging pairwise [Chan1983].
 
     Args:
-        modality: for the message.
+        modality: for error messages.
         trials: embeddings (T, D) and valid (T,) of each trial.
 
     Raises:

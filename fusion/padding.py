@@ -1,4 +1,4 @@
-"""Padding of windows: where it is, and what models that look beyond a frame do about it."""
+"""Padding of windows: find it, and clear it for models that look beyond a single frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusion.model import Inputs
 
 
 def find_inside(inputs: Inputs) -> Tensor | None:
-    """(B, L) true where a frame lies inside its window; None where no window has padding, which costs nothing."""
+    """(B, L) true where a frame lies inside its window; None, at no cost, if no window has padding."""
     first = next(iter(inputs.embeddings.values()))
     num_frames = first.shape[1]
     if int(inputs.lengths.min()) >= num_frames:
@@ -22,7 +22,7 @@ def find_inside(inputs: Inputs) -> Tensor | None:
 
 
 def clear_padding(inputs: Inputs, modalities: Iterable[str]) -> dict[str, Tensor]:
-    """Embeddings (B, L, D) of these modalities, zero in padding whatever stood there; the inputs keep theirs."""
+    """Embeddings (B, L, D) of these modalities with padding set to zero; the inputs are not modified."""
     inside = find_inside(inputs)
     if inside is None:
         return {modality: inputs.embeddings[modality] for modality in modalities}
@@ -31,7 +31,7 @@ def clear_padding(inputs: Inputs, modalities: Iterable[str]) -> dict[str, Tensor
 
 
 def require_length(name: str, inputs: Inputs, length: int) -> None:
-    """Refuse windows that do not have the one length of a model whose weights are `length` x `length`.
+    """Check the window length for a model with weights of `length` x `length`.
 
     Raises:
         ShapeError: if the windows have another length.

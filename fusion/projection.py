@@ -1,4 +1,4 @@
-"""Principal components of embeddings, learned from the training trials of a fold only [Ross2008].
+"""Principal components of embeddings, fitted on the training trials of a fold only [Ross2008].
 
     z = (x - mean) V^T,    V (n, D) the first n components of the valid frames
 
@@ -20,7 +20,7 @@ from cache.store import FeatureStore
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Of one modality.
+    """Principal components of one modality.
 
     Attributes:
         mean: (D,) float32.
@@ -31,15 +31,15 @@ class Projection:
     components: Tensor
 
     def apply(self, rows: Tensor, valid: Tensor) -> Tensor:
-        """Rows (T, D) of any float type in the components' coordinates, (T, n) float32, zero where not valid (T,).
+        """Project rows (T, D) of any float type to (T, n) float32, zero where not valid (T,).
 
         Raises:
-            ShapeError: if D is another one.
+            ShapeError: if D differs from that of the components.
         """
         if rows.shape[1:] != self.mean.shape:
             raise ShapeError(
-                f"Embeddings have shape {tuple(rows.shape)}, expected (T, {len(self.mean)}): the components were fitted on "
-                "others. Train again."
+                f"Embeddings have shape {tuple(rows.shape)}, expected (T, {len(self.mean)}), on which the components were "
+                "fitted. Train again."
             )
         centred = rows.float() - self.mean.to(rows.device)
         return (centred @ self.components.to(rows.device).T).masked_fill_(~valid[:, None], 0)
@@ -48,7 +48,7 @@ class Projection:
 def fit_projections(
     stores: Mapping[str, FeatureStore], trial_ids: Sequence[str], numbers: Mapping[str, int]
 ) -> dict[str, Projection]:
-    """Fit principal components over the memory maps; the features need never be in memory at once.
+    """Fit principal components over the memory maps, without loading all features into memory.
 
     Args:
         stores: modality → its features.
@@ -57,7 +57,7 @@ def fit_projections(
 
     Raises:
         UnknownNameError: if there is no such modality.
-        SettingError: if there are fewer dimensions or valid frames than components.
+        SettingError: if the number of components exceeds that of dimensions or valid frames.
     """
     from cache.moments import fit_pca
 

@@ -1,4 +1,4 @@
-"""The embeddings of one modality of a bank: what a bank asks of them, wherever they are, and those that are in memory."""
+"""The embeddings of one modality of a bank: the interface, and the implementation for embeddings in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from cache.windows import Window
 from fusion.moments import Moments
 
-_BLOCK = 2**18  # numbers gathered and cast at a time: they are still in the processor's cache when they are cast
-_LONG = 128  # frames from which on a window is copied as a slice, without gathering, on a CPU
+_BLOCK = 2**18  # numbers gathered and cast at a time, so that they are still in the processor's cache when cast
+_LONG = 128  # on a CPU, windows of at least this many frames are copied as slices instead of gathered
 
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """B windows of L frames, as a batch asks for them.
+    """B windows of L frames, as requested for a batch.
 
     Attributes:
         windows: the B windows.
@@ -38,7 +38,7 @@ class Rows(ABC):
     """Embeddings (D,) of the frames of some trials.
 
     Attributes:
-        waits: whether gathering reads from somewhere else, so that a thread should do it ahead.
+        waits: whether gathering waits for a disk or network, so that a thread should do it ahead.
     """
 
     waits: ClassVar[bool]
@@ -55,11 +55,11 @@ class Rows(ABC):
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
-        """The same for batches on a device."""
+        """The same, for batches on a device."""
 
     @abstractmethod
     def trial(self, trial_id: str, span: slice) -> Tensor:
-        """(T, D) rows of a trial, which are these rows of the bank."""
+        """(T, D) rows of a trial; `span` is its rows in the bank."""
 
     @abstractmethod
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> Rows:
@@ -76,31 +76,31 @@ class Rows(ABC):
         """Scratch (rows, D) in the stored type for `gather`.
 
         Args:
-            num_frames: of the largest batch, B * L.
+            num_frames: frames of the largest batch, B * L.
             length: L.
             device: of the batches.
         """
 
     @abstractmethod
     def gather(self, wanted: Wanted, valid: Tensor, result: Tensor, block: Tensor) -> None:
-        """Fill (B * L, D) float32 with windows, zero behind their ends.
+        """Fill (B * L, D) float32 with windows, zero in padding.
 
         Args:
             wanted: the windows.
             valid: (B, L) on the device of the result, false in padding.
-            result: what is filled.
+            result: the output.
             block: made by `make_block`.
         """
 
 
 def block_size(num_frames: int, dim: int, device: torch.device) -> int:
-    """Rows that are gathered at a time: all of them where no cache of a processor is to be minded."""
+    """Rows to gather at a time: as many as fit the processor's cache on a CPU, all of them elsewhere."""
     return min(num_frames, max(1, _BLOCK // dim)) if device.type == "cpu" else num_frames
 
 
 @dataclass(frozen=True, eq=False)
 class ResidentRows(Rows):
-    """In memory.
+    """Embeddings in memory.
 
     Attributes:
         values: (F + 1, D) in the stored type, zero where not valid. The last row is padding.
@@ -124,7 +124,7 @@ class ResidentRows(Rows):
         return ResidentRows(self.values.to(device))
 
     def trial(self, trial_id: str, span: slice) -> Tensor:
-        """(T, D) rows of a trial, a view."""
+        """(T, D) rows of a trial, as a view."""
         return self.values[span]
 
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> ResidentRows:
@@ -140,11 +140,11 @@ class ResidentRows(Rows):
         return ResidentRows(result)
 
     def make_block(self, num_frames: int, length: int, device: torch.device) -> Tensor:
-        """On the device."""
+        """Scratch on the device; see `Rows.make_block`."""
         return torch.empty(block_size(num_frames, self.dim, device), self.dim, dtype=self.dtype, device=device)
 
     def gather(self, wanted: Wanted, valid: Tensor, result: Tensor, block: Tensor) -> None:
-        """Long windows as slices, short ones row by row."""
+        """Copy long windows as slices, gather short ones row by row."""
         if self.values.device.type == "cpu" and wanted.length >= _LONG:
             self._copy_windows(result.view(-1, wanted.length, self.dim), wanted.columns)
         elif self.dtype == result.dtype:

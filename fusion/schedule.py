@@ -1,6 +1,6 @@
 """Optimisers, learning-rate schedules, and early stopping.
 
-A schedule is one class and one line of `fusion.settings.SCHEDULES`. It is told of every optimiser step and of every epoch, so
+A schedule is one class and one line of `fusion.settings.SCHEDULES`. It is called after every optimiser step and epoch, so
 that per-step and plateau schedules look the same to the loop in `fusion.fitting`.
 """
 
@@ -18,25 +18,25 @@ from fusion.settings import OPTIMIZERS, SCHEDULES, TrainConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
-    """The optimiser that the settings name, betas .9 and .999."""
+    """The optimiser named in the settings, with betas .9 and .999."""
     return load_named("optimizer", OPTIMIZERS, config.optimizer)(
         parameters, lr=config.lr, weight_decay=config.weight_decay
     )
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig) -> Constant:
-    """The schedule that the settings name."""
+    """The schedule named in the settings."""
     return load_named("schedule", SCHEDULES, config.schedule)(optimizer, config)
 
 
 class Constant:
-    """Contract and simplest case: the learning rate stays what it is.
+    """The base of all schedules and the simplest one: the learning rate never changes.
 
     Attributes:
-        optimizer: whose learning rate is moved.
+        optimizer: the optimiser under control.
         reloads_best: whether every epoch starts from the best weights so far [Zhang2023] instead of the latest.
-        releases: whether it ever asks for the next group of weights.
-        patience: epochs without improvement that end a run where the settings say nothing.
+        releases: whether it ever releases the next group of weights.
+        patience: epochs without improvement that end a run, unless the settings say otherwise.
     """
 
     reloads_best: bool = False
@@ -58,7 +58,7 @@ class Constant:
 
     @property
     def counts(self) -> bool:
-        """Whether the present epoch counts towards early stopping."""
+        """Whether the current epoch counts towards early stopping."""
         return True
 
     def before_epoch(self, num_steps: int) -> None:
@@ -87,14 +87,14 @@ class CosineRestarts(Constant):
 
 
 class Plateau(Constant):
-    """Warm-up, then cuts on a plateau, always on from the best weights [Zhang2023, Section 3.4, and its code].
+    """Warm-up, then cuts on a plateau, each epoch from the best weights [Zhang2023, Section 3.4, and its code].
 
     With r the epoch since the last release of weights and n the steps of an epoch:
 
-    * r < `warmup_epochs`: step k of n has lr (k + 1) / n, in each of these epochs anew [Zhang2023]; the published code
+    * r < `warmup_epochs`: step k of n has lr (k + 1) / n, starting over in each epoch [Zhang2023]; the published code
       divides by 5 twice and climbs to lr (r + 1) / 25 only (`legacy_warmup`);
-    * then the rate is lr, cut by `plateau_factor` after more than `plateau_patience` epochs in a row that are not better
-      than the best epoch before them, of whatever stage;
+    * then the rate is lr, multiplied by `plateau_factor` after more than `plateau_patience` epochs in a row without
+      improvement on the best epoch of all stages;
     * r > `warmup_epochs` and a rate below `min_lr`: `exhausted`. Early stopping counts epochs from the same r on.
     """
 
@@ -111,21 +111,21 @@ class Plateau(Constant):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the rate fell below `min_lr`; rates that differ by rounding only are equal."""
+        """Whether the rate fell below `min_lr`, ignoring rounding."""
         return self._epoch > self._config.warmup_epochs and self._cut_rate() < self._config.min_lr * (1 - 1e-9)
 
     @property
     def counts(self) -> bool:
-        """Not during the warm-up, nor in the first epoch behind it."""
+        """False during the warm-up and in the first epoch after it."""
         return self._epoch > self._config.warmup_epochs
 
     def before_epoch(self, num_steps: int) -> None:
-        """Begin to climb anew, as long as it is warm-up."""
+        """Restart the climb, during the warm-up."""
         self._num_steps, self._step = num_steps, 0
         self._move()
 
     def after_step(self) -> None:
-        """Climb one step, as long as it is warm-up."""
+        """Climb one step, during the warm-up."""
         self._step += 1
         self._move()
 
@@ -151,7 +151,7 @@ class Plateau(Constant):
 
 
 class EarlyStopping:
-    """Remembers the best epoch and counts those since.
+    """Remembers the best epoch and counts the epochs since.
 
     Attributes:
         best: highest score so far; -inf before the first one. A nan score is never an improvement.
@@ -165,7 +165,7 @@ class EarlyStopping:
         self._waited = 0
 
     def update(self, epoch: int, score: float, counts: bool = True) -> bool:
-        """Note the score of an epoch; true if it is the best so far. One that does not count never ends the run."""
+        """Record the score of an epoch; true if it is the best so far. An epoch that does not count never ends the run."""
         improved = not isnan(score) and score > self.best
         if improved:
             self.best, self.best_epoch = score, epoch
@@ -173,10 +173,10 @@ class EarlyStopping:
         return improved
 
     def restart(self) -> None:
-        """Count from nothing again; the best epoch stays."""
+        """Restart the count; the best epoch stays."""
         self._waited = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` epochs in a row brought nothing better."""
+        """Whether `patience` epochs in a row brought no improvement."""
         return self._waited >= self.patience

@@ -1,6 +1,6 @@
-"""The settings of a training run, and what fusion models' settings have in common.
+"""The settings of a training run, and checks shared by the settings of fusion models.
 
-Losses, optimisers, schedules and activations are named here, lazily, so that reading settings needs no torch.
+Losses, optimisers, schedules and activations are lazy paths, so that reading settings does not import torch.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def check_branches(
 
 
 def unknown_names(given: Mapping[str, Any], own: Collection[str], known: Collection[str]) -> Faults:
-    """Settings of a model that name a modality which does not exist, as `{"leader": "is …"}`.
+    """Settings of a model that name an unknown modality, as `{"leader": "is …"}`.
 
     Args:
-        given: the settings that somebody wrote; defaults name modalities that a system may lack.
-        own: names of the system's modalities, one of which its leader must be.
-        known: names of the modalities of all systems, which may share their settings.
+        given: the settings that the user wrote; defaults may name modalities that a system lacks.
+        own: names of the system's modalities; its leader must be one of them.
+        known: names of the modalities of all systems, which may share settings.
     """
     pairs = [f"{source}_to_{target}" for source in known for target in known if source != target]
     faults = {}
@@ -87,33 +87,34 @@ class TrainConfig:
 
     Attributes:
         targets: what is predicted, in this order; names of label columns.
-        per_target: train one network per target [Zhang2023] instead of one for all of them.
+        per_target: train one network per target [Zhang2023] instead of one for all targets.
         epochs: at most this many passes over the training windows.
-        patience: stop after this many epochs in a row without a better validation CCC; by default 8, and 50 with the
-            plateau schedule, as in the authors' codes ([Zhang2023] itself says 20).
+        patience: stop after this many epochs in a row without a better validation CCC; by default 8, or 50 with the
+            plateau schedule, as in the authors' code ([Zhang2023] itself says 20).
         stop_before_release: let patience end a run while groups of weights still wait to be released.
         batch_size: windows per optimiser step.
         window: frames per window.
         hop: frames between the starts of windows.
-        dilation: training windows keep one of this many frames; validation always keeps all.
-        tail: what happens to the frames behind the last whole training window: align, pad or drop.
+        dilation: training windows keep one frame in this many; validation always keeps all.
+        tail: what happens to the frames after the last whole training window: align, pad or drop.
         reshuffle: draw a new order of windows for every epoch; otherwise they are shuffled once [Zhang2023's code].
-        masked: leave the padding of short windows out; otherwise it is input like any other (embeddings of zero before
+        masked: ignore the padding of short windows; otherwise it is ordinary input (embeddings of zero before
             normalisation) and counts in the loss with targets 0 [Zhang2023's code].
-        loss: over what one CCC is taken: "batch" [Karas2022] or "window" [Zhang2023].
+        loss: compute the CCC over each "batch" [Karas2022] or each "window" [Zhang2023].
         lambda_mse: weight of the mean squared error.
         lambda_ce: weight of the cross-entropy over the 24 polar classes; by default 0.88 for models with that head and 0
-            for others, which refuse any other number.
+            for others, which accept only 0.
         class_weights: of that cross-entropy: "paper", or "training" for the inverse frequency in the training labels.
         optimizer: adam (weight decay added to the gradient) or adamw (decoupled).
         lr: learning rate.
-        weight_decay: as the optimiser understands it.
+        weight_decay: weight decay of the optimiser.
         schedule: how the learning rate moves: constant, cosine [Karas2022] or plateau [Zhang2023].
         restart_steps: cosine: optimiser steps from one warm restart to the next.
-        warmup_epochs: plateau: epochs of each stage in which the rate climbs from 0 to `lr`, in each of them anew.
+        warmup_epochs: plateau: number of epochs at the start of each stage during which the rate climbs from 0 to `lr`,
+            starting over in each epoch.
         legacy_warmup: plateau: climb to lr (r + 1) / 25 in epoch r, as the published code does.
         plateau_patience: plateau: the rate is cut after more than this many epochs without a better validation CCC.
-        plateau_factor: plateau: what the rate is cut by.
+        plateau_factor: plateau: each cut multiplies the rate by this.
         min_lr: plateau: below this rate the next group of weights is released; without one the run ends.
         seed: of weights, dropout and order of windows.
     """
@@ -171,7 +172,7 @@ class TrainConfig:
         return tuple(replace(self, targets=(target,)) for target in self.targets)
 
     def check_targets(self, known: tuple[str, ...]) -> None:
-        """Refuse targets that the corpus does not label.
+        """Check that the corpus labels every target.
 
         Raises:
             UnknownNameError: if a target is not among `known`.

@@ -7,11 +7,11 @@ Level i of a network has dilation d = 2^i and kernel k. With x of level i - 1, W
     block(x) = drop(leaky(conv(x))),    level(x) = leaky(block(block(x)) + S x)
 
 Strictly causal: a frame sees itself and the 2 (k - 1) (2^levels - 1) frames before it: 121 frames in all with four
-levels of kernel 5, 249 with five. [Zhang2023] says none of this; layout and widths are those of the authors' code.
+levels of kernel 5, 249 with five. [Zhang2023] does not say this; layout and widths come from the authors' code.
 
-Deviations: [Bai2018TCN] has ReLU and channel dropout, the authors LeakyReLU(.01) and plain dropout, as here.
-Their Xavier initialisation of the weight-normalised convolutions has no effect (it is overwritten by g and v), so
-convolutions start as PyTorch starts them; the shortcuts do start from Xavier with gain sqrt(2), as theirs.
+Deviations: [Bai2018TCN] has ReLU and channel dropout, the authors have LeakyReLU(.01) and plain dropout, as here.
+Their Xavier initialisation of the weight-normalised convolutions has no effect (g and v overwrite it), so convolutions
+start from PyTorch's default; the shortcuts do start from Xavier with gain sqrt(2), as theirs do.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class TCN(nn.Sequential):
 
 
 class FrameNorm(nn.BatchNorm1d):
-    """Batch normalisation over the frames of all windows; while training, padding has no part in the statistics.
+    """Batch normalisation over the frames of all windows; padding does not enter the statistics in training.
 
-    Deviation: in the authors' code padded frames do enter the statistics, of the batch and running.
+    Deviation: in the authors' code padded frames do enter both the batch and the running statistics.
     """
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
@@ -110,7 +110,7 @@ class Branch(nn.Module):
 
 
 class Branches(nn.ModuleDict):
-    """One `Branch` per modality, its widths chosen by the modality's name: see `widths_of`."""
+    """One `Branch` per modality, with widths chosen by the modality's name: see `widths_of`."""
 
     def __init__(self, dims: Mapping[str, int], config: Any) -> None:
         super().__init__(
@@ -128,6 +128,6 @@ class Branches(nn.ModuleDict):
 
 
 def widths_of(config: Any, modality: str) -> tuple[int, ...]:
-    """Widths of a modality's levels: those of its name in `channels_of`, else `channels`."""
+    """Widths of a modality's levels: from `channels_of` if it is named there, else `channels`."""
     widths: tuple[int, ...] = config.channels_of.get(modality, config.channels)
     return widths

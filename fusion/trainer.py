@@ -1,4 +1,4 @@
-"""Training on a bank: a fold's training windows teach, its validation trials choose the epoch."""
+"""Training on a bank: fit on a fold's training windows, choose the epoch on its validation trials."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fusion.settings import TrainConfig
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """The best epoch's model, and what happened.
+    """The best epoch's model, and the history of the run.
 
     Attributes:
         checkpoint: ready to save or to predict with.
-        history: every epoch; one where the model is solved in closed form.
-        best_epoch: the one whose weights were kept.
+        history: every epoch; a single one if the model is solved in closed form.
+        best_epoch: the epoch whose weights were kept.
     """
 
     checkpoint: Checkpoint
@@ -51,25 +51,25 @@ def train(
 ) -> TrainResult:
     """Train a fusion model on a fold of a bank; the same arguments give the same weights.
 
-    A model that is `solvable` (see `fusion.models.linear`) is solved by its `fit` instead of by gradient steps.
+    A `solvable` model (see `fusion.models.linear`) is fitted in closed form, without gradient steps.
 
     Args:
-        bank: features as they came from the stores, with at least the fold's training and validation trials.
-        fold: only its training trials teach, moments included; its validation trials choose the epoch.
+        bank: features as stored, with at least the fold's training and validation trials.
+        fold: weights and moments are fitted on its training trials only; its validation trials choose the epoch.
         model: name of a fusion model.
-        settings: of the model.
-        config: of the run; where it asks for one network per target, train each of `config.networks()`.
-        on_epoch: told of every epoch when it ends.
+        settings: settings of the model.
+        config: settings of the run; with `per_target`, train each of `config.networks()`.
+        on_epoch: called after every epoch.
         groups: model → groups of its weights, released one after another by the plateau schedule.
 
     Returns:
-        The best epoch's model with its history; its model is on the bank's device, in evaluation mode.
+        The best epoch's model, on the bank's device and in evaluation mode, with its history.
 
     Raises:
         UnknownNameError: if the model, a target or a trial does not exist.
         SettingError: if settings contradict each other.
         CorpusError: if training or validation trials have no labels.
-        AvFusionError: if the loss stops being finite.
+        AvFusionError: if the loss becomes nan or infinite.
     """
     if len(config.networks()) > 1:
         raise SettingError(
@@ -79,7 +79,7 @@ def train(
     moments = bank.measure(fold.train)
     resident = bank.select_targets(config.targets).normalised(moments, [*fold.train, *fold.validate])
     padding = None if config.masked else padding_rows(moments)
-    lessons = _WindowLessons(_training_batches(resident, fold, config), config, padding)
+    batches = _WindowBatches(_training_batches(resident, fold, config), config, padding)
     objective = _make_objective(resident, fold, config)
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -89,14 +89,14 @@ def train(
                 f"Model '{model}' accepts windows of {network.fixed_length} frames only, got {config.window}. Change 'window'."
             )
 
-        def judge() -> dict[str, float]:
+        def run_validation() -> dict[str, float]:
             return validate(network, resident, fold, config, padding)
 
         history: tuple[EpochRecord, ...]
         if network.solvable:
-            history, best_epoch = (_solve(network, objective, lessons, judge, on_epoch),), 0
+            history, best_epoch = (_solve(network, objective, batches, run_validation, on_epoch),), 0
         else:
-            history, best_epoch = fit(network, objective, lessons, judge, config, groups, on_epoch)
+            history, best_epoch = fit(network, objective, batches, run_validation, config, groups, on_epoch)
     checkpoint = Checkpoint(
         network.eval(),
         moments,
@@ -111,8 +111,8 @@ def train(
     return TrainResult(checkpoint, history, best_epoch)
 
 
-class _WindowLessons:
-    """Batches of windows, in a new order for every epoch or always in the same shuffled one."""
+class _WindowBatches:
+    """Training batches of windows, shuffled again for every epoch or once for all."""
 
     def __init__(self, batches: Batches, config: TrainConfig, padding: dict[str, Tensor] | None) -> None:
         self._batches, self._config, self._padding = batches, config, padding
@@ -129,17 +129,17 @@ class _WindowLessons:
 
 
 def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
-    """Batches over the training windows that hold a labelled frame."""
+    """Batches over the training windows that have a labelled frame."""
     windows = bank.cut(fold.train, config.window, config.hop, config.dilation, config.tail)
     if not windows:
         raise CorpusError(
             f"None of {len(fold.train)} training trials is as long as a window of {config.window} frames at dilation "
-            f"{config.dilation}, and 'tail' is 'drop'. Lower 'window' or 'dilation', or set 'tail' to 'align'."
+            f"{config.dilation}, and 'tail' is 'drop'. Reduce 'window' or 'dilation', or set 'tail' to 'align'."
         )
     labelled = bank.batches(windows, config.window, config.batch_size).labelled
     if not labelled.any(dim=0).all():
         raise CorpusError(
-            f"None of {len(windows)} training windows holds a labelled frame{_lacking(config.targets, labelled)}. Check the "
+            f"None of {len(windows)} training windows has a labelled frame{_lacking(config.targets, labelled)}. Check the "
             "labels and 'window'."
         )
     validated = torch.stack([bank.labels[bank.span(name)].isfinite().any(dim=0) for name in fold.validate])
@@ -159,7 +159,7 @@ def _lacking(targets: Sequence[str], labelled: Tensor) -> str:
 
 
 def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
-    """The losses, with class weights from the labelled training frames where the settings say so."""
+    """The losses, with class weights from the labelled training frames if the settings say so."""
     labels = torch.cat([bank.labels[bank.span(trial_id)] for trial_id in fold.train]).cpu()
     objective = Objective(
         config.targets, config.loss, config.lambda_mse, config.lambda_ce, config.class_weights, labels
@@ -170,18 +170,18 @@ def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
 def _solve(
     model: FusionModel,
     objective: Objective,
-    lessons: _WindowLessons,
-    judge: Callable[[], dict[str, float]],
+    batches: _WindowBatches,
+    run_validation: Callable[[], dict[str, float]],
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> EpochRecord:
-    """Let the model solve for its weights; one epoch, whose loss is that of the solution."""
-    model.fit((batch.inputs, batch.targets, batch.mask) for batch in lessons)
+    """Fit in closed form; recorded as one epoch, with the loss of the solution."""
+    model.fit((batch.inputs, batch.targets, batch.mask) for batch in batches)
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in lessons:
+        for batch in batches:
             total += float(objective(model(batch.inputs), batch.targets, batch.mask)) * len(batch.windows)
             count += len(batch.windows)
-    validation = judge()
+    validation = run_validation()
     score = sum(validation.values()) / len(validation)
     record = EpochRecord(0, total / count, validation, score, 0.0, True)
     if on_epoch:
@@ -197,12 +197,12 @@ def validate(
     Args:
         model: on any device; its mode is kept.
         bank: normalised, with the model's targets.
-        fold: whose validation trials are predicted.
+        fold: its validation trials are predicted.
         config: window, hop and batch size.
-        padding: modality → (D,) where padding is input like any other; see `fusion.padding.count_padding`.
+        padding: modality → (D,) if padding counts as input; see `fusion.counted_padding.count_padding`.
 
     Returns:
-        Target → CCC, population moments; nan where neither labels nor predictions vary.
+        Target → CCC, population moments; nan if neither labels nor predictions vary.
     """
     agreement = CCC()
     window, hop, size = config.window, config.hop, config.batch_size

@@ -31,7 +31,7 @@ class Tower(nn.Module):
         return self.top(self.middle(self.low(inputs.embeddings["x"])))
 
 
-class Lessons:
+class OneBatch:
     """One batch of two frames."""
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ def run(scores: dict[int, float], config: TrainConfig = PUBLISHED, groups=groups
     """Epochs of a run whose validation score is 0.1 in the first epoch, `scores` where named, and 0 else."""
     told: list[EpochRecord] = []
     history, best = fit(
-        Tower(), squared, Lessons(), lambda: {"valence": scores.get(len(told), 0.1 if not told else 0.0)}, config,
+        Tower(), squared, OneBatch(), lambda: {"valence": scores.get(len(told), 0.1 if not told else 0.0)}, config,
         groups, told.append,
     )  # fmt: skip
     assert list(history) == told
@@ -108,12 +108,12 @@ def test_only_released_groups_are_trained_and_a_release_starts_from_the_best_wei
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     scores = iter([0.1, 0.2, *[0.0] * 200])
 
-    def judge() -> dict[str, float]:
+    def run_validation() -> dict[str, float]:
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return {"valence": next(scores)}
 
     config = replace_in(PUBLISHED, lr=0.1, min_lr=0.01, warmup_epochs=0, plateau_patience=0)
-    history, best = fit(model, squared, Lessons(), judge, config, groups)
+    history, best = fit(model, squared, OneBatch(), run_validation, config, groups)
     assert best == 1
     assert releases(history) == [0, 4, 6]  # the rate is cut after every bad epoch: 0.1, 0.01, below
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in model.state_dict().items())
@@ -130,4 +130,4 @@ def test_refusals():
     with pytest.raises(SettingError, match="No group of weights"):
         run({}, groups=lambda model: [])
     with pytest.raises(CorpusError, match="was nan in every epoch"):
-        fit(Tower(), squared, Lessons(), lambda: {"valence": float("nan")}, replace_in(PUBLISHED, epochs=2))
+        fit(Tower(), squared, OneBatch(), lambda: {"valence": float("nan")}, replace_in(PUBLISHED, epochs=2))

@@ -81,7 +81,7 @@ def test_an_ensemble_is_the_mean_of_its_members(corpus):
     alone = predict_ensemble(single, bank, ["f"])[0]
     assert alone.targets == ("arousal", "valence")
     np.testing.assert_array_equal(alone.values[:, 0], members[2][0].values[:, 0])
-    with pytest.raises(SettingError, match="An ensemble of no models"):
+    with pytest.raises(SettingError, match="0 models; expected at least one.*Name"):
         predict_ensemble([], bank)
 
 

@@ -68,5 +68,5 @@ def test_refuses_what_does_not_fit(corpus):
     with pytest.raises(SettingError, match="9 principal components"):
         fit_projections(corpus.stores, ["a"], {"visual": 9})
     fitted = fit_projections(corpus.stores, ["a"], {"visual": 2})
-    with pytest.raises(ShapeError, match="fitted on others"):
+    with pytest.raises(ShapeError, match=r"\(\d+, 2\), expected \(T, \d+\).*Train again"):
         corpus.bank().projected(fitted).projected(fitted)

@@ -260,7 +260,7 @@ def test_refuses_trials_without_labels(corpus):
     bank.labels[bank.span("d")] = math.nan
     with pytest.raises(CorpusError, match="None of 1 validation trials has a labelled frame"):
         run(corpus, bank=bank, fold=Fold(0, ("a", "b"), ("d",)))
-    with pytest.raises(CorpusError, match="None of 6 training windows holds a labelled frame"):
+    with pytest.raises(CorpusError, match="None of 6 training windows"):
         run(corpus, bank=bank, fold=Fold(0, ("d",), ("a",)))
 
 
@@ -269,7 +269,7 @@ def test_a_target_without_any_label_is_refused_by_its_name(corpus):
     bank.labels[bank.span("d"), 1] = math.nan
     with pytest.raises(CorpusError, match="None of 1 validation trials has a labelled frame of arousal. Choose"):
         run(corpus, bank=bank, fold=Fold(0, ("a", "b"), ("d",)))
-    with pytest.raises(CorpusError, match="training windows holds a labelled frame of arousal. Check the labels"):
+    with pytest.raises(CorpusError, match="training windows.*arousal. Check the labels"):
         run(corpus, bank=bank, fold=Fold(0, ("d",), ("a",)))
 
 
