@@ -36,11 +36,11 @@ from typing import Any
 import yaml
 from click.testing import CliRunner, Result
 
-from cache.manifest import Manifest
-from extract.transcripts import read_words, write_words
-from pipelines import paths
-from pipelines.build_corpus import transcript_path
-from pipelines.cli import avfusion
+from cache.corpus.manifest import Manifest
+from extract.words.transcripts import read_words, write_words
+from pipelines.cli.commands import avfusion
+from pipelines.project import paths
+from pipelines.stages.corpus import transcript_path
 
 ROOT = Path(__file__).parents[1]
 BACKBONES = ("mobilefacenet", "conv1d")

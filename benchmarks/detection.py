@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from extract.devices import keep_big_buffers
-from extract.faces import Detection, Detector, FaceConfig, detect_faces, make_detector, match_boxes
-from extract.tracking import follow_face
+from extract.engine.devices import keep_big_buffers
+from extract.faces.detection import Detection, Detector, FaceConfig, detect_faces, make_detector, match_boxes
+from extract.faces.tracking import follow_face
 
 SIZE = (640, 480)
 SMALLEST = 40  # pixels of a face

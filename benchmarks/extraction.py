@@ -45,13 +45,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.backbone import Backbone, load_backbone
-from extract.devices import choose_device, keep_big_buffers
-from extract.engine import EngineOptions, extract_features
+from cache.corpus.manifest import Manifest, Trial
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.devices import choose_device, keep_big_buffers
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.engine.runtimes import Executor, make_executor
 from extract.inputs.images import ImageInput
-from extract.runtimes import Executor, make_executor
 
 SIDE = 112  # pixels of a crop
 NUM_TRIALS = 4

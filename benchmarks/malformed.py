@@ -30,14 +30,14 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.errors import AvFusionError
-from cache.interchange import ImportOptions, import_features
-from extract.audio import load_audio
+from cache.formats.interchange import ImportOptions, import_features
 from extract.corpora.annotations import read_annotation
 from extract.corpora.label_tables import read_table
 from extract.corpora.muse import MuSe
-from extract.crops import CropReader
-from extract.transcripts import read_words
-from extract.video import probe
+from extract.faces.crops import CropReader
+from extract.media.audio import load_audio
+from extract.media.video import probe
+from extract.words.transcripts import read_words
 
 LONGEST_S = 5.0
 ABSURD = (

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SECONDS = (60, 600)
 _PROGRAM = """
 import resource, sys
-from pipelines.cli import avfusion
+from pipelines.cli.commands import avfusion
 avfusion(["extract", "--backbone", "mobilefacenet", "--backbone", "conv1d", "--weights", "random", "--out", *sys.argv[1:]], standalone_mode=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def write_video(path: Path, seconds: int) -> None:
     """A demo face that moves over the picture, with noise for sound."""
-    from extract.corpora.demo import Config, DemoCorpus
+    from extract.corpora.demo.corpus import Config, DemoCorpus
 
     with tempfile.TemporaryDirectory() as folder:
         DemoCorpus(Config(num_trials=3, num_subjects=3, min_s=4, max_s=4)).generate(Path(folder))

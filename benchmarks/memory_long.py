@@ -25,7 +25,7 @@ SIZE = (1920, 1080)
 RATE_HZ = 25
 _PROGRAM = """
 import resource, sys
-from pipelines.cli import avfusion
+from pipelines.cli.commands import avfusion
 avfusion(["extract", "--backbone", "mobilefacenet", "--weights", "random", "--out", *sys.argv[1:]], standalone_mode=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -33,7 +33,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def draw_picture() -> av.VideoFrame:
     """A demo face on a large picture."""
-    from extract.corpora.demo import Config, DemoCorpus
+    from extract.corpora.demo.corpus import Config, DemoCorpus
 
     with tempfile.TemporaryDirectory() as folder:
         DemoCorpus(Config(num_trials=3, num_subjects=3, min_s=4, max_s=4)).generate(Path(folder))

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from benchmarks.store_stages import measure_bank, measure_extraction
 from cache.clock import FrameClock
-from cache.receipt import Receipt, open_receipt
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
+from cache.recipe import FeatureSpec
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore
 
 WINDOW = 300  # frames
 OURS = "ours"

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
-from extract.backbone import Backbone, load_backbone
-from extract.devices import choose_device, keep_big_buffers
-from extract.engine import EngineOptions, extract_features
-from extract.runtimes import Executor, make_executor
-from fusion.bank import Bank
+from cache.corpus.manifest import Manifest, Trial
+from cache.recipe import FeatureSpec
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.devices import choose_device, keep_big_buffers
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.engine.runtimes import Executor, make_executor
+from fusion.bank.bank import Bank
 
 SIDE = 112  # pixels of a crop
 CLOCK_HZ = Fraction(30)

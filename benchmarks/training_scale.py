@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from training_step import feed, make_corpus, make_step, measure
 
-from cache.folds import make_folds
-from cache.manifest import Manifest
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
-from extract.devices import keep_big_buffers
-from fusion.bank import Bank
+from cache.corpus.folds import make_folds
+from cache.corpus.manifest import Manifest
+from cache.recipe import FeatureSpec
+from cache.store.store import FeatureStore
+from extract.engine.devices import keep_big_buffers
+from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
-from fusion.trainer import train
-from pipelines.side_by_side import available_cores, run_jobs
+from fusion.training.trainer import train
+from pipelines.stages.jobs import available_cores, run_jobs
 
 DIMS = {"audio": 128, "visual": 512}
 

@@ -26,18 +26,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
+from cache.corpus.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
+from cache.recipe import FeatureSpec
+from cache.store.store import FeatureStore
 from cache.windows import Window
-from extract.devices import keep_big_buffers
-from fusion.bank import Bank
-from fusion.batches import Batch
-from fusion.building import build_model
-from fusion.schedule import make_optimizer
+from extract.engine.devices import keep_big_buffers
+from fusion.bank.bank import Bank
+from fusion.bank.batches import Batch
 from fusion.scores.losses import Objective
 from fusion.settings import TrainConfig
+from fusion.training.building import build_model
+from fusion.training.schedule import make_optimizer
 
 TARGETS = ("valence", "arousal")
 DIMS = {"audio": 128, "visual": 512, "text": 768}

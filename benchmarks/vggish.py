@@ -24,13 +24,13 @@ import torch
 from extraction import measure
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.backbone import load_backbone
-from extract.devices import choose_device, keep_big_buffers
-from extract.engine import EngineOptions, extract_features
-from extract.logmel import LogMelPatches
-from extract.runtimes import make_executor
+from cache.corpus.manifest import Manifest, Trial
+from cache.store.store import FeatureStore
+from extract.backbones.contract import load_backbone
+from extract.engine.devices import choose_device, keep_big_buffers
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.engine.runtimes import make_executor
+from extract.inputs.spectrogram import LogMelPatches
 
 RATE_HZ, FPS, BATCH = 16_000, 30, 32
 PATCH_SAMPLES = 15_600  # 0.975 s

@@ -2,7 +2,7 @@
 
 A manifest holds labels as the corpus has them, in [1, 9] for instance. They are mapped once, into [-1, 1], when the bank
 of stage two is filled: models, losses and checkpoints know that range only. Predictions are mapped back once, when they
-leave `fusion.inference`, so that files of predictions, figures and plots are in the corpus's own unit again.
+leave `fusion.training.inference`, so that files of predictions, figures and plots are in the corpus's own unit again.
 """
 
 from __future__ import annotations

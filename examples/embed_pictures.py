@@ -6,7 +6,7 @@ python examples/embed_pictures.py
 import numpy as np
 import torch
 
-from extract.backbone import load_backbone
+from extract.backbones.contract import load_backbone
 
 
 def main() -> tuple[int, ...]:

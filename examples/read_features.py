@@ -6,7 +6,7 @@ python examples/read_features.py features/receipts/mobilefacenet.json
 import sys
 from pathlib import Path
 
-from cache.receipt import open_receipt
+from cache.store.receipt import open_receipt
 
 
 def main(path: str) -> None:

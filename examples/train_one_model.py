@@ -5,13 +5,13 @@ python examples/train_one_model.py
 
 from pathlib import Path
 
-from cache.folds import partition_fold
-from cache.manifest import Manifest
-from cache.receipt import open_receipt
-from fusion.bank import Bank
-from fusion.inference import predict
+from cache.corpus.folds import partition_fold
+from cache.corpus.manifest import Manifest
+from cache.store.receipt import open_receipt
+from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
-from fusion.trainer import train
+from fusion.training.inference import predict
+from fusion.training.trainer import train
 
 FEATURES = {"visual": "features/receipts/mobilefacenet.json", "audio": "features/receipts/conv1d.json"}
 

@@ -25,9 +25,9 @@ OPTIMIZERS = {
 }
 
 SCHEDULES = {
-    "constant": "fusion.schedule:Constant",
-    "cosine": "fusion.schedule:CosineRestarts",
-    "plateau": "fusion.schedule:Plateau",
+    "constant": "fusion.training.schedule:Constant",
+    "cosine": "fusion.training.schedule:CosineRestarts",
+    "plateau": "fusion.training.schedule:Plateau",
 }
 
 CLASS_WEIGHTINGS = {

@@ -1,5 +1,5 @@
 """`python -m pipelines` is `avfusion`."""
 
-from pipelines.cli import main
+from pipelines.cli.commands import main
 
 main()

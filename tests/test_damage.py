@@ -59,5 +59,5 @@ def test_the_measure_sees_what_nobody_notices(project: Project, monkeypatch: pyt
     def read_unchecked(where: Path, *_: object) -> np.ndarray:
         return np.load(where)
 
-    monkeypatch.setattr("cache.manifest.read_array", read_unchecked)
+    monkeypatch.setattr("cache.corpus.manifest.read_array", read_unchecked)
     assert project.judge(damage) == "silent"

@@ -14,56 +14,56 @@ import numpy as np
 import pytest
 import torch
 
-from cache.arrays import format_arrays, read_arrays
 from cache.clock import FrameClock
-from cache.documents import digest_bytes, write_document, write_file
+from cache.corpus.folds import Fold, load_folds, save_folds
+from cache.corpus.manifest import Manifest, Trial
+from cache.documents.arrays import format_arrays, read_arrays
+from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.errors import AvFusionError
-from cache.folds import Fold, load_folds, save_folds
-from cache.interchange import export_features, import_features
-from cache.manifest import Manifest, Trial
-from cache.receipt import Receipt
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
-from extract.transcripts import read_words, write_words
-from extract.weights import WeightsCard, load_weights
-from extract.words import Word
-from fusion.building import build_model
-from fusion.checkpoint import Checkpoint
-from fusion.moments import Moments
+from cache.formats.interchange import export_features, import_features
+from cache.recipe import FeatureSpec
+from cache.store.receipt import Receipt
+from cache.store.store import FeatureStore
+from extract.weights.weights import WeightsCard, load_weights
+from extract.words.transcripts import read_words, write_words
+from extract.words.words import Word
+from fusion.bank.normalisation import Moments
 from fusion.settings import TrainConfig
-from pipelines import loose_media, runs
-from pipelines.corpus_files import Listing, load_files, save_files
-from pipelines.params import CorpusParams
-from pipelines.scores import ScoresDocument, read_scores
+from fusion.training.building import build_model
+from fusion.training.checkpoint import Checkpoint
+from pipelines.project import loose_media, runs
+from pipelines.project.corpus_files import Listing, load_files, save_files
+from pipelines.project.params import CorpusParams
+from pipelines.project.scores import ScoresDocument, read_scores
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cache", "extract", "fusion", "pipelines")
 READS = {"read_text", "read_bytes", "fromfile", "from_json", "model_validate", "model_validate_json"}
 READS_OF = {"json": {"load", "loads"}, "np": {"load", "loadtxt", "genfromtxt"}, "csv": {"reader", "DictReader"}}
 ELSEWHERE = {
-    "cache/chunks.py": "chunks of a store, under the digest of their trial's record",
-    "cache/documents.py": "the door",
-    "cache/muse.py": "tables of other programs; ours are under the digests of their sidecar",
+    "cache/store/chunks.py": "chunks of a store, under the digest of their trial's record",
+    "cache/documents/documents.py": "the door",
+    "cache/formats/muse.py": "tables of other programs; ours are under the digests of their sidecar",
     "cache/names.py": "source code",
-    "cache/npy.py": "arrays of other programs; ours are under the digests of their sidecar",
-    "cache/places.py": "the files of a folder, for the door",
-    "cache/records.py": "a record within a document that was checked already",
+    "cache/formats/npy.py": "arrays of other programs; ours are under the digests of their sidecar",
+    "cache/places/folders.py": "the files of a folder, for the door",
+    "cache/store/records.py": "a record within a document that was checked already",
     "cache/settings.py": "values of params.yaml",
     "extract/backbones/bert.py": "settings of weights by others",
-    "extract/corpora/demo.py": "a corpus",
+    "extract/corpora/demo/corpus.py": "a corpus",
     "extract/corpora/reading.py": "a corpus",
-    "extract/crop_records.py": "the end of a zip, under a digest of its own",
-    "extract/crops.py": "no file: settings as JSON has them",
-    "extract/speech.py": "what a library of speech recognition says",
-    "extract/transcripts.py": "transcripts by others; ours pass the door first",
-    "extract/weights.py": "one line of digits, which is compared with the weights",
-    "extract/wordpieces.py": "vocabulary of weights by others",
-    "fusion/checkpoint.py": "tensors, under the digest of their document",
-    "pipelines/check_corpus.py": "pictures of a corpus",
-    "pipelines/code_digest.py": "source code",
-    "pipelines/dvc_locks.py": "locks of DVC's, through the door's schema",
-    "pipelines/runs.py": "no content: the digest of a document",
-    "pipelines/yaml_files.py": "params.yaml",
+    "extract/faces/crop_records.py": "the end of a zip, under a digest of its own",
+    "extract/faces/crops.py": "no file: settings as JSON has them",
+    "extract/speech/recognition.py": "what a library of speech recognition says",
+    "extract/words/transcripts.py": "transcripts by others; ours pass the door first",
+    "extract/weights/weights.py": "one line of digits, which is compared with the weights",
+    "extract/inputs/wordpieces.py": "vocabulary of weights by others",
+    "fusion/training/checkpoint.py": "tensors, under the digest of their document",
+    "pipelines/stages/check_corpus.py": "pictures of a corpus",
+    "pipelines/project/code_digest.py": "source code",
+    "pipelines/project/dvc_locks.py": "locks of DVC's, through the door's schema",
+    "pipelines/project/runs.py": "no content: the digest of a document",
+    "pipelines/project/yaml_files.py": "params.yaml",
 }
 FLIPS, CUTS, SWAPS = 60, 25, 25
 

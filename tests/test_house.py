@@ -95,7 +95,7 @@ def test_files_stay_small_and_documented(path: Path) -> None:
 )
 def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
     program = (
-        "import sys\nfrom pipelines.cli import avfusion\n"
+        "import sys\nfrom pipelines.cli.commands import avfusion\n"
         f"avfusion({arguments!r}, standalone_mode=False)\n"
         "assert not {'torch', 'zarr', 'numpy', 'av', 'pydantic', 'numba'} & set(sys.modules), sorted(sys.modules)"
     )

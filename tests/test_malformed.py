@@ -10,7 +10,7 @@ import pytest
 from benchmarks.malformed import parsers, try_all
 from cache.errors import AvFusionError
 from extract.corpora.muse import MuSe
-from extract.transcripts import read_words
+from extract.words.transcripts import read_words
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pipelines.cli import avfusion, evaluate_fusion, extract_features, train_fusion
+from pipelines.cli.commands import avfusion, evaluate_fusion, extract_features, train_fusion
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {

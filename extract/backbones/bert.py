@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
-from extract.backbone import Backbone
-from extract.extras import import_extra
+from cache.extras import import_extra
+from extract.backbones.contract import Backbone
 from extract.inputs.sentences import SentenceInput
-from extract.pretrained import find_model, weight_file
-from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
-from extract.wordpieces import Speller
+from extract.inputs.wordpieces import Speller
+from extract.weights.hub import find_model, weight_file
+from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
 
 @dataclass(frozen=True)

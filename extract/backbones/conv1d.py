@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cache.settings import check_ranges
-from extract.backbone import Backbone
+from extract.backbones.contract import Backbone
 from extract.inputs.waves import WaveInput
-from extract.weights import Weights, WeightsCard, load_into
+from extract.weights.weights import Weights, WeightsCard, load_into
 
 
 @dataclass(frozen=True)

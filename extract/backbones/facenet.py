@@ -19,9 +19,9 @@ from facenet_pytorch import InceptionResnetV1
 from torch import Tensor, nn
 
 from cache.errors import SettingError
-from extract.backbone import Backbone
+from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
-from extract.weights import Weights, WeightsCard, load_into
+from extract.weights.weights import Weights, WeightsCard, load_into
 
 
 @dataclass(frozen=True)

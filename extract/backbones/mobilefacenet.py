@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
-from extract.backbone import Backbone
+from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
-from extract.weights import Weights, WeightsCard, load_into
+from extract.weights.weights import Weights, WeightsCard, load_into
 
 
 @dataclass(frozen=True)

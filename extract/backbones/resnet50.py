@@ -21,9 +21,9 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as torchvision_resnet50
 
 from cache.errors import SettingError, WeightsError
-from extract.backbone import Backbone
+from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
-from extract.weights import Weights, WeightsCard, load_into
+from extract.weights.weights import Weights, WeightsCard, load_into
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The network of [Hershey2017VGGish], trained on a preliminary YouTube-8M, comes from the library torchvggish (Apache-2.0);
 72,141,184 parameters. Two parts of the library are replaced: the patches are cut from one spectrogram of the whole sound
-(`extract.logmel`, a hundred times faster per frame), and the postprocessing takes its weights from a file (the library
+(`extract.inputs.spectrogram`, a hundred times faster per frame), and the postprocessing takes its weights from a file (the library
 downloads them in its constructor). The defaults follow [Zhang2023], whose code omits the ReLU after the last layer and
 the postprocessing. With `final_relu` the embeddings equal torchvggish's without postprocessing; with `pca` too, those
 with it.
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError
-from extract.backbone import Backbone
+from extract.backbones.contract import Backbone
 from extract.inputs.logmel import LogMelInput
-from extract.logmel import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
-from extract.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
+from extract.inputs.spectrogram import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
+from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ A corpus file holds its frozen `Config` and a `Corpus` built from one; `extract.
 
 CORPORA = {
     "affwild2": "extract.corpora.affwild2:AffWild2",
-    "demo": "extract.corpora.demo:DemoCorpus",
+    "demo": "extract.corpora.demo.corpus:DemoCorpus",
     "folder": "extract.corpora.folder:Folder",
     "muse": "extract.corpora.muse:MuSe",
 }

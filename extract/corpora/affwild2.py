@@ -17,8 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from cache.clock import FrameClock, check_length
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, CorpusError, ShapeError
-from cache.manifest import Manifest, Trial
 from cache.targets import AFFECT
 from extract.corpora.affwild2_folders import (
     PARTITION_FOLDERS,
@@ -46,9 +46,9 @@ from extract.corpora.reading import (
     report_lengths,
     report_rates,
 )
-from extract.crop_files import crop_numbers, open_crops
-from extract.tracking import FACES
-from extract.video import VideoInfo
+from extract.faces.crop_files import crop_numbers, open_crops
+from extract.faces.tracking import FACES
+from extract.media.video import VideoInfo
 
 _OTHER = {"left": "right", "right": "left"}
 _FAR = 100_000  # frames, 55 minutes: a crop of a higher number that is also

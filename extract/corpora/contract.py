@@ -15,8 +15,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
-from cache.manifest import Manifest
 
 
 class Corpus(ABC):

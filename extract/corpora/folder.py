@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
+from cache.corpus.manifest import PARTITIONS, Manifest, Trial
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
-from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.targets import AFFECT, Target, names_of
 from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
@@ -43,8 +43,8 @@ from extract.corpora.reading import (
     report_lengths,
     report_rates,
 )
-from extract.tracking import REFERENCE
-from extract.video import VideoInfo
+from extract.faces.tracking import REFERENCE
+from extract.media.video import VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")

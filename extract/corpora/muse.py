@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock, check_length
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, CorpusError, MissingFileError
-from cache.manifest import Manifest, Trial
 from cache.targets import Target
 from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
@@ -35,8 +35,8 @@ from extract.corpora.reading import (
     read_csv,
     report_rates,
 )
-from extract.tracking import FACES
-from extract.video import VideoInfo
+from extract.faces.tracking import FACES
+from extract.media.video import VideoInfo
 
 LABELS, FEATURES, VIDEOS = "label_segments", "feature_segments", "raw_data/videos"
 PARTITION_NAMES = {"train": "train", "devel": "validation", "test": "test"}

@@ -11,16 +11,16 @@ from fractions import Fraction
 from pathlib import Path
 
 from cache.clock import ALLOWED_DIFFERENCE
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, UnknownNameError, plain_error
-from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
 from cache.targets import Target
-from extract.audio import sound_clock
 from extract.corpora.file_names import FolderIndex
-from extract.crop_files import crop_numbers, open_crops
-from extract.timeline import first_picture_s
-from extract.tracking import FACES
-from extract.video import VideoInfo, probe
+from extract.faces.crop_files import crop_numbers, open_crops
+from extract.faces.tracking import FACES
+from extract.media.audio import sound_clock
+from extract.media.timeline import first_picture_s
+from extract.media.video import VideoInfo, probe
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.manifest import Manifest, Trial
-from extract.crops import CropConfig
+from cache.corpus.manifest import Manifest, Trial
+from extract.faces.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 
 GIVEN = "given"

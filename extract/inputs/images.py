@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, ShapeError
-from cache.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from extract.crops import CropConfig, CropReader
+from extract.faces.crops import CropConfig, CropReader
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import GIVEN, Input
 

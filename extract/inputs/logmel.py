@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
-from cache.manifest import Manifest, Trial
-from extract.audio import RATE_HZ
 from extract.inputs.contract import Input
+from extract.inputs.spectrogram import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
 from extract.inputs.waves import SoundSource
-from extract.logmel import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
+from extract.media.audio import RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LogMelInput(Input):
     """What a network on log-mel patches reads: 0.975 s of sound around or after each frame.
 
     Attributes:
-        start: "ahead" or "centred", see `extract.logmel.patch_starts`.
+        start: "ahead" or "centred", see `extract.inputs.spectrogram.patch_starts`.
     """
 
     name = "logmel"

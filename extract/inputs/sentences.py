@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
-from cache.manifest import Manifest, Trial
-from cache.spec import canonical_json
-from extract.crops import CropConfig
+from cache.recipe import canonical_json
+from extract.faces.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 from extract.inputs.contract import GIVEN, Input
-from extract.transcripts import read_maker, read_words
-from extract.video import sha256_file
-from extract.wordpieces import Sentences, Speller
-from extract.words import Word, spread_words
+from extract.inputs.wordpieces import Sentences, Speller
+from extract.media.video import sha256_file
+from extract.words.transcripts import read_maker, read_words
+from extract.words.words import Word, spread_words
 
 
 @dataclass(frozen=True)

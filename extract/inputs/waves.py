@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
-from cache.manifest import Manifest, Trial
-from extract.audio import AudioWindows, load_audio
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input
-from extract.timeline import check_clock, first_picture_s, scan
-from extract.video import sha256_file
+from extract.media.audio import AudioWindows, load_audio
+from extract.media.timeline import check_clock, first_picture_s, scan
+from extract.media.video import sha256_file
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Channel attention (CAN) [Zhang2023, Section 2], the fusion block of End2You.
 
-A branch per modality m (see `fusion.tcn`) gives h_m. At every frame, with the modalities in alphabetical order:
+A branch per modality m (see `fusion.layers.tcn`) gives h_m. At every frame, with the modalities in alphabetical order:
 
     z = [P_m h_m + p_m for all m]                           (M width)
     w = softmax(W z + b) over all M width channels,    f = w * z
@@ -10,7 +10,7 @@ The paper refers to End2You for the block; the equations are of the authors' cod
 (128, not 256) and the number of modalities. The authors' networks have one output each, valence or arousal.
 
 Deviations: the 1 x 1 convolution that the authors build and never call is left out (32,896 parameters); see
-`fusion.tcn` for batch normalisation and padding.
+`fusion.layers.tcn` for batch normalisation and padding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fusion.layers.padding import find_inside
+from fusion.layers.tcn import Branches, FrameNorm
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import find_inside
 from fusion.settings import check_branches
-from fusion.tcn import Branches, FrameNorm
 
 
 @dataclass(frozen=True)

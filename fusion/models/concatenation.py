@@ -2,7 +2,7 @@
 
     values = tanh(W BN(TCN([x_m for all m])) + b)
 
-with the modalities in alphabetical order; see `fusion.tcn` for the equations.
+with the modalities in alphabetical order; see `fusion.layers.tcn` for the equations.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fusion.layers.padding import find_inside
+from fusion.layers.tcn import Branch
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import find_inside
 from fusion.settings import check_branches
-from fusion.tcn import Branch
 
 
 @dataclass(frozen=True)

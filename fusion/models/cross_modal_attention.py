@@ -15,7 +15,7 @@ the encoder is M (M - 1) d_model / 2 wide; concatenating all that reaches one ta
 A modality alone has nothing to cross: it is reduced to `d_model` and goes straight into the encoder.
 
 Variants: "mult" is the one that the paper describes. "multv2" is the default of the authors' command line, may be what
-produced the published figures, and is flawed (see `fusion.attention.PreNormCrossLayer` and `CrossStack`: the target is
+produced the published figures, and is flawed (see `fusion.layers.attention.PreNormCrossLayer` and `CrossStack`: the target is
 not added, and only the last layer of a stack has an effect, the others get no gradient); it is here for reproduction.
 
 The defaults are [Karas2022, Table 4]; as the authors' search never passed its dropout on, published runs may have had
@@ -32,10 +32,10 @@ from torch import nn
 
 from cache.errors import SettingError
 from cache.settings import check_ranges
-from fusion.attention import CrossLayer, CrossStack, EncoderStack, FrameConv, Positions, PreNormCrossLayer
-from fusion.layers import Heads, make_activation
+from fusion.layers.attention import CrossLayer, CrossStack, EncoderStack, FrameConv, Positions, PreNormCrossLayer
+from fusion.layers.heads import Heads, make_activation
+from fusion.layers.padding import clear_padding, find_inside
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import clear_padding, find_inside
 from fusion.settings import ACTIVATIONS
 
 VARIANTS = ("mult", "multv2")

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.settings import check_ranges
+from fusion.layers.padding import clear_padding, require_length
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import clear_padding, require_length
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     values = sum_m a_m tanh(W_m BN(TCN_m(x_m)) + b_m) / sum_m a_m
 
 a_m is 1 where a window has a valid frame of modality m, else 0, so that a modality that is missing does not vote; where
-all are missing, all vote. See `fusion.tcn` for the equations of the networks.
+all are missing, all vote. See `fusion.layers.tcn` for the equations of the networks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fusion.layers.padding import find_inside
+from fusion.layers.tcn import Branches
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import find_inside
 from fusion.settings import check_branches
-from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

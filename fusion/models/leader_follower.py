@@ -1,6 +1,6 @@
 """Leader-follower attention (LFAN) [Zhang2023, Section 2 and Figure 1].
 
-A branch per modality m (see `fusion.tcn`) gives h_m of d_m values per frame. At every frame on its own, and for every
+A branch per modality m (see `fusion.layers.tcn`) gives h_m of d_m values per frame. At every frame on its own, and for every
 one of the heads, with queries, keys and values of size k = modal_dim / n_heads:
 
     [q_m, k_m, v_m] = W_m h_m + b_m                                        (d_m → 3 modal_dim)
@@ -11,7 +11,7 @@ one of the heads, with queries, keys and values of size k = modal_dim / n_heads:
 The paper gives no equations; these are of the authors' code. There is no residual around the block, no feed-forward
 part and no position code. The authors' networks have one output each, valence or arousal: give one target for that.
 
-Deviations: the leader is a setting, not the first modality; see `fusion.tcn` for batch normalisation and padding.
+Deviations: the leader is a setting, not the first modality; see `fusion.layers.tcn` for batch normalisation and padding.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from cache.errors import SettingError
 from cache.names import require_known
+from fusion.layers.tcn import Branches
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
-from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from cache.errors import CorpusError, SettingError
 from cache.settings import check_ranges
+from fusion.layers.padding import find_inside
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import find_inside
 
 Pattern = tuple[bool, ...]
 """Which of the targets are labelled."""

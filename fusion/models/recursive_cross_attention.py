@@ -1,6 +1,6 @@
 """Recursive joint cross-modal attention (RCMA) [Praveen2024, Section 1.4], and RJCMA, its joint of all modalities.
 
-A branch per modality m (see `fusion.tcn`) gives X_m (L x d_m). The joint J_m (L x d_J) is the concatenation of the
+A branch per modality m (see `fusion.layers.tcn`) gives X_m (L x d_m). The joint J_m (L x d_J) is the concatenation of the
 *other* modalities, or of all (`joint`). One iteration, all modalities from the inputs of the iteration:
 
     C_m = drop(tanh(X_m^T W_jm J_m / sqrt(d_J)))       (d_m x d_J), W_jm L x L      [Praveen2024, Equations 2-4]
@@ -36,10 +36,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fusion.layers.padding import clear_padding, find_inside, require_length
+from fusion.layers.tcn import Branches, FrameNorm
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import clear_padding, find_inside, require_length
 from fusion.settings import check_branches
-from fusion.tcn import Branches, FrameNorm
 
 VARIANTS = ("code", "paper")
 JOINTS = ("all", "others")

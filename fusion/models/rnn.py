@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cache.settings import check_ranges
-from fusion.layers import Heads, make_activation
+from fusion.layers.heads import Heads, make_activation
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import ACTIVATIONS
 

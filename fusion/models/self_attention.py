@@ -22,10 +22,10 @@ from torch import nn
 
 from cache.errors import SettingError
 from cache.settings import check_ranges
-from fusion.attention import EncoderStack, FrameConv, Positions
-from fusion.layers import Heads, make_activation
+from fusion.layers.attention import EncoderStack, FrameConv, Positions
+from fusion.layers.heads import Heads, make_activation
+from fusion.layers.padding import clear_padding, find_inside
 from fusion.model import Estimate, FusionModel, Inputs
-from fusion.padding import clear_padding, find_inside
 from fusion.settings import ACTIVATIONS
 
 

@@ -2,7 +2,7 @@
 
     values = tanh(W [h_m for all m] + b),    h_m = BN(TCN_m(x_m))
 
-With one modality it is the unimodal network of [Zhang2023]; see `fusion.tcn` for the equations. With several, fusion
+With one modality it is the unimodal network of [Zhang2023]; see `fusion.layers.tcn` for the equations. With several, fusion
 is nothing but the concatenation of their hidden states (`concatenation` joins embeddings instead, `late` predictions).
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fusion.layers.tcn import Branches
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
-from fusion.tcn import Branches
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 All take `prediction, target, mask`; each target has a mask of its own, and frames outside it contribute nothing to it,
 neither value nor gradient. Where padding
-shall count with targets 0, as in [Zhang2023]'s code, the batch says so (`fusion.padding.count_padding`), not the loss.
+shall count with targets 0, as in [Zhang2023]'s code, the batch says so (`fusion.layers.padding.count_padding`), not the loss.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.documents import write_file
-from cache.manifest import Trial
+from cache.corpus.manifest import Trial
+from cache.documents.documents import write_file
 from cache.targets import Target
 from pipelines.report.wording import drawable
 

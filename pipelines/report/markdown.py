@@ -8,21 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cache.arrays import read_arrays
-from cache.documents import write_file
+from cache.corpus.manifest import Manifest
+from cache.documents.arrays import read_arrays
+from cache.documents.documents import write_file
 from cache.errors import MissingFileError, SettingError
-from cache.feature_sets import find_set
-from cache.manifest import Manifest
 from cache.names import encode_trial_id
-from cache.places import Where
-from cache.receipt import Receipt
-from pipelines import paths
-from pipelines.params import AUTO, FusionParams
+from cache.places.folders import Where
+from cache.store.feature_sets import find_set
+from cache.store.receipt import Receipt
+from pipelines.console.tables import markdown_table
+from pipelines.project import paths
+from pipelines.project.params import AUTO, FusionParams
+from pipelines.project.runs import Row, read_history, saved_runs
+from pipelines.project.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
-from pipelines.runs import Row, read_history, saved_runs
-from pipelines.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
-from pipelines.tables import markdown_table
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:

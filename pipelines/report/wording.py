@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-from pipelines.escaping import printable
+from pipelines.console.escaping import printable
 
 _MARKS = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown reads as more than itself; underscores within words are themselves."""

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cache.clock import FrameClock
-from cache.places import Where
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
+from cache.places.folders import Where
+from cache.recipe import FeatureSpec
+from cache.store.store import FeatureStore
 
 SPEC = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
 

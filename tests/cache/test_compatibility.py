@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import zarr
 
-from cache.checking import verify
 from cache.clock import FrameClock
 from cache.errors import StoreError
 from cache.names import encode_trial_id
-from cache.receipt import Receipt, open_receipt
-from cache.store import FeatureStore
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore
+from cache.store.verification import verify
 
 OLD = Path(__file__).parents[1] / "data" / "store_v1"
 FINGERPRINTS = {

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.checking import verify
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import FingerprintError, StoreError
-from cache.manifest import Manifest, Trial
-from cache.places import Where, open_folder
-from cache.receipt import Receipt, open_receipt
-from cache.store import FeatureStore, fingerprints
+from cache.places.folders import Where, open_folder
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore, fingerprints
+from cache.store.verification import verify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, signals and tmpfs are those of Linux")
 FRAMES = 40
@@ -224,8 +224,9 @@ def test_on_an_object_store_too(drive: Drive, corpus: Path, undisturbed: bytes, 
 def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can ask a process on another machine; the trial fails with the file to delete, the others are finished."""
     pytest.importorskip("torch")
-    from extract import claim_queue, engine
-    from extract.backbone import load_backbone
+    from extract.backbones.contract import load_backbone
+    from extract.engine import claim_queue
+    from extract.engine import embedding as engine
 
     monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
     backbone = load_backbone("conv1d", "random")
@@ -313,7 +314,7 @@ def made_store(drive: Drive, corpus: Path, features: Path) -> FeatureStore:
 def test_a_flipped_byte(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:
     """Verify finds it, training refuses it, and once it is dropped the next run mends it."""
     pytest.importorskip("torch")
-    from fusion.bank import Bank
+    from fusion.bank.bank import Bank
 
     store = made_store(drive, corpus, tmp_path / "audio")
     chunk = Path(store.group) / "b/c/0/0"
@@ -360,7 +361,7 @@ def test_a_changed_medium_under_the_same_name(drive: Drive, corpus: Path, undist
 
 def test_changed_weights_under_the_same_name(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from extract.backbone import load_backbone
+    from extract.backbones.contract import load_backbone
 
     weights = tmp_path / "weights.pt"
     network = load_backbone("conv1d", "random")

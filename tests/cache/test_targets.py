@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import CorpusError, SettingError
-from cache.manifest import Manifest, Trial
 from cache.targets import AFFECT, Target, from_unit, to_unit
 
 RATING = (Target("arousal", low=1, high=9), Target("pain", low=0, high=10), Target("valence"))

@@ -11,11 +11,11 @@ import torch
 
 from cache.errors import MissingFileError, SettingError, ShapeError, UnknownNameError, WeightsError
 from cache.names import load_named
-from extract.backbone import Backbone, load_backbone
 from extract.backbones import BACKBONES
-from extract.devices import choose_device
-from extract.torch_runtime import TorchExecutor
-from extract.weights import load_weights
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.devices import choose_device
+from extract.engine.torch_runtime import TorchExecutor
+from extract.weights.weights import load_weights
 
 FOAMLIU = Path(__file__).parents[3] / "shared/weights/mobilefacenet_foamliu.pt"
 PARAMETERS = {

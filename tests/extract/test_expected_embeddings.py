@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from extract.backbone import Backbone, load_backbone
+from cache.corpus.manifest import Manifest, Trial
 from extract.backbones import BACKBONES
+from extract.backbones.contract import Backbone, load_backbone
 from extract.inputs.contract import open_source
-from extract.transcripts import write_words
-from extract.words import Word
+from extract.words.transcripts import write_words
+from extract.words.words import Word
 
 TABLE = Path(__file__).parents[1] / "data" / "expected_embeddings.json"
 NUM_FRAMES = 50

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.backbone import Backbone, load_backbone
-from extract.devices import choose_device
-from extract.engine import EngineOptions, extract_features
+from cache.corpus.manifest import Manifest, Trial
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.devices import choose_device
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.engine.outcome import Outcome
+from extract.engine.torch_runtime import TorchExecutor
 from extract.inputs.images import ImageInput
-from extract.outcome import Outcome
-from extract.torch_runtime import TorchExecutor
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 DEVICE = "cuda"

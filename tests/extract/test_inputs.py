@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, ShapeError
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.backbone import Backbone
-from extract.engine import EngineOptions, extract_features
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone
+from extract.engine.embedding import EngineOptions, extract_features
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input, Source, require_medium
-from extract.weights import Weights
+from extract.weights.weights import Weights
 
 
 @dataclass(frozen=True)

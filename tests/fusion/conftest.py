@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cache.clock import FrameClock
-from cache.folds import Fold, partition_fold
-from cache.manifest import Manifest, Trial
-from cache.spec import FeatureSpec
-from cache.store import FeatureStore
-from fusion.bank import Bank
+from cache.corpus.folds import Fold, partition_fold
+from cache.corpus.manifest import Manifest, Trial
+from cache.recipe import FeatureSpec
+from cache.store.store import FeatureStore
+from fusion.bank.bank import Bank
 
 DIMS = {"audio": 5, "visual": 7}
 LENGTHS = {"a": 40, "b": 33, "c": 8, "d": 37, "e": 21, "f": 12}

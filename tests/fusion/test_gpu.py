@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.bank import Bank
-from fusion.checkpoint import load
-from fusion.inference import predict
+from fusion.bank.bank import Bank
 from fusion.models import MODELS
 from fusion.settings import TrainConfig
-from fusion.trainer import TrainResult, train
+from fusion.training.checkpoint import load
+from fusion.training.inference import predict
+from fusion.training.trainer import TrainResult, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 TARGETS = ("valence", "arousal")

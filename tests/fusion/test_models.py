@@ -10,10 +10,10 @@ import torch
 
 import fusion.models
 from cache.errors import SettingError, UnknownNameError
-from fusion.building import build_model
 from fusion.model import FusionModel, Inputs
 from fusion.models import MODELS
 from fusion.scores.losses import Objective
+from fusion.training.building import build_model
 
 DIMS = {"visual": 7, "audio": 5, "text": 3}
 TARGETS = ("valence", "arousal")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from pipelines.cli import avfusion
+from pipelines.cli.commands import avfusion
 
 ROOT = Path(__file__).parents[2]
 

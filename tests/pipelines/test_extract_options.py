@@ -15,17 +15,17 @@ import soundfile
 from click.testing import Result
 
 import extract.inputs.waves
+from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
-from cache.feature_sets import store_of
-from cache.manifest import Manifest
-from cache.receipt import open_receipt
-from cache.store import FeatureStore
-from extract.engine import EngineOptions
-from extract.transcripts import write_words
-from extract.words import Word
-from pipelines.loose_media import loose_manifest
-from pipelines.options import weights_of
-from pipelines.plan_extraction import seconds_per_frame
+from cache.store.feature_sets import store_of
+from cache.store.receipt import open_receipt
+from cache.store.store import FeatureStore
+from extract.engine.embedding import EngineOptions
+from extract.words.transcripts import write_words
+from extract.words.words import Word
+from pipelines.cli.options import weights_of
+from pipelines.project.loose_media import loose_manifest
+from pipelines.stages.dry_run import seconds_per_frame
 
 VISUAL, AUDIO = Path("features/receipts/mobilefacenet.json"), Path("features/receipts/conv1d.json")
 Run = Callable[..., Result]
@@ -112,8 +112,8 @@ def test_a_rehearsal_writes_nothing(project: Path, run: Run, edit_params: Callab
 
 
 def test_the_probe_runs_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from extract import torch_runtime
-    from extract.backbone import load_backbone
+    from extract.backbones.contract import load_backbone
+    from extract.engine import torch_runtime
 
     seen = []
     start = torch_runtime.TorchExecutor.start

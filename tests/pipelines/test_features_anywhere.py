@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cache.places import Where, is_file, join_place, split_place
-from cache.receipt import open_receipt
-from pipelines import paths
+from cache.places.folders import Where, is_file, join_place, split_place
+from cache.store.receipt import open_receipt
+from pipelines.project import paths
 
 RECEIPTS = ("receipts/mobilefacenet.json", "receipts/conv1d.json")
 

@@ -13,16 +13,16 @@ import pytest
 from click.testing import Result
 
 from cache.clock import FrameClock
+from cache.corpus.folds import make_fold
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError
-from cache.folds import make_fold
-from cache.interchange import ImportOptions, import_features
-from cache.manifest import Manifest, Trial
-from cache.receipt import open_receipt
-from fusion.bank import Bank
-from fusion.checkpoint import load
+from cache.formats.interchange import ImportOptions, import_features
+from cache.store.receipt import open_receipt
+from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
-from fusion.trainer import train
-from pipelines.train_fusion import open_stores
+from fusion.training.checkpoint import load
+from fusion.training.trainer import train
+from pipelines.stages.training import open_stores
 
 
 def write_features(folder: Path, kind: str, rows: dict[str, np.ndarray]) -> None:

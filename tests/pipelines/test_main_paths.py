@@ -16,8 +16,8 @@ import pytest
 import yaml
 from click.testing import Result
 
-from cache.manifest import Manifest, Trial
-from cache.receipt import is_unread, open_receipt
+from cache.corpus.manifest import Manifest, Trial
+from cache.store.receipt import is_unread, open_receipt
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]

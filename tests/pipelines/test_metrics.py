@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from torch import Tensor
 
-from cache.manifest import Manifest
+from cache.corpus.manifest import Manifest
 from fusion.scores import METRICS
 from fusion.scores.metric import MeanMetric
 

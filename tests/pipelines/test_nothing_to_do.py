@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cache.places import LocalFolder
+from cache.places.folders import LocalFolder
 
 Run = Callable[..., Result]
 COMMANDS = (("train",), ("evaluate",), ("matrix",), ("report",), ("compare",))

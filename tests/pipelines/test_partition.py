@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from cache.folds import load_folds
-from cache.manifest import Manifest
-from pipelines.evaluate_fusion import choose_partition
-from pipelines.params import read_params
+from cache.corpus.folds import load_folds
+from cache.corpus.manifest import Manifest
+from pipelines.project.params import read_params
+from pipelines.stages.evaluation import choose_partition
 
 Run = Callable[..., Result]
 

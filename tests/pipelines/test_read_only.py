@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from cache.places import LocalFolder
+from cache.places.folders import LocalFolder
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]
@@ -32,7 +32,7 @@ READ = (
 PROGRAM = """
 import json, sys
 from click.testing import CliRunner
-from pipelines.cli import avfusion
+from pipelines.cli.commands import avfusion
 try:
     open("probe", "w")
     sys.exit("the folder can be written to")

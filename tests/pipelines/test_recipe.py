@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from cache.corpus.manifest import Manifest
 from cache.errors import FingerprintError, WeightsError
-from cache.feature_sets import find_set
-from cache.manifest import Manifest
 from cache.names import encode_trial_id
-from cache.receipt import Receipt, open_receipt
-from cache.store import FeatureStore, fingerprints
-from extract.backbone import rebuild
-from extract.crops import CropConfig, write_crops
-from extract.engine import EngineOptions, extract_features
+from cache.store.feature_sets import find_set
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore, fingerprints
+from extract.backbones.contract import rebuild
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.faces.crops import CropConfig, write_crops
 from extract.inputs.sentences import SentenceInput
-from extract.transcripts import write_words
-from extract.wordpieces import Speller
-from extract.words import Word
-from fusion.bank import Bank
-from fusion.checkpoint import load
-from fusion.inference import predict
+from extract.inputs.wordpieces import Speller
+from extract.words.transcripts import write_words
+from extract.words.words import Word
+from fusion.bank.bank import Bank
+from fusion.training.checkpoint import load
+from fusion.training.inference import predict
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "data" / "store_v1"

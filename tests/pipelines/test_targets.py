@@ -15,7 +15,7 @@ from click.testing import Result
 from matplotlib.figure import Figure
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
+from cache.corpus.manifest import Manifest, Trial
 from cache.targets import Target, from_unit
 from pipelines.report.figures import draw_trial
 

@@ -18,13 +18,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-import cache.places as places
+import cache.places.folders as places
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from cache.receipt import Receipt
-from cache.store import FeatureStore
-from extract.backbone import load_backbone
-from extract.engine import EngineOptions, extract_features
+from cache.corpus.manifest import Manifest, Trial
+from cache.store.receipt import Receipt
+from cache.store.store import FeatureStore
+from extract.backbones.contract import load_backbone
+from extract.engine.embedding import EngineOptions, extract_features
 
 RATE = 25
 

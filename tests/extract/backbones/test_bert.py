@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import save_file
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, SettingError, ShapeError, WeightsError
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.backbone import Backbone, load_backbone
+from cache.store.store import FeatureStore
 from extract.backbones.bert import Bert, Config
-from extract.engine import EngineOptions, extract_features
-from extract.pretrained import find_model
-from extract.transcripts import write_words
-from extract.weights import Weights
-from extract.wordpieces import Sentences, Speller
-from extract.words import Word, spread_words
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.inputs.wordpieces import Sentences, Speller
+from extract.weights.hub import find_model
+from extract.weights.weights import Weights
+from extract.words.transcripts import write_words
+from extract.words.words import Word, spread_words
 
 transformers = pytest.importorskip("transformers")
 TEXT = [

@@ -12,7 +12,7 @@ from facenet_pytorch import InceptionResnetV1, fixed_image_standardization
 from facenet_pytorch.models import inception_resnet_v1
 
 from cache.errors import SettingError
-from extract.backbone import load_backbone
+from extract.backbones.contract import load_backbone
 from extract.backbones.facenet import CARDS, FaceNet
 
 

@@ -13,9 +13,9 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as torchvision_resnet50
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import SettingError, WeightsError
-from cache.manifest import Manifest, Trial
-from extract.backbone import Backbone, load_backbone
+from extract.backbones.contract import Backbone, load_backbone
 from extract.backbones.resnet50 import CARDS
 from extract.inputs.contract import open_source
 

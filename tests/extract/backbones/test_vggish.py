@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, SettingError, ShapeError, WeightsError
-from cache.manifest import Manifest, Trial
-from extract.audio import load_audio
-from extract.backbone import load_backbone
 from extract.backbones import BACKBONES
+from extract.backbones.contract import load_backbone
 from extract.backbones.vggish import CARDS, PCA_CARDS, VGGish
 from extract.inputs.contract import open_source
-from extract.logmel import log_mel
+from extract.inputs.spectrogram import log_mel
+from extract.media.audio import load_audio
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def reference(library: ModuleType) -> torch.nn.Module:
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "bert"])
 def test_only_this_backbone_imports_the_library(name: str) -> None:
     program = (
-        "import importlib, sys\nfrom extract.backbone import load_backbone\nfrom extract.backbones import BACKBONES\n"
+        "import importlib, sys\nfrom extract.backbones.contract import load_backbone\nfrom extract.backbones import BACKBONES\n"
         "files = [importlib.import_module(target.split(':')[0]) for target in BACKBONES.values()]\n"
         f"load_backbone({name!r}, 'random')\nprint(*{{'torchvggish', 'numba'}} & set(sys.modules))"
     )

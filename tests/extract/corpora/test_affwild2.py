@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from cache.corpus.manifest import Manifest
 from cache.errors import CorpusError, MissingFileError, SettingError
-from cache.manifest import Manifest
-from extract.corpora import demo
 from extract.corpora.affwild2 import AffWild2, Config
-from extract.corpora.demo import DemoCorpus
+from extract.corpora.demo import corpus as demo
+from extract.corpora.demo.corpus import DemoCorpus
 from extract.corpora.reading import CorpusFaults
-from extract.crops import CropReader
+from extract.faces.crops import CropReader
 from extract.inputs.images import CropSource, ImageInput
 
 SIXTH = "6th ABAW Annotations/VA_Estimation_Challenge"

@@ -15,14 +15,14 @@ import pytest
 import simplejpeg
 
 from cache.clock import FrameClock
+from cache.corpus.manifest import PARTITIONS, Manifest, Trial
 from cache.errors import AvFusionError, CorpusError, SettingError
-from cache.manifest import PARTITIONS, Manifest, Trial
 from cache.names import config_of, encode_trial_id, load_named
 from cache.targets import Target
 from extract.corpora import CORPORA
 from extract.corpora.contract import Corpus
 from extract.corpora.reading import finish
-from extract.tracking import FACES, REFERENCE
+from extract.faces.tracking import FACES, REFERENCE
 
 LENGTH = 12
 Write = Callable[[Path, SimpleNamespace], dict[str, Any]]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from cache.corpus.manifest import Manifest
 from cache.errors import CorpusError
-from cache.manifest import Manifest
 from extract.corpora.affwild2 import AffWild2
 from extract.corpora.file_names import FolderIndex, printable, require_text
 from extract.corpora.folder import Folder

@@ -12,8 +12,8 @@ import pytest
 import simplejpeg
 
 from cache.clock import FrameClock
+from cache.corpus.folds import grouped_folds
 from cache.errors import CorpusError, MissingFileError, SettingError
-from cache.folds import grouped_folds
 from cache.targets import AFFECT, Target
 from extract.corpora.folder import Config, Folder, interpolate
 from extract.corpora.label_tables import read_table

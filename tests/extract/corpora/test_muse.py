@@ -11,7 +11,7 @@ import pytest
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError
-from cache.interchange import ImportOptions, import_features
+from cache.formats.interchange import ImportOptions, import_features
 from extract.corpora.muse import Config, MuSe, infer_clock
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from cache.clock import FrameClock
-from cache.manifest import Manifest, Trial
-from extract.audio import AudioWindows, load_audio
+from cache.corpus.manifest import Manifest, Trial
 from extract.corpora.affwild2 import AffWild2
 from extract.corpora.affwild2 import Config as AffWild2Config
 from extract.corpora.folder import Folder
 from extract.corpora.muse import MuSe
-from extract.logmel import LogMelPatches
-from extract.video import read_frames
-from extract.words import Word, spread_words
+from extract.inputs.spectrogram import LogMelPatches
+from extract.media.audio import AudioWindows, load_audio
+from extract.media.video import read_frames
+from extract.words.words import Word, spread_words
 
 NUMBER = 120
 TIMES = [Fraction(i, 15) for i in range(60)] + [4 + Fraction(i, 30) for i in range(60)]

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.clock import FrameClock, PictureTimes
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
-from cache.manifest import Manifest, Trial
-from cache.store import FeatureStore
-from extract.audio import RATE_HZ, load_audio
-from extract.backbone import Backbone
-from extract.engine import EngineOptions, extract_features
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone
+from extract.engine.embedding import EngineOptions, extract_features
 from extract.inputs.alignment import Alignment, align_centres, align_frames, align_shared
 from extract.inputs.contract import Input, Source
-from extract.weights import Weights
+from extract.media.audio import RATE_HZ, load_audio
+from extract.weights.weights import Weights
 
 ROW = 320  # samples: fifty rows a second
 CHUNK = 10  # rows of an item, of which the last one is filled up with silence

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fusion.building import build_model
 from fusion.model import FusionModel, Inputs
+from fusion.training.building import build_model
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fusion.building import build_model
+from fusion.training.building import build_model
 
 AV = {"audio": 128, "visual": 512}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cache.errors import SettingError
-from fusion.building import build_model
+from fusion.training.building import build_model
 
 AV = {"audio": 128, "visual": 512}
 BOTH = ("valence", "arousal")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache.errors import SettingError, UnknownNameError
-from fusion.building import build_model
+from fusion.training.building import build_model
 
 ALL = {"audio": 128, "text": 768, "visual": 512}
 SMALL = {"channels": (4,), "channels_of": {"audio": (3,)}, "modal_dim": 4}

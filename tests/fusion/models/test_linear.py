@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from cache.errors import CorpusError, SettingError
-from fusion.building import build_model
+from fusion.training.building import build_model
 
 DIMS = {"visual": 2, "audio": 3}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cache.errors import SettingError, ShapeError
-from fusion.building import build_model
 from fusion.models.recursive_cross_attention import JointHead
+from fusion.training.building import build_model
 
 ALL = {"audio": 128, "text": 768, "visual": 512}
 DIMS = {"audio": 2, "text": 4, "visual": 3}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.checkpoint import load
-from fusion.inference import predict
 from fusion.models import MODELS
 from fusion.settings import TrainConfig
-from fusion.trainer import train
+from fusion.training.checkpoint import load
+from fusion.training.inference import predict
+from fusion.training.trainer import train
 
 WINDOW = 10  # longer than trial 'c', so that a padded window is among them
 LENGTH = {"joint_cross_attention": {"length": WINDOW}, "recursive_cross_attention": {"length": WINDOW}}

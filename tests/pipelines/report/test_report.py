@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from cache.arrays import format_arrays
 from cache.clock import FrameClock
-from cache.documents import digest_bytes, write_document, write_file
-from cache.manifest import Manifest, Trial
+from cache.corpus.manifest import Manifest, Trial
+from cache.documents.arrays import format_arrays
+from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.names import encode_trial_id
 from cache.targets import Target
-from pipelines.escaping import printable
-from pipelines.params import FusionParams
+from pipelines.console.escaping import printable
+from pipelines.project.params import FusionParams
+from pipelines.project.runs import digest_runs, save_run
+from pipelines.project.scores import ScoresDocument
 from pipelines.report import figures
 from pipelines.report.figures import draw_trial
 from pipelines.report.markdown import write_report
 from pipelines.report.wording import code, drawable, plain
-from pipelines.runs import digest_runs, save_run
-from pipelines.scores import ScoresDocument
 
 NAMES = [
     "a$b_<img src=x onerror=alert(1)>|`x`",

@@ -1,0 +1,352 @@
+"""Folds: which trials teach, which choose the model, which are kept for the end.
+
+No subject is ever in two of them, so that no face or voice is learned before it is judged; only the papers' rotated
+blocks can be asked for without that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.corpus.manifest import PARTITIONS, Manifest, Trial
+from cache.documents.documents import OwnDocument, read_document, write_document
+from cache.errors import CorpusError, MissingFileError, SettingError
+from cache.names import require_known
+
+FOLD_KINDS = ("auto", "partition", "rotated", "grouped", "stratified")
+VERSION = 1
+_PARTS = ("train", "validate", "test")
+
+
+class _FoldsDocument(OwnDocument):
+    version: Literal[1]
+    disjoint: bool
+    folds: list[dict[str, Any]]
+
+    def check(self) -> None:
+        """Refuse entries that are not a number and three lists of names."""
+        for place, entry in enumerate(self.folds):
+            if type(entry.get("index")) is not int:
+                raise ValueError(f"folds.{place}.index: {entry.get('index')!r}, expected a number")
+            for part in _PARTS:
+                names = entry.get(part)
+                if not isinstance(names, list) or not all(type(name) in (str, int) for name in names):
+                    raise ValueError(f"folds.{place}.{part}: expected a list of trials")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of a corpus.
+
+    Attributes:
+        index: number of the fold, from 0.
+        train: ids of the trials that weights and statistics are learned from.
+        validate: ids of the trials that the best epoch is chosen on.
+        test: ids of the trials kept for the end; may be empty.
+
+    Raises:
+        SettingError: if the training or the validation part is empty.
+        CorpusError: if a trial is in two parts, or twice in one.
+    """
+
+    index: int
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.validate:
+            raise SettingError(
+                f"Fold {self.index} has {len(self.train)} training and {len(self.validate)} validation trials; "
+                "expected at least 1 of each. Choose another fold or number of folds."
+            )
+        twice = [name for name, count in Counter([*self.train, *self.validate, *self.test]).items() if count > 1]
+        if twice:
+            raise CorpusError(
+                f"Fold {self.index} names {len(twice)} trials twice, e.g. '{twice[0]}'; expected each in one part. Mend the folds."
+            )
+
+    def part(self, partition: str) -> tuple[str, ...]:
+        """Trials of the part that plays the role of a partition: train, validation or test.
+
+        Raises:
+            UnknownNameError: if there is no such partition.
+        """
+        require_known("partition", partition, PARTITIONS)
+        return {"train": self.train, "validation": self.validate, "test": self.test}[partition]
+
+
+def make_folds(
+    manifest: Manifest, kind: str = "auto", count: int = 5, seed: int = 0, disjoint: bool = True
+) -> tuple[Fold, ...]:
+    """Divide a corpus by the rule of this name.
+
+    Args:
+        manifest: the corpus.
+        kind: "partition" for the corpus's own as the only fold, "rotated" [Zhang2023], "grouped" or "stratified";
+            "auto" for the partition, or grouped folds where the corpus has none.
+        count: number of folds; the partition is always one.
+        seed: of grouped and stratified folds.
+        disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
+
+    Raises:
+        UnknownNameError: if there is no such rule.
+        SettingError: if the corpus does not allow it.
+        CorpusError: if a subject would be in two parts of a fold.
+    """
+    require_known("kind of folds", kind, FOLD_KINDS)
+    if kind == "auto":
+        kind = "partition" if {"train", "validation"} <= {trial.partition for trial in manifest.trials} else "grouped"
+    rules: dict[str, Callable[[], tuple[Fold, ...]]] = {
+        "partition": lambda: (partition_fold(manifest),),
+        "rotated": lambda: rotated_folds(manifest, count, disjoint),
+        "grouped": lambda: grouped_folds(manifest, count, seed),
+        "stratified": lambda: stratified_folds(manifest, count, seed),
+    }
+    return rules[kind]()
+
+
+def make_fold(
+    manifest: Manifest, index: int, train: Sequence[str], validate: Sequence[str], test: Sequence[str] = ()
+) -> Fold:
+    """A fold of these trials, refused if two parts share a subject.
+
+    Args:
+        manifest: the corpus that the ids belong to.
+        index: number of the fold.
+        train: trial ids, as `validate` and `test`.
+
+    Raises:
+        UnknownNameError: if a trial does not exist.
+        CorpusError: if a subject is in two parts; the message names it.
+        SettingError: if the training or the validation part is empty.
+    """
+    fold = Fold(index, tuple(sorted(train)), tuple(sorted(validate)), tuple(sorted(test)))
+    faults = _split_subjects(manifest, fold)
+    if faults:
+        raise CorpusError(
+            f"Fold {index} splits a subject: {'; '.join(faults)}. Put all trials of a subject in one part, or use grouped folds."
+        )
+    return fold
+
+
+def _split_subjects(manifest: Manifest, fold: Fold) -> list[str]:
+    """What is wrong with each subject that is in two parts.
+
+    Raises:
+        UnknownNameError: if a trial does not exist.
+    """
+    subject_of = {trial.id: trial.subject for trial in manifest.trials}
+    part_of: dict[str, str] = {}
+    faults = []
+    for part, ids in (("train", fold.train), ("validate", fold.validate), ("test", fold.test)):
+        for trial_id in ids:
+            if trial_id not in subject_of:
+                require_known("trial", trial_id, subject_of)
+        for subject in sorted({subject_of[trial_id] for trial_id in ids}):
+            earlier = part_of.setdefault(subject, part)
+            if earlier != part:
+                faults.append(f"subject '{subject}' is in '{earlier}' and in '{part}'")
+    return faults
+
+
+def partition_fold(manifest: Manifest) -> Fold:
+    """The corpus's own partition, as fold 0.
+
+    Raises:
+        CorpusError: if some trials have a partition and others none, or a subject is in two partitions.
+        SettingError: if the corpus has no training or no validation trials.
+    """
+    parts = {
+        name: [trial.id for trial in manifest.trials if trial.partition == name]
+        for name in ("train", "validation", "test", "")
+    }
+    if parts[""] and len(parts[""]) < len(manifest.trials):
+        raise CorpusError(
+            f"{len(parts[''])} trials have no partition, e.g. '{parts[''][0]}'; expected all or none. Mend the corpus or use grouped folds."
+        )
+    if not parts["train"] or not parts["validation"]:
+        raise SettingError(
+            "The corpus has no partitions of its own (train and validation). Ask for grouped folds instead."
+        )
+    return make_fold(manifest, 0, parts["train"], parts["validation"], parts["test"])
+
+
+def rotated_folds(manifest: Manifest, count: int = 6, disjoint: bool = True) -> tuple[Fold, ...]:
+    """The papers' blocks of the ordered trials, each the validation part of one fold [Zhang2023, Section 3.3, and its code].
+
+    The training trials in the order of their names make `count - 1` blocks of equal size, the last of them with the
+    remainder, the validation trials make one more. Fold f is the blocks rotated to the right by f, of which the last one
+    validates: fold 0 is the corpus's own partition, fold 1 validates on the last training block.
+
+    Args:
+        manifest: a corpus with partitions; its test trials are the test part of every fold.
+        count: number of blocks and folds, 6 in the papers.
+        disjoint: move every trial to the block of its subject's first trial. The papers' code does not, and its blocks
+            may split a subject.
+
+    Raises:
+        SettingError: if the corpus has no partitions, or fewer training trials than blocks.
+        CorpusError: if `disjoint` and a subject of the test partition is also in the rest.
+    """
+    parts = {name: [trial for trial in manifest.trials if trial.partition == name] for name in PARTITIONS}
+    if not parts["train"] or not parts["validation"]:
+        raise SettingError("Rotated blocks need partitions train and validation. Ask for grouped folds instead.")
+    if not 2 <= count <= len(parts["train"]) + 1:
+        raise SettingError(
+            f"{count} rotated blocks of {len(parts['train'])} training trials; expected 2 to {len(parts['train']) + 1}. "
+            "Change the number of folds."
+        )
+    size = len(parts["train"]) // (count - 1)
+    edges = [*(size * block for block in range(count - 1)), len(parts["train"])]
+    blocks = [parts["train"][start:stop] for start, stop in pairwise(edges)] + [parts["validation"]]
+    blocks = _gather_subjects(blocks) if disjoint else blocks
+    test = [trial.id for trial in parts["test"]]
+    return tuple(_rotate(manifest, blocks, test, index, disjoint) for index in range(count))
+
+
+def _gather_subjects(blocks: Sequence[Sequence[Trial]]) -> list[list[Trial]]:
+    """Every trial in the block of its subject's first trial."""
+    home: dict[str, int] = {}
+    gathered: list[list[Trial]] = [[] for _ in blocks]
+    for index, block in enumerate(blocks):
+        for trial in block:
+            gathered[home.setdefault(trial.subject, index)].append(trial)
+    return gathered
+
+
+def _rotate(
+    manifest: Manifest, blocks: Sequence[Sequence[Trial]], test: Sequence[str], index: int, disjoint: bool
+) -> Fold:
+    chosen = len(blocks) - 1 - index
+    validate = [trial.id for trial in blocks[chosen]]
+    train = [trial.id for number, block in enumerate(blocks) if number != chosen for trial in block]
+    if disjoint:
+        return make_fold(manifest, index, train, validate, test)
+    return Fold(index, tuple(sorted(train)), tuple(sorted(validate)), tuple(sorted(test)))
+
+
+def grouped_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
+    """Subject-disjoint folds of about equal numbers of trials; each is the validation part of one fold.
+
+    Trials of partition "test" are the test part of every fold; all others take part in the rotation.
+
+    Args:
+        manifest: the corpus.
+        n: number of folds, from 2 to the number of subjects.
+        seed: of the division of subjects.
+
+    Raises:
+        SettingError: if there are fewer subjects than folds.
+        CorpusError: if a subject of the test partition is also in the rest.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    pool, test, subjects = _pool(manifest, n)
+    divisions = GroupKFold(n_splits=n, shuffle=True, random_state=seed).split(pool, groups=subjects)
+    return tuple(_fold_of(manifest, index, pool, division, test) for index, division in enumerate(divisions))
+
+
+def stratified_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
+    """Subject-disjoint folds in which every range of labels is as frequent as in the whole, as far as subjects allow.
+
+    A trial's stratum is the third of the corpus in which its mean label lies, per target; strata with fewer than n
+    trials are one stratum together. Divided by scikit-learn's `StratifiedGroupKFold`.
+
+    Args:
+        manifest: the corpus; trials of partition "test" are the test part of every fold.
+        n: number of folds, from 2 to the number of subjects.
+        seed: of the division.
+
+    Raises:
+        SettingError: if there are fewer subjects than folds, or a fold would be empty.
+        CorpusError: if a subject of the test partition is also in the rest.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    pool, test, subjects = _pool(manifest, n)
+    strata = _stratify(pool, n, len(manifest.targets))
+    divisions = StratifiedGroupKFold(n_splits=n, shuffle=True, random_state=seed).split(pool, strata, subjects)
+    return tuple(_fold_of(manifest, index, pool, division, test) for index, division in enumerate(divisions))
+
+
+def _stratify(pool: Sequence[Trial], n: int, num_targets: int) -> NDArray[np.int64]:
+    """Number of each trial's stratum, none of which has fewer than n trials."""
+    means = np.stack([_mean_label(trial, num_targets) for trial in pool])
+    known = np.isfinite(means).all(axis=1)
+    strata = np.zeros(len(pool), np.int64)  # trials without labels share stratum 0
+    for column in means.T if known.any() else ():
+        thirds = np.searchsorted(np.quantile(column[known], [1 / 3, 2 / 3]), column[known], side="right")
+        strata[known] = strata[known] * 3 + thirds + 1
+    frequent = {stratum for stratum, count in Counter(strata.tolist()).items() if count >= n}
+    strata[[stratum not in frequent for stratum in strata.tolist()]] = -1
+    if 0 < np.count_nonzero(strata == -1) < n:
+        strata[strata == -1] = max(frequent, default=-1)
+    return strata
+
+
+def _mean_label(trial: Trial, num_targets: int) -> NDArray[np.float64]:
+    """(C,) mean over the annotated frames of each target; nan where there is none."""
+    labels = np.zeros((0, num_targets)) if trial.labels is None else trial.labels.astype(np.float64)
+    annotated = labels[np.isfinite(labels).any(axis=1)]
+    present = np.isfinite(annotated)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.where(present, annotated, 0).sum(axis=0) / present.sum(axis=0)
+    return means
+
+
+def _pool(manifest: Manifest, n: int) -> tuple[list[Trial], list[str], list[str]]:
+    """Trials that rotate, ids of the test trials, and the subject of each of the former."""
+    pool = [trial for trial in manifest.trials if trial.partition != "test"]
+    test = [trial.id for trial in manifest.trials if trial.partition == "test"]
+    subjects = [trial.subject for trial in pool]
+    if not 2 <= n <= len(set(subjects)):
+        raise SettingError(
+            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Lower the number of folds (fusion.folds.count)."
+        )
+    return pool, test, subjects
+
+
+def _fold_of(manifest: Manifest, index: int, pool: Sequence[Trial], division: Any, test: Sequence[str]) -> Fold:
+    train, validate = ([pool[i].id for i in part] for part in division)
+    return make_fold(manifest, index, train, validate, test)
+
+
+def save_folds(folds: Sequence[Fold], path: Path, manifest: Manifest) -> None:
+    """Write folds as JSON: for each the ids of its parts, and whether all of them keep subjects apart.
+
+    Raises:
+        UnknownNameError: if a trial is not in the manifest.
+    """
+    disjoint = not any(_split_subjects(manifest, fold) for fold in folds)
+    document = {"version": VERSION, "disjoint": disjoint, "folds": [asdict(fold) for fold in folds]}
+    write_document(path, _FoldsDocument, document)
+
+
+def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
+    """Read what `save_folds` wrote, or what another program or a person did in that form.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        UnknownNameError: if a trial is not in the manifest.
+        CorpusError: if the file is damaged, a trial is in two parts of a fold, or a subject is and the file says
+            `disjoint`.
+        SettingError: if a part is empty that must not be.
+    """
+    remedy = "Fix a file of your own; run 'avfusion train' again for 'work/models' ('avfusion matrix' for its own)."
+    document = read_document(path, _FoldsDocument, remedy, CorpusError)
+    if document is None:
+        raise MissingFileError(f"No folds in '{path}'. Check the path, or leave 'folds.path' empty.")
+    parts = [(entry["index"], *(tuple(map(str, entry[part])) for part in _PARTS)) for entry in document.folds]
+    folds = tuple(make_fold(manifest, *part) if document.disjoint else Fold(*part) for part in parts)
+    for fold in folds:
+        _split_subjects(manifest, fold)  # refuses unknown trials
+    return folds

@@ -1,0 +1,283 @@
+"""The manifest: every trial of a corpus, its media, its clock and its labels, in one canonical form.
+
+A corpus reader writes it once; from there on no code knows the corpus's own file formats. On disk it
+is a folder with `manifest.json` (readable, sorted by trial, with the digest of the labels) and
+`labels.npy` (all label rows, trial after trial), both a pure function of the corpus and of the root as it was given, so
+that colleagues whose corpora lie in folders of the same name, or below their homes, have the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.documents.arrays import format_array, read_array
+from cache.documents.documents import (
+    ClockPart,
+    Document,
+    TargetPart,
+    damaged,
+    digest_bytes,
+    read_document,
+    write_document,
+    write_file,
+)
+from cache.errors import CorpusError, MissingFileError
+from cache.names import require_known
+from cache.targets import AFFECT, Target, names_of
+
+VERSION = (
+    3  # 2: clocks of varying pictures, rates by the pictures' intervals, digests; 3: targets with kind, unit, range
+)
+_REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus'); features that still fit are kept."
+_LISTED = 10  # labels out of range that are named; more are counted
+PARTITIONS = ("train", "validation", "test")
+_HERE = (
+    "<manifest>/"  # begins a medium's path that starts from the manifest's folder, such as that of our own transcripts
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One labelled recording of one person.
+
+    Attributes:
+        id: unique name.
+        subject: group that folds never split (a person; both people of one video).
+        partition: "train", "validation", "test", or "" where the corpus has none.
+        clock: the label clock.
+        media: source kind → path relative to the manifest's media root, in POSIX form. Kinds:
+            `video` (a container), `audio` (a container or sound file), `crops` (a folder or zip of
+            JPEGs), `words` (a transcript with word times), `face` (a picture of the person).
+        labels: (T, C) float32, each column in the range of its target, nan where that target is not annotated; None where a
+            trial has no labels.
+        face: which face of the video is this trial's: largest, centre, left, right, or reference (the one like
+            the picture `face`).
+    """
+
+    id: str
+    subject: str
+    partition: str
+    clock: FrameClock
+    media: dict[str, str]
+    labels: NDArray[np.float32] | None = field(default=None, compare=False)
+    face: str = "largest"
+
+
+class _TrialPart(ClockPart):
+    id: str
+    subject: str
+    partition: str
+    media: dict[str, str]
+    labelled: bool
+    face: str
+
+
+class _ManifestDocument(Document):
+    version: Literal[3]
+    root: str
+    targets: list[TargetPart]
+    labels: str
+    trials: list[_TrialPart]
+
+    def check(self) -> None:
+        """Refuse a manifest that does not name what its labels are compared with."""
+        if not self.digest:
+            raise ValueError("digest: absent")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All trials of a corpus, sorted by id.
+
+    Attributes:
+        root: folder that the trials' media paths start from, which may begin with `~`.
+        trials: the trials.
+        targets: the label columns.
+    """
+
+    root: Path
+    trials: tuple[Trial, ...]
+    targets: tuple[Target, ...] = AFFECT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trials", tuple(sorted(self.trials, key=lambda trial: trial.id)))
+        faults = [
+            f"trial id '{name}' occurs {count} times"
+            for name, count in Counter(t.id for t in self.trials).items()
+            if count > 1
+        ]
+        faults += [f"target '{n}' is declared {count} times" for n, count in Counter(self.names).items() if count > 1]
+        for trial in self.trials:
+            shape = (trial.clock.num_frames, len(self.targets))
+            if trial.labels is not None and trial.labels.shape != shape:
+                faults.append(f"trial '{trial.id}' has labels of shape {trial.labels.shape}, expected {shape}")
+            if trial.partition not in (*PARTITIONS, ""):
+                faults.append(
+                    f"trial '{trial.id}' is in partition '{trial.partition}', expected one of {', '.join(PARTITIONS)}"
+                )
+        if faults:
+            raise CorpusError(
+                "The corpus contradicts itself: " + "; ".join(faults) + ". Mend the corpus and read it again."
+            )
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """Refuse labels outside the range that their target declares, which would train to nothing in silence.
+
+        Raises:
+            CorpusError: naming trials, frames and labels.
+        """
+        faults = []
+        for trial in self.trials:
+            for target, column in zip(self.targets, () if trial.labels is None else trial.labels.T, strict=False):
+                frames = np.flatnonzero(target.outside(column))
+                if len(frames):
+                    faults.append(
+                        f"trial '{trial.id}' has {len(frames)} labels of '{target.name}' outside [{target.low:g}, {target.high:g}], "
+                        f"the first is {column[frames[0]]:g} in frame {frames[0]}"
+                    )
+        if faults:
+            more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+            raise CorpusError(
+                f"Labels leave the declared range: {'; '.join(faults[:_LISTED] + more)}. Declare the range that the labels have "
+                "('corpus.settings.targets' of a folder of your own, else the targets of the reader), or correct them."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the targets."""
+        return names_of(self.targets)
+
+    def trial(self, trial_id: str) -> Trial:
+        """The trial of this id.
+
+        Raises:
+            UnknownNameError: if there is none.
+        """
+        found = self._by_id.get(trial_id)
+        if found is None:
+            require_known("trial", trial_id, self._by_id)
+        assert found is not None
+        return found
+
+    @functools.cached_property
+    def _by_id(self) -> dict[str, Trial]:
+        return {trial.id: trial for trial in self.trials}
+
+    def path(self, trial: Trial, kind: str) -> Path:
+        """Absolute path of one medium of a trial.
+
+        Raises:
+            MissingFileError: if the trial has no such medium.
+        """
+        if kind not in trial.media:
+            how = "Add the file and build the corpus again" + (
+                ", run 'avfusion transcribe'," if kind == "words" else ""
+            )
+            raise MissingFileError(
+                f"Trial '{trial.id}' has no {kind}, only {', '.join(sorted(trial.media)) or 'nothing'}. {how} or leave that "
+                "modality out."
+            )
+        return Path(os.path.normpath(self.root.expanduser() / trial.media[kind])).resolve()
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` and `labels.npy`; a relative root is stored as seen from the folder, another one as it is.
+
+        Files are replaced at once and never written into, so that a second name of one, such as DVC's, keeps its bytes.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            trial.labels
+            if trial.labels is not None
+            else np.full((trial.clock.num_frames, len(self.targets)), np.nan, np.float32)
+            for trial in self.trials
+        ]
+        every = np.concatenate(rows) if rows else np.zeros((0, len(self.targets)), np.float32)
+        labels = format_array(every.astype("<f4", copy=False))
+        document = {
+            "version": VERSION,
+            "root": _write_root(self.root, folder),
+            "targets": [asdict(target) for target in self.targets],
+            "labels": digest_bytes(labels),
+            "trials": [_trial_document(trial, self.root, folder) for trial in self.trials],
+        }
+        write_file(folder / "labels.npy", labels)
+        write_document(folder / "manifest.json", _ManifestDocument, document, sort_keys=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingFileError: if the folder holds no manifest.
+            CorpusError: if it is damaged, of another version, or its labels are not those that were saved with it.
+        """
+        path = folder / "manifest.json"
+        labels_path = folder / "labels.npy"
+        document = read_document(path, _ManifestDocument, _REMEDY, CorpusError)
+        if document is None or not labels_path.is_file():
+            raise MissingFileError(
+                f"No manifest in '{folder}'. Run 'avfusion corpus build' first (or 'dvc repro corpus')."
+            )
+        try:
+            clocks = [entry.clock for entry in document.trials]
+            targets = tuple(part.target for part in document.targets)
+        except ValueError as error:
+            raise damaged(path, error, _REMEDY, CorpusError) from error
+        shape = sum(clock.num_frames for clock in clocks), len(document.targets)
+        labels = read_array(labels_path, "<f4", shape, document.labels, _REMEDY, CorpusError)
+        root = Path(document.root)
+        if document.root.partition("/")[0][:1] != "~":
+            root = Path(os.path.normpath(folder / root))
+        trials, start = [], 0
+        for entry, clock in zip(document.trials, clocks, strict=True):
+            stop = start + clock.num_frames
+            own = labels[start:stop] if entry.labelled else None
+            media = {kind: _read_place(place, root, folder) for kind, place in entry.media.items()}
+            trials.append(Trial(entry.id, entry.subject, entry.partition, clock, media, own, entry.face))
+            start = stop
+        return cls(root, tuple(trials), targets)
+
+
+def _write_root(root: Path, folder: Path) -> str:
+    """The media root as it is written down: what differs between machines only where it was given so."""
+    if root.as_posix()[:1] == "~":
+        return root.as_posix()
+    inside = Path(os.path.abspath(root)).is_relative_to(os.path.abspath(folder))
+    return Path(os.path.relpath(root, folder)).as_posix() if inside or not root.is_absolute() else root.as_posix()
+
+
+def _write_place(place: str, root: Path, folder: Path) -> str:
+    """The path of a medium as it is written down: what lies beside the manifest's folder, from there."""
+    path = os.path.abspath(root.expanduser() / place)
+    if place.startswith("../") and Path(path).is_relative_to(os.path.abspath(folder.parent)):
+        return _HERE + Path(os.path.relpath(path, folder)).as_posix()
+    return place
+
+
+def _read_place(place: str, root: Path, folder: Path) -> str:
+    """Inverse of `_write_place`: the path from the root."""
+    if not place.startswith(_HERE):
+        return place
+    return Path(os.path.relpath(folder / place.removeprefix(_HERE), root.expanduser())).as_posix()
+
+
+def _trial_document(trial: Trial, root: Path, folder: Path) -> dict[str, object]:
+    return {
+        "id": trial.id,
+        "subject": trial.subject,
+        "partition": trial.partition,
+        **trial.clock.to_document(),
+        "media": {kind: _write_place(place, root, folder) for kind, place in trial.media.items()},
+        "labelled": trial.labels is not None,
+        "face": trial.face,
+    }

@@ -1,0 +1,131 @@
+"""Arrays in files of their own (npy, npz), read only as the document above them says: type, shape and digest."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.documents.documents import damaged, digest_bytes
+from cache.errors import AvFusionError, StoreError
+from cache.places.folders import Where, split_place
+
+_LARGEST_HEADER = 1 << 12  # bytes before the numbers of an npy file of ours
+
+
+def format_array(array: NDArray[Any]) -> bytes:
+    """An array as the bytes of an npy file."""
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return content.getvalue()
+
+
+def read_array(
+    where: Where, dtype: str, shape: tuple[int, ...], digest: str, remedy: str, kind: type[AvFusionError] = StoreError
+) -> NDArray[Any]:
+    """The array of an npy file, compared with what the document above it says; nothing is taken from its own header.
+
+    Args:
+        where: the file.
+        dtype: of its numbers, in numpy's short form, "<f4".
+        shape: of the array.
+        digest: sha256 of the file.
+        remedy: one or two sentences: which command makes it again.
+        kind: of error to raise.
+
+    Raises:
+        AvFusionError: of this kind, if the file is absent or anything about it differs.
+    """
+    folder, name = split_place(where)
+    size, expected = folder.size(name), _num_bytes(dtype, shape)
+    try:
+        if size is None:
+            raise ValueError("it is absent")
+        if not expected <= size <= expected + _LARGEST_HEADER:
+            raise ValueError(f"{size} bytes, expected {expected} and a header")
+        content = folder.read(name) or b""
+        if digest_bytes(content) != digest:
+            raise ValueError("its digest is not the one that was written down")
+        return _parse_array(content, dtype, shape)
+    except ValueError as error:
+        raise damaged(where, error, remedy, kind) from error
+
+
+def _num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    total = np.dtype(dtype).itemsize
+    for length in shape:
+        total *= length
+    return total
+
+
+def _parse_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The numbers behind a header of ours.
+
+    Raises:
+        ValueError: if header or length are others.
+    """
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("its header is of another version")
+    try:
+        found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_LARGEST_HEADER)
+    except Exception as error:  # numpy reads it as Python, and raises whatever its tokeniser does
+        raise ValueError("its header cannot be read") from error
+    start = stream.tell()
+    if (found, fortran, kind) != (shape, False, np.dtype(dtype)):
+        raise ValueError(f"it holds {kind} of shape {found}, expected {np.dtype(dtype)} of shape {shape}")
+    if len(content) != start + _num_bytes(dtype, shape):
+        raise ValueError(f"{len(content) - start} bytes of numbers, expected {_num_bytes(dtype, shape)}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape).copy()
+
+
+def format_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays by name as the bytes of an npz file, the same for the same arrays."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in sorted(arrays.items()):
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), format_array(array))
+    return content.getvalue()
+
+
+def read_arrays(
+    where: Where,
+    dtype: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    digest: str,
+    remedy: str,
+    kind: type[AvFusionError] = StoreError,
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file, some of those in `shapes`; otherwise as `read_array`."""
+    folder, name = split_place(where)
+    most = sum(_num_bytes(dtype, shape) + 2 * (_LARGEST_HEADER + len(name.encode())) for name, shape in shapes.items())
+    size = folder.size(name)
+    try:
+        if size is None:
+            raise ValueError("it is absent")
+        if size > most + _LARGEST_HEADER:
+            raise ValueError(f"{size} bytes, expected at most {most}")
+        content = folder.read(name) or b""
+        if digest_bytes(content) != digest:
+            raise ValueError("its digest is not the one that was written down")
+        return dict(_unzip_arrays(content, dtype, shapes))
+    except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise damaged(where, error, remedy, kind) from error
+
+
+def _unzip_arrays(
+    content: bytes, dtype: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Names and arrays, none of which may ask for more than its shape needs."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in shapes:
+                raise ValueError(f"it holds '{name[:40]}', which has no place there")
+            if member.file_size > _num_bytes(dtype, shapes[name]) + _LARGEST_HEADER:
+                raise ValueError(f"'{name[:40]}' asks for {member.file_size} bytes")
+            yield name, _parse_array(archive.read(member), dtype, shapes[name])

@@ -1,0 +1,303 @@
+"""The one door for the JSON documents that the pipeline writes for itself: typed, bounded, under a digest.
+
+A document declares its fields as a subclass of `Document`, beside the code that writes it, and is read by
+`read_document` alone. It carries the digest of its own content, so that a flipped bit is found whatever it hits, and the
+digests of the arrays that belong to it. Whatever is wrong with a file becomes one error, which says what makes it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from hashlib import sha256
+from typing import Annotated, Any, Self, TypeVar, get_args
+
+import pydantic
+import pydantic_core
+
+from cache.clock import FrameClock, PictureTimes
+from cache.errors import AvFusionError, StoreError
+from cache.places.folders import Where, split_place
+from cache.recipe import FeatureSpec, Provenance, fingerprint
+from cache.targets import Target
+
+DIGEST = "digest"
+LARGEST_DOCUMENT = 1 << 28  # bytes
+MOST_FRAMES = 1 << 31  # of one trial: 2.7 years at 25 Hz
+_SHOWN = 3  # faults of one document that are named; more are counted
+_LONGEST_FAULT = 150  # characters of a library's text
+
+Number = Annotated[int, pydantic.Field(ge=0, le=1 << 53)]
+"""A count, or another number that is not negative."""
+NumFrames = Annotated[int, pydantic.Field(ge=1, le=MOST_FRAMES)]
+"""Frames of a trial."""
+FractionText = Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?$")]
+"""A positive fraction, such as 30000/1001."""
+Pair = Annotated[list[Number], pydantic.Field(min_length=2, max_length=2)]
+"""Two numbers, such as start and stop."""
+Cell = int | float | str | None
+"""One value of a table; null where a figure is not known."""
+Values = Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
+"""Any JSON values by name; none by default."""
+_TIMES = r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?: ([0-9]{1,10}x[0-9]{1,18}( [0-9]{1,10}x[0-9]{1,18})*)?$"
+_LAST_TICK = 1 << 62  # the last one that numpy can add to
+
+
+class OtherVersionError(ValueError):
+    """A document of a version that this program does not read."""
+
+
+class Part(pydantic.BaseModel):
+    """Base of what stands within a document: strict types, no unknown keys, no nan."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="after")
+    def _checked(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Refuse what the types of the fields cannot.
+
+        Raises:
+            ValueError: if fields contradict each other.
+        """
+
+
+class Document(Part):
+    """Base of all documents.
+
+    Attributes:
+        digest: sha256 of the canonical JSON of everything else; "" where an older program, or a person, wrote it.
+    """
+
+    digest: str = ""
+
+
+class OwnDocument(Document):
+    """Base of documents that a person may have written: other names beside the fields are left aside."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+
+class ProvenancePart(Document):
+    """A provenance, as in `cache.recipe.Provenance`."""
+
+    weights: str
+    origin: str
+    licence: str
+    parents: list[str]
+    trials: list[str]
+    config: dict[str, Any]
+    columns: list[str]
+
+    @property
+    def provenance(self) -> Provenance:
+        """The provenance itself."""
+        return Provenance(
+            self.weights,
+            self.origin,
+            self.licence,
+            tuple(self.parents),
+            tuple(self.trials),
+            self.config,
+            tuple(self.columns),
+        )
+
+    def check(self) -> None:
+        """Refuse one that is not as it was written."""
+        if not is_signed(self.model_dump()):
+            raise ValueError("its digest is not that of its content")
+
+
+class SpecPart(Part):
+    """A recipe, as in `cache.recipe.FeatureSpec`."""
+
+    name: str
+    modality: str
+    dim: Annotated[int, pydantic.Field(ge=1, le=1 << 24)]
+    settings: Values
+    weights_sha256: str = ""
+    algorithm: Number = 1
+    dtype: str = "float16"
+    upstream: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
+    provenance: ProvenancePart | None = None
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The recipe itself."""
+        known = {name: getattr(self, name) for name in type(self).model_fields}
+        return FeatureSpec(**{**known, "provenance": self.provenance.provenance if self.provenance else Provenance()})
+
+    def check(self) -> None:
+        """Refuse a modality that is no word, or another precision than there are."""
+        _ = self.spec
+
+
+class ClockPart(Part):
+    """A clock, as in `cache.clock.FrameClock`."""
+
+    rate: FractionText
+    num_frames: NumFrames
+    start_s: float
+    times: Annotated[str, pydantic.Field(pattern=_TIMES)] | None = None
+
+    @property
+    def clock(self) -> FrameClock:
+        """The clock itself."""
+        times = None if self.times is None else PictureTimes.parse(self.times)
+        return FrameClock(Fraction(self.rate), self.num_frames, self.start_s, times)
+
+    def check(self) -> None:
+        """Refuse times that are not one for each frame, before anybody writes them out."""
+        if self.times is not None:
+            runs = [run.split("x") for run in self.times.partition(":")[2].split()]
+            number, last = 1 + sum(int(count) for count, _ in runs), sum(int(count) * int(step) for count, step in runs)
+            if number != self.num_frames or last > _LAST_TICK:
+                raise ValueError(f"times of {number} pictures up to tick {last}, expected {self.num_frames} pictures")
+
+
+class TargetPart(Part):
+    """A target, as in `cache.targets.Target`."""
+
+    name: str
+    kind: str
+    unit: str
+    low: float
+    high: float
+
+    @property
+    def target(self) -> Target:
+        """The target itself."""
+        return Target(**self.model_dump())
+
+
+D = TypeVar("D", bound=pydantic.BaseModel)
+
+
+def sign(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its digest."""
+    content = {key: value for key, value in document.items() if key != DIGEST}
+    return {**content, DIGEST: fingerprint(content)}
+
+
+def is_signed(raw: Mapping[str, Any]) -> bool:
+    """Whether a document's digest is that of its content; also true of one that has no digest."""
+    try:
+        return DIGEST not in raw or sign(raw)[DIGEST] == raw[DIGEST]
+    except ValueError:  # no JSON, such as nan
+        return False
+
+
+def digest_bytes(content: bytes) -> str:
+    """sha256 of a file's content, 64 hexadecimal digits."""
+    return sha256(content).hexdigest()
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON values, with limits of size, depth (200) and digits (4,300).
+
+    Raises:
+        ValueError: if it is anything else; the message has no line breaks.
+    """
+    if len(content) > LARGEST_DOCUMENT:
+        raise ValueError(f"{len(content)} bytes, expected at most {LARGEST_DOCUMENT}")
+    return pydantic_core.from_json(content, allow_inf_nan=False)
+
+
+def check_document(raw: Any, model: type[D]) -> D:
+    """JSON values as a document of this kind.
+
+    Raises:
+        OtherVersionError: if its `version` is not one that the field of that name declares.
+        ValueError: if the digest is not that of the content, or a field is absent, unknown or of another type; the
+            message names several faults in one line.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"it holds {type(raw).__name__}, expected names and values")
+    field, version = model.model_fields.get("version"), raw.get("version")
+    known = get_args(field.annotation) if field else ()
+    if known and isinstance(version, int) and version not in known:
+        raise OtherVersionError(f"has version {version}, expected {known[-1]}: another version of avfusion wrote it")
+    if not is_signed(raw):
+        raise ValueError("its digest is not that of its content")
+    try:
+        return model.model_validate(raw)
+    except pydantic.ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {_fault(e)}" for e in error.errors(include_url=False)]
+        more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise ValueError("; ".join(faults[:_SHOWN] + more)) from error
+
+
+def _fault(error: Any) -> str:
+    text = " ".join(str(error["msg"]).split())
+    return text[:_LONGEST_FAULT].rstrip(".").replace("Input should be", "expected").replace("Field required", "absent")
+
+
+def parse_document(
+    content: bytes, model: type[D], where: Where, remedy: str, kind: type[AvFusionError] = StoreError
+) -> D:
+    """The content of a file as a document.
+
+    Args:
+        content: of the file.
+        model: what it should be.
+        where: the file, for messages.
+        remedy: one or two sentences: which command makes it again.
+        kind: of error to raise.
+
+    Raises:
+        AvFusionError: of this kind, whatever is wrong with it.
+    """
+    try:
+        return check_document(parse_json(content), model)
+    except ValueError as error:
+        raise damaged(where, error, remedy, kind) from error
+
+
+def read_document(where: Where, model: type[D], remedy: str, kind: type[AvFusionError] = StoreError) -> D | None:
+    """A document that the pipeline wrote; None where there is none. Arguments and errors as of `parse_document`."""
+    folder, name = split_place(where)
+    size = folder.size(name)
+    if size is not None and size > LARGEST_DOCUMENT:
+        raise damaged(where, ValueError(f"{size} bytes, expected at most {LARGEST_DOCUMENT}"), remedy, kind)
+    content = folder.read(name)
+    return None if content is None else parse_document(content, model, where, remedy, kind)
+
+
+def damaged(where: Where, error: Exception, remedy: str, kind: type[AvFusionError] = StoreError) -> AvFusionError:
+    """The error of a file that is not as the pipeline left it."""
+    if isinstance(error, OtherVersionError):
+        return kind(f"'{where}' {error}. {remedy}")
+    text = " ".join(str(error).split()).rstrip(".")[: _SHOWN * _LONGEST_FAULT]
+    return kind(f"'{where}' is damaged ({text or type(error).__name__}). {remedy}")
+
+
+def format_document(model: type[D], document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
+    """A document as the bytes of its file, with its digest: UTF-8, one value a line.
+
+    Raises:
+        ValueError: if it could not be read again.
+    """
+    signed = sign(document)
+    check_document(json.loads(json.dumps(signed)), model)
+    return (json.dumps(signed, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n").encode()
+
+
+def write_document(where: Where, model: type[D], document: Mapping[str, Any], *, sort_keys: bool = False) -> None:
+    """Write or replace a document at once; one of the same bytes stays as it is.
+
+    Raises:
+        ValueError: if it could not be read again.
+    """
+    write_file(where, format_document(model, document, sort_keys=sort_keys))
+
+
+def write_file(where: Where, content: bytes) -> None:
+    """Replace a file at once, never writing into it, which others may hold; one of the same bytes stays as it is."""
+    folder, name = split_place(where)
+    if folder.size(name) != len(content) or folder.read(name) != content:
+        folder.write(name, content)

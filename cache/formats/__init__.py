@@ -1,0 +1,1 @@
+"""File formats that features are imported from and exported to."""

@@ -1,0 +1,61 @@
+"""Archives: one fingerprint as a folder of features of its own, with its receipt, every chunk compressed with zstd.
+
+An archive is read, verified and trained from like any folder of features, through zarr and so more slowly. Importing it
+gives back the plain store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cache.clock import FrameClock
+from cache.errors import CorpusError, MissingFileError, StoreError, VersionError
+from cache.formats.interchange import Bundle, Format, Item
+from cache.store.feature_sets import find_set, locate_set, name_of
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore
+from cache.store.verification import list_holdings
+
+
+def _write(path: Path, origin: FeatureStore, items: Iterable[Item]) -> None:
+    place = locate_set(path, name_of(origin.path))
+    store = FeatureStore.create(place.store, origin.spec)
+    for item in items:
+        assert item.record is not None
+        record = item.record
+        store.write(
+            item.trial_id,
+            item.embeddings,
+            item.valid,
+            source=record.source,
+            clock=record.clock,
+            versions=record.versions,
+            compressed=True,
+        )
+    Receipt.of(store, store.trial_ids()).save(place.receipt)
+
+
+def _read(path: Path) -> Bundle:
+    holdings = list_holdings(path)
+    if len(holdings) != 1:
+        found = ", ".join(holding.fingerprint[:12] for holding in holdings) or "none"
+        raise CorpusError(
+            f"'{path}' holds {len(holdings)} fingerprints ({found}), expected 1: the folder that 'avfusion cache export "
+            "--to zstd' made. Name that one."
+        )
+    try:
+        store, receipt = open_receipt(find_set(path, name_of(holdings[0].path)).receipt)
+    except VersionError:
+        raise
+    except (MissingFileError, StoreError) as error:
+        raise StoreError(f"Archive '{path}' was altered since it was exported: {error} Or export it again.") from error
+
+    def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+        features, record = store.read(trial_id, check=True), store.record(trial_id)
+        return Item(trial_id, features.embeddings, features.valid, record.clock, record)
+
+    return Bundle(store.spec, sorted(receipt.trials), load, name_of(store.path))
+
+
+ZSTD = Format(_write, _read)

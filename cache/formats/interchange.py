@@ -1,0 +1,384 @@
+"""Features in and out of the store: HDF5, MuSe CSV, npy folders, and archives compressed with zstd.
+
+What we exported comes back as the same store, byte for byte: the recipe and the commit records travel along. What
+others made becomes a store whose fingerprint is that of its content, with the same commit records and a receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest
+from cache.documents.documents import Document, SpecPart, read_document, write_document
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
+from cache.foreign import match_names, one_line
+from cache.names import load_named, require_folder_name, require_known
+from cache.places.folders import Where, open_folder
+from cache.recipe import FeatureSpec, canonical_json
+from cache.store.feature_sets import locate_set
+from cache.store.receipt import Receipt
+from cache.store.records import VERSION, CommitDocument, CommitRecord, check_version, digest_embeddings, invalid_runs
+from cache.store.store import FeatureStore
+
+FORMATS = {
+    "hdf5": "cache.formats.hdf5:HDF5",
+    "muse": "cache.formats.muse:MUSE",
+    "npy": "cache.formats.npy:NPY",
+    "zstd": "cache.formats.archive:ZSTD",
+}
+SIDECAR = "avfusion.json"
+SLACK = 2
+"""Rows that the features of other programs may have more or fewer than their trial's clock; more is an error."""
+
+
+class Item(NamedTuple):
+    """A trial between two formats.
+
+    Attributes:
+        trial_id: the trial.
+        embeddings: (T, D); rows of invalid frames are anything.
+        valid: (T,) true where the backbone saw input.
+        clock: of the frames, None where the format does not say.
+        record: its commit record, None where another program wrote it.
+        cut: rows that were cut off its end to fit a clock; negative where the last one was repeated.
+    """
+
+    trial_id: str
+    embeddings: NDArray[Any]
+    valid: NDArray[np.bool_]
+    clock: FrameClock | None
+    record: CommitRecord | None
+    cut: int = 0
+
+
+class Bundle(NamedTuple):
+    """What a file or folder holds.
+
+    Attributes:
+        spec: its recipe, None where another program wrote it.
+        trial_ids: its trials.
+        load: gives one of them; a clock is for formats that place rows by their times and were not made by us.
+        name: of the feature set, "" where the format does not say.
+    """
+
+    spec: FeatureSpec | None
+    trial_ids: list[str]
+    load: Callable[[str, FrameClock | None], Item]
+    name: str = ""
+
+
+class Format(NamedTuple):
+    """One file format: `write(path, store, items)` makes what `read(path)` reads; `path` does not exist before."""
+
+    write: Callable[[Path, FeatureStore, Iterable[Item]], None]
+    read: Callable[[Path], Bundle]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the file of another program does not say.
+
+    Attributes:
+        name: of the feature set; what we exported has one, which this replaces.
+        modality: kind of input in one word, such as audio, text, visual or pose.
+        rate: frames per second, "" where the format or the manifest says it.
+        dtype: float16 or float32, "" for the precision found (at most float32).
+        zeros_missing: frames whose numbers are all zero were never seen.
+    """
+
+    name: str = ""
+    modality: str = ""
+    rate: str = ""
+    dtype: str = ""
+    zeros_missing: bool = False
+
+
+def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, path: Path) -> None:
+    """Write trials of a store as a file or folder of another format, every byte checked.
+
+    Args:
+        store: the features.
+        trial_ids: which trials.
+        kind: hdf5, muse, npy or zstd.
+        path: what to make; must not exist.
+
+    Raises:
+        UnknownNameError: if the format is not known, or there is no such trial.
+        SettingError: if the path exists.
+        StoreError: if a trial is altered, or the path cannot be written.
+    """
+    form: Format = load_named("format", FORMATS, kind)
+    if path.exists():
+        raise SettingError(f"'{path}' exists; an export never writes over anything. Remove it or choose another name.")
+    known = store.trial_ids()
+    for trial_id in trial_ids:
+        require_known("finished trial", trial_id, known)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open_folder(partial.parent).remove(partial.name)
+        form.write(partial, store, (_item(store, trial_id) for trial_id in trial_ids))
+        _sync(partial)
+        partial.rename(path)
+    except (OSError, StoreError) as error:
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if not isinstance(cause, OSError) or isinstance(cause, AvFusionError):
+            raise  # of the store that is read
+        raise StoreError(
+            f"'{path}' could not be written ({one_line(cause)}). Nothing of it was kept; free space or fix the permissions "
+            "and export again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # as where its folder is a file
+            open_folder(partial.parent).remove(partial.name)
+
+
+def _sync(partial: Path) -> None:
+    """Put files on disk; a full one may only be noticed then."""
+    for path in [partial] if partial.is_file() else sorted(partial.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def import_features(
+    path: Path, kind: str, features: Where, options: ImportOptions | None = None, manifest: Manifest | None = None
+) -> tuple[FeatureStore, Receipt]:
+    """Make a store with its receipt of a file or folder in another format.
+
+    Args:
+        path: the file or folder.
+        kind: hdf5, muse, npy or zstd.
+        features: folder of all features; see `cache.store.feature_sets.locate_set`.
+        options: needed for what another program wrote; what we exported says everything itself.
+        manifest: of the corpus; clocks come from it, and its trials must be just those that are imported. Of other programs'
+            features up to `SLACK` rows too many are cut off and too few filled up with the last one, with a warning.
+
+    Raises:
+        MissingFileError: if the path does not exist.
+        SettingError: if something that the format does not say is not given, or the name cannot name a folder.
+        CorpusError: if the trials are not those of the manifest; names every fault.
+        StoreError: if what we exported was altered since, or the store cannot be written.
+    """
+    form: Format = load_named("format", FORMATS, kind)
+    if not path.exists():
+        raise MissingFileError(f"'{path}' does not exist. Name the file or folder to import.")
+    bundle = form.read(path)
+    if not bundle.trial_ids:
+        raise CorpusError(f"'{path}' holds no features in format '{kind}'. Check the path and the format.")
+    told = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
+    if bundle.spec is None:
+        bundle = _under_ids(bundle, told.keys(), path)
+        spec, write = _adopt(path, kind, bundle, options, told)
+    else:
+        spec = bundle.spec
+        write = partial(_write_again, path)
+    name = (options.name if options else "") or bundle.name or spec.name
+    require_folder_name("Name", name, "Choose another with '--name'.")
+    place = locate_set(features, name)
+    store = FeatureStore.create(place.store, spec)
+    for trial_id in bundle.trial_ids:
+        item = bundle.load(trial_id, told.get(trial_id))
+        try:
+            write(store, item)
+        except OSError as error:
+            raise StoreError(
+                f"Trial '{trial_id}' could not be written to '{store.path}' ({error}). Finished trials are kept; free space "
+                "or mend the permissions and import again."
+            ) from error
+    receipt = Receipt.of(store, bundle.trial_ids)
+    receipt.save(place.receipt)
+    return store, receipt
+
+
+def _under_ids(bundle: Bundle, known: Set[str], path: Path) -> Bundle:
+    """The same with the manifest's own ids for names that differ from them only in Unicode form."""
+    names = match_names(bundle.trial_ids, known, path)
+
+    def load(trial_id: str, clock: FrameClock | None) -> Item:
+        return bundle.load(names[trial_id], clock)._replace(trial_id=trial_id)
+
+    return Bundle(None, sorted(names), load)
+
+
+def _item(store: FeatureStore, trial_id: str) -> Item:
+    features, record = store.read(trial_id, check=True), store.record(trial_id)
+    return Item(trial_id, features.embeddings, features.valid, record.clock, record)
+
+
+def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
+    """Write a trial that came from a store of ours, as `path`, unless it is there and whole."""
+    record = item.record
+    assert record is not None
+    stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
+    if digest_embeddings(stored, invalid_runs(item.valid)) != record.embeddings:
+        raise StoreError(
+            f"Trial '{item.trial_id}' in '{path}' differs from the digest that was exported with it: it was altered since. Export it "
+            f"again, or remove the recipe ('{SIDECAR}', or attribute 'avfusion_spec') to import it as new features with '--name' "
+            "and '--modality'."
+        )
+    if store.find_record(item.trial_id) != record or not store.is_whole(item.trial_id):
+        store.write(
+            item.trial_id, stored, item.valid, source=record.source, clock=record.clock, versions=record.versions
+        )
+
+
+def _adopt(
+    path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, told: Mapping[str, FrameClock]
+) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
+    """A recipe for what another program wrote, and how to write its trials."""
+    if options is None or not options.name or not options.modality:
+        raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
+    faults = _compare_trials(told.keys(), set(bundle.trial_ids)) if told else []
+    clocks: dict[str, FrameClock] = {}
+    digests: dict[str, str] = {}
+    shapes: dict[tuple[int, str], str] = {}
+    fitted: list[str] = []
+
+    def load(trial_id: str) -> Item:
+        clock = told.get(trial_id)
+        item = _mark_missing(bundle.load(trial_id, clock), options)
+        return item if clock is None else _fit(item, clock.num_frames)
+
+    for trial_id in bundle.trial_ids:
+        item = load(trial_id)
+        clock = told.get(trial_id) or _clock(item, options.rate)
+        if clock is None:
+            raise SettingError(f"'{path}' does not say how many frames a second has. Give the rate ('--rate').")
+        if clock.num_frames != len(item.valid):
+            faults.append(
+                f"trial '{trial_id}' has {len(item.valid)} rows, expected {clock.num_frames}, at most {SLACK} more or less"
+            )
+        if item.cut:
+            fitted.append(f"'{trial_id}' ({item.cut:+d})")
+        clocks[trial_id], digests[trial_id] = clock, _digest(item)
+        found_dtype = "float16" if item.embeddings.dtype == np.float16 else "float32"
+        faults += _overflows(item, options.dtype or found_dtype)
+        shapes.setdefault((item.embeddings.shape[1], found_dtype), trial_id)
+    if len(shapes) > 1:
+        faults.append(
+            "trials differ in width or precision: "
+            + ", ".join(f"{d} numbers ({t}), such as '{shapes[d, t]}'" for d, t in sorted(shapes))
+        )
+    if faults:
+        raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Mend the files and import again.")
+    if fitted:
+        warnings.warn(
+            f"{len(fitted)} trials of '{path}' had rows more (+, cut off) or fewer (-, the last one repeated) than their clock: "
+            f"{', '.join(fitted[:5])}{', …' if len(fitted) > 5 else ''}.",
+            stacklevel=3,
+        )
+    ((dim, dtype),) = shapes
+    content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
+    spec = FeatureSpec(
+        options.name, options.modality, dim, {"imported": kind, "content": content}, "imported", 1, options.dtype or dtype
+    )  # fmt: skip
+
+    def write(store: FeatureStore, item: Item) -> None:
+        record, made = store.find_record(item.trial_id), (digests[item.trial_id], clocks[item.trial_id])
+        if record is None or (record.source, record.clock) != made or not store.is_whole(item.trial_id):
+            item = load(item.trial_id)
+            source, clock = made
+            store.write(item.trial_id, item.embeddings, item.valid, source=source, clock=clock)
+
+    return spec, write
+
+
+def _mark_missing(item: Item, options: ImportOptions) -> Item:
+    """Frames with a number that is not finite, and on request those of zeros alone, are invalid."""
+    valid = item.valid & np.isfinite(item.embeddings).all(axis=1)
+    if options.zeros_missing:
+        valid &= item.embeddings.any(axis=1)
+    return item._replace(valid=valid)
+
+
+def _compare_trials(known: Set[str], found: Set[str]) -> list[str]:
+    """Trials that are not those of the manifest."""
+    return [
+        *(f"trial '{name}' of the manifest is absent" for name in sorted(known - found)),
+        *(f"trial '{name}' is not in the manifest" for name in sorted(found - known)),
+    ]
+
+
+def _overflows(item: Item, dtype: str) -> list[str]:
+    """The fault of a trial whose numbers are too large for the precision that is stored."""
+    with np.errstate(over="ignore"):
+        if np.isfinite(item.embeddings[item.valid].astype(dtype)).all():
+            return []
+    largest, remedy = (
+        np.abs(item.embeddings[item.valid]).max(),
+        "scale them" if dtype == "float32" else "use '--dtype float32'",
+    )
+    return [
+        f"trial '{item.trial_id}' has values up to {largest:.4g}, {dtype} ends at {np.finfo(dtype).max:.6g}: {remedy}"
+    ]
+
+
+def _fit(item: Item, num_frames: int) -> Item:
+    """Rows cut off, or the last one repeated, where up to `SLACK` are too many or too few; else the item as it is."""
+    cut = len(item.valid) - num_frames
+    if not 0 < abs(cut) <= SLACK or len(item.valid) == 0:
+        return item
+    rows = np.minimum(np.arange(num_frames), len(item.valid) - 1)
+    return item._replace(embeddings=item.embeddings[rows], valid=item.valid[rows], cut=cut)
+
+
+def _clock(item: Item, rate: str) -> FrameClock | None:
+    if rate:
+        try:
+            return FrameClock(Fraction(rate), len(item.valid))
+        except (ValueError, ZeroDivisionError) as error:
+            raise SettingError(f"Rate '{rate}' is no number of frames per second, e.g. 25 or 30000/1001.") from error
+    return item.clock
+
+
+def _digest(item: Item) -> str:
+    """sha256 of a trial's numbers as they were found, and of which frames are valid."""
+    rows = np.ascontiguousarray(np.where(item.valid[:, None], item.embeddings, 0))
+    state = hashlib.sha256(f"{rows.dtype.str}{rows.shape}".encode())
+    state.update(rows.view(np.uint8).data)
+    state.update(item.valid.tobytes())
+    return state.hexdigest()
+
+
+def save_sidecar(folder: Path, spec: FeatureSpec, records: Mapping[str, CommitRecord]) -> None:
+    """Write recipe and commit records beside files that cannot hold them."""
+    document = {
+        "version": VERSION,
+        "spec": spec.to_document(),
+        "trials": {trial_id: record.to_document() for trial_id, record in sorted(records.items())},
+    }
+    write_document(folder / SIDECAR, _SidecarDocument, document)
+
+
+class _SidecarDocument(Document):
+    version: int
+    spec: SpecPart
+    trials: dict[str, CommitDocument]
+
+
+def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitRecord]]:
+    """Read what `save_sidecar` wrote; no recipe where there is none.
+
+    Raises:
+        StoreError: if it is damaged or of a newer version.
+    """
+    path = folder / SIDECAR
+    document = read_document(path, _SidecarDocument, "Export again, or remove it to import new features.")
+    if document is None:
+        return None, {}
+    check_version(str(path), document.version)
+    return document.spec.spec, {trial_id: entry.record for trial_id, entry in document.trials.items()}

@@ -1,0 +1,1 @@
+"""Folders that hold files: local ones and URLs behind one protocol."""

@@ -1,0 +1,393 @@
+"""Folders that a store can live in: on a local file system, or anywhere that fsspec reaches.
+
+Both kinds promise the same: a file appears whole or not at all, and an array appears after its chunks. On a local
+file system that is fsync and rename; an object store gives single objects atomically and lets the metadata come last.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cache.errors import SettingError
+from cache.places.processes import is_alive, parse_pid
+from cache.places.remote import GuardedFileSystem, told_plainly
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined]
+
+Where = str | Path
+"""A local path, or a URL of fsspec such as `s3://bucket/features/visual/facenet.zarr`."""
+
+
+class Folder(Protocol):
+    """A folder; names are relative to it, with `/` between levels."""
+
+    where: Where
+
+    def child(self, name: str) -> Folder:
+        """A folder below this one."""
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, None where it is absent."""
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Content of several files, None for each that is absent."""
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file at once."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless it exists; false where it did."""
+
+    def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
+        """Write or replace an array: its chunks, then its `zarr.json`."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that it holds; nothing happens where it is absent."""
+
+    def folders(self) -> list[str]:
+        """Names of the folders in this one."""
+
+    def files(self) -> list[str]:
+        """Names of the files in this one."""
+
+    def leftovers(self) -> list[str]:
+        """Names of folders that a killed write left half done."""
+
+    def sizes(self) -> dict[str, int]:
+        """Every file below, with its size in bytes."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where it is absent."""
+
+    def stamp(self, name: str) -> Any:
+        """Something that changes when a file is replaced, None where that would cost a request."""
+
+    def zarr_store(self) -> Any:
+        """For zarr to open."""
+
+
+def open_folder(where: Where) -> Folder:
+    """The folder of a path or URL; it need not exist.
+
+    Raises:
+        SettingError: if no library for the URL's protocol is installed.
+    """
+    if isinstance(where, str) and "://" in where and not where.startswith("file://"):
+        return RemoteFolder(where)
+    return LocalFolder(Path(str(where).removeprefix("file://")))
+
+
+def split_place(where: Where) -> tuple[Folder, str]:
+    """The folder that holds a file, and the file's name."""
+    if isinstance(where, Path):
+        return LocalFolder(where.parent), where.name
+    head, slash, name = where.rpartition("/")
+    return open_folder(head if slash else "."), name
+
+
+def join_place(where: Where, name: str) -> Where:
+    """A place below another one; `name` has `/` between levels."""
+    return open_folder(where).child(name).where
+
+
+def is_file(where: Where) -> bool:
+    """Whether there is a file of this name."""
+    folder, name = split_place(where)
+    return folder.size(name) is not None
+
+
+def remove_file(where: Where) -> None:
+    """Remove a file; nothing happens where it is absent."""
+    folder, name = split_place(where)
+    folder.remove(name)
+
+
+def replace_suffix(where: Where, suffix: str) -> Where:
+    """The same place with another suffix, `a/b.json` → `a/b.zarr`."""
+    if isinstance(where, Path):
+        return where.with_suffix(suffix)
+    head, slash, name = where.rpartition("/")
+    return f"{head}{slash}{Path(name).with_suffix(suffix)}"
+
+
+class LocalFolder:
+    """A folder of a local file system."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.where: Where = path
+
+    def child(self, name: str) -> LocalFolder:
+        """A folder below this one."""
+        return LocalFolder(self.path / name)
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, None where it is absent."""
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Content of several files, None for each that is absent."""
+        return [self.read(name) for name in names]
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file."""
+        with open(self.path / name, "rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write under a temporary name, fsync, rename."""
+        path = self.path / name
+        _make_folders(path.parent)
+        start = f".{path.name}.{socket.gethostname()}."
+        for leftover in path.parent.glob(f"{glob.escape(start)}*"):
+            if not is_alive(parse_pid(leftover.name.removeprefix(start)) or 0):
+                leftover.unlink(missing_ok=True)
+        temporary = path.with_name(f"{start}{os.getpid()}")
+        try:
+            _write_synced(temporary, content)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless it exists; false where it did."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.path / name, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
+        """Build the array under a hidden name, fsync its files, and rename the folder into its place.
+
+        Folders are not fsynced, each would cost as much as the chunk. If the power fails, file systems with a journal
+        lose the newest renames first, so a trial is there whole or not at all; should one lose a chunk's entry after
+        all, its absence is noticed when the trial is opened, and the next extraction makes it again.
+
+        Whoever mapped an older array of this name keeps its bytes: files are replaced, never written over.
+        """
+        path = self.path / name
+        partial, old = (path.with_name(f".{name}.{kind}") for kind in ("partial", "old"))
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            for key, content in chunks.items():
+                chunk = partial / key
+                chunk.parent.mkdir(parents=True, exist_ok=True)
+                _write_synced(chunk, content)
+            _write_synced(partial / "zarr.json", metadata)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that it holds."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):  # a read-only file system refuses to remove even what is absent
+            path.unlink(missing_ok=True)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in this one, hidden ones left out."""
+        if not self.path.is_dir():
+            return []
+        with os.scandir(self.path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+    def files(self) -> list[str]:
+        """Names of the files in this one, hidden ones left out."""
+        if not self.path.is_dir():
+            return []
+        return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+
+    def leftovers(self) -> list[str]:
+        """Names of folders that a killed write left half done."""
+        return sorted(path.name for kind in ("partial", "old") for path in self.path.glob(f".*.{kind}"))
+
+    def sizes(self) -> dict[str, int]:
+        """Every file below, with its size in bytes."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where it is absent."""
+        try:
+            return (self.path / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def stamp(self, name: str) -> Any:
+        """Inode and time of a file; a rewritten trial has others."""
+        try:
+            status = os.stat(f"{self.path}/{name}")
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def zarr_store(self) -> Any:
+        """For zarr to open."""
+        return str(self.path)
+
+
+class RemoteFolder:
+    """A folder behind a URL of fsspec."""
+
+    def __init__(self, url: str) -> None:
+        self.where: Where = url.rstrip("/")
+        try:
+            import fsspec
+
+            # listings must never be remembered: another process may be writing
+            system, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise SettingError(
+                f"'{url}' cannot be opened: {error}. Install the library of that protocol, e.g. pip install 'avfusion[s3]'."
+            ) from error
+        self._fs = GuardedFileSystem(system, url)
+
+    def child(self, name: str) -> RemoteFolder:
+        """A folder below this one."""
+        return RemoteFolder(f"{self.where}/{name}")
+
+    def read(self, name: str) -> bytes | None:
+        """Content of an object, None where it is absent."""
+        try:
+            return self._fs.cat_file(self._key(name))
+        except FileNotFoundError:
+            return None
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Content of several objects, fetched together."""
+        keys = [self._key(name) for name in names]
+        found = self._fs.cat(keys, on_error="return") if keys else {}
+        results = [found.get(key) for key in keys]
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
+                raise told_plainly(result, str(self.where))
+        return [result if isinstance(result, bytes) else None for result in results]
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of an object."""
+        return self._fs.cat_file(self._key(name), start=start, end=stop)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put an object; object stores show it whole or not at all."""
+        self._fs.pipe_file(self._key(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put an object unless it exists; false where it did."""
+        try:
+            self._fs.pipe_file(self._key(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
+        """Take the commit record away, put the chunks, then put the new one."""
+        self.remove(name)
+        for key, content in chunks.items():
+            self.write(f"{name}/{key}", bytes(content))
+        self.write(f"{name}/zarr.json", metadata)
+
+    def remove(self, name: str) -> None:
+        """Remove an object or all objects below a prefix, metadata first, so that nothing half removed looks finished."""
+        key = self._key(name)
+        for first in (f"{key}/zarr.json", key):
+            try:
+                self._fs.rm(first, recursive=first == key)
+            except FileNotFoundError:
+                continue
+
+    def folders(self) -> list[str]:
+        """Names of the prefixes in this one, hidden ones left out."""
+        return self._list("directory")
+
+    def files(self) -> list[str]:
+        """Names of the objects in this one, hidden ones left out."""
+        return self._list("file")
+
+    def leftovers(self) -> list[str]:
+        """None: objects come whole."""
+        return []
+
+    def sizes(self) -> dict[str, int]:
+        """Every object below, with its size in bytes."""
+        found = self._fs.find(self._root, detail=True)
+        start = len(self._fs._strip_protocol(self._root)) + 1
+        return {name[start:]: entry["size"] for name, entry in found.items()}
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object, None where it is absent."""
+        try:
+            return self._fs.size(self._key(name))
+        except FileNotFoundError:
+            return None
+
+    def stamp(self, name: str) -> Any:
+        """None: asking would cost a request for every read."""
+        return None
+
+    def zarr_store(self) -> Any:
+        """For zarr to open."""
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(str(self.where), read_only=True)
+
+    def _list(self, kind: str) -> list[str]:
+        try:
+            entries = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        names = (entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind)
+        return sorted(name for name in names if name and not name.startswith("."))
+
+    def _key(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _write_synced(path: Path, content: Buffer) -> None:
+    with open(path, "wb", buffering=0) as file:
+        view = memoryview(content).cast("B")
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+
+
+def _make_folders(path: Path) -> None:
+    """Make a folder and its parents, each entry on disk before anything is put into it."""
+    absent: Iterable[Path] = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in absent:
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Put a folder's entries on disk; without this a new file may vanish with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

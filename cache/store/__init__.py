@@ -1,0 +1,1 @@
+"""The feature store: Zarr groups under a fingerprint, commit records, receipts, locks, and what checks them."""

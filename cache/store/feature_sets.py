@@ -1,0 +1,108 @@
+"""Where the features of a name lie: `NAME.zarr` in the folder of all features, its receipt in `receipts/NAME.json`.
+
+Receipts have a folder of their own, so that a stage can depend on all of them and on nothing else. Folders of older programs,
+`<modality>/NAME.zarr` with the receipt beside it, stay readable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cache.errors import SettingError
+from cache.places.folders import Where, is_file, join_place, open_folder, split_place
+
+RECEIPTS = "receipts"
+
+
+class FeatureSet(NamedTuple):
+    """Places of a feature set.
+
+    Attributes:
+        name: of the set.
+        store: its Zarr group; it need not exist.
+        receipt: what its extraction made; it need not exist.
+    """
+
+    name: str
+    store: Where
+    receipt: Where
+
+
+def locate_set(features: Where, name: str) -> FeatureSet:
+    """Where a set is written.
+
+    Args:
+        features: folder or URL of all features.
+        name: of the set.
+    """
+    return FeatureSet(name, join_place(features, f"{name}.zarr"), join_place(features, f"{RECEIPTS}/{name}.json"))
+
+
+def find_set(features: Where, name: str) -> FeatureSet:
+    """Where a set is read: as `locate_set` says, or as older programs left it.
+
+    Raises:
+        SettingError: if older programs left two of this name.
+    """
+    place = locate_set(features, name)
+    if is_file(place.receipt):
+        return place
+    old = [found for folder in old_folders(features) if is_file((found := _old_set(features, folder, name)).receipt)]
+    if len(old) > 1:
+        raise SettingError(
+            f"There are {len(old)} sets of features '{name}', '{old[0].store}' and '{old[1].store}'; expected one. Remove one of "
+            f"them with its receipt, or move it to '{place.store}' and '{place.receipt}'."
+        )
+    return old[0] if old else place
+
+
+def list_sets(features: Where) -> list[FeatureSet]:
+    """Every set that has a receipt, those of older programs behind the others."""
+    return [found for _, sets in group_sets(features) for found in sets]
+
+
+def group_sets(features: Where) -> list[tuple[list[Where], list[FeatureSet]]]:
+    """Stores and the sets with receipts beside them: those of today, then those of each folder that older programs left."""
+    root = open_folder(features)
+    receipts = _receipt_names(root.child(RECEIPTS).files())
+    groups = [(_stores(features), [locate_set(features, name) for name in receipts])]
+    for folder in old_folders(features):
+        names = _receipt_names(root.child(folder).files())
+        groups.append((_stores(join_place(features, folder)), [_old_set(features, folder, name) for name in names]))
+    return groups
+
+
+def store_of(receipt: Where) -> Where:
+    """The store that a receipt is of."""
+    folder, name = split_place(receipt)
+    inside = Path(folder.where).name == RECEIPTS
+    return join_place(
+        split_place(folder.where)[0].where if inside else folder.where, f"{name.removesuffix('.json')}.zarr"
+    )
+
+
+def name_of(store: Where) -> str:
+    """The name of the set that a store is of."""
+    return split_place(store)[1].removesuffix(".zarr")
+
+
+def old_folders(features: Where) -> list[str]:
+    """Folders in which older programs left the sets of one modality."""
+    return [name for name in open_folder(features).folders() if name != RECEIPTS and not name.endswith(".zarr")]
+
+
+def _old_set(features: Where, folder: str, name: str) -> FeatureSet:
+    return FeatureSet(
+        name, join_place(features, f"{folder}/{name}.zarr"), join_place(features, f"{folder}/{name}.json")
+    )
+
+
+def _stores(folder: Where) -> list[Where]:
+    return [join_place(folder, name) for name in open_folder(folder).folders() if name.endswith(".zarr")]
+
+
+def _receipt_names(files: list[str]) -> list[str]:
+    return [
+        name.removesuffix(".json") for name in files if name.endswith(".json") and not name.endswith(".failures.json")
+    ]

@@ -1,0 +1,129 @@
+"""Principal components of stores that are larger than memory, trial by trial.
+
+Only the training trials of a fold may teach them; who calls says which trials those are. Frames that the backbone
+never saw are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import SettingError, ShapeError
+from cache.store.records import CommitRecord
+from cache.store.store import FeatureStore
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+_BATCH = 8192  # frames that one step of the incremental fit sees, at least ten times the components
+
+
+class Components(NamedTuple):
+    """Principal components: `components` (n, D), `mean` (D,), both float32, and `explained` (n,), shares of variance.
+
+    Embeddings x become `(x - mean) @ components.T`; rows of invalid frames must be set to zero again afterwards.
+    """
+
+    components: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    explained: NDArray[np.float64]
+
+    def apply(self, embeddings: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Embeddings (T, D) in the components' coordinates, (T, n); zero where `valid` (T,) is false.
+
+        Raises:
+            ShapeError: if D is another one.
+        """
+        if embeddings.shape[1:] != self.mean.shape:
+            raise ShapeError(
+                f"Embeddings have shape {embeddings.shape}, expected (T, {len(self.mean)}). Fit the components anew."
+            )
+        projected = np.asarray((embeddings.astype(np.float32) - self.mean) @ self.components.T, np.float32)
+        projected[~valid] = 0
+        return projected
+
+
+def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_only: bool = False) -> da.Array:
+    """Trials of a store as one lazy array (F, D), trial after trial, one block each.
+
+    Args:
+        store: the features; each block opens it in the process that needs it.
+        trial_ids: which trials in which order; all, sorted, by default.
+        valid_only: leave out frames that the backbone never saw.
+
+    Raises:
+        StoreError: if a trial is unfinished.
+        SettingError: if there is no trial.
+    """
+    import dask.array as da
+    from dask import delayed
+
+    ids = store.trial_ids() if trial_ids is None else list(trial_ids)
+    found = store.find_records(ids)
+    records = {trial_id: found.get(trial_id) or store.record(trial_id) for trial_id in ids}
+    lengths = [_num_rows(records[trial_id], valid_only) for trial_id in ids]
+    if not sum(lengths):
+        raise SettingError(
+            f"{len(ids)} trials of '{store.group}' have no frames to use; expected at least one. Name others."
+        )
+    read = delayed(_read, pure=True)
+    blocks = [
+        da.from_delayed(
+            read(store, trial_id, valid_only, dask_key_name=f"{trial_id}-{records[trial_id].embeddings}-{valid_only}"),
+            (length, store.spec.dim),
+            np.dtype(store.spec.dtype),
+        )
+        for trial_id, length in zip(ids, lengths, strict=True)
+        if length
+    ]
+    return da.concatenate(blocks)
+
+
+def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components:
+    """Principal components of the valid frames of some trials, by incremental PCA [Ross2008], block by block.
+
+    Args:
+        store: the features.
+        trial_ids: the fold's training trials; their order counts in the last digits.
+        n: number of components, 1 to D.
+
+    Raises:
+        StoreError: if a trial is unfinished.
+        SettingError: if there are fewer dimensions or valid frames than components.
+    """
+    from sklearn.decomposition import IncrementalPCA
+
+    rows = to_dask(store, trial_ids, valid_only=True)
+    if not 1 <= n <= min(rows.shape):
+        raise SettingError(
+            f"{n} principal components of {rows.shape[0]} frames with {rows.shape[1]} numbers; expected 1 to "
+            f"{min(rows.shape)}. Lower the number of components."
+        )
+    fit = IncrementalPCA(n)
+    for batch in _batches(rows, max(_BATCH, 10 * n), n):
+        fit.partial_fit(batch)
+    return Components(
+        fit.components_.astype(np.float32), fit.mean_.astype(np.float32), np.asarray(fit.explained_variance_ratio_)
+    )
+
+
+def _batches(rows: da.Array, size: int, least: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of about `size` rows, none of fewer than `least`; one is in memory at a time."""
+    number = max(1, len(rows) // max(size, least))
+    edges = np.linspace(0, len(rows), number + 1).astype(int)
+    for start, stop in pairwise(edges):
+        yield rows[start:stop].astype(np.float64).compute(scheduler="synchronous")
+
+
+def _num_rows(record: CommitRecord, valid_only: bool) -> int:
+    return record.num_frames - (sum(stop - start for start, stop in record.invalid) if valid_only else 0)
+
+
+def _read(store: FeatureStore, trial_id: str, valid_only: bool) -> NDArray[Any]:
+    features = store.read(trial_id)
+    return features.embeddings[features.valid] if valid_only else features.embeddings

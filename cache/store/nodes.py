@@ -1,0 +1,138 @@
+"""What the `zarr.json` files of a store hold: its root, the group of a fingerprint with the recipe, and the arrays."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from cache.documents.documents import DIGEST, Number, Pair, Part, SpecPart, Values, check_document, parse_json, sign
+from cache.places.folders import Where
+from cache.recipe import FeatureSpec
+from cache.store.records import VERSION, check_version
+
+DIMENSIONS: list[str | None] = ["frame", "embedding"]
+_SPEC = "avfusion_spec"
+_STORE = "avfusion_store"
+
+
+class Node(Part):
+    """The `zarr.json` of a group."""
+
+    zarr_format: Literal[3]
+    node_type: Literal["group"]
+    attributes: Values
+    consolidated_metadata: Any = None
+
+
+class _ChunkShape(Part):
+    chunk_shape: list[Number]
+
+
+class _ChunkGrid(Part):
+    name: Literal["regular"]
+    configuration: _ChunkShape
+
+
+class _Separator(Part):
+    separator: Literal["/", "."]
+
+
+class _KeyEncoding(Part):
+    name: Literal["default", "v2"]
+    configuration: _Separator | None = None
+
+
+class _Codec(Part):
+    name: str
+    configuration: Values
+
+    def check(self) -> None:
+        """Refuse numbers in another order of bytes; what other codecs ask for is known to zarr."""
+        if self.name == "bytes" and self.configuration != {"endian": "little"}:
+            raise ValueError(f"codec 'bytes' with {self.configuration}")
+
+
+class ArrayNode(Part):
+    """The `zarr.json` of an array of (T, D) numbers, by us or by whoever wrote it again with other codecs or chunks."""
+
+    zarr_format: Literal[3]
+    node_type: Literal["array"]
+    shape: Pair
+    data_type: Literal["float16", "float32"]
+    chunk_grid: _ChunkGrid
+    chunk_key_encoding: _KeyEncoding
+    fill_value: float
+    codecs: list[_Codec]
+    attributes: Values
+    dimension_names: list[str | None] | None = None
+    storage_transformers: list[Any] | None = None
+
+    def check(self) -> None:
+        """Refuse what no (T, D) array of ours can be."""
+        rows = self.chunk_grid.configuration.chunk_shape
+        if len(rows) != 2 or min(rows) < 1 or self.fill_value != 0 or self.storage_transformers or not self.codecs:
+            raise ValueError(f"chunks of {rows}, filled with {self.fill_value}")
+        if self.dimension_names not in (None, [None, None], DIMENSIONS):
+            raise ValueError(f"dimensions {self.dimension_names}, expected {DIMENSIONS}")
+
+
+def parse_group(content: bytes | None) -> dict[str, Any] | None:
+    """The `zarr.json` of a group, or None where it is absent or damaged."""
+    return _parse(content, Node)
+
+
+def parse_array(content: bytes | None) -> dict[str, Any] | None:
+    """The `zarr.json` of an array (T, D), or None where it is absent or damaged."""
+    return _parse(content, ArrayNode)
+
+
+def _parse(content: bytes | None, kind: type[Node] | type[ArrayNode]) -> dict[str, Any] | None:
+    try:
+        document: dict[str, Any] = parse_json(content or b"")
+        check_document(document, kind)
+    except ValueError:
+        return None
+    return document
+
+
+def format_root() -> bytes:
+    """The `zarr.json` of a new store."""
+    return _format_group(sign({_STORE: VERSION}))
+
+
+def format_recipe(spec: FeatureSpec) -> bytes:
+    """The `zarr.json` of a fingerprint's group."""
+    return _format_group({_SPEC: spec.to_document()})
+
+
+def find_layout(content: bytes | None, where: Where) -> int | None:
+    """Version of a store by its root's `zarr.json`, None where that is absent or damaged.
+
+    Raises:
+        VersionError: if a newer program wrote it.
+    """
+    metadata = parse_group(content)
+    if metadata is None:
+        return None
+    attributes: dict[str, Any] = metadata.get("attributes", {})
+    version = attributes.get(_STORE)
+    digest = sign({_STORE: version})[DIGEST]
+    if attributes.get(DIGEST, digest) != digest or digest in [v for k, v in attributes.items() if k != DIGEST]:
+        return None  # also where the digest stands under a damaged name
+    check_version(str(where), version)
+    return version if isinstance(version, int) else None
+
+
+def find_spec(content: bytes | None) -> FeatureSpec | None:
+    """The recipe in the `zarr.json` of a fingerprint's group, None where it is absent or damaged."""
+    document = ((parse_group(content) or {}).get("attributes") or {}).get(_SPEC)
+    try:
+        return check_document(document, SpecPart).spec
+    except ValueError:
+        return None
+
+
+def _format_group(attributes: dict[str, Any]) -> bytes:
+    """The `zarr.json` of a group."""
+    document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    return json.dumps(document, indent=1, ensure_ascii=False).encode()

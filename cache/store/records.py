@@ -1,0 +1,160 @@
+"""Commit records: what makes a trial of a store finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock, PictureTimes
+from cache.documents.documents import ClockPart, Number, Pair, check_document, is_signed
+from cache.errors import VersionError
+from cache.recipe import canonical_json
+
+VERSION = 1
+COMMIT = "avfusion_commit"
+
+
+class CommitDocument(ClockPart):
+    """A commit record as it is written down."""
+
+    version: Number
+    state: Literal["complete"]
+    source: str
+    embeddings: str
+    first_frame: Literal[0] = 0
+    invalid: list[Pair]
+    seconds: float | None = None  # of stores by older programs: how long it took, which differs between equal runs
+    versions: dict[str, str]
+    digest: str = ""
+
+    def check(self) -> None:
+        """Refuse runs that overlap or leave the trial."""
+        super().check()
+        edges = [0, *chain.from_iterable(self.invalid), self.num_frames]
+        if edges != sorted(edges):
+            raise ValueError(f"invalid runs that are not in order within {self.num_frames} frames")
+
+    @property
+    def record(self) -> CommitRecord:
+        """The record itself."""
+        clock, runs = self.clock, tuple((run[0], run[1]) for run in self.invalid)
+        return CommitRecord(
+            self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.versions, clock.times
+        )
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """What makes a trial finished; two equal runs leave the same bytes.
+
+    Attributes:
+        source: digest of the bytes that the backbone read.
+        embeddings: digest of the stored bytes and of the invalid runs.
+        num_frames: T.
+        rate: frames per second.
+        start_s: moment of frame 0, seconds.
+        invalid: runs of frames that the backbone never saw, half-open.
+        versions: of the libraries that computed it.
+        times: of the pictures, where the frames follow no rate.
+    """
+
+    source: str
+    embeddings: str
+    num_frames: int
+    rate: Fraction
+    start_s: float
+    invalid: tuple[tuple[int, int], ...]
+    versions: dict[str, str]
+    times: PictureTimes | None = None
+
+    @property
+    def clock(self) -> FrameClock:
+        """The clock that the trial was made on."""
+        return FrameClock(self.rate, self.num_frames, self.start_s, self.times)
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(T,) true where the backbone saw input."""
+        valid = np.ones(self.num_frames, bool)
+        for start, stop in self.invalid:
+            valid[start:stop] = False
+        return valid
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON values, with the state and the frame numbering spelled out."""
+        document = {
+            "version": VERSION,
+            "state": "complete",
+            "source": self.source,
+            "embeddings": self.embeddings,
+            "num_frames": self.num_frames,
+            "rate": str(self.rate),
+            "start_s": self.start_s,
+            "first_frame": 0,
+            "invalid": [list(run) for run in self.invalid],
+            "versions": self.versions,
+        }
+        return document if self.times is None else {**document, "times": str(self.times)}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> CommitRecord:
+        """Inverse of `to_document`.
+
+        Raises:
+            ValueError: if it is not such a document.
+        """
+        return check_document(document, CommitDocument).record
+
+
+def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+    """Half-open runs of false.
+
+    >>> invalid_runs(np.array([False, True, False, False]))
+    ((0, 1), (2, 4))
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(np.int8)))
+    return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
+
+
+def digest_embeddings(embeddings: NDArray[Any], invalid: tuple[tuple[int, int], ...]) -> str:
+    """xxh3-128 over the stored bytes (C order, little-endian) and the invalid runs.
+
+    A fast checksum, so that training can afford to check every byte it reads; it guards against decay, not malice.
+    """
+    state = xxhash.xxh3_128(np.ascontiguousarray(embeddings, embeddings.dtype.newbyteorder("<")).view(np.uint8).data)
+    state.update(canonical_json(invalid).encode())
+    return f"xxh3:{state.hexdigest()}"
+
+
+def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | None:
+    """The commit record in an array's `zarr.json`, None where the array is absent, unfinished or damaged.
+
+    Raises:
+        VersionError: if a newer program wrote it.
+    """
+    document = (metadata or {}).get("attributes", {}).get(COMMIT)
+    if not isinstance(document, dict) or document.get("state") != "complete" or not is_signed(document):
+        return None
+    check_version(where, document.get("version"))
+    try:
+        return CommitDocument.model_validate(document).record
+    except ValueError:
+        return None
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuse what a newer program wrote.
+
+    Raises:
+        VersionError: if the version is a number above ours.
+    """
+    if isinstance(version, int) and version > VERSION:
+        raise VersionError(
+            f"'{where}' has layout version {version}; this program reads up to {VERSION}. Update avfusion."
+        )

@@ -1,0 +1,365 @@
+"""The feature store: one Zarr v3 group per backbone, one array per trial, a commit record written last.
+
+    features/<modality>/<backbone>.zarr/<fingerprint>/<trial id>/{zarr.json, c/0/0}
+
+A reader refuses an array without a commit record; a writer redoes it. So a killed run leaves nothing that looks
+finished. `docs/store.md` states the layout in MUST and SHOULD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.documents.documents import sign
+from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnreachableError
+from cache.names import decode_trial_id, encode_trial_id
+from cache.places.folders import Where, open_folder
+from cache.recipe import FeatureSpec
+from cache.store.chunks import (
+    Rows,
+    array_metadata,
+    compress_chunks,
+    open_rows,
+    split_chunks,
+    zarr_rows,
+)
+from cache.store.locks import Claim, claim, sweep
+from cache.store.nodes import find_layout, find_spec, format_recipe, format_root, parse_array
+from cache.store.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
+
+if TYPE_CHECKING:
+    pass
+
+DROP_FIRST = "'avfusion cache verify --drop', then "
+"""How messages ask to remove a trial whose bytes were altered, before it is made again."""
+
+
+class Features(NamedTuple):
+    """Embeddings of consecutive frames: `embeddings` (T, D), zero where `valid` (T,) is false."""
+
+    embeddings: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+class _Handle(NamedTuple):
+    """A trial kept open: how to read its rows, and which of them are valid."""
+
+    record: CommitRecord
+    rows: Rows
+    valid: NDArray[np.bool_]
+    plain: bool
+
+
+class FeatureStore:
+    """The embeddings of one fingerprint.
+
+    Reading needs only the path or URL; `create` also prepares it for writing. Safe to open in any number of processes,
+    and to send to them. A trial that was read once stays open and, on a local file system, stays as it was: whoever
+    rewrites it replaces its files, so that a record never meets the bytes of another one. What other processes write
+    anew is seen by a store that is opened anew, and by `read` with `check`.
+    """
+
+    def __init__(self, path: Where, fingerprint: str) -> None:
+        """Open the features of one fingerprint.
+
+        Args:
+            path: a local path, or a URL that fsspec knows (`s3://…`, `memory://…`).
+            fingerprint: of the recipe, 64 hexadecimal digits.
+
+        Raises:
+            MissingFileError: if there is no such store.
+            StoreError: if the store is damaged or of another version.
+            FingerprintError: if the store holds other fingerprints only, or the recipe does not hash to its name.
+        """
+        root = open_folder(path)
+        self.path = root.where
+        self._folder = root.child(fingerprint)
+        self.group = self._folder.where
+        self._handles: dict[str, _Handle] = {}
+        content = root.read("zarr.json")
+        if content is None:
+            raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
+        layout = find_layout(content, self.path)
+        self.spec = _read_spec(self._folder.read("zarr.json"), self.path, fingerprint)
+        if layout is None:
+            raise StoreError(f"'{self.path}/zarr.json' is damaged. Run {self._redo} again; what is finished is kept.")
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path, self.spec.fingerprint)
+
+    @classmethod
+    def create(cls, path: Where, spec: FeatureSpec) -> FeatureStore:
+        """Open for writing, making store and group where they are absent; nothing finished is touched.
+
+        Raises:
+            StoreError: if the store is of a newer version, or cannot be made there.
+        """
+        root = open_folder(path)
+        layout = find_layout(root.read("zarr.json"), root.where)
+        try:
+            if layout is None:
+                root.write("zarr.json", format_root())
+            if find_spec(root.read(f"{spec.fingerprint}/zarr.json")) != spec:
+                root.write(f"{spec.fingerprint}/zarr.json", format_recipe(spec))
+            sweep(root.where)
+        except OSError as error:
+            raise StoreError(
+                f"No features can be written to '{path}' ({error}). Free space or mend the permissions and run again."
+            ) from error
+        return cls(path, spec.fingerprint)
+
+    def trial_ids(self) -> list[str]:
+        """Ids of all finished trials, sorted."""
+        return sorted(self.find_records())
+
+    def unfinished(self) -> list[str]:
+        """Ids of trials that were begun and not finished, or whose commit record is damaged."""
+        return sorted({decode_trial_id(name) for name in self._folder.folders()} - self.find_records().keys())
+
+    def damaged(self) -> list[str]:
+        """Ids of those unfinished trials whose `zarr.json` is there, and is not as it was written."""
+        names = [encode_trial_id(trial_id) for trial_id in self.unfinished()]
+        documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
+        return [decode_trial_id(name) for name, found in zip(names, documents, strict=True) if found is not None]
+
+    def find_records(self, trial_ids: Iterable[str] | None = None) -> dict[str, CommitRecord]:
+        """Commit records of those of some trials, by default of all, that are finished."""
+        names = self._folder.folders() if trial_ids is None else [encode_trial_id(i) for i in trial_ids]
+        documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
+        found = {
+            decode_trial_id(name): find_commit(parse_array(content), f"{self.group}/{name}")
+            for name, content in zip(names, documents, strict=True)
+        }
+        return {trial_id: record for trial_id, record in found.items() if record is not None}
+
+    def find_record(self, trial_id: str) -> CommitRecord | None:
+        """The commit record of a trial, or None where the trial is absent or unfinished."""
+        return self.find_records([trial_id]).get(trial_id)
+
+    def record(self, trial_id: str) -> CommitRecord:
+        """The commit record of a finished trial.
+
+        Raises:
+            StoreError: if the trial is absent or unfinished.
+        """
+        record = self.find_record(trial_id)
+        if record is None:
+            raise self._unfinished(trial_id)
+        return record
+
+    def is_whole(self, trial_id: str) -> bool:
+        """Whether a trial is finished and its files have the sizes that it promises.
+
+        Bytes are read only where sizes tell nothing, of compressed trials.
+        """
+        try:
+            if not self._open(trial_id).plain:
+                self.read(trial_id, check=True)
+        except UnreachableError:
+            raise
+        except StoreError:
+            return False
+        return True
+
+    def read(self, trial_id: str, start: int = 0, stop: int | None = None, *, check: bool = False) -> Features:
+        """Embeddings of frames [start, stop) of a trial.
+
+        Args:
+            trial_id: a finished trial.
+            start: first frame.
+            stop: frame after the last one; the trial's end by default.
+            check: compare every byte of the trial with the digest in its commit record.
+
+        Returns:
+            embeddings (stop - start, D) as stored and valid (stop - start,), both read-only; on a local file system a
+            view of the mapped file where that is possible.
+
+        Raises:
+            StoreError: if the trial is unfinished, truncated, or (with `check`) altered.
+        """
+        wanted = slice(start, stop)
+        handle = self._handles.get(trial_id)
+        if handle is None or check:
+            handle = self._handles[trial_id] = self._open(trial_id)
+        if check:
+            whole = handle.rows(slice(None))
+            self._check(trial_id, whole, handle.record)
+            return Features(whole[wanted], handle.valid[wanted])
+        return Features(handle.rows(wanted), handle.valid[wanted])
+
+    def write(
+        self,
+        trial_id: str,
+        embeddings: NDArray[Any],
+        valid: NDArray[np.bool_],
+        *,
+        source: str,
+        clock: FrameClock,
+        versions: dict[str, str] | None = None,
+        compressed: bool = False,
+    ) -> CommitRecord:
+        """Write a trial: chunk, fsync, commit record, in this order.
+
+        Args:
+            trial_id: any id; an unfinished or older array of this name is replaced.
+            embeddings: (T, D), finite; rows of invalid frames are stored as zeros.
+            valid: (T,) true where the backbone saw input.
+            source: digest of what the backbone read.
+            clock: the trial's clock, T ticks.
+            versions: of the libraries that computed it.
+            compressed: with zstd, for archives: smaller, and slower to read.
+
+        Raises:
+            ShapeError: if shapes do not fit the clock and the spec, or a number is not finite in the stored dtype.
+        """
+        stored = self._prepare(trial_id, embeddings, valid, clock)
+        runs = invalid_runs(valid)
+        record = CommitRecord(
+            source,
+            digest_embeddings(stored, runs),
+            clock.num_frames,
+            clock.rate,
+            clock.start_s,
+            runs,
+            {"numpy": np.__version__, **(versions or {})},
+            clock.times,
+        )
+        attributes = {COMMIT: sign(record.to_document())}
+        metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
+        chunks = split_chunks(stored)
+        self._folder.write_array(encode_trial_id(trial_id), compress_chunks(chunks) if compressed else chunks, metadata)
+        self._handles.pop(trial_id, None)
+        return record
+
+    def claim(self, trial_id: str) -> Claim | None:
+        """Take a trial for this process, so that no other one computes it too.
+
+        Returns:
+            A context that gives the trial back when it ends, or None where another process works on it.
+        """
+        return claim(self.path, self.lock_name(trial_id))
+
+    def drop(self, trial_id: str) -> bool:
+        """Remove a trial, so that the next extraction makes it again; false where another process works on it."""
+        claim = self.claim(trial_id)
+        if claim is None:
+            return False
+        with claim:
+            self._handles.pop(trial_id, None)
+            self._folder.remove(encode_trial_id(trial_id))
+        return True
+
+    def lock_name(self, trial_id: str) -> str:
+        """Name of a trial's claim."""
+        return f"{self.spec.fingerprint[:8]}.{encode_trial_id(trial_id)}"
+
+    def _open(self, trial_id: str) -> _Handle:
+        name = encode_trial_id(trial_id)
+        key, folder = f"{name}/zarr.json", self._folder.child(name)
+        while True:
+            stamp = self._folder.stamp(key)
+            metadata = parse_array(folder.read("zarr.json"))
+            record = find_commit(metadata, str(folder.where))
+            if metadata is None or record is None:
+                raise self._unfinished(trial_id)
+            found, expected = metadata["shape"], [record.num_frames, self.spec.dim]
+            if found != expected or metadata["data_type"] != self.spec.dtype:
+                raise StoreError(
+                    f"'{folder.where}' has shape {found} of {metadata['data_type']}, expected {expected} of {self.spec.dtype}. "
+                    f"Run {self._redo} again; only this trial is redone."
+                )
+            try:
+                rows = open_rows(folder, metadata, f"Run {self._redo} again; only this trial is redone.")
+            except StoreError:
+                if self._folder.stamp(key) == stamp:
+                    raise
+                continue
+            if self._folder.stamp(key) == stamp:  # else it was rewritten in between
+                break
+        valid = record.valid
+        valid.flags.writeable = False
+        if rows is None:
+            packed = zarr_rows(folder, valid, f"Run {self._redo} again; only this trial is redone.")
+            return _Handle(record, packed, valid, plain=False)
+        return _Handle(record, rows, valid, plain=True)
+
+    def _check(self, trial_id: str, embeddings: NDArray[Any], record: CommitRecord) -> None:
+        if digest_embeddings(embeddings, record.invalid) != record.embeddings:
+            raise StoreError(
+                f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
+                f"disk is failing. Run {DROP_FIRST}{self._redo}; only this trial is redone."
+            )
+
+    def _unfinished(self, trial_id: str) -> StoreError:
+        return StoreError(
+            f"Trial '{trial_id}' is not finished in '{self.group}', or its record is damaged. Run {self._redo} again; what is "
+            "finished is kept."
+        )
+
+    @property
+    def _redo(self) -> str:
+        return (
+            "'avfusion cache import'"
+            if "imported" in self.spec.settings
+            else f"'extract-features --backbone {self.spec.name}'"
+        )
+
+    def _prepare(
+        self, trial_id: str, embeddings: NDArray[Any], valid: NDArray[np.bool_], clock: FrameClock
+    ) -> NDArray[Any]:
+        expected = (clock.num_frames, self.spec.dim)
+        if embeddings.shape != expected or valid.shape != expected[:1]:
+            raise ShapeError(
+                f"Trial '{trial_id}' has embeddings of shape {embeddings.shape} and valid of shape {valid.shape}, expected "
+                f"{expected} and {expected[:1]}. The backbone '{self.spec.name}' must give one row per frame."
+            )
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(embeddings, np.dtype(self.spec.dtype).newbyteorder("<"))
+        if not valid.all():
+            stored = stored.copy() if np.may_share_memory(stored, embeddings) else stored
+            stored[~valid] = 0
+        if not _all_finite(stored):
+            raise ShapeError(
+                f"Trial '{trial_id}' has embeddings that are not finite in {self.spec.dtype}. Check the weights of backbone "
+                f"'{self.spec.name}', or store float32."
+            )
+        return stored
+
+
+def _all_finite(stored: NDArray[Any]) -> bool:
+    """Whether no number is infinite or nan, told by the bits of the exponent (numpy tests float16 slowly)."""
+    bits, exponent = ("<u2", 0x7C00) if stored.dtype.itemsize == 2 else ("<u4", 0x7F80_0000)
+    return bool((np.bitwise_and(stored.view(bits), exponent) != exponent).all())
+
+
+def fingerprints(path: Where) -> list[str]:
+    """Fingerprints that a store holds, sorted."""
+    root = open_folder(path)
+    names = root.folders()
+    documents = root.read_many([f"{name}/zarr.json" for name in names])
+    return [name for name, content in zip(names, documents, strict=True) if content is not None]
+
+
+def _read_spec(content: bytes | None, path: Where, fingerprint: str) -> FeatureSpec:
+    if content is None:
+        raise FingerprintError(
+            f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it holds "
+            f"{', '.join(name[:12] for name in fingerprints(path)) or 'none'}. Run the extraction with these settings."
+        )
+    spec = find_spec(content)
+    if spec is None:
+        raise FingerprintError(
+            f"The recipe in '{path}/{fingerprint}/zarr.json' is damaged. Run the extraction (or import) with these settings "
+            "again, which writes it again; what is finished is kept."
+        )
+    if spec.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name. It was edited; run the "
+            "extraction (or import) with these settings again, which writes it again; what is finished is kept."
+        )
+    return spec

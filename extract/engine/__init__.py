@@ -1,0 +1,1 @@
+"""What computes: the queue of claimed trials, cropping, batches, embedding, devices and runtimes."""

@@ -1,0 +1,157 @@
+"""Crops of many trials: several processes share the videos by claims."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.names import encode_trial_id
+from cache.store.locks import sweep
+from extract.backbones.contract import load_backbone
+from extract.engine.claim_queue import ClaimQueue
+from extract.engine.devices import choose_device
+from extract.engine.outcome import Outcome
+from extract.faces.crops import CropConfig, crops_are_current, remove_unfinished, write_crops
+from extract.faces.detection import Detector, make_detector
+from extract.faces.likeness import Embedder, read_reference, reference_key
+from extract.faces.tracking import REFERENCE
+from extract.media.video import sha256_file
+
+
+def crop_trials(
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    config: CropConfig,
+    crops: Path,
+    device: str | torch.device = "auto",
+    redo: bool = False,
+    advance: Callable[[int, str], None] = lambda frames, trial_id: None,
+) -> Outcome:
+    """Write what is missing or damaged of the trials' crops, or all; trials that come with crops are left alone.
+
+    Several processes may do this at once: each claims the trials it works on, takes others in the meantime, and waits at
+    the end for those that it did not get.
+
+    Args:
+        manifest: of the corpus.
+        trials: to have finished at the end.
+        config: settings.
+        crops: folder of crops; those of other settings lie beside these.
+        device: of the detector.
+        redo: whether to make again what is finished.
+        advance: called with the frames and the id of each trial that is finished.
+
+    Returns:
+        What was computed, kept (also where another process made them) or failed.
+    """
+    outcome = Outcome()
+    frames = {trial.id: trial.clock.num_frames for trial in croppable(trials)}
+    maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
+    sweep(maker.folder)
+    queue = ClaimQueue(maker.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id))
+    queue.work(list(frames), maker.is_finished, maker.make)
+    outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
+    return outcome
+
+
+def croppable(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials whose crops we make: those with a video and without crops of their own."""
+    return [trial for trial in trials if "crops" not in trial.media and "video" in trial.media]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    manifest: Manifest
+    config: CropConfig
+    folder: Path
+    device: str | torch.device
+    redo: bool
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def is_finished(self, trial_id: str) -> bool:
+        """Whether a trial's crops need not be made."""
+        trial = self.manifest.trial(trial_id)
+        return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
+
+    def make(self, trial_id: str) -> None:
+        """Make a trial's crops."""
+        trial = self.manifest.trial(trial_id)
+        video = self.manifest.path(trial, "video")
+        path = self.folder / f"{encode_trial_id(trial.id)}.zip"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path)
+        reference = None
+        if trial.face == REFERENCE:
+            picture, similarity = self.manifest.path(trial, "face"), self.config.reference_similarity
+            reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
+        write_crops(
+            video,
+            trial.clock,
+            trial.face,
+            path,
+            self.config,
+            trial.id,
+            detector=self._detector,
+            source_digest=self._source(trial),
+            reference=reference,
+        )
+
+    def _source(self, trial: Trial) -> str:
+        """sha256 of a trial's video, read once."""
+        if trial.id not in self.sources:
+            self.sources[trial.id] = sha256_file(self.manifest.path(trial, "video"))
+        return self.sources[trial.id]
+
+    @cached_property
+    def _detector(self) -> Detector:
+        return make_detector(self.config.faces, str(choose_device(self.device)))
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        if self.config.reference_weights.startswith("random"):
+            warnings.warn(
+                "crops.reference_weights are random, so whom a reference picture shows is a guess. Set trained ones.",
+                stacklevel=2,
+            )
+        return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
+
+
+def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:
+    """Whether a trial's crops are finished, whole, and of these settings and this video (of digest `source`, else computed).
+
+    Raises:
+        MissingFileError: if the video, or the picture of the face to follow, is absent.
+    """
+    picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
+    face = reference_key(picture, config.reference_weights) if picture else trial.face
+    source = source or sha256_file(manifest.path(trial, "video"))
+    path = folder / f"{encode_trial_id(trial.id)}.zip"
+    return crops_are_current(path, source, config.fingerprint(face), trial.clock)
+
+
+def crops_folder(crops: Path, config: CropConfig) -> Path:
+    """Where crops of these settings lie; other settings keep theirs."""
+    return crops / config.fingerprint("any")[:16]
+
+
+def make_embedder(weights: str, device: str = "cpu") -> Embedder:
+    """FaceNet with a registered name or a path of weights.
+
+    Raises:
+        UnknownNameError: if the weights are not known.
+        WeightsError: if they do not fit or cannot be fetched.
+    """
+    network = load_backbone("facenet", weights).to(device)
+
+    def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return network.embed(torch.from_numpy(faces).to(device)).cpu().numpy()
+
+    return embed

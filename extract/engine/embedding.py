@@ -1,0 +1,286 @@
+"""The extraction engine: reads ahead in threads, computes in batches, writes behind.
+
+Batches of images or sound have one fixed size and cross the borders of trials; only the very last one is filled up with
+copies of an item. In such batches the bytes of an item's rows depend on that item alone (see `extract.engine.runtimes`). Sentences
+are padded to each other, so their batches end with the trial. Either way, a run that was killed and started again gives
+the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import AvFusionError, StoreError, plain_error
+from cache.store.locks import Claim
+from cache.store.store import CommitRecord, FeatureStore
+from extract.backbones.contract import Backbone
+from extract.engine.batches import Batch, Piece, Run, cut_batches, join_inputs
+from extract.engine.claim_queue import ClaimQueue, Turn
+from extract.engine.outcome import Outcome
+from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, make_executor, running_versions
+from extract.inputs.contract import open_source
+
+Progress = Callable[[str, int], None]
+"""Called with a trial's id and how many of its frames were just finished."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to run; nothing here but the precision changes what is computed beyond the last bits.
+
+    Attributes:
+        batch_size: items per step.
+        threads: that decode ahead.
+        device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that `check_running` has let pass.
+        redo: compute again what is finished.
+        spared: ids of finished trials that are kept nevertheless.
+        runtime: in the table of runtimes.
+        precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
+        compiled: whether torch compiles the network first.
+    """
+
+    batch_size: int = 32
+    threads: int = 2
+    device: str | torch.device = "auto"
+    redo: bool = False
+    runtime: str = DEFAULT_RUNTIME
+    precision: str = "fp32"
+    compiled: bool = False
+    spared: frozenset[str] = frozenset()
+
+
+def is_current(record: CommitRecord | None, source: str, clock: FrameClock) -> bool:
+    """Whether a finished trial was made from this source on this clock."""
+    return record is not None and (record.source, record.clock) == (source, clock)
+
+
+def extract_features(
+    backbone: Backbone,
+    store: FeatureStore,
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    crops: Path | None,
+    options: EngineOptions,
+    progress: Progress = lambda trial_id, frames: None,
+    executor: Executor | None = None,
+) -> Outcome:
+    """Compute what is missing of some trials' embeddings and commit trial by trial.
+
+    Args:
+        backbone: what computes.
+        store: opened with `FeatureStore.create` and the backbone's spec.
+        manifest: of the corpus.
+        trials: to have finished at the end.
+        crops: folder of our crop zips, None where the corpus brings its own.
+        options: how to run.
+        progress: called as frames are finished; a kept trial counts with all its frames.
+        executor: for batches of the options' size, made as the options say if None.
+
+    Several processes may do this at once on one store: each claims the trials it works on, takes others in the
+    meantime, and waits at the end for those that it did not get.
+
+    Returns:
+        Which trials were computed, kept (also where another process computed them) or failed. A fault of one trial's
+        media never stops the others.
+
+    Raises:
+        SettingError: if the device does not exist, or the backbone cannot run as asked.
+        StoreError: if the store cannot be written (disk full, read-only); finished trials are kept.
+    """
+    outcome, start = Outcome(), time.perf_counter()
+    device = options.device
+    if not isinstance(device, torch.device):
+        device = check_running(backbone, device, options.runtime, options.precision, options.compiled)
+    engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device, executor)
+    with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
+        computing: deque[tuple[Batch, Result]] = deque()
+        behind = 1 if device.type == "cuda" else 0  # batches that the device computes while the next one is made ready
+        written: deque[Future[None]] = deque()
+        try:
+            for batch in engine.batches(trials, readers):
+                computing.append((batch, engine.start(batch)))
+                while computing and (batch.flush or len(computing) > behind):
+                    written.extend(writer.submit(engine.write, run) for run in engine.finish(*computing.popleft()))
+                while written and (written[0].done() or len(written) > 2):
+                    written.popleft().result()
+            for future in written:
+                future.result()
+        except BaseException:
+            readers.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            engine.release()
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+Result = Callable[[], list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]]
+"""Waits for a batch; the items of each piece that could be read, and the rows of their embeddings."""
+
+
+@dataclass
+class _Engine:
+    backbone: Backbone
+    store: FeatureStore
+    manifest: Manifest
+    crops: Path | None
+    options: EngineOptions
+    outcome: Outcome
+    progress: Progress
+    device: torch.device
+    given: Executor | None
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Made for the first batch, since it may take long and a run may have nothing to compute."""
+        how = self.options
+        return self.given or make_executor(
+            self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled
+        )
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """What computes, for the commit records."""
+        return running_versions(self.options.runtime, self.options.compiled)
+
+    def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
+        """All trials in order, cut into batches; the last one flushes."""
+        return cut_batches(self._ahead(trials, readers), self.options.batch_size, self.backbone.input.mixes)
+
+    def start(self, batch: Batch) -> Result:
+        """Begin to compute; a fault of its media fails a piece's trial."""
+        parts: list[tuple[Run, NDArray[np.int64]]] = []
+        inputs: list[NDArray[Any]] = []
+        for run, items, future in batch.pieces:
+            if run.trial.id not in self.outcome.failures:
+                assert future is not None
+                try:
+                    found = future.result()
+                    self.backbone.input.check(torch.from_numpy(found))
+                except Exception as error:  # whatever library it is of
+                    self.outcome.failures[run.trial.id] = plain_error(error)
+                    continue
+                parts.append((run, items))
+                inputs.append(found)
+        if not parts:
+            return list
+        wait = self.executor.start(join_inputs(inputs, self.options.batch_size if self.backbone.input.mixes else 0))
+
+        def result() -> list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]:
+            stops = np.cumsum([run.alignment.rows[items].sum() for run, items in parts])
+            return [(*part, found) for part, found in zip(parts, np.split(wait(), stops), strict=False)]
+
+        return result
+
+    def finish(self, batch: Batch, result: Result) -> list[Run]:
+        """Put a batch's embeddings in their places; the trials that can be written now."""
+        for run, items, rows in result():
+            with np.errstate(over="ignore"):  # the store refuses what its dtype cannot hold
+                run.found[run.alignment.rows_of(items)] = rows
+            frames = int(run.alignment.frames[items].sum())
+            self.outcome.frames += frames
+            self.progress(run.trial.id, frames)
+        return batch.ended
+
+    def write(self, run: Run) -> None:
+        """Commit a trial unless it failed on the way, and give it back."""
+        with run.claim:
+            self._write(run)
+
+    def release(self) -> None:
+        """Give back every trial that is still claimed."""
+        for claim in self.claims.values():
+            claim.release()
+
+    def _write(self, run: Run) -> None:
+        if run.trial.id in self.outcome.failures:
+            return
+        valid = run.alignment.valid
+        try:
+            self.store.write(
+                run.trial.id, run.alignment.average(run.found), valid, source=run.digest, clock=run.trial.clock,
+                versions=self.versions,
+            )  # fmt: skip
+        except OSError as error:
+            raise StoreError(
+                f"Trial '{run.trial.id}' could not be written to '{self.store.path}' ({error}). Finished trials are kept; "
+                "free space or mend the permissions and run again."
+            ) from error
+        except AvFusionError as error:
+            self.outcome.failures[run.trial.id] = str(error)
+            return
+        self.outcome.computed.append(run.trial.id)
+        if not valid.any():
+            self.outcome.blind.append(run.trial.id)
+        self.progress(run.trial.id, int((~valid).sum()))
+
+    def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
+        """Pieces of all trials, reads running ahead of the caller; None: all before must be finished now."""
+        ahead: deque[Piece] = deque()
+        for piece in self._pieces(trials, readers):
+            if piece is not None:
+                ahead.append(piece)
+            while ahead and (piece is None or len(ahead) > 2 * self.options.threads):
+                yield ahead.popleft()
+            if piece is None:
+                yield None
+        yield from ahead
+
+    def _pieces(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
+        """Pieces of all trials that this process takes, cut where a batch is full; None before waiting for others."""
+        size = room = self.options.batch_size
+        frames = {trial.id: trial.clock.num_frames for trial in trials}
+        queue = ClaimQueue(
+            self.store.path, self.outcome, "embeddings", lambda trial_id: self.progress(trial_id, frames[trial_id]),
+            self.store.lock_name,
+        )  # fmt: skip
+        for run in queue.share(list(frames), partial(self._open, queue), readers):
+            if run is None:
+                yield None
+                room = size
+                continue
+            left = run.alignment.used_items()
+            while len(left):
+                items = left[:room]
+                left = left[room:]
+                room = (room - len(items)) or size
+                yield Piece(run, items, readers.submit(run.source.read, items))
+            room = room if self.backbone.input.mixes else size
+            yield Piece(run, left, None)
+
+    def _open(self, queue: ClaimQueue, trial_id: str) -> Run | Turn:
+        """Open and claim a trial."""
+        trial = self.manifest.trial(trial_id)
+        source = open_source(self.backbone.input, self.manifest, trial, self.crops)
+        digest = source.digest()
+        claim = queue.take(trial_id, lambda: self._is_finished(trial, digest))
+        if isinstance(claim, Turn):
+            return claim
+        self.claims[trial_id] = claim
+        try:
+            alignment = source.load()
+        except BaseException:
+            claim.release()
+            raise
+        dtype = self.store.spec.dtype if alignment.is_single else "float32"
+        found = np.zeros((alignment.starts[-1], self.backbone.dim), dtype)
+        return Run(trial, source, digest, alignment, found, claim)
+
+    def _is_finished(self, trial: Trial, digest: str) -> bool:
+        again = self.options.redo and trial.id not in self.options.spared
+        record = None if again else self.store.find_record(trial.id)
+        return is_current(record, digest, trial.clock) and self.store.is_whole(trial.id)

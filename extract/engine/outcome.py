@@ -1,0 +1,49 @@
+"""What becomes of the trials of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from cache.documents.documents import write_file
+from cache.places.folders import Where, remove_file
+
+
+@dataclass
+class Outcome:
+    """Trials that a run computed, kept from before, or failed with a reason.
+
+    Attributes:
+        computed: ids of trials.
+        kept: ids of trials that were finished already, also by another process meanwhile.
+        failures: id → reason.
+        blind: computed trials without a single valid frame: no face, no sound, no word.
+        frames: number of frames that were computed.
+        seconds: that it took.
+    """
+
+    computed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    blind: list[str] = field(default_factory=list)
+    frames: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Outcome) -> None:
+        """Take in what another process made of the same trials; what either of them computed is not kept."""
+        self.computed += other.computed
+        self.blind += other.blind
+        self.frames += other.frames
+        self.seconds = max(self.seconds, other.seconds)
+        self.failures |= other.failures
+        done = set(self.computed)
+        self.kept = [trial_id for trial_id in dict.fromkeys(self.kept + other.kept) if trial_id not in done]
+        self.failures = {trial_id: why for trial_id, why in self.failures.items() if trial_id not in done}
+
+    def save_failures(self, path: Where) -> None:
+        """Write the failed trials with their reasons, or remove the file where there are none."""
+        if self.failures:
+            text = json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+            write_file(path, text.encode())
+        else:
+            remove_file(path)

@@ -1,0 +1,137 @@
+"""The table of runtimes: libraries that run backbones, and what each of them has to provide.
+
+A new one is a file with a subclass of `Executor`, and a line in the table. It holds to this: of a batch of one size, every
+row's embedding is the same to the last bit whatever the other rows are; a test holds this for every backbone of images or
+sound. So batches may cross the borders of trials, and a run that was killed and resumed gives the same bytes as one that
+was not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from cache.errors import SettingError
+from cache.names import load_named, require_known
+
+if TYPE_CHECKING:  # the table is read where torch would take too long to import
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from extract.backbones.contract import Backbone
+
+RUNTIMES = {
+    "openvino": "extract.engine.openvino_runtime:OpenVinoExecutor",
+    "torch": "extract.engine.torch_runtime:TorchExecutor",
+}
+DEFAULT_RUNTIME = "torch"
+"""Runs every backbone."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""What convolutions and products are computed in; other than fp32 changes the embeddings, and so their fingerprint."""
+
+
+class Executor(ABC):
+    """Computes embeddings of batches of one size.
+
+    Attributes:
+        libraries: distributions whose versions go into the commit records.
+    """
+
+    libraries: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def choose(cls, wanted: str | torch.device) -> torch.device:
+        """The device of a name, of "auto" the best one that this runtime knows.
+
+        Raises:
+            SettingError: if it does not exist.
+        """
+        from extract.engine.devices import choose_device
+
+        return choose_device(wanted)
+
+    @classmethod
+    @abstractmethod
+    def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
+        """The device to run on, where a backbone can run as asked.
+
+        Raises:
+            SettingError: if it cannot, or the device does not exist.
+        """
+
+    @classmethod
+    @abstractmethod
+    def build(cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool) -> Self:
+        """The executor for batches of one size, where `check` allows it.
+
+        Raises:
+            SettingError: if the library is not installed.
+        """
+
+    @abstractmethod
+    def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a checked batch of frames' inputs; the result waits for embeddings (B, D)."""
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Embeddings (B, D) of a batch of frames' inputs."""
+        return self.start(batch)()
+
+
+def refuse_sentences(backbone: Backbone, what: str) -> None:
+    """Refuse a backbone whose batches have no fixed shape.
+
+    Args:
+        backbone: asked to run.
+        what: needs a fixed shape; for the message.
+
+    Raises:
+        SettingError: if it reads sentences.
+    """
+    if not backbone.input.mixes:
+        raise SettingError(
+            f"Backbone '{backbone.name}' reads sentences of any length, which {what} cannot run well; expected a backbone "
+            f"of images or sound. Run it alone, with '--runtime {DEFAULT_RUNTIME}' and without '--compile'."
+        )
+
+
+def check_running(
+    backbone: Backbone, device: str | torch.device, runtime: str, precision: str, compiled: bool
+) -> torch.device:
+    """The device to run on, where a backbone can run as asked.
+
+    Raises:
+        SettingError: if it cannot, or the device does not exist.
+        UnknownNameError: if there is no such runtime or precision.
+    """
+    require_known("precision", precision, PRECISIONS)
+    return _executor_class(runtime).check(backbone, device, precision, compiled)
+
+
+def choose_for(runtime: str, wanted: str | torch.device) -> torch.device:
+    """The device of a name, as a runtime understands it. Errors as of `Executor.choose`."""
+    return _executor_class(runtime).choose(wanted)
+
+
+def make_executor(
+    backbone: Backbone, batch_size: int, device: torch.device, runtime: str, precision: str, compiled: bool
+) -> Executor:
+    """The executor for batches of one size, where `check_running` allows it.
+
+    Raises:
+        SettingError: if the runtime is not installed.
+    """
+    return _executor_class(runtime).build(backbone, batch_size, device, precision, compiled)
+
+
+def running_versions(runtime: str, compiled: bool) -> dict[str, str]:
+    """What computes, for the commit records."""
+    versions = {library: version(library) for library in _executor_class(runtime).libraries}
+    return versions | {"runtime": f"{runtime}.compile" if compiled else runtime}
+
+
+def _executor_class(runtime: str) -> type[Executor]:
+    found: type[Executor] = load_named("runtime", RUNTIMES, runtime)
+    return found

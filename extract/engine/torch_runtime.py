@@ -1,0 +1,136 @@
+"""Runs a backbone with torch: folded, channels-last, without gradients."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from cache.errors import SettingError
+from extract.backbones.contract import Backbone
+from extract.engine.runtimes import Executor, refuse_sentences
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchExecutor(Executor):
+    """Runs a backbone with torch: batch norms folded, weights channels-last, inputs sent as they are stored.
+
+    On CUDA the bytes go over the bus as they are (uint8 for images) from pinned memory, are normalised there, and the
+    embeddings come back while the next batch is already computed.
+
+    Args:
+        backbone: what computes.
+        device: where.
+        precision: "fp32", or "bf16" or "fp16" for autocast.
+        compiled: whether `torch.compile` makes it faster; takes up to half a minute, and a C++ compiler.
+    """
+
+    libraries = ("torch",)
+
+    def __init__(
+        self, backbone: Backbone, device: torch.device, precision: str = "fp32", compiled: bool = False
+    ) -> None:
+        self.device = device
+        self._dtype = _DTYPES[precision]
+        self._network = copy.deepcopy(backbone, {id(backbone.weights): backbone.weights})
+        fold_batch_norms(self._network)
+        if any(isinstance(module, nn.Conv2d) for module in self._network.modules()):
+            self._network = self._network.to(memory_format=torch.channels_last)
+        self._network = self._network.to(device)
+        self._forward: Callable[[Tensor], Tensor] = self._network
+        if compiled:
+            self._forward = _compile(self._network)
+
+    @classmethod
+    def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
+        """Any device; compiled only where batches have one shape."""
+        if compiled:
+            refuse_sentences(backbone, "--compile")
+        return cls.choose(device)
+
+    @classmethod
+    def build(
+        cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool
+    ) -> TorchExecutor:
+        """For batches of any size; compiled, for the size of the first one."""
+        return cls(backbone, device, precision, compiled)
+
+    def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a batch; the result waits for its embeddings (B, D)."""
+        tensor = torch.from_numpy(batch)
+        if self.device.type != "cuda":
+            rows = self._embed(tensor).numpy()
+            return lambda: rows
+        found = self._embed(tensor.pin_memory().to(self.device, non_blocking=True))
+        host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+        host.copy_(found, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> NDArray[np.float32]:
+            done.synchronize()
+            return host.numpy()
+
+        return wait
+
+    @torch.no_grad()
+    def _embed(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode(self._forward is self._network), self._autocast():
+            return self._forward(batch).float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
+
+
+def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
+    """The network compiled for the one batch size that it will see.
+
+    The weights are frozen into the code, which inference mode does not allow.
+    """
+    compiled = torch.compile(network, dynamic=False, options={"freezing": True})
+
+    def forward(batch: Tensor) -> Tensor:
+        try:
+            return compiled(batch)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise SettingError(
+                f"Backbone '{network.name}' cannot be compiled here ({reason}). Install a C++ compiler, or leave '--compile' out."
+            ) from error
+
+    return forward
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold each batch norm into the convolution or linear layer registered right before it, in place.
+
+    Backbones register their layers in the order of their use; a contract test compares folded with unfolded outputs.
+    """
+    children = list(module.named_children())
+    for (name, child), (next_name, follower) in itertools.pairwise(children):
+        folded = _fold(child, follower)
+        if folded is not None:
+            setattr(module, name, folded)
+            setattr(module, next_name, nn.Identity())
+    for _, child in children:
+        fold_batch_norms(child)
+
+
+def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    """The layer with the batch norm in its weights, None where the two are no such pair."""
+    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return None
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.out_channels == norm.num_features:
+        return fuse_conv_bn_eval(layer, norm)
+    if isinstance(layer, nn.Linear) and layer.out_features == norm.num_features:
+        return fuse_linear_bn_eval(layer, norm)
+    return None

@@ -1,0 +1,385 @@
+"""Face crops of a trial: one JPEG per frame in which the face is seen, numbered as the community does.
+
+Our own crops are one uncompressed zip per trial, with a commit record (`extract.faces.crop_records`). A corpus's own
+crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames without a face are absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.clock import FrameClock, check_length
+from cache.errors import FingerprintError, MediaError, MissingFileError, ShapeError
+from cache.settings import check_ranges, make_settings
+from extract.faces.crop_files import crop_numbers, damaged_crop, open_crops
+from extract.faces.crop_records import VERSION, is_whole, read_crop_record, seal_zip
+from extract.faces.detection import (
+    TEMPLATE_SIZE,
+    Detection,
+    Detector,
+    FaceConfig,
+    align_face,
+    detect_faces,
+    make_detector,
+)
+from extract.faces.likeness import SIZE as LIKENESS_SIZE
+from extract.faces.likeness import Reference, reference_key
+from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
+from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
+from extract.media.video import probe, read_frames, sha256_file, shrunk_size
+
+ALGORITHM = 3  # raise it when the same settings make other crops
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Settings of crops; all of them are part of their identity.
+
+    Attributes:
+        faces: detection and tracking.
+        size: side of a crop, pixels.
+        quality: of the JPEGs, 1 to 100; chroma is never subsampled.
+        reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
+        reference_similarity: cosine from which on a face is that of the picture. 0.5 is not measured: raise it where
+            somebody else is followed, lower it where nobody is like the picture (the message names the best cosine).
+    """
+
+    faces: FaceConfig = field(default_factory=FaceConfig)
+    size: int = TEMPLATE_SIZE
+    quality: int = 95
+    reference_weights: str = "vggface2"
+    reference_similarity: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges("the crops", self, {"size": (1, 4096), "quality": (1, 100)}, {})
+
+    def to_document(self) -> dict[str, Any]:
+        """What decides over the crops of most faces, as JSON values; how a reference is compared is left out."""
+        document = {"algorithm": ALGORITHM, **asdict(self)}
+        del document["reference_weights"], document["reference_similarity"]
+        found: dict[str, Any] = json.loads(json.dumps(document))
+        return found
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> CropConfig:
+        """The settings of a recipe; how a reference is compared is the default.
+
+        Raises:
+            FingerprintError: if this program would make other crops of them.
+        """
+        own = {key: value for key, value in document.items() if key != "algorithm"}
+        found = make_settings(cls, own, "the crops of a recipe")
+        if found.to_document() != document:
+            raise FingerprintError(
+                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion that "
+                "made them, or extract and train again."
+            )
+        return found
+
+    def fingerprint(self, face: str) -> str:
+        """Digest of everything but the video that decides over the crops of one face, hex sha256.
+
+        Args:
+            face: as in a trial, or the `reference_key` of a picture.
+        """
+        document = {"algorithm": ALGORITHM, "face": face, **asdict(self)}
+        if not face.startswith(REFERENCE):  # what is not used changes nothing
+            del document["reference_weights"], document["reference_similarity"]
+        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_crops(
+    video: Path,
+    clock: FrameClock,
+    face: str,
+    out_zip: Path,
+    config: CropConfig,
+    trial_id: str,
+    *,
+    detector: Detector | None = None,
+    device: str = "cpu",
+    batch_size: int = 16,
+    source_digest: str | None = None,
+    reference: Reference | None = None,
+) -> dict[str, Any]:
+    """Find one face in a video and write its aligned crops, in two streaming passes.
+
+    The zip appears under its name only when it is whole; its bytes depend on nothing but the video,
+    the clock, the face and the settings.
+
+    Args:
+        video: the video.
+        clock: the label clock.
+        face: "largest", "centre", "left", "right" or "reference".
+        out_zip: where to write; its folder exists.
+        config: settings.
+        trial_id: the trial, for messages.
+        detector: made of the settings if None.
+        device: torch device of the detector.
+        batch_size: pictures per batch of the detector.
+        source_digest: sha256 of the video, computed if None.
+        reference: for "reference", whom to follow.
+
+    Returns:
+        the commit record.
+
+    Raises:
+        MissingFileError: if there is no video.
+        MediaError: if it is empty, truncated, of no known format, has no pictures, or nobody like the reference.
+        ShapeError: if its length differs from the clock's by more than two ticks.
+        SettingError: if the face is none of these, or without its reference.
+    """
+    source = source_digest or sha256_file(video)
+    detector = detector or make_detector(config.faces, device)
+    track = _follow(video, clock, face, config.faces, trial_id, detector, batch_size, reference)
+    key = reference_key(reference.path, config.reference_weights) if reference and face == REFERENCE else face
+    record = {
+        "version": VERSION,
+        "source": source,
+        "settings": config.fingerprint(key),
+        **clock.short_document(),
+        "present": int(track.present.sum()),
+    }
+    temporary = out_zip.with_name(f"{_temporary_stem(out_zip)}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            digest = _write_zip(file, _crops(video, clock, trial_id, track, config))
+            record = seal_zip(file, {**record, "digest": digest})
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(out_zip)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(out_zip.parent)
+    return record
+
+
+def remove_unfinished(out_zip: Path) -> None:
+    """Remove what killed processes left of a zip; nobody may be writing it."""
+    for leftover in out_zip.parent.glob(f"{_temporary_stem(out_zip)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _temporary_stem(out_zip: Path) -> str:
+    """Start of the temporary names of a zip; short, since its own name may be as long as file systems allow."""
+    return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
+
+
+def _follow(
+    video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int,
+    reference: Reference | None,
+) -> Track:  # fmt: skip
+    """First pass: where the face is, in pixels of the video."""
+    info = probe(video)
+    height, width = shrunk_size(info.height, info.width, config.max_side)
+    frames = read_frames(video, clock, trial_id, max_side=config.max_side)
+    factors = info.width / width, info.height / height
+
+    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        return [faces.scaled(factors).rounded() for faces in detector(pictures)]
+
+    def likeness(people: Sequence[Sequence[Sighting]]) -> NDArray[np.float64]:
+        assert reference is not None
+        return reference.score(_cut_faces(video, clock, trial_id, people), trial_id)
+
+    found = detect_faces(frames, detect, config, clock.num_frames, batch_size)
+    size = (info.height, info.width)
+    return follow_face(found, config, face, clock.num_frames, size, likeness if reference else None)
+
+
+def _cut_faces(
+    video: Path, clock: FrameClock, trial_id: str, people: Sequence[Sequence[Sighting]]
+) -> list[NDArray[np.uint8]]:
+    """Aligned faces (N, 160, 160, 3) of each person's sightings; one pass over the video."""
+    wanted: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
+    for person, sightings in enumerate(people):
+        for frame, landmarks in sightings:
+            wanted.setdefault(frame, []).append((person, landmarks))
+    faces: list[list[NDArray[np.uint8]]] = [[] for _ in people]
+    for frame, picture in read_frames(video, clock, trial_id, wanted=wanted.__contains__):
+        for person, landmarks in wanted[frame]:
+            faces[person].append(align_face(picture, landmarks, LIKENESS_SIZE))
+    return [np.stack(each) for each in faces]
+
+
+def _crops(
+    video: Path, clock: FrameClock, trial_id: str, track: Track, config: CropConfig
+) -> Iterable[tuple[int, bytes]]:
+    """Second pass: (frame, JPEG) wherever the face is present."""
+    for frame, picture in read_frames(video, clock, trial_id, wanted=lambda tick: bool(track.present[tick])):
+        crop = align_face(picture, track.landmarks[frame], config.size)
+        yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
+
+
+def _write_zip(file: io.BufferedRandom, crops: Iterable[tuple[int, bytes]]) -> str:
+    """Write the members; the digest of their content."""
+    content = hashlib.sha256()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for frame, data in crops:
+            member = zipfile.ZipInfo(crop_name(frame), (1980, 1, 1, 0, 0, 0))
+            member.create_system, member.external_attr = 3, 0o644 << 16
+            archive.writestr(member, data)
+            content.update(_digest_line(frame, data))
+    return content.hexdigest()
+
+
+def crop_name(frame: int) -> str:
+    """File name of a 0-based frame's crop.
+
+    >>> crop_name(0)
+    '00001.jpg'
+    """
+    return f"{frame + 1:05d}.jpg"
+
+
+def _digest_line(frame: int, data: bytes) -> bytes:
+    return f"{frame + 1} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def crops_are_current(
+    path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock | None = None
+) -> bool:
+    """Whether a zip is whole, byte by byte, and was made of this video with these settings (and for this clock)."""
+    record = read_crop_record(path)
+    if record is None or (clock is not None and not _is_made_for(record, clock)):
+        return False
+    made = record["source"], record["settings"]
+    return made == (source_digest, settings_fingerprint) and is_whole(path, record)
+
+
+class CropReader:
+    """Crops of a trial by frame number, from our zip, any zip, or a folder of JPEGs and PNGs.
+
+    The frame comes from the number in the name, never from the position. Other names, hidden files
+    and numbers up to two beyond the clock are left aside. `read` may be called from several threads.
+
+    Attributes:
+        valid: (T,) bool, true where a crop exists.
+        frames: (N,) int64 0-based frames that have a crop, sorted.
+
+    Raises:
+        MissingFileError: if there is no such file or folder.
+        MediaError: if it is no zip, or holds no crops and no record that says so.
+        ShapeError: if a number is 0, occurs twice, or lies more than two beyond the clock, or if
+            our zip was made for another clock.
+    """
+
+    def __init__(self, path: Path, clock: FrameClock, trial_id: str = "") -> None:
+        if not path.exists():
+            raise MissingFileError(f"No crops at '{path}'. Check the path.")
+        self._path = path
+        self._record = read_crop_record(path)
+        _check_clock(path, self._record, clock)
+        self._files = open_crops(path)
+        names = crop_numbers(path, self._files.names)
+        if not names and self._record is None:
+            raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the path.")
+        if self._record is not None and len(names) != self._record["present"]:
+            raise MediaError(
+                f"'{path}' holds {len(names)} crops, its record says {self._record['present']}. Run 'avfusion crops', which makes "
+                "it again."
+            )
+        last = max(names, default=0)
+        if last > clock.num_frames:
+            check_length(trial_id or path.stem, "numbered crops", last, clock.num_frames, str(path))
+        self._positions = dict(sorted((number - 1, position) for number, position in names.items()))
+        self.frames = np.array([frame for frame in self._positions if frame < clock.num_frames], np.int64)
+        self.valid = np.zeros(clock.num_frames, bool)
+        self.valid[self.frames] = True
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the crops, pixels, by the first one; (0, 0) where there is none."""
+        if self._size is None:
+            first = self._picture(int(self.frames[0])) if len(self.frames) else np.zeros((0, 0, 3), np.uint8)
+            self._size = first.shape[0], first.shape[1]
+        return self._size
+
+    def read(self, frames: NDArray[np.int64], size: int | None = None, resize: str = "bilinear") -> NDArray[np.uint8]:
+        """Decode crops.
+
+        Args:
+            frames: (N,) 0-based frames that have a crop, in any order.
+            size: side of the result, pixels; that of the first crop if None.
+            resize: "bilinear" or "bicubic", without aliasing where crops shrink.
+
+        Returns:
+            (N, H, W, 3) uint8 RGB.
+
+        Raises:
+            MissingFileError: if a frame has no crop.
+            MediaError: if a crop is damaged.
+            ShapeError: if the crops differ in size and none was asked for.
+        """
+        height, width = (size, size) if size is not None else self.size
+        pictures = np.empty((len(frames), height, width, 3), np.uint8)
+        for place, frame in enumerate(frames):
+            picture = self._picture(int(frame))
+            if size is not None and picture.shape[:2] != (size, size):
+                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling[resize.upper()]))
+            if picture.shape[:2] != (height, width):
+                raise ShapeError(
+                    f"Crop '{self._name(int(frame))}' of '{self._path}' is {picture.shape[1]}x{picture.shape[0]} pixels, "
+                    f"the first one {width}x{height}; expected one size. Read them with a size to resize to."
+                )
+            pictures[place] = picture
+        return pictures
+
+    def digest(self) -> str:
+        """Digest of all crops by number: that of the record, else computed; equal for a zip and its folder."""
+        if self._record is not None:
+            return str(self._record["digest"])
+        content = hashlib.sha256()
+        for frame, position in self._positions.items():
+            content.update(_digest_line(frame, self._files.read(position)))
+        return content.hexdigest()
+
+    def _name(self, frame: int) -> str:
+        return self._files.names[self._positions[frame]]
+
+    def _picture(self, frame: int) -> NDArray[np.uint8]:
+        if frame not in self._positions:
+            raise MissingFileError(f"'{self._path}' has no crop of frame {frame}. Ask only for frames that are valid.")
+        data = self._files.read(self._positions[frame])
+        try:
+            return decode_picture(data)
+        except UNREADABLE as error:
+            raise damaged_crop(self._path, self._name(frame), why_unreadable(error)) from error
+
+
+def _is_made_for(record: dict[str, Any], clock: FrameClock) -> bool:
+    keys = ("rate", "num_frames", "start_s", "times")
+    return {key: record[key] for key in keys if key in record} == clock.short_document()
+
+
+def _check_clock(path: Path, record: dict[str, Any] | None, clock: FrameClock) -> None:
+    if record is None or _is_made_for(record, clock):
+        return
+    times = " at other times" if "times" in record or clock.times is not None else ""
+    raise ShapeError(
+        f"Crops '{path}' were made for {record['num_frames']} frames at {record['rate']} Hz{times}; expected {clock} from "
+        f"{clock.start_s} s. Run 'avfusion crops' again."
+    )

@@ -1,0 +1,288 @@
+"""Faces found in a video, and one face's picture turned upright.
+
+Faces are detected in every k-th frame and, where two such samples disagree, by halving between them (unless
+`settle` is off), so that the moment a face appears or leaves is exact. `extract.faces.tracking` makes one person's track of them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import ShapeError
+from cache.settings import check_ranges
+
+# Eyes, nose and corners of the mouth in a 112x112 face, pixel centres at whole numbers [models.md 4.4].
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2042]]
+)
+TEMPLATE_SIZE = 112
+_GRID = np.float32(32)  # places of faces per pixel
+
+
+@dataclass(frozen=True)
+class FaceConfig:
+    """Settings of detection and tracking; all of them are part of the crops' identity.
+
+    Attributes:
+        every: detect in every so-many-th frame.
+        settle: where two such samples disagree, detect in between too, until the moments that faces appear and leave are
+            exact; false looks at the samples alone, which saves time where many people come and go.
+        max_side: detection runs on pictures whose longer side has at most so many pixels.
+        min_face_size: smallest face that is looked for, pixels of that smaller picture.
+        thresholds: of the three networks, probabilities.
+        min_probability: detections below are ignored.
+        max_gap: frames without a detection over which a track is bridged.
+        min_overlap: intersection over union of one face's boxes in successive detections.
+    """
+
+    every: int = 5
+    settle: bool = True
+    max_side: int = 640
+    min_face_size: int = 32
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    min_probability: float = 0.9
+    max_gap: int = 10
+    min_overlap: float = 0.3
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[float, float]] = dict.fromkeys(("thresholds", "min_probability", "min_overlap"), (0, 1))
+        ranges |= {"every": (1, 1e9), "max_side": (1, 1e9), "min_face_size": (12, 1e9), "max_gap": (0, 1e9)}
+        faults: dict[str, str] = {}
+        if len(self.thresholds) != 3:
+            faults["thresholds"] = f"is {list(self.thresholds)}, expected a list of 3 values"
+        check_ranges("the detection of faces", self, ranges, {}, faults)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The N faces of one frame, in pixels of the original picture.
+
+    Attributes:
+        boxes: (N, 4) left, top, right, bottom.
+        probabilities: (N,).
+        landmarks: (N, 5, 2) x, y of the eyes, the nose and the corners of the mouth, left ones first.
+    """
+
+    boxes: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+    def scaled(self, factors: tuple[float, float]) -> Detection:
+        """The same faces in a picture that is so many times wider and higher."""
+        scale = np.array(factors, np.float32)
+        shift = (scale - 1) / np.float32(2)  # pixel centres stand at whole numbers
+        corners = self.boxes.reshape(-1, 2, 2) * scale + shift
+        return Detection(corners.reshape(-1, 4), self.probabilities, self.landmarks * scale + shift)
+
+    def rounded(self) -> Detection:
+        """The same faces to 1/32 pixel: last bits, which depend on threads and processor, do not reach the crops."""
+        boxes, landmarks = (np.rint(each * _GRID) / _GRID for each in (self.boxes, self.landmarks))
+        return Detection(boxes, self.probabilities, landmarks)
+
+
+class FoundFaces(Mapping[int, Detection]):
+    """Detections by frame, all in one growing array of 60 bytes per face.
+
+    Thousands of small arrays, allocated while pictures come and go, would scatter over the heap and keep
+    the pictures' memory from being used again: 38 kB per frame were lost so.
+    """
+
+    def __init__(self) -> None:
+        self._values = array("f")
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def add(self, frame: int, found: Detection) -> None:
+        """Put in the faces of a frame."""
+        rows = np.column_stack((found.boxes, found.probabilities, found.landmarks.reshape(-1, 10)))
+        self._places[frame] = len(self._values), len(rows)
+        self._values.frombytes(rows.astype(np.float32).tobytes())
+
+    def __getitem__(self, frame: int) -> Detection:
+        start, number = self._places[frame]
+        rows = np.array(self._values[start : start + 15 * number], np.float32).reshape(number, 15)
+        return Detection(rows[:, :4], rows[:, 4], rows[:, 5:].reshape(number, 5, 2))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
+
+
+def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:
+    """A detector of the given settings; it takes pictures of one size, already shrunk.
+
+    Imports facenet-pytorch, which takes seconds.
+    """
+    from extract.faces.mtcnn import Cascade
+
+    cascade = Cascade(config.min_face_size, config.thresholds, device)
+
+    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        found = []
+        for boxes, landmarks in cascade(np.stack(pictures)):
+            sure = boxes[:, 4] >= config.min_probability
+            found.append(Detection(boxes[sure, :4], boxes[sure, 4], landmarks[sure]))
+        return found
+
+    return detect
+
+
+def detect_faces(
+    frames: Iterable[tuple[int, NDArray[np.uint8]]],
+    detector: Detector,
+    config: FaceConfig,
+    num_frames: int,
+    batch_size: int = 16,
+) -> FoundFaces:
+    """Detect faces in every k-th frame, in the last one, and (`settle`) by halving between samples that disagree.
+
+    Keeps at most `config.every * batch_size` pictures in memory.
+
+    Args:
+        frames: (index, (H, W, 3) uint8 RGB picture) in order, shrunk for detection.
+        detector: finds the faces of a batch.
+        config: settings.
+        num_frames: T, so that the last frame is a sample.
+        batch_size: pictures per batch; changes speed and memory, not the result.
+
+    Returns:
+        frame → its faces, in pixels of the given pictures.
+    """
+    found = FoundFaces()
+    pending: dict[int, NDArray[np.uint8]] = {}
+    samples: list[int] = []
+    before: int | None = None
+    for index, picture in frames:
+        pending[index] = picture
+        if index % config.every == 0 or index == num_frames - 1:
+            samples.append(index)
+        if samples and (len(samples) == batch_size or index == num_frames - 1):
+            _detect_batches(pending, samples, detector, batch_size, found)
+            anchors = samples if before is None else [before, *samples]
+            while config.settle and (between := _disagreements(anchors, found, config)):
+                _detect_batches(pending, between, detector, batch_size, found)
+                anchors = sorted({*anchors, *between})
+            before, samples, pending = samples[-1], [], {}
+    return found
+
+
+def _detect_batches(
+    pictures: Mapping[int, NDArray[np.uint8]],
+    indices: Sequence[int],
+    detector: Detector,
+    batch_size: int,
+    found: FoundFaces,
+) -> None:
+    """Detect in some pictures; a batch ends where the size of the picture changes."""
+    start = 0
+    while start < len(indices):
+        stop = start + 1
+        shape = pictures[indices[start]].shape
+        while stop < min(start + batch_size, len(indices)) and pictures[indices[stop]].shape == shape:
+            stop += 1
+        batch = indices[start:stop]
+        for index, faces in zip(batch, detector([pictures[index] for index in batch]), strict=True):
+            found.add(index, faces)
+        start = stop
+
+
+def _disagreements(frames: Sequence[int], found: Mapping[int, Detection], config: FaceConfig) -> list[int]:
+    """Frames halfway between successive detected ones of which one shows a face that the other does not."""
+    halfway = []
+    for first, second in pairwise(frames):
+        one, other = found[first].boxes, found[second].boxes
+        alike = len(one) == len(other) == len(match_boxes(one, other, config.min_overlap))
+        if second - first > 1 and not alike:
+            halfway.append((first + second) // 2)
+    return halfway
+
+
+def overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, M) intersection over union of (N, 4) and (M, 4) boxes."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1) for boxes in (one, other)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def match_boxes(one: NDArray[np.float32], other: NDArray[np.float32], min_overlap: float) -> list[tuple[int, int]]:
+    """Pairs of boxes that overlap at least so much, best first, each box once."""
+    if not len(one) or not len(other):
+        return []
+    table = overlaps(one, other)
+    rows, columns = np.nonzero(table >= max(min_overlap, 1e-6))
+    pairs: list[tuple[int, int]] = []
+    used: tuple[set[int], set[int]] = set(), set()
+    for place in np.argsort(-table[rows, columns], kind="stable"):
+        row, column = int(rows[place]), int(columns[place])
+        if row not in used[0] and column not in used[1]:
+            pairs.append((row, column))
+            used[0].add(row)
+            used[1].add(column)
+    return pairs
+
+
+def align_face(
+    frame: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int = TEMPLATE_SIZE
+) -> NDArray[np.uint8]:
+    """Turn, scale and move a face so that its landmarks lie nearest those of the template.
+
+    The similarity is the least-squares one without reflection [Umeyama1991], in closed form. Sampling
+    is bilinear, after averaging boxes of pixels where the face shrinks more than twofold.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        landmarks: (5, 2) x, y in pixels, finite.
+        size: side of the result, pixels.
+
+    Returns:
+        (size, size, 3) uint8 RGB, black beyond the borders of the frame.
+
+    Raises:
+        ShapeError: if the landmarks are not finite or all the same.
+    """
+    turn, shift = _similarity_to_frame(landmarks, size)
+    corners = turn * np.array([0, size, size * 1j, size * (1 + 1j)]) + shift
+    shrink = max(1, int(abs(turn)))
+    margin = 2 * shrink
+    left, top = (max(0, int(np.floor(side.min())) - margin) for side in (corners.real, corners.imag))
+    right, bottom = (int(np.ceil(side.max())) + margin for side in (corners.real, corners.imag))
+    region = frame[top : max(bottom, 0), left : max(right, 0)]
+    if region.size == 0:
+        return np.zeros((size, size, 3), np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(region))
+    if shrink > 1:
+        picture = picture.reduce(shrink)
+    turn, shift = turn / shrink, (shift - complex(left, top)) / shrink
+    matrix = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
+    upright = picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return np.array(upright)
+
+
+def _similarity_to_frame(landmarks: NDArray[np.float32], size: int) -> tuple[complex, complex]:
+    """Factor and shift from the aligned face to the frame, pixel corners at whole numbers, x + iy."""
+    points, goal = np.asarray(landmarks, np.float64) + 0.5, (TEMPLATE + 0.5) * (size / TEMPLATE_SIZE)
+    source, target = points[:, 0] + 1j * points[:, 1], goal[:, 0] + 1j * goal[:, 1]
+    centred = source - source.mean()
+    factor = complex((centred.conj() * (target - target.mean())).sum())
+    if not np.isfinite(factor) or abs(factor) < 1e-9:
+        raise ShapeError(
+            f"Landmarks {np.asarray(landmarks).tolist()} span no face; expected five finite, distinct points. "
+            "Leave the frame out."
+        )
+    factor /= float((np.abs(centred) ** 2).sum())
+    turn = 1 / factor
+    return turn, complex(source.mean()) - turn * complex(target.mean())

@@ -1,0 +1,107 @@
+"""How much faces are like that in a reference picture, by the cosine of their FaceNet embeddings [Schroff2015FaceNet]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cache.errors import MediaError, MissingFileError
+from extract.faces.detection import Detector, FaceConfig, align_face
+from extract.faces.tracking import REFERENCE
+from extract.media.pictures import UNREADABLE, to_rgb, why_unreadable
+from extract.media.video import sha256_file, shrunk_size
+
+SIZE = 160  # side of the faces that are compared, pixels
+
+Embedder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Aligned faces (N, 160, 160, 3) uint8 RGB → embeddings (N, D) of any norm."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A person known by a picture.
+
+    Attributes:
+        path: the picture, for messages.
+        embedding: (D,) of norm 1.
+        embed: what the embedding was made with.
+        min_similarity: cosine from which on a face is that person's.
+    """
+
+    path: Path
+    embedding: NDArray[np.float32]
+    embed: Embedder
+    min_similarity: float
+
+    def score(self, faces: Sequence[NDArray[np.uint8]], trial_id: str) -> NDArray[np.float64]:
+        """How much people are like the picture.
+
+        Args:
+            faces: per person, (N, 160, 160, 3) uint8 aligned faces, N at least 1.
+            trial_id: the trial, for the message.
+
+        Returns:
+            mean cosine similarity of each person less the smallest that counts; above 0 for the same person.
+
+        Raises:
+            MediaError: if nobody is like the picture.
+        """
+        means = [float((_unit(self.embed(each)) @ self.embedding).mean()) for each in faces]
+        scores = np.array(means) - self.min_similarity
+        if len(scores) and scores.max() <= 0:
+            raise MediaError(
+                f"Nobody in trial '{trial_id}' is like '{self.path}': the best similarity is {max(means):.2f}, expected more "
+                f"than {self.min_similarity:.2f}. Take another picture or lower crops.reference_similarity."
+            )
+        return scores
+
+
+def reference_key(picture: Path, weights: str) -> str:
+    """Name of the choice by a picture, for the identity of crops: digests of the picture and of weights in a file.
+
+    Raises:
+        MissingFileError: if there is no picture.
+    """
+    digests = [sha256_file(path) for path in (picture, Path(weights)) if path is picture or path.is_file()]
+    return " ".join([REFERENCE, *digests])
+
+
+def read_reference(
+    picture: Path, detector: Detector, config: FaceConfig, embed: Embedder, min_similarity: float
+) -> Reference:
+    """The person of a picture: its largest face, found and aligned as those of videos are.
+
+    Raises:
+        MissingFileError: if there is no picture.
+        MediaError: if it cannot be read, or no face is found in it.
+    """
+    if not picture.is_file():
+        raise MissingFileError(f"No reference picture '{picture}'. Check the path.")
+    try:
+        with Image.open(picture) as file:
+            image = to_rgb(ImageOps.exif_transpose(file))
+    except UNREADABLE as error:
+        raise MediaError(
+            f"Reference picture '{picture}' cannot be read ({why_unreadable(error)}). Copy it again."
+        ) from error
+    height, width = shrunk_size(image.height, image.width, config.max_side)
+    small = np.array(image.resize((width, height), Image.Resampling.BOX))
+    found = detector([small])[0].scaled((image.width / width, image.height / height)).rounded()
+    if not len(found.boxes):
+        raise MediaError(
+            f"No face is found in reference picture '{picture}' ({image.width}x{image.height} pixels); expected one, seen from "
+            "the front and with some room around it. Take another picture."
+        )
+    largest = int(np.argmax((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)))
+    face = align_face(np.array(image), found.landmarks[largest], SIZE)
+    return Reference(picture, _unit(embed(face[None]))[0], embed, min_similarity)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) rows of norm 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

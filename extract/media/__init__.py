@@ -1,0 +1,1 @@
+"""Video and sound as they are played: containers, timelines, pictures and samples."""

@@ -1,0 +1,1 @@
+"""Words from sound: recognition, and the punctuation that recognisers leave out."""

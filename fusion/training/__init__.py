@@ -1,0 +1,1 @@
+"""Training a fusion model, its checkpoints, and predictions by it."""

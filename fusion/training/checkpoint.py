@@ -1,0 +1,203 @@
+"""Checkpoints: a folder with `model.safetensors` and `model.json` that rebuilds its own model.
+
+The tensors are the model's weights (`model.<name>`) and the moments of the features (`moments.<modality>.mean`). The
+document holds the model's name and settings, how it was trained, and the recipes of its features, so that they can be
+computed for a new video. Nothing is pickled, and equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialise_tensors
+from torch import Tensor
+
+from cache.corpus.folds import Fold
+from cache.documents.documents import (
+    Document,
+    Number,
+    SpecPart,
+    TargetPart,
+    Values,
+    digest_bytes,
+    format_document,
+    read_document,
+)
+from cache.errors import MissingFileError, WeightsError
+from cache.recipe import FeatureSpec
+from cache.settings import make_settings
+from cache.targets import Target, names_of
+from fusion.bank.normalisation import Moments
+from fusion.bank.projection import Projection
+from fusion.model import FusionModel
+from fusion.settings import TrainConfig
+from fusion.training.building import build_model
+
+VERSION = 2  # 2: targets with their ranges, recipes instead of fingerprints
+TENSORS, DOCUMENT = "model.safetensors", "model.json"
+
+
+class _CheckpointDocument(Document):
+    version: Literal[2]
+    model: str
+    settings: Values
+    dims: dict[str, Number]
+    targets: list[TargetPart]
+    specs: dict[str, SpecPart]
+    fold_index: int
+    fold: dict[str, list[str]]
+    training: Values
+    validation: dict[str, float | None]
+    versions: dict[str, str]
+    projections: list[str]
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model, and everything needed to use it and to trace where it came from.
+
+    Attributes:
+        model: with its trained weights, name, settings, dims and targets.
+        moments: modality → moments that normalise its features.
+        specs: modality → recipe of the features that it was trained on.
+        fold: the trials for training, validation and testing.
+        training: the settings of the run; inference uses the same window and hop.
+        validation: target → CCC on the fold's validation trials.
+        versions: versions of the libraries that trained it.
+        targets: what it predicts, with the ranges that its outputs in [-1, 1] are mapped to.
+        projections: modality → principal components that its embeddings are reduced to before normalisation.
+    """
+
+    model: FusionModel
+    moments: dict[str, Moments]
+    specs: dict[str, FeatureSpec]
+    fold: Fold
+    training: TrainConfig
+    validation: dict[str, float]
+    versions: dict[str, str]
+    targets: tuple[Target, ...]
+    projections: dict[str, Projection] = field(default_factory=dict)
+
+    def save(self, folder: Path | str) -> None:
+        """Write to a temporary folder beside it, then rename, so that no half-written checkpoint is seen; replaces an old one."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tensors = serialise_tensors(self._tensors())
+        document = {**self._document(), "sha256": digest_bytes(tensors)}
+        text = format_document(_CheckpointDocument, document, sort_keys=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workshop:
+            fresh, old = Path(workshop) / "fresh", Path(workshop) / "old"
+            fresh.mkdir()
+            _write_through(fresh / TENSORS, tensors)
+            _write_through(fresh / DOCUMENT, text)
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for modality, moments in self.moments.items():
+            tensors |= {f"moments.{modality}.mean": moments.mean, f"moments.{modality}.std": moments.std}
+        for modality, kept in self.projections.items():
+            tensors |= {f"projections.{modality}.{name}": tensor for name, tensor in vars(kept).items()}
+        return {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "model": self.model.name,
+            "settings": self.model.settings,
+            "dims": self.model.dims,
+            "targets": [asdict(target) for target in self.targets],
+            "specs": {modality: spec.to_document() for modality, spec in self.specs.items()},
+            "fold_index": self.fold.index,
+            "fold": {part: list(getattr(self.fold, part)) for part in ("train", "validate", "test")},
+            "training": asdict(self.training),
+            "validation": {target: ccc if isfinite(ccc) else None for target, ccc in self.validation.items()},
+            "versions": self.versions,
+            "projections": sorted(self.projections),
+        }
+
+
+def current_versions() -> dict[str, str]:
+    """Library → version, for the libraries that affect trained weights."""
+    return {"torch": str(torch.__version__)}
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """Rebuild a checkpoint on the CPU, with its model in evaluation mode.
+
+    Raises:
+        MissingFileError: if the folder or one of its two files does not exist.
+        WeightsError: if a file is damaged, has another version, or does not fit the model it names.
+    """
+    folder = Path(folder)
+    absent = [name for name in (DOCUMENT, TENSORS) if not (folder / name).is_file()]
+    if absent:
+        raise MissingFileError(
+            f"No checkpoint in '{folder}': {' and '.join(absent)} missing. Train a model first, or check the path."
+        )
+    remedy = "Copy it again, or run 'avfusion train'."
+    document = read_document(folder / DOCUMENT, _CheckpointDocument, remedy, WeightsError)
+    assert document is not None
+    data = (folder / TENSORS).read_bytes()
+    if digest_bytes(data) != document.sha256:
+        raise WeightsError(
+            f"The sha256 of '{folder / TENSORS}' differs from that in {DOCUMENT}: it is damaged. Copy it again, or run "
+            "'avfusion train'."
+        )
+    return _rebuild(folder, document, parse_tensors(data))
+
+
+def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
+    """All networks of a run: the checkpoint in this folder, or one per target in its subfolders.
+
+    Raises:
+        MissingFileError: if there is none.
+        WeightsError: as `load`.
+    """
+    folder = Path(folder)
+    parts = [folder] if (folder / DOCUMENT).exists() else sorted(path.parent for path in folder.glob(f"*/{DOCUMENT}"))
+    return tuple(load(part) for part in parts or [folder])
+
+
+def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Tensor]) -> Checkpoint:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            targets = tuple(part.target for part in document.targets)
+            model = build_model(document.model, document.dims, names_of(targets), document.settings)
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        model.load_state_dict(weights)
+        moments = {m: Moments(tensors[f"moments.{m}.mean"], tensors[f"moments.{m}.std"]) for m in document.dims}
+        return Checkpoint(
+            model.eval(),
+            moments,
+            {modality: part.spec for modality, part in document.specs.items()},
+            Fold(document.fold_index, **{part: tuple(names) for part, names in document.fold.items()}),
+            make_settings(TrainConfig, document.training, "section 'training'"),
+            {target: nan if ccc is None else ccc for target, ccc in document.validation.items()},
+            document.versions,
+            targets,
+            {
+                m: Projection(*(tensors[f"projections.{m}.{name}"] for name in ("mean", "components")))
+                for m in document.projections
+            },
+        )
+    except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
+        text = " ".join(str(error).split())
+        raise WeightsError(f"Checkpoint '{folder}' does not fit the model it names: {text} Train it again.") from error
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""The commands and their options; nothing heavy is imported before a command runs."""

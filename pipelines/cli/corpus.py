@@ -1,0 +1,71 @@
+"""Commands `avfusion corpus …`: read or generate the recordings, and check them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from extract.corpora import CORPORA
+from pipelines.cli.options import KnownName
+from pipelines.console.console import Group, guarded, show, warn
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@click.group(cls=Group)
+def corpus() -> None:
+    """Read or generate the recordings."""
+
+
+@corpus.command("build")
+@_JSON
+@guarded
+def corpus_build(as_json: bool) -> None:
+    """Read the corpus of params.yaml and write its manifest (the demo corpus is generated first)."""
+    from pipelines.project import paths
+    from pipelines.project.params import read_params
+    from pipelines.stages.corpus import build_corpus
+
+    manifest = build_corpus(read_params(paths.PARAMS).corpus, paths.CORPUS)
+    partitions = sorted({trial.partition for trial in manifest.trials})
+    members = {name: [trial for trial in manifest.trials if trial.partition == name] for name in partitions}
+    show(
+        [
+            {
+                "partition": name or "none",
+                "trials": len(trials),
+                "subjects": len({trial.subject for trial in trials}),
+                "frames": sum(trial.clock.num_frames for trial in trials),
+            }
+            for name, trials in members.items()
+        ],
+        as_json,
+    )
+
+
+@corpus.command("check")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus",
+    "name",
+    type=KnownName("corpus", CORPORA),
+    help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
+)
+@click.option("--decode", is_flag=True, help="Decode every crop, picture and sound too; hours for a large corpus.")
+@_JSON
+@guarded
+def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
+    """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
+    from cache.errors import CorpusError
+    from pipelines.project import paths
+    from pipelines.project.params import read_params
+    from pipelines.stages.check_corpus import check_corpus
+
+    params = read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None
+    found = check_corpus(folder, name or "", params, decode)
+    show([found.document()] if as_json else found.rows, as_json)
+    for note in () if as_json else found.notes:
+        warn(note)
+    if found.faults:
+        raise CorpusError(found.message(folder))

@@ -1,0 +1,34 @@
+"""Commands `avfusion models …`: the trained networks that are kept."""
+
+from __future__ import annotations
+
+import click
+
+from pipelines.console.console import Group, guarded, show
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@click.group(cls=Group)
+def models() -> None:
+    """Look into and tidy the trained networks."""
+
+
+@models.command("ls")
+@_JSON
+@guarded
+def models_ls(as_json: bool) -> None:
+    """Which networks are kept, and which runs name them."""
+    from pipelines.project.networks import list_networks
+
+    show(list_networks(), as_json)
+
+
+@models.command("prune")
+@_JSON
+@guarded
+def models_prune(as_json: bool) -> None:
+    """Remove the networks that no run names: going back to their settings trains them again."""
+    from pipelines.project.networks import prune
+
+    show([{"removed": folder} for folder in prune()], as_json)

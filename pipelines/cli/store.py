@@ -1,0 +1,315 @@
+"""The commands that look into, check, tidy and move the feature stores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
+
+if TYPE_CHECKING:
+    from cache.corpus.manifest import Manifest
+    from cache.store.verification import Finding, Holding
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+FEATURES = click.option(
+    "--features",
+    default="features",
+    show_default=True,
+    metavar="PATH_OR_URL",
+    help="Folder of all features, or a URL such as s3://bucket/features.",
+)
+_FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
+
+
+class _LocalPath(click.ParamType[Path]):
+    """A path on this machine; a URL would become a folder of a strange name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Accept, or refuse with a usage error."""
+        if "://" in str(value):
+            self.fail(f"'{value}' is a URL; expected a local path. Only --features may be a URL.", param, ctx)
+        return Path(value)
+
+
+@click.group("cache", cls=Group)
+def cache() -> None:
+    """Look into, check, tidy and move the extracted features.
+
+    A FINGERPRINT may be given by its first digits, or by the name of the feature set whose receipt names it.
+    """
+
+
+@cache.command("ls")
+@FEATURES
+@_JSON
+@guarded
+def list_features(features: str, as_json: bool) -> None:
+    """Which features there are, what they are made of, and how far they are done."""
+    rows = [_row(holding) for holding in _holdings(features)]
+    show(rows if as_json else [_shorten(row) for row in rows], as_json)
+
+
+@cache.command("info")
+@click.argument("fingerprint")
+@FEATURES
+@_JSON
+@guarded
+def info(fingerprint: str, features: str, as_json: bool) -> None:
+    """The whole recipe of one fingerprint, and its trials."""
+    from cache.recipe import flatten
+    from cache.store.verification import find_holding
+
+    store = find_holding(features, fingerprint).open()
+    trials = [
+        {
+            "trial": trial_id,
+            "frames": record.num_frames,
+            "rate_hz": round(float(record.rate), 3),
+            "invalid": sum(stop - start for start, stop in record.invalid),
+        }
+        for trial_id, record in sorted(store.find_records().items())
+    ]
+    recipe = {"fingerprint": store.spec.fingerprint, **store.spec.to_document()}
+    if as_json:
+        say_json({"recipe": recipe, "trials": trials})
+        return
+    show([{"setting": key, "value": value} for key, value in flatten(recipe).items()], False)
+    say("")
+    show(trials, False)
+
+
+@cache.command("diff")
+@click.argument("first")
+@click.argument("second")
+@FEATURES
+@_JSON
+@guarded
+def diff(first: str, second: str, features: str, as_json: bool) -> None:
+    """In which settings two fingerprints differ."""
+    from cache.recipe import compare
+    from cache.store.verification import find_holding
+
+    stores = [find_holding(features, start).open() for start in (first, second)]
+    rows = [
+        {"setting": name, "first": ours, "second": theirs}
+        for name, (ours, theirs) in compare(stores[0].spec, stores[1].spec).items()
+    ]
+    show(rows, as_json)
+    if not rows and not as_json:
+        note("They are the same.")
+
+
+@cache.command("verify")
+@FEATURES
+@click.option(
+    "--against-source",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Also compute N trials of each feature set again.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the choice of those trials.")
+@click.option("--drop", is_flag=True, help="Remove damaged trials, so that the next extraction makes them again.")
+@_JSON
+@guarded
+def verify(features: str, against_source: int, seed: int, drop: bool, as_json: bool) -> None:
+    """Read everything back and compare with digests, receipts and the manifest; exit code 1 on any fault."""
+    from cache.store.verification import verify as check
+
+    holdings = _holdings(features)
+    with progress("verify", sum(_row(holding)["frames"] for holding in holdings)) as advance:
+        findings = check(features, _manifest(), advance)
+    if against_source:
+        findings += _against_source(features, against_source, seed)
+    if drop:
+        findings = _drop(findings)
+    _show_findings(findings, as_json)
+    faults = sum(finding.fault for finding in findings)
+    if not as_json:
+        note(f"{len(holdings)} fingerprints read, {faults} faults.")
+    if faults:
+        sys.exit(1)
+
+
+@cache.command("prune")
+@click.option("--yes", is_flag=True, help="Remove it; without, only show what would go.")
+@FEATURES
+@_JSON
+@guarded
+def prune(yes: bool, features: str, as_json: bool) -> None:
+    """Remove features that no receipt names, and what killed runs left behind.
+
+    Never removes what a receipt names, nor anything where an extraction is running or a receipt cannot be read.
+    """
+    from cache.store import verification as checking
+
+    _holdings(features)
+    for receipt in checking.unreadable_receipts(features):
+        warn(
+            f"Receipt '{receipt}' cannot be read, so every fingerprint beside it is kept. Run its extraction or import again, "
+            "or delete it if nobody needs it."
+        )
+    holdings = checking.prunable(features)
+    rows = [_row(holding) for holding in holdings]
+    show(rows if as_json else [_shorten(row) for row in rows], as_json)
+    total = sum(row["bytes"] for row in rows)
+    if not yes:
+        note(f"{len(rows)} fingerprints with {_size(total)} would go. Nothing was removed; add --yes.")
+        return
+    for holding in holdings:
+        checking.prune(holding)
+    leftovers = checking.remove_leftovers(features)
+    note(f"Removed {len(rows)} fingerprints with {_size(total)}, and {len(leftovers)} leftovers.")
+
+
+@cache.command("export")
+@click.argument("fingerprint")
+@click.argument("path", type=_LocalPath())
+@click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
+@click.option("--trial", "trials", multiple=True, help="Only this trial; may be given several times.")
+@FEATURES
+@_JSON
+@guarded
+def export_features(
+    fingerprint: str, path: Path, kind: str, trials: tuple[str, ...], features: str, as_json: bool
+) -> None:
+    """Write one fingerprint as an HDF5 file, a folder of MuSe CSV files or of npy files, or a compressed archive.
+
+    An archive (zstd) is a folder of features like any other: the cache commands and training read it with --features.
+    """
+    from cache.formats.interchange import export_features as export
+    from cache.store.verification import find_holding
+
+    store = find_holding(features, fingerprint).open()
+    chosen = list(trials) or store.trial_ids()
+    export(store, chosen, kind, path)
+    show([{"path": str(path), "trials": len(chosen)}], as_json)
+
+
+@cache.command("import")
+@click.argument("path", type=_LocalPath())
+@click.option("--from", "kind", required=True, type=_FORMAT, help="Format.")
+@click.option("--name", default="", help="Name of the features, as a backbone's; known for what we exported.")
+@click.option("--modality", default="", help="Kind of input in one word, such as visual, pose or physiology; likewise.")
+@click.option("--rate", default="", help="Frames per second, where neither file nor manifest says it.")
+@click.option(
+    "--dtype", default="", type=click.Choice(["", "float16", "float32"]), help="Precision; by default as found."
+)
+@click.option("--zeros-missing", is_flag=True, help="Frames of zeros alone were never seen.")
+@click.option("--no-manifest", is_flag=True, help="Do not compare with the project's corpus.")
+@FEATURES
+@_JSON
+@guarded
+def import_features(
+    path: Path, kind: str, name: str, modality: str, rate: str, dtype: str, zeros_missing: bool, no_manifest: bool,
+    features: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a store that fusion models train from of features in another format."""
+    from cache.formats.interchange import ImportOptions
+    from cache.formats.interchange import import_features as load
+
+    options = ImportOptions(name, modality, rate, dtype, zeros_missing)
+    store, receipt = load(path, kind, features, options, None if no_manifest else _manifest())
+    show(
+        [{"fingerprint": store.spec.fingerprint[:12], "trials": len(receipt.trials), "store": str(store.path)}], as_json
+    )
+
+
+def _holdings(features: str) -> list[Holding]:
+    """What a folder of features holds; nothing at all is an error, so that a wrong path never passes for a sound store."""
+    from cache.errors import MissingFileError
+    from cache.store.verification import list_holdings
+
+    holdings = list_holdings(features)
+    if not holdings:
+        raise MissingFileError(
+            f"No features in '{features}'. Run an extraction first, or give their folder with --features."
+        )
+    return holdings
+
+
+def _row(holding: Holding) -> dict[str, Any]:
+    from cache.places.folders import open_folder
+    from cache.store.verification import describe
+
+    sizes = open_folder(holding.path).child(holding.fingerprint).sizes()
+    row = {"fingerprint": holding.fingerprint, "trials": 0, "unfinished": 0, "frames": 0, "bytes": sum(sizes.values())}
+    made_of = f"cannot be opened: {holding.problem}"
+    if not holding.problem:
+        store = holding.open()
+        records = store.find_records()
+        row |= {"trials": len(records), "unfinished": len(store.unfinished())}
+        row["frames"] = sum(record.num_frames for record in records.values())
+        made_of = describe(store.spec)
+    return {**row, "receipts": list(holding.receipts), "store": str(holding.path), "made of": made_of}
+
+
+def _shorten(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for people: first digits, readable size."""
+    short = {**row, "fingerprint": row["fingerprint"][:12], "receipts": ", ".join(row["receipts"]) or "none"}
+    return {
+        ("size" if key == "bytes" else key): (_size(row["bytes"]) if key == "bytes" else short[key]) for key in short
+    }
+
+
+def _size(number: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000  # type: ignore[assignment]
+    return f"{number:.3g} GB"
+
+
+def _manifest() -> Manifest | None:
+    """The manifest of the project's corpus, where there is one."""
+    from cache.corpus.manifest import Manifest
+    from pipelines.project import paths
+
+    return Manifest.load(paths.CORPUS) if (paths.CORPUS / "manifest.json").is_file() else None
+
+
+def _against_source(features: str, number: int, seed: int) -> list[Finding]:
+    from cache.store.feature_sets import list_sets
+    from cache.store.receipt import is_unread
+    from pipelines.project import paths
+    from pipelines.project.params import read_params
+    from pipelines.stages.check_store import check_against_source
+
+    params = read_params(paths.PARAMS)
+    names = {found.name for found in list_sets(features) if not is_unread(found.receipt)}
+    return check_against_source(features, params, sorted(names & params.extract.keys()), number, seed)
+
+
+def _show_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    rows = [
+        {
+            "kind": "fault" if finding.fault else "note",
+            "fingerprint": finding.fingerprint if as_json else finding.fingerprint[:12],
+            "trial": finding.trial,
+            "store": finding.store,
+            "what": finding.text,
+        }
+        for finding in findings
+    ]
+    show(rows, as_json)
+
+
+def _drop(findings: Sequence[Finding]) -> list[Finding]:
+    """Remove damaged trials; returns the findings, those of removed trials saying only what is left to do."""
+    from cache.store.store import DROP_FIRST, FeatureStore
+
+    left = []
+    for finding in findings:
+        done = finding.damaged and FeatureStore(finding.store, finding.fingerprint).drop(finding.trial)
+        if finding.damaged:
+            note(f"{'Removed' if done else 'In use, kept'}: trial '{finding.trial}'.")
+        left.append(replace(finding, text=finding.text.replace(DROP_FIRST, "")) if done else finding)
+    return left

@@ -1,0 +1,250 @@
+"""What a person sees: progress on stderr, results on stdout, one sentence per error, exit codes 0, 1 and 2.
+
+Everything passes through `pipelines.console.escaping` on its way, so that no name can write on the terminal what it likes.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import click
+
+from cache.errors import AvFusionError
+from pipelines.console.escaping import as_json, encodable, is_unicode, json_text, printable
+from pipelines.console.tables import text_table
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    """Escape what click says of a wrong command line, which quotes it."""
+    try:
+        yield
+    except click.ClickException as error:
+        said = error.format_message()
+        if printable(said) == said:
+            raise
+        if isinstance(error, click.UsageError):
+            raise click.UsageError(printable(said), error.ctx) from error
+        raise click.ClickException(printable(said)) from error
+
+
+class Command(click.Command):
+    """A command whose usage errors are escaped."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does."""
+        with _escaped_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """A group whose usage errors, and those of its commands, are escaped, and whose list of commands cuts no sentence."""
+
+    command_class = Command
+    group_class = type
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does."""
+        with _escaped_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of every command, wrapped, where click cuts it to what fits on one line."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, command.get_short_help_str(limit=len(command.help or "") + 1))
+            for name, command in commands
+            if command is not None and not command.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an error that a user can cause into its sentence on stderr and exit code 1; `--debug` shows the traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        """Run the command; end the program where it fails."""
+        _take_over()
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError:
+            sys.exit(1)
+        except KeyboardInterrupt:
+            say("Stopped. What was finished is kept; run the same command to go on.", err=True)
+            sys.exit(130)
+        except (AvFusionError, MemoryError, OSError, RuntimeError, EOFError) as error:
+            sentence = _sentence(error)
+            if debug or sentence is None:
+                raise
+            say(f"Error: {sentence}", err=True)
+            sys.exit(1)
+
+    return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
+
+
+_NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_alloc|bad allocation|ALLOC_FAILED", re.I)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell a user of an error; None where it is a fault of ours, which needs its traceback."""
+    if isinstance(error, AvFusionError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "").strip()[:200].removesuffix(".")
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(str(error)):
+        return (
+            f"There is not enough memory{f' ({first})' if first else ''}. Use a smaller --batch-size, fewer threads or workers, "
+            "or shorter trials; finished work is kept."
+        )
+    if isinstance(error, OSError):
+        return f"{error}. Check the path, its permissions and the free space; finished work is kept."
+    if isinstance(error, EOFError):
+        return f"A file is empty or ends too early ({first or 'no more is said'}). '--debug' shows which; finished work is kept."
+    return None
+
+
+def _take_over() -> None:
+    """Escape what Python itself writes: warnings, log lines that nobody handles, tracebacks."""
+    warnings.formatwarning = _format_warning
+    sys.excepthook = _show_traceback
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Formatter())
+
+
+_format_fully = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Ours as one sentence, those of libraries as they are."""
+    ours = category is UserWarning
+    text = f"Warning: {message}\n" if ours else _format_fully(message, category, filename, lineno, line)
+    return encodable(printable(text), sys.stderr.encoding)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """As ever, escaped."""
+        return encodable(printable(super().format(record)), sys.stderr.encoding)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
+
+
+def say(text: object, err: bool = False) -> None:
+    """Write text with a line end, on stdout or stderr: the one way to the terminal, beside JSON and the progress bar."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(encodable(printable(str(text)), getattr(stream, "encoding", None)), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Write a value as JSON on stdout, with null for nan and infinity."""
+    click.echo(json_text(as_json(value), not is_unicode(getattr(sys.stdout, "encoding", None))))
+
+
+def warn(text: str) -> None:
+    """Say on stderr what the user should know although nothing failed."""
+    say(f"Warning: {text}", err=True)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is good to know."""
+    say(text, err=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr; yields `advance(steps, note)`. Silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Frames per second of the last half minute."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(_cell(title), total=total, note="")
+
+        def advance(steps: int, note: str) -> None:
+            bar.update(task, advance=steps, note=_cell(note))
+
+        yield advance
+
+
+Told = Callable[[str, int, str], None]
+"""Called with the name of what is being made, how many frames of it were just finished, and the trial."""
+
+
+@contextmanager
+def tell(told: Told | None, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """As `progress`; or, in a process that works for another one, told to that."""
+    if told is None:
+        with progress(title, total) as advance:
+            yield advance
+    else:
+        yield functools.partial(told, title)
+
+
+def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as an aligned table, or as JSON where a program reads them."""
+    if as_json:
+        say_json(list(rows))
+        return
+    if not rows:
+        return
+    header = list(rows[0])
+    lines = [[_cell(value) for value in line] for line in (header, *([row[key] for key in header] for row in rows))]
+    for line in text_table(lines):
+        say(line)
+
+
+def _cell(value: object) -> str:
+    """A value on one line."""
+    return printable(str(value), keep="")

@@ -1,0 +1,1 @@
+"""The papers' settings and tables, and how they are reproduced."""

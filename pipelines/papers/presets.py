@@ -1,0 +1,199 @@
+"""The papers' settings and printed tables: data in `presets/`, typed and checked here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.errors import SettingError
+from cache.names import require_known
+from cache.settings import check_ranges, make_settings
+from pipelines.project.params import FeatureSetParams, FusionParams, read_typed
+from pipelines.project.yaml_files import read_yaml
+
+FOLDER = Path(__file__).parents[2] / "presets"
+STATISTICS = ("best", "mean")
+ABSENT = ("", "-", "–")  # how the papers print a figure that they do not have
+
+
+@dataclass(frozen=True)
+class DemoParams:
+    """What changes on the demo corpus, so that a table takes minutes.
+
+    Attributes:
+        backbones: backbone of the paper → backbone of the demo that stands in for it.
+        seeds: in the place of the paper's; empty for the same.
+        train: settings of training in every system.
+        settings: model → settings of its `Config`.
+    """
+
+    backbones: dict[str, str] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    train: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of a paper.
+
+    Attributes:
+        source: key of `docs/refs.bib`.
+        extract: feature set → how the paper made it; to be copied to `params.yaml`.
+        fusion: systems and their training.
+        demo: what changes on the demo corpus.
+        statistic: which figure of the seeds the paper prints: best or mean.
+    """
+
+    source: str
+    extract: dict[str, FeatureSetParams]
+    fusion: FusionParams
+    demo: DemoParams
+    statistic: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_ranges("a preset", self, {}, {"statistic": STATISTICS})
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a printed table: text, a CCC or a number of parameters.
+
+    Attributes:
+        name: as printed.
+        target: whose CCC it holds: valence, arousal, or mean of both.
+        fold: of which fold.
+        part: which of a row's systems it is of.
+        count: sequence (parameters of the fusion model) or total (with encoders).
+    """
+
+    name: str
+    target: str = ""
+    fold: int | None = None
+    part: str = ""
+    count: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a printed table: a heading, or one cell per column.
+
+    Attributes:
+        group: text of a heading.
+        cells: as printed.
+        systems: part → system of the preset that our figures are of.
+        target: of the whole row, where it is not the column's.
+        corrected: column → figure that the paper must have meant.
+        unused_classes: size of an encoder's classification layer that the paper counts and nobody uses.
+    """
+
+    group: str = ""
+    cells: list[str] = field(default_factory=list)
+    systems: dict[str, str] = field(default_factory=dict)
+    target: str = ""
+    corrected: dict[str, str] = field(default_factory=dict)
+    unused_classes: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table.
+
+    Attributes:
+        source: paper, table and section.
+        caption: what it shows.
+        columns: from left to right.
+        rows: from top to bottom.
+        notes: what a reader must know to compare.
+    """
+
+    source: str
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+    def figures(self) -> list[tuple[Row, Column, SystemFigure]]:
+        """The cells that we can put a figure of our own beside."""
+        found = []
+        for row in self.rows:
+            for column, printed in zip(self.columns, row.cells, strict=bool(row.cells)):
+                target = column.target or row.target
+                wanted = (target and (column.target or column.fold is not None)) or column.count
+                if wanted and column.part in row.systems and printed not in ABSENT:
+                    found.append((row, column, SystemFigure(row.systems[column.part], target, column.fold or 0)))
+        return found
+
+
+@dataclass(frozen=True)
+class SystemFigure:
+    """Which figure a cell wants: a system's, a target's ("mean" of all; "" for parameters), of a fold."""
+
+    system: str
+    target: str
+    fold: int
+
+
+def papers() -> list[str]:
+    """Names of the presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def tables(paper: str) -> list[str]:
+    """Numbers of a paper's tables."""
+    return sorted(path.stem.rpartition("-")[2] for path in (FOLDER / "tables").glob(f"{paper}-*.yaml"))
+
+
+def read_preset(paper: str, demo: bool = False) -> Preset:
+    """The settings of a paper.
+
+    Args:
+        paper: name of the preset.
+        demo: as it runs on the demo corpus.
+
+    Raises:
+        UnknownNameError: if there is no such preset.
+        SettingError: if its file is wrong.
+    """
+    require_known("paper", paper, papers())
+    path = FOLDER / f"{paper}.yaml"
+    raw = read_yaml(path)
+    preset = read_typed(Preset, raw, f"'{path}'")
+    return (
+        read_typed(Preset, _narrow(raw, preset.demo), f"'{path}', narrowed by its section 'demo'") if demo else preset
+    )
+
+
+def _narrow(raw: dict[str, Any], demo: DemoParams) -> dict[str, Any]:
+    """The sections of a preset as they run on the demo corpus."""
+    fusion = raw["fusion"]
+    systems = {
+        name: {
+            **system,
+            "modalities": {m: demo.backbones.get(backbone, backbone) for m, backbone in system["modalities"].items()},
+            "settings": {**system.get("settings", {}), **demo.settings.get(system["model"], {})},
+            "train": {**system.get("train", {}), **demo.train},
+        }
+        for name, system in fusion["systems"].items()
+    }
+    return {**raw, "fusion": {**fusion, "systems": systems, "seeds": demo.seeds or fusion["seeds"]}}
+
+
+def read_table(paper: str, number: str) -> Table:
+    """A printed table of a paper.
+
+    Raises:
+        UnknownNameError: if the paper's table is not here.
+        SettingError: if its file is wrong.
+    """
+    require_known("paper", paper, papers())
+    require_known(f"table of {paper}", number, tables(paper))
+    path = FOLDER / "tables" / f"{paper}-{number}.yaml"
+    table = make_settings(Table, read_yaml(path), f"'{path}'")
+    for row in table.rows:
+        if not row.group and len(row.cells) != len(table.columns):
+            raise SettingError(
+                f"Row {row.cells} of '{paper}-{number}.yaml' has {len(row.cells)} cells, expected {len(table.columns)}."
+            )
+    return table

@@ -1,0 +1,72 @@
+"""Digest of code: what runs, not how it is documented.
+
+Only the standard library is imported here, and the digest is the same in Python 3.11 to 3.13, so that colleagues agree on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def digest_code(modules: Iterable[str], root: Path) -> str:
+    """Digest of some modules and of all modules below the root that they import, also within functions.
+
+    Comments, docstrings and layout do not count. `__init__` files are left out, tables of names among them: a new entry in one
+    changes nothing for the others.
+
+    Args:
+        modules: absolute names, such as "fusion.training.trainer".
+        root: folder of the packages.
+    """
+    found: dict[str, str] = {}
+    left = list(modules)
+    while left:
+        module = left.pop()
+        path = root.joinpath(*module.split(".")).with_suffix(".py")
+        if module not in found and path.is_file():
+            found[module], imported = _read(path)
+            left += imported
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Digest of one file's code, whatever it imports."""
+    return _read(path)[0]
+
+
+@functools.cache
+def _read(path: Path) -> tuple[str, list[str]]:
+    """Digest of a file's code, and the names of modules that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), _imported(tree)
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    """Names of modules that are, or may be, imported: of `from a import b` both `a` and `a.b`."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists, without what differs between versions of Python, and without bare texts."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_text(item)]
+    if isinstance(node, ast.AST):
+        fields = [(name, _plain(value)) for name, value in ast.iter_fields(node)]
+        return [type(node).__name__, *((name, value) for name, value in fields if value not in (None, []))]
+    return None if node is None else repr(node)
+
+
+def _is_text(node: Any) -> bool:
+    """Whether a statement is a docstring, or a text that documents what stands before it."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

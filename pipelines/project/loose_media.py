@@ -1,0 +1,146 @@
+"""Loose media files as trials, each named after its file; a transcript of its name beside it is its words."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.documents.documents import Document, read_document, write_document
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, plain_error
+from cache.names import encode_trial_id
+from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
+from extract.corpora.reading import TRANSCRIPTS, find_transcript
+from extract.faces.tracking import FACES, REFERENCE
+from extract.media.audio import media_clock
+from extract.media.timeline import first_picture_s
+from extract.media.video import sha256_file
+from pipelines.console.console import warn
+
+_KNOWN = "media.digests.txt"  # no transcript ends so; sha256 of the files by the names of their trials
+SOUND_RATE = Fraction(25)  # frames per second of files without pictures
+
+
+class _Contents(Document):
+    """sha256 of the files that a folder holds features of, by the names of their trials."""
+
+    files: dict[str, str]
+
+
+def by_name(media: Sequence[Path]) -> dict[str, Path]:
+    """Files by the names of their trials; one that is given twice counts once.
+
+    Raises:
+        CorpusError: if two files have the same name.
+    """
+    files: dict[str, Path] = {}
+    for path in media:
+        name = printable(Path(trial_name(path)))
+        if files.setdefault(name, path) != path:
+            raise CorpusError(f"Two files are named '{name}'; a trial is named after its file. Rename one of them.")
+    return files
+
+
+def strangers(manifest: Manifest, out: Path) -> dict[str, str]:
+    """Trials of whose names `out` holds features of other contents, and why they cannot take their place."""
+    known, found = _read(out), {}
+    for trial in manifest.trials:
+        path = manifest.path(trial, "audio")
+        if trial.id in known and known[trial.id] != sha256_file(path):
+            found[trial.id] = (
+                f"'{path}' is not the file that '{out}' holds features of by the name '{trial.id}'. Rename it, give "
+                "another --out, or replace them with --redo."
+            )
+    return found
+
+
+def remember(manifest: Manifest, trial_ids: Sequence[str], out: Path) -> None:
+    """Write down which contents the features of these trials in `out` are of."""
+    digests = {trial_id: sha256_file(manifest.path(manifest.trial(trial_id), "audio")) for trial_id in trial_ids}
+    write_document(out / _KNOWN, _Contents, {"files": _read(out) | digests}, sort_keys=True)
+
+
+def _read(out: Path) -> dict[str, str]:
+    found = read_document(out / _KNOWN, _Contents, "Delete it; nothing else is lost.")
+    return {} if found is None else found.files
+
+
+@dataclass(frozen=True)
+class _LooseManifest(Manifest):
+    """Loose files as trials; what one lacks is told as befits a file.
+
+    Attributes:
+        files: trial id → the file as it was named.
+        unclear: trial id → why nobody can tell which its words are.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    unclear: dict[str, str] = field(default_factory=dict)
+
+    def path(self, trial: Trial, kind: str) -> Path:
+        """Where a trial's medium is.
+
+        Raises:
+            MissingFileError: if the file has no such medium.
+            CorpusError: if it has several transcripts.
+        """
+        if kind in trial.media:
+            return super().path(trial, kind)
+        file = self.files[trial.id]
+        if kind == "words" and trial.id in self.unclear:
+            raise CorpusError(self.unclear[trial.id])
+        if kind == "words":
+            folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
+            raise MissingFileError(
+                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(TRANSCRIPTS[:-1])} or {TRANSCRIPTS[-1]}. Run "
+                f"'avfusion transcribe --out {folder} {name}'."
+            )
+        raise MissingFileError(
+            f"'{file}' has no {kind}: it is sound only. Leave it out, or use a backbone of sound or words."
+        )
+
+
+def loose_manifest(
+    media: Sequence[Path], rate: Fraction | None, face: str = FACES[0]
+) -> tuple[Manifest, dict[str, str]]:
+    """A manifest of loose files, and why some cannot be read.
+
+    Args:
+        media: the files.
+        rate: frames per second of those without pictures; None for 25.
+        face: whose face is followed: largest, centre, left, right, or the path of a picture.
+
+    Raises:
+        CorpusError: if two files have the same name.
+        SettingError: if `face` is none of these.
+    """
+    person = {} if face in FACES else {"face": Path(face).absolute().as_posix()}
+    if person and not Path(face).is_file():
+        raise SettingError(f"Face '{face}' is no picture; expected one of {', '.join(FACES)}, or a picture's path.")
+    trials, unread, unclear = [], {}, {}
+    files, folders = by_name(media), dict[Path, FolderIndex]()
+    for name, path in files.items():
+        words, folder = None, path.absolute().parent
+        try:
+            require_text(path.absolute())
+            encode_trial_id(name)
+            clock = media_clock(path, rate or SOUND_RATE)
+        except Exception as error:  # whatever library it is of
+            unread[name] = plain_error(error)
+            continue
+        try:
+            if folder not in folders:
+                folders[folder] = FolderIndex(folder)
+            words = find_transcript(folders[folder], name)
+        except AvFusionError as error:
+            unclear[name] = str(error)
+        place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
+        if rate is not None and pictures and rate != clock.rate:
+            warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
+        kinds = {"audio": place} | ({"video": place, **person} if pictures else {})
+        kinds |= {"words": words.as_posix()} if words else {}
+        trials.append(Trial(name, name, "", clock, kinds, face=REFERENCE if person else face))
+    return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread

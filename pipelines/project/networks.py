@@ -1,0 +1,144 @@
+"""Trained networks, each kept once under the digest of all that decides its weights.
+
+What a person and `evaluate` name, `work/models/<system>/fold<k>/seed<n>`, holds links to the files of one of them. Going
+back to earlier settings finds their networks still here and trains nothing; trainings that run at once share the work by
+claims. `avfusion models prune` removes what no run names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import StoreError
+from cache.store.locks import claim, holder, wait_for_any
+from pipelines.project import paths
+from pipelines.project.runs import DOCUMENT, Row, digest_of, find_run, save_run
+
+if TYPE_CHECKING:
+    from fusion.training.checkpoint import Checkpoint
+
+_PATIENCE_S = 24 * 3600.0  # how long to wait for networks that other processes train
+
+
+def place(digest: str) -> Path:
+    """Where the network of a digest lies."""
+    return paths.NETWORKS / digest
+
+
+def is_kept(digest: str) -> bool:
+    """Whether the network of a digest is here, finished and whole."""
+    return find_run(place(digest), digest) is not None
+
+
+@contextmanager
+def claimed(digest: str) -> Iterator[bool]:
+    """Take a network for this process; false where another process is training it."""
+    paths.NETWORKS.mkdir(parents=True, exist_ok=True)
+    taken = claim(paths.NETWORKS, digest)
+    if taken is None:
+        yield False
+        return
+    with taken:
+        yield True
+
+
+def keep(digest: str, checkpoint: Checkpoint, history: Sequence[Row]) -> None:
+    """Save a network under its digest; the document of its run, written last, makes it finished."""
+    checkpoint.save(place(digest))
+    save_run(place(digest), digest, history)
+
+
+def take_over(models: Path) -> None:
+    """Keep the networks that only the folders of runs hold, as after `dvc pull`, before other ones take their place."""
+    for document in models.rglob(DOCUMENT):
+        digest = digest_of(document.parent)
+        if digest is None or place(digest).exists():
+            continue
+        with claimed(digest) as ours:
+            if ours and find_run(document.parent, digest) is not None:
+                _link_files(document.parent, place(digest))
+
+
+def name(digest: str, folder: Path) -> None:
+    """Let a run's folder hold the network of a digest, by links where the file system has them.
+
+    Files are replaced and never written into, the document of the run last.
+    """
+    _link_files(place(digest), folder)
+
+
+def is_named(digest: str, folder: Path) -> bool:
+    """Whether a run's folder holds the very files of the network of a digest."""
+    try:
+        return all(path.samefile(folder / path.name) for path in place(digest).iterdir() if path.is_file())
+    except FileNotFoundError:
+        return False
+
+
+def _link_files(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = sorted((path for path in source.iterdir() if path.is_file()), key=lambda path: path.name == DOCUMENT)
+    for path in files:
+        temporary = folder / f".{path.name}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(path, temporary)
+        temporary.replace(folder / path.name)
+        temporary.unlink(missing_ok=True)  # renaming a link to its own file leaves both
+
+
+def wait_for(digests: Sequence[str]) -> None:
+    """Wait until another process has finished, or left, one of the networks that it trains.
+
+    Raises:
+        StoreError: if none of them becomes free within a day.
+    """
+    who = holder(paths.NETWORKS, digests[0]) or "just given back"
+    warnings.warn(f"Waiting for {len(digests)} networks of another process; the first one is {who}.", stacklevel=2)
+    if not wait_for_any(paths.NETWORKS, digests, _PATIENCE_S):
+        raise StoreError(f"The network '{digests[0][:12]}' is {who}. Then run 'avfusion train' again.")
+
+
+def list_networks() -> list[dict[str, Any]]:
+    """One row per network: first digits of its digest, model, size, and the runs that name it, in the order of their names."""
+    from fusion.training.checkpoint import load
+
+    named: dict[str, list[str]] = {}
+    for run in sorted(paths.MODELS.parent.rglob(f"seed*/**/{DOCUMENT}")):
+        if (digest := digest_of(run.parent)) is not None:
+            named.setdefault(digest, []).append(run.parent.relative_to(paths.MODELS.parent).as_posix())
+    rows = []
+    for folder in sorted(path for path in paths.NETWORKS.glob("*") if path.is_dir() and not path.name.startswith(".")):
+        whole = is_kept(folder.name)
+        rows.append(
+            {
+                "network": folder.name[:12],
+                "model": load(folder).model.name if whole else "damaged or unfinished",
+                "kilobytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1000),
+                "runs": ", ".join(named.get(folder.name, ())),
+                "folder": str(folder),
+            }
+        )
+    return rows
+
+
+def prune() -> list[str]:
+    """Remove the networks that no run names, and that no process is training; their folders."""
+    removed = []
+    for row in list_networks():
+        digest = Path(row["folder"]).name
+        if row["runs"]:
+            continue
+        with claimed(digest) as ours:
+            if ours:
+                shutil.rmtree(place(digest))
+                removed.append(row["folder"])
+    return removed

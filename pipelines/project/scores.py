@@ -1,0 +1,124 @@
+"""Figures as JSON and as text: one that is not known is null there, and left out or a dash here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+
+from cache.documents.documents import Cell, Document, Number, Part, read_document
+from cache.errors import MissingFileError, SettingError
+from pipelines.project import paths
+from pipelines.project.runs import digest_runs
+
+Figures = Mapping[str, float | None]
+"""What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
+
+
+class MetricPart(Part):
+    """How tables show a metric; see `fusion.scores.metric.Metric`."""
+
+    title: str
+    digits: Number
+    by_target: bool
+    brief: bool
+
+
+class ScoresDocument(Document):
+    """What `evaluate_systems` writes; older evaluations wrote less.
+
+    Attributes:
+        metrics: how each metric is shown, in the order of tables; the first one ranks systems.
+        networks: digest of each system's networks.
+        predictions: sha256 of each system's file of predictions.
+        systems: system → metric → target → figures.
+        partition: the part of each fold that was scored.
+        asked: what `evaluate.partition` said, such as auto.
+    """
+
+    systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
+    metrics: dict[str, MetricPart] | None = None
+    partition: str = ""
+    asked: str = ""
+    seeds: Number = 1
+    folds: list[Number] | None = None
+    level: float = 0.95
+    networks: dict[str, str] | None = None
+    predictions: dict[str, str] | None = None
+    runs: list[dict[str, Cell]] | None = None
+
+    def check(self) -> None:
+        """Refuse systems without a metric; none at all are those of a section that is absent."""
+        for metric in ("ccc", *(self.metrics or ())):
+            lacking = [name for name, metrics in self.systems.items() if not metrics.get(metric)]
+            if lacking:
+                raise ValueError(f"systems: no {metric} of {lacking}")
+
+
+def read_scores(path: Path) -> ScoresDocument:
+    """What an evaluation wrote, as `find_scores`.
+
+    Raises:
+        MissingFileError: if there is nothing.
+        SettingError: if the file is damaged, naming the command that writes it.
+    """
+    document = find_scores(path)
+    if document is None:
+        raise MissingFileError(f"No '{path}', or no systems in it. Run 'evaluate-fusion' first.")
+    return document
+
+
+def find_scores(path: Path) -> ScoresDocument | None:
+    """What an evaluation wrote, None where it wrote nothing; a warning tells of systems that were trained again since.
+
+    Raises:
+        SettingError: if the file is damaged, naming the command that writes it.
+    """
+    document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
+    if document is None or not document.systems:
+        return None
+    stale = find_stale(path, document)
+    if stale:
+        names = ", ".join(f"'{name}'" for name in stale)
+        warnings.warn(
+            f"'{path}' is older than the networks of {names}, which were trained again since. Run '{command(path)}'.",
+            stacklevel=2,
+        )
+    return document
+
+
+def find_stale(path: Path, document: ScoresDocument) -> list[str]:
+    """Systems that were trained again after they were scored.
+
+    Args:
+        path: of the scores, which tells where their networks lie.
+        document: what it holds.
+    """
+    models, digests = _outputs(path).models, document.networks or {}
+    return [name for name, digest in digests.items() if digest != digest_runs(models, name)]
+
+
+def _outputs(path: Path) -> paths.Outputs:
+    return paths.MATRIX if path.name == paths.MATRIX.scores.name else paths.PROJECT
+
+
+def command(path: Path) -> str:
+    """What writes a file of scores."""
+    return "avfusion matrix" if _outputs(path) is paths.MATRIX else "avfusion evaluate"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """So many digits behind the point; a dash where there is no figure."""
+    return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
+
+
+def spread(figures: Figures, digits: int = 3) -> str:
+    """Mean ± standard deviation; the mean alone of a single run, whose deviation nobody knows."""
+    std = figures.get("std")
+    return figure(figures["mean"], digits) + ("" if std is None or not isfinite(std) else f" ± {std:.{digits}f}")
+
+
+def interval(figures: Figures) -> str:
+    """The bootstrap interval in brackets."""
+    return f"[{figure(figures.get('low'))}, {figure(figures.get('high'))}]"

@@ -1,0 +1,84 @@
+"""All evaluated systems in one table, the best first, with confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from cache.errors import MissingFileError
+from pipelines.project.scores import Figures, ScoresDocument, figure, find_scores, interval, spread
+
+
+def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row per system that was evaluated.
+
+    Args:
+        files: `scores.json` of evaluations; those that do not exist or hold no systems are left out.
+
+    Returns:
+        Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
+        the best run, the CCC of each target, `metrics`, the means of others that are shown in brief, with their titles and digits,
+        and the partition that was scored, sorted by mean CCC; a system without one comes last.
+
+    Raises:
+        MissingFileError: if nothing was evaluated yet.
+        SettingError: if a file is damaged.
+    """
+    documents = [document for document in map(find_scores, files) if document is not None]
+    if not documents:
+        raise MissingFileError(f"No systems in '{files[0]}', or no such file. Run 'evaluate-fusion' first.")
+    rows = [
+        {**_row(name, scores["ccc"]), "metrics": _others(scores, document), "partition": document.partition}
+        for document in documents
+        for name, scores in document.systems.items()
+    ]
+    rows.sort(key=lambda row: (isnan(row["ccc"]), -row["ccc"] if not isnan(row["ccc"]) else 0.0, row["system"]))
+    return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
+
+
+def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
+    targets = [target for target in ccc if target != "mean"]
+    means = [_number(ccc[target], "mean") for target in targets]
+    total = ccc["mean"] if "mean" in ccc else {"mean": sum(means) / len(means)}
+    figures = {key: _number(total, key) for key in ("std", "low", "high", "best")}
+    each = {f"ccc_{target}": value for target, value in zip(targets, means, strict=True)}
+    return {"system": name, "ccc": _number(total, "mean"), **figures, **each}
+
+
+def _others(scores: Mapping[str, Mapping[str, Figures]], document: ScoresDocument) -> dict[str, Any]:
+    """Metrics that stand beside the CCC: title, digits, and mean over targets and runs."""
+    return {
+        name: {"title": metric.title, "digits": metric.digits, "mean": _number(scores[name]["mean"], "mean")}
+        for name, metric in (document.metrics or {}).items()
+        if metric.brief and name != "ccc"
+    }
+
+
+def _number(figures: Figures, key: str) -> float:
+    value = figures.get(key)
+    return nan if value is None else float(value)
+
+
+def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows as a person reads them."""
+    targets = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
+    others = {name: metric["title"] for row in rows for name, metric in row["metrics"].items()}
+    return [
+        {
+            "#": str(row["rank"]),
+            "system": row["system"],
+            "CCC": spread({"mean": row["ccc"], "std": row["std"]}),
+            "interval": interval(row),
+            "best": figure(row["best"]),
+            **{key.removeprefix("ccc_"): figure(row[key]) if key in row else "" for key in targets},
+            **{title: _cell(row["metrics"].get(name)) for name, title in others.items()},
+            "partition": row["partition"],
+        }
+        for row in rows
+    ]
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    return "" if metric is None else figure(metric["mean"], metric["digits"])

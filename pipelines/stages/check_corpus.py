@@ -1,0 +1,257 @@
+"""Command `corpus check`: every fault of a corpus at once, and what it holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.corpus.manifest import PARTITIONS, Manifest, Trial
+from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError, plain_error
+from cache.names import config_of, load_named
+from cache.settings import as_settings
+from extract.corpora import CORPORA
+from extract.corpora.reading import CorpusFaults, list_crops, of_trial
+from extract.faces.crop_files import FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
+from extract.faces.crops import CropReader
+from extract.media.audio import load_audio
+from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
+from extract.media.video import read_frames
+from extract.words.transcripts import read_words
+from pipelines.console.console import progress
+from pipelines.console.escaping import printable
+from pipelines.project.params import CorpusParams
+
+_LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
+
+
+@dataclass(frozen=True)
+class CorpusCheck:
+    """What was found.
+
+    Attributes:
+        corpus: name of the reader.
+        faults: what must be mended, one sentence each.
+        notes: what should be known, as warned by the reader.
+        rows: counts, one row per partition and one for all.
+    """
+
+    corpus: str
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"corpus": self.corpus, "faults": self.faults, "notes": self.notes, "partitions": self.rows}
+
+    def message(self, root: Path) -> str:
+        """All faults, as an error says them."""
+        listed = "\n- ".join(printable(fault, keep="") for fault in self.faults)
+        count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
+        return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nMend them and check it again."
+
+
+def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None, decode: bool = False) -> CorpusCheck:
+    """Read a corpus folder and all that its trials name.
+
+    Args:
+        root: the folder.
+        name: of a corpus; "" takes that of the parameters if they are about this folder, else recognises it.
+        params: section `corpus` of params.yaml, if there is one.
+        decode: whether every crop, picture and sound is decoded too, which takes hours for a large corpus.
+
+    Raises:
+        UnknownNameError: if there is no such corpus.
+        SettingError: if the folder looks like no corpus, or like several.
+        MissingFileError: if the folder is not there or lacks what makes it that corpus.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"No corpus folder '{root}'. Check the path.")
+    about_this = params is not None and bool(params.root) and Path(params.root).expanduser().resolve() == root.resolve()
+    if not name:
+        name = params.name if params is not None and about_this else recognise(root)
+    kind = load_named("corpus", CORPORA, name)
+    settings = params.settings if params is not None and about_this and params.name == name else {}
+    corpus = kind(as_settings(config_of(CORPORA[name]), settings, f"corpus '{name}'"))
+    with _warnings() as notes:
+        try:
+            manifest, faults = corpus.read(root), []
+        except CorpusFaults as error:
+            manifest, faults = error.manifest, list(error.faults)
+    crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
+    if decode:
+        faults += _decode_all(manifest, frozenset(faults))
+    return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, crops)))
+
+
+def recognise(root: Path) -> str:
+    """Name of the corpus that a folder looks like.
+
+    Raises:
+        SettingError: if it looks like none, or like several.
+    """
+    names = [name for name in CORPORA if load_named("corpus", CORPORA, name).recognises(root)]
+    if len(names) != 1:
+        seen = f"like {' and '.join(names)}" if names else "like no corpus"
+        raise SettingError(
+            f"Folder '{root}' looks {seen}; expected one of {', '.join(CORPORA)}. Name it with --corpus."
+        )
+    return names[0]
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Warnings of the readers, gathered instead of shown."""
+    texts: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("extract.corpora")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | None:
+    """(T,) bool, which frames have a crop, or None for a trial without crops; media that cannot be read are faults."""
+    present = None
+    for kind in trial.media:
+        path = manifest.root / trial.media[kind]  # not resolved, so that faults read as those of the reader
+        try:
+            if not path.exists():
+                faults.append(f"trial '{trial.id}': no {kind} '{path}'")
+            elif kind == "words":
+                read_words(path)
+            elif kind == "crops":
+                present = np.zeros(trial.clock.num_frames, bool)
+                present[[number - 1 for number in list_crops(path) if number <= trial.clock.num_frames]] = True
+            elif kind == "face":
+                _check_picture(path)
+        except Exception as error:  # whatever library it is of
+            faults.append(of_trial(trial.id, plain_error(error)))
+    return present
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse a reference picture that cannot be decoded.
+
+    Raises:
+        MediaError: if it cannot.
+    """
+    try:
+        decode_picture(path.read_bytes())
+    except UNREADABLE as error:
+        raise MediaError(
+            f"Reference picture '{path}' cannot be read ({why_unreadable(error)}), expected a JPEG or PNG. Copy it again."
+        ) from error
+
+
+def _decode_all(manifest: Manifest, known: frozenset[str]) -> list[str]:
+    """What of the pictures and sounds of all trials cannot be decoded, other than is known."""
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress("decode", sum(trial.clock.num_frames for trial in manifest.trials)) as advance,
+    ):
+        faults = []
+        for trial, found in zip(
+            manifest.trials, pool.map(lambda trial: list(_decode(manifest, trial, known)), manifest.trials), strict=True
+        ):
+            faults += [of_trial(trial.id, fault) for fault in found]
+            advance(trial.clock.num_frames, trial.id)
+        return faults
+
+
+def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator[str]:
+    """Faults of one trial's media; what is not there is told elsewhere, and so is a video of a wrong length."""
+    media = {kind: path for kind in trial.media if (path := manifest.root / trial.media[kind]).exists()}
+    if "crops" in media:
+        yield from _decode_crops(media["crops"], trial)
+    start = f"Trial '{trial.id}' has "
+    wrong_length = any(fault.startswith(start) and " video frames;" in fault for fault in known)
+    try:
+        if "video" in media and not wrong_length:
+            deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
+        if "audio" in media:
+            load_audio(media["audio"])
+    except Exception as error:  # whatever library it is of
+        yield plain_error(error)
+
+
+def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
+    reads: list[Callable[[], object]]
+    try:
+        reader = CropReader(path, trial.clock, trial.id)
+        reads = [partial(reader.read, np.array([frame]), 1) for frame in reader.frames]
+    except ShapeError as error:  # of the numbers; the pictures may be damaged all the same
+        yield str(error)
+        files = open_crops(path)
+        reads = [partial(_decode_crop, path, files, at) for at in sorted(number_crops(files.names)[0].values())]
+    except AvFusionError as error:
+        yield str(error)
+        return
+    damaged = 0
+    for read in reads:
+        try:
+            read()
+        except AvFusionError as error:
+            damaged += 1
+            if damaged <= _LISTED_CROPS:
+                yield str(error)
+    if damaged > _LISTED_CROPS:
+        yield f"{damaged} of {len(reads)} crops of '{path}' are damaged, of which {_LISTED_CROPS} are named"
+
+
+def _decode_crop(path: Path, files: FolderFiles | ZipFiles, position: int) -> None:
+    """Refuse a crop that cannot be decoded.
+
+    Raises:
+        MediaError: if it cannot.
+    """
+    data = files.read(position)
+    try:
+        decode_picture(data)
+    except UNREADABLE as error:
+        raise damaged_crop(path, files.names[position], why_unreadable(error)) from error
+
+
+def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:
+    for partition in (*PARTITIONS, "", None):
+        trials = [trial for trial in manifest.trials if partition in (None, trial.partition)]
+        if trials or partition is None:
+            yield {"partition": {"": "none", None: "all"}.get(partition, partition), **_count_trials(trials, crops)}
+
+
+def _count_trials(trials: list[Trial], crops: dict[str, np.ndarray | None]) -> dict[str, int]:
+    """Trials, subjects and frames; of the frames those with labels, and with or without a crop."""
+    with_crops = [(trial, present) for trial in trials if (present := crops[trial.id]) is not None]
+    labelled = {trial.id: _labelled(trial) for trial in trials}
+    return {
+        "trials": len(trials),
+        "subjects": len({trial.subject for trial in trials}),
+        "frames": sum(trial.clock.num_frames for trial in trials),
+        "labelled_frames": sum(int(labelled[trial.id].sum()) for trial in trials),
+        "trials_with_crops": len(with_crops),
+        "crops": sum(int(present.sum()) for _, present in with_crops),
+        "missing_crops": sum(int((~present).sum()) for _, present in with_crops),
+        "labelled_without_crop": sum(int((labelled[trial.id] & ~present).sum()) for trial, present in with_crops),
+    }
+
+
+def _labelled(trial: Trial) -> np.ndarray:
+    """(T,) bool, which frames have a label of any target."""
+    if trial.labels is None:
+        return np.zeros(trial.clock.num_frames, bool)
+    return np.asarray(np.isfinite(trial.labels).any(axis=1))

@@ -1,0 +1,110 @@
+"""Recompute a sample of trials, in the precision that their recipe names, and compare them with what the store holds."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.places.folders import Where
+from cache.recipe import differences
+from cache.store.feature_sets import find_set
+from cache.store.receipt import Receipt, open_receipt
+from cache.store.store import FeatureStore
+from cache.store.verification import Finding
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.cropping import crops_folder
+from extract.engine.embedding import EngineOptions, extract_features
+from pipelines.project import paths
+from pipelines.project.params import Params
+
+TOLERANCE = 0.01
+"""Greatest difference allowed, as a share of the root mean square of the trial's embeddings.
+
+Batch size, threads and device change the last bits, so bytes are never compared.
+"""
+
+
+def check_against_source(
+    features: Where, params: Params, names: Sequence[str], number: int, seed: int = 0, device: str = "auto"
+) -> list[Finding]:
+    """Recompute some trials of each feature set from their media.
+
+    Args:
+        features: folder of all features.
+        params: the project's settings.
+        names: feature sets.
+        number: trials of each; all where there are fewer.
+        seed: of the choice.
+        device: to compute on.
+
+    Raises:
+        MissingFileError: if corpus or receipt are absent.
+        StoreError: if the store does not hold what its receipt names.
+    """
+    manifest = Manifest.load(paths.CORPUS)
+    config = params.crops
+    crops = crops_folder(paths.CROPS, config)
+    findings = []
+    for name, section in params.feature_sets(names).items():
+        backbone = load_backbone(section.backbone, section.weights, section.settings)
+        where = str(find_set(features, name).receipt)
+        store, receipt = open_receipt(where)
+        precision = str(receipt.spec.settings.get("precision", "fp32"))
+        asked = backbone.spec(section.dtype, precision, backbone.input.upstream(manifest, config))
+        if receipt.spec != asked:
+            text = f"params.yaml asks for other features than the receipt names ({differences(receipt.spec, asked)}); extract again"
+            findings.append(Finding(where, receipt.spec.fingerprint, "", text))
+            continue
+        trials = _sample(manifest, receipt, number, seed)
+        findings += recompute(
+            backbone, store, manifest, trials, crops, EngineOptions(device=device, precision=precision)
+        )
+    return findings
+
+
+def recompute(
+    backbone: Backbone,
+    store: FeatureStore,
+    manifest: Manifest,
+    trials: Sequence[Trial],
+    crops: Path | None,
+    options: EngineOptions,
+) -> list[Finding]:
+    """Compute trials anew, beside the store, and tell where it differs."""
+    findings = []
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.spec)
+        outcome = extract_features(backbone, fresh, manifest, trials, crops, options)
+        for trial in trials:
+            text = outcome.failures.get(trial.id) or _difference(store, fresh, trial.id)
+            if text:
+                findings.append(Finding(str(store.path), store.spec.fingerprint, trial.id, text))
+    return findings
+
+
+def _sample(manifest: Manifest, receipt: Receipt, number: int, seed: int) -> list[Trial]:
+    trials = [trial for trial in manifest.trials if trial.id in receipt.trials]
+    chosen = random.Random(seed).sample(range(len(trials)), min(number, len(trials)))
+    return [trials[i] for i in sorted(chosen)]
+
+
+def _difference(store: FeatureStore, fresh: FeatureStore, trial_id: str) -> str:
+    """How a stored trial differs from a fresh one, "" where it does not."""
+    if store.record(trial_id).source != fresh.record(trial_id).source:
+        return "its medium has changed since; extract again"
+    kept, made = store.read(trial_id, check=True), fresh.read(trial_id)
+    if not np.array_equal(kept.valid, made.valid):
+        return (
+            f"{int((kept.valid != made.valid).sum())} frames are valid in one and not in the other; extract with --redo"
+        )
+    ours, theirs = kept.embeddings.astype(np.float64), made.embeddings.astype(np.float64)
+    scale = float(np.sqrt(np.mean(theirs**2)))
+    worst = float(np.abs(ours - theirs).max())
+    if worst <= TOLERANCE * scale or worst == 0:
+        return ""
+    return f"differs from a fresh computation by {worst / scale:.2g} of its root mean square, allowed is {TOLERANCE}; extract with --redo"

@@ -1,0 +1,94 @@
+"""Stage `corpus`: generate or read a corpus and write its manifest."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import SettingError, StoreError
+from cache.names import config_of, encode_trial_id, load_named
+from cache.settings import as_settings
+from cache.store.locks import claim, holder, wait_for_any
+from extract.corpora import CORPORA
+from extract.corpora.contract import Corpus
+from pipelines.project import paths
+from pipelines.project.corpus_files import FILES, load_files, look, save_files
+from pipelines.project.params import CorpusParams
+
+_CLAIM = "build"
+_PATIENCE_S = 3600.0  # how long to wait for another process that builds the corpus
+
+
+def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
+    """Write the manifest of the corpus into `folder`; a corpus that can be generated is, into `folder/media`, unless `root` is set.
+
+    One process builds at a time; who waited for another one takes over what that has built of the same settings and files.
+
+    Raises:
+        UnknownNameError: if there is no such corpus.
+        SettingError: if a setting is wrong or the corpus needs a folder and has none.
+        CorpusError: with all faults of the corpus at once.
+        StoreError: if another process builds and does not end within an hour.
+    """
+    kind = load_named("corpus", CORPORA, params.name)
+    corpus: Corpus = kind(as_settings(config_of(CORPORA[params.name]), params.settings, f"corpus '{params.name}'"))
+    if not params.root and not corpus.generated:
+        raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
+    with _claimed(folder) as waited:
+        files = look(params)  # before reading: what changes meanwhile is told as changed
+        known = load_files(folder / FILES) if waited else None
+        if known is not None and known.is_of(params) and known.files == files:
+            return Manifest.load(folder)
+        root = Path(params.root).expanduser() if params.root else folder / "media"
+        if not params.root:
+            corpus.generate(root)
+        manifest = corpus.read(root)
+        manifest = add_transcripts(replace(manifest, root=Path(params.root or root)))
+        manifest.save(folder)
+        save_files(params, files, folder / FILES)
+    return manifest
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Be the only process that builds into a folder; whether that took waiting.
+
+    Raises:
+        StoreError: if another process does not end.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):  # nothing can be changed there, and nothing need be if all is as it was
+        yield False
+        return
+    taken = claim(folder, _CLAIM)
+    if waited := taken is None:
+        warnings.warn(f"Waiting for another process that builds the corpus, {holder(folder, _CLAIM)}.", stacklevel=4)
+    while taken is None:
+        if not wait_for_any(folder, [_CLAIM], _PATIENCE_S):
+            raise StoreError(f"The corpus in '{folder}' is {holder(folder, _CLAIM) or 'still taken'}. Then run again.")
+        taken = claim(folder, _CLAIM)
+    with taken:
+        yield waited
+
+
+def transcript_path(trial: Trial) -> Path:
+    """Where the recognised words of a trial lie."""
+    return paths.WORDS / f"{encode_trial_id(trial.id)}.json"
+
+
+def add_transcripts(manifest: Manifest) -> Manifest:
+    """The manifest with recognised transcripts for the trials that have no words of their own."""
+    paths.leave_folder(paths.WORDS)
+    trials = []
+    for trial in manifest.trials:
+        transcript = transcript_path(trial)
+        if "words" not in trial.media and transcript.is_file():
+            place = Path(os.path.relpath(transcript, manifest.root.expanduser())).as_posix()
+            trial = replace(trial, media={**trial.media, "words": place})
+        trials.append(trial)
+    return replace(manifest, trials=tuple(trials))

@@ -1,0 +1,63 @@
+"""Stage `plan`, which every `dvc repro` runs: what the other stages depend on beside their code and each other.
+
+DVC itself knows files and whole sections of params.yaml. Here stands, a small file each, what changes a stage and
+nothing else: the sections that may be absent, which feature sets any system reads, how and by which backbone each is
+made, and what lies in the corpus's folder. Of a backbone's code only its own file counts, and `extract/inputs` in dvc.yaml:
+features are made again where a number in them is raised, and other code changes none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cache.documents.documents import write_file
+from cache.names import source_of
+from cache.places.folders import LocalFolder, Where, open_folder
+from cache.store.feature_sets import locate_set
+from cache.store.receipt import save_unread
+from extract.backbones import BACKBONES
+from pipelines.console.console import note
+from pipelines.project import paths
+from pipelines.project.code_digest import digest_file
+from pipelines.project.corpus_files import look_again
+from pipelines.project.params import Params
+
+
+def plan_stages(params: Params) -> None:
+    """Write `work/plan` and `work/corpus-files.json`; files whose content stays are not touched."""
+    look_again(params.corpus, paths.CORPUS_FILES)
+    documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
+    documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
+    for name, section in params.extract.items():
+        code = digest_file(source_of(BACKBONES[section.backbone]))
+        documents[f"extract/{name}"] = {"read": is_read(params, name), "settings": asdict(section), "code": code}
+    files = {paths.PLAN / f"{name}.json": document for name, document in documents.items()}
+    for path in set(paths.PLAN.rglob("*.json")) - files.keys():
+        path.unlink()
+    for path, document in files.items():
+        write_file(path, (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode())
+
+
+def is_read(params: Params, name: str) -> bool:
+    """Whether a system of params.yaml reads a feature set."""
+    systems = [*params.fusion.systems.values(), *(params.matrix.systems.values() if params.matrix else ())]
+    return any(name in system.modalities.values() for system in systems)
+
+
+def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:
+    """The feature sets that a system reads; the others get a receipt that says so, whatever their store holds."""
+    read = []
+    for name in params.feature_sets(names):
+        if is_read(params, name):
+            read.append(name)
+            continue
+        note(f"No system of params.yaml reads '{name}': it is not extracted.")
+        place = locate_set(features, name)
+        save_unread(place.receipt)
+        store = open_folder(place.store)
+        if isinstance(store, LocalFolder):
+            paths.leave_folder(store.path)
+    return tuple(read)

@@ -1,0 +1,348 @@
+"""Stage `train`: every system of `params.yaml`, once per fold and seed, on cached features."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
+from cache.corpus.manifest import PARTITIONS, Manifest
+from cache.documents.documents import write_file
+from cache.errors import AvFusionError, MissingFileError, SettingError
+from cache.names import require_known
+from cache.places.folders import Where, is_file
+from cache.settings import expected_one_of
+from cache.store.feature_sets import find_set, list_sets
+from cache.store.receipt import open_receipt
+from cache.store.store import FeatureStore
+from pipelines.console.console import note, progress, warn
+from pipelines.project import networks, paths
+from pipelines.project.corpus_files import load_corpus
+from pipelines.project.params import AUTO, FoldParams, FusionParams, SystemParams
+from pipelines.project.runs import Digests, Job, Row, best_epoch, find_run, read_history, saved_runs
+from pipelines.stages.jobs import available_cores, run_jobs
+
+if TYPE_CHECKING:
+    from fusion.bank.bank import Bank
+    from fusion.settings import TrainConfig
+    from fusion.training.fitting import EpochRecord
+    from fusion.training.trainer import TrainResult
+
+
+def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
+    """The folds that are trained.
+
+    Raises:
+        SettingError: if there is no fold of this number.
+        AvFusionError: whatever dividing the corpus or reading a file of folds refuses.
+    """
+    if params.path:
+        folds = load_folds(Path(params.path), manifest)
+    else:
+        folds = make_folds(manifest, params.kind, params.count, params.seed, params.disjoint)
+    if not -1 <= params.number < len(folds):
+        raise SettingError(
+            f"fusion.folds.number is {params.number}, expected 0 to {len(folds) - 1}, or -1 for all. Change params.yaml."
+        )
+    return folds if params.number == -1 else (folds[params.number],)
+
+
+def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[int]]:
+    """Partition → numbers of the folds that have no labelled trial in it."""
+    labelled = {trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).any()}
+    return {name: [fold.index for fold in folds if labelled.isdisjoint(fold.part(name))] for name in PARTITIONS}
+
+
+def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
+    """What is wrong with evaluating on a partition that some folds lack, and what to set instead."""
+    which, present = lacking[partition], [name for name, folds in lacking.items() if not folds]
+    return (
+        f"evaluate.partition is '{partition}', but fold{'s' * (len(which) > 1)} {', '.join(map(str, which))} "
+        f"{'have' if len(which) > 1 else 'has'} no labelled trial in it; all have some in {' and '.join(present) or 'no partition'}. "
+        f"Set it to {' or '.join([AUTO, *present])} in params.yaml."
+    )
+
+
+def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
+    """The stores of a system's modalities, checked against their receipts and the manifest.
+
+    Args:
+        features: folder or URL of all features.
+        modalities: the system's name for a modality → feature set.
+        manifest: of the corpus.
+
+    Raises:
+        MissingFileError: if there is no such feature set, or a trial of the manifest is missing.
+        FingerprintError: if a store does not hold what its receipt says.
+    """
+    stores = {}
+    for modality, name in modalities.items():
+        path = find_set(features, name).receipt
+        if not is_file(path):
+            expected = expected_one_of(name, sorted({found.name for found in list_sets(features)}))
+            raise MissingFileError(
+                f"Modality '{modality}' of a system reads feature set '{name}', which is not there (no '{path}'); "
+                f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it under "
+                "this name."
+            )
+        store, receipt = open_receipt(path)
+        absent = [trial.id for trial in manifest.trials if trial.id not in receipt.trials]
+        if absent:
+            raise MissingFileError(
+                f"{len(absent)} of {len(manifest.trials)} trials are not in receipt '{path}' (first: '{absent[0]}'). "
+                f"Run 'extract-features --backbone {name}'."
+            )
+        stores[modality] = store
+    return stores
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads, at least one, for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train_systems(
+    params: FusionParams,
+    only: Sequence[str] = (),
+    outputs: paths.Outputs = paths.PROJECT,
+    features: Where = paths.FEATURES,
+    redo: bool = False,
+    partition: str = AUTO,
+) -> list[Row]:
+    """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
+
+    A network that was made of just the same settings, features, labels and code is kept (`pipelines.project.networks`), whichever
+    settings were used since; several trainings at once share the work. Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
+
+    Args:
+        params: section `fusion`.
+        only: names of the systems to train; all by default.
+        outputs: where checkpoints and history go.
+        features: folder or URL of all features.
+        redo: train anew what is there already.
+        partition: that the systems will be scored on; a warning tells before training if folds lack it.
+
+    Returns:
+        One row per network: system, fold, seed, targets, best epoch and its validation CCC.
+
+    Raises:
+        UnknownNameError: if a system of `only` is not in `params.yaml`.
+        AvFusionError: whatever loading or training refuses.
+    """
+    for name in only:
+        require_known("system in section 'fusion' of params.yaml", name, params.systems)
+    if not params.seeds or not params.systems:
+        raise SettingError(
+            "Section 'fusion' of params.yaml names no seeds or no systems; expected at least one of each."
+        )
+    manifest = load_corpus()
+    folds = choose_folds(params.folds, manifest)
+    lacking = find_lacking(folds, manifest)
+    if lacking.get(partition):
+        warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will refuse.")
+    systems = {name: params.systems[name] for name in (only or params.systems)}
+    configs = {
+        name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
+        for name, system in systems.items()
+    }
+    jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
+    rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
+    _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
+    save_folds(folds, outputs.models / "folds.json", manifest)
+    _write_history(outputs.history, _gather_history(params, outputs.models))
+    shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
+    return [{key: row.get(key, "") for key in shown} for row in rows]
+
+
+def train_jobs(
+    jobs: Sequence[Job], params: FusionParams, manifest: Manifest, models: Path, features: Where, redo: bool
+) -> list[Row]:
+    """Train the networks that are not there yet, or all; the epoch that each one kept, in the order of the jobs."""
+    digest = Digests(params, manifest, functools.partial(open_stores, features, manifest=manifest))
+    jobs = [replace(job, digest=digest(job)) for job in jobs]
+    missing = [job for job in jobs if redo or not _is_there(job, models)]
+    if len(missing) < len(jobs):
+        note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them again.")
+    if missing:
+        networks.take_over(models)
+        with progress("training", sum(job.config.epochs for job in missing)) as advance:
+            make = functools.partial(Runner, params, manifest, features, redo)
+            while missing:
+                done = run_jobs(missing, make, params.workers, make(advance))
+                missing = [job for job, trained in zip(missing, done, strict=True) if not trained]
+                if missing:
+                    networks.wait_for([job.digest for job in missing])
+    for job in jobs:
+        _name_network(job, models)
+    return [{**best_epoch(read_history(job.folder(models))), "system": job.name} for job in jobs]
+
+
+def _is_there(job: Job, models: Path) -> bool:
+    """Whether a job's network is kept, or its run's folder holds a copy, as after `dvc pull`."""
+    return networks.is_kept(job.digest) or find_run(job.folder(models), job.digest) is not None
+
+
+def _name_network(job: Job, models: Path) -> None:
+    """Let the folder of a run hold the network of its job."""
+    folder = job.folder(models)
+    if networks.is_named(job.digest, folder) or find_run(folder, job.digest) is not None:
+        return
+    if job.config.per_target:
+        for path in folder.parent.glob("*.*"):  # what a network for all targets left
+            path.unlink(missing_ok=True)
+    networks.name(job.digest, folder)
+
+
+def _are_saved(folds: Sequence[Fold], models: Path, manifest: Manifest) -> bool:
+    """Whether these are the folds that all runs beside them were trained on."""
+    try:
+        return tuple(load_folds(models / "folds.json", manifest)) == tuple(folds)
+    except AvFusionError:
+        return False
+
+
+def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, same_folds: bool) -> None:
+    """Drop systems that are no more or of other folds, and what else the trained ones' folders hold, once all networks are saved."""
+    needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
+    trained = {job.name for job in jobs}
+    kept = params.systems if same_folds else trained
+    gone = [path for path in models.iterdir() if path.is_dir() and path.name not in kept]
+    for name in trained:
+        for pattern in ("*", "*/*", "*/*/*"):
+            gone += [path for path in (models / name).glob(pattern) if path.is_dir() and path not in needed]
+    if gone:
+        networks.take_over(models)
+    for folder in gone:
+        if folder.exists():  # else it went with the one that it lay in
+            shutil.rmtree(folder)
+
+
+def _gather_history(params: FusionParams, models: Path) -> list[Row]:
+    """Every epoch of every saved run, system after system."""
+    rows = (
+        (name, row) for name in params.systems for folder in saved_runs(models, name) for row in read_history(folder)
+    )
+    return [{**row, "system": name} for name, row in rows]  # systems of the same settings share a network
+
+
+def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
+    """All trials of a system's modalities."""
+    from extract.engine.devices import choose_device
+    from fusion.bank.bank import Bank
+
+    stores = open_stores(features, system.modalities, manifest)
+    trial_ids = [trial.id for trial in manifest.trials]
+    device, busy = str(choose_device(params.device)), params.workers * params.threads
+    return Bank.from_stores(stores, manifest, trial_ids, device, params.bank.memory_gb, ahead=busy < available_cores())
+
+
+def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, features: Where) -> Bank:
+    """The bank in the principal components of the fold's training trials, where the system asks for them."""
+    if not system.pca:
+        return bank
+    from fusion.bank.projection import fit_projections
+
+    stores = open_stores(features, system.modalities, manifest)
+    return bank.projected(fit_projections(stores, fold.train, system.pca))
+
+
+class Runner:
+    """Trains and saves one network after the other; keeps the bank as long as the system and the fold stay the same."""
+
+    def __init__(
+        self,
+        params: FusionParams,
+        manifest: Manifest,
+        features: Where,
+        redo: bool = False,
+        advance: Callable[[int, str], None] | None = None,
+    ) -> None:
+        from extract.engine.devices import keep_big_buffers
+
+        keep_big_buffers()  # a step of a small model is 1.4 times as fast
+        self._params, self._manifest, self._features, self._redo = params, manifest, features, redo
+        self._advance = advance or (lambda steps, note: None)
+        self._bank: tuple[str, Bank] | None = None
+        self._reduced: tuple[str, Fold, Bank] | None = None
+
+    def __call__(self, job: Job) -> bool:
+        """Have one network trained and kept; false where another process is at it."""
+        with networks.claimed(job.digest) as ours:
+            if not ours:
+                return False
+            if self._redo or not networks.is_kept(job.digest):  # another process may have just finished it
+                with torch_threads(self._params.threads):
+                    _train_one(job, self.choose_bank(job), self._advance)
+            return True
+
+    def choose_bank(self, job: Job) -> Bank:
+        """The bank of a job's system, in the principal components of its fold where it asks for them."""
+        if self._bank is None or self._bank[0] != job.name:
+            self._bank = job.name, load_bank(job.system, self._manifest, self._params, self._features)
+        if self._reduced is None or self._reduced[:2] != (job.name, job.fold):
+            reduced = _reduce(self._bank[1], job.system, self._manifest, job.fold, self._features)
+            self._reduced = job.name, job.fold, reduced
+        return self._reduced[2]
+
+
+def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> None:
+    from fusion.training.trainer import train
+
+    config, fold = job.config, job.fold
+
+    def tell(record: EpochRecord) -> None:
+        advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
+
+    result = train(bank, fold, job.system.model, job.system.settings, config, tell)
+    networks.keep(job.digest, result.checkpoint, _history_rows(job.name, job.fold, job.config, result))
+    advance(config.epochs - len(result.history), job.name)
+
+
+def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "system": name,
+            "fold": fold.index,
+            "seed": config.seed,
+            "targets": "+".join(config.targets),
+            "epoch": record.epoch,
+            "stage": record.stage,
+            "lr": record.lr,
+            "loss": record.loss,
+            **{f"ccc_{target}": value for target, value in record.validation.items()},
+            "ccc": record.score,
+        }
+        for record in result.history
+    ]
+
+
+def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Every column of CCC in the rows, the mean last."""
+    names = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
+    return [*names, "ccc"]
+
+
+def _write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    columns = ["system", "fold", "seed", "targets", "epoch", "stage", "lr", "loss", *_ccc_columns(rows)]
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())

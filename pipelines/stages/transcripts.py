@@ -1,0 +1,148 @@
+"""Recognise what is said: transcripts for trials, or loose files, that come without words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import AvFusionError, CorpusError
+from cache.names import encode_trial_id
+from extract.corpora.file_names import FolderIndex, require_text
+from extract.corpora.reading import TRANSCRIPTS, find_transcript
+from extract.engine.claim_queue import ClaimQueue
+from extract.engine.outcome import Outcome
+from extract.speech.punctuation import open_restorer
+from extract.speech.recognition import open_recogniser, transcribe
+from pipelines.console.console import progress
+from pipelines.project import paths
+from pipelines.project.loose_media import by_name
+from pipelines.stages.corpus import add_transcripts, transcript_path
+
+FAILURES = "words.failures.txt"
+"""List of failed files among transcripts; with `.json` it could be the transcript of a recording of that name."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What to transcribe: the project's trials without words, and loose files, are worked through alike.
+
+    Attributes:
+        folder: of the transcripts.
+        places: id → recording, and the transcript to write in the folder.
+        kept: ids of those that have a transcript of another kind.
+        failures: id → why one cannot be transcribed.
+        corpus: whose manifest then names the transcripts, None for loose files.
+    """
+
+    folder: Path
+    places: dict[str, tuple[Path, Path]]
+    kept: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    corpus: Manifest | None = None
+
+
+def find_project() -> Recordings:
+    """Every trial of the project's corpus that has sound but no words of its own, with its transcript under `work/words`."""
+    manifest = Manifest.load(paths.CORPUS)
+    lacking = [trial for trial in manifest.trials if "audio" in trial.media and not _has_own_words(manifest, trial)]
+    places = {trial.id: (manifest.path(trial, "audio"), transcript_path(trial)) for trial in lacking}
+    return Recordings(paths.WORDS, places, corpus=manifest)
+
+
+def _has_own_words(manifest: Manifest, trial: Trial) -> bool:
+    return "words" in trial.media and manifest.path(trial, "words") != transcript_path(trial).resolve()
+
+
+def find_loose(media: Sequence[Path], out: Path, redo: bool = False) -> Recordings:
+    """Loose files, with `out/<name>.json`; those with a transcript of their name there, of any kind, are kept.
+
+    Args:
+        media: the files.
+        out: folder for the transcripts.
+        redo: whether `<name>.json` is to be written again; a file that has a transcript of another kind fails.
+
+    Raises:
+        CorpusError: if two files have the same name.
+    """
+    found = Recordings(out, {})
+    present = FolderIndex(out)
+    for name, path in by_name(media).items():
+        transcript = out / f"{name}.json"
+        try:
+            require_text(path)
+            encode_trial_id(name)
+            if redo:
+                _refuse_other_kinds(present, transcript)
+            if find_transcript(present, name) is None or redo:
+                found.places[name] = (path, transcript)
+            else:
+                found.kept.append(name)
+        except AvFusionError as error:
+            found.failures[name] = str(error)
+    return found
+
+
+def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
+    """Refuse to write a transcript beside one of another kind: a recording with two has no words.
+
+    Raises:
+        CorpusError: naming those that are there.
+    """
+    places = present.find(transcript.name.removesuffix(".json"), TRANSCRIPTS)
+    others = " and ".join(f"'{path}'" for path in places if path != transcript)
+    if others:
+        raise CorpusError(
+            f"There is {others} already; expected no transcript of another kind beside '{transcript}', since one of two "
+            "cannot be chosen. Remove or rename it, give another folder with --out, or keep it: run without --redo."
+        )
+
+
+def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
+    """Recognise recordings that have no transcript yet, or all; transcripts that exist are kept.
+
+    Several processes may do this at once: they share the work. The models are opened if there is any.
+
+    Args:
+        recordings: what to transcribe.
+        recogniser: see `extract.speech.recognition.open_recogniser`.
+        punctuation: model that restores punctuation, "" for none.
+        redo: whether to recognise again what is finished.
+
+    Returns:
+        What was recognised, kept or failed.
+
+    Raises:
+        AvFusionError: if the recogniser or the punctuation model cannot be opened.
+    """
+    outcome, places = Outcome(kept=list(recordings.kept), failures=dict(recordings.failures)), recordings.places
+
+    def is_finished(trial_id: str) -> bool:
+        return not redo and places[trial_id][1].is_file()
+
+    if all(map(is_finished, places)):
+        outcome.kept += places
+    else:
+        hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
+        made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
+
+        def make(trial_id: str) -> None:
+            transcribe(*places[trial_id], hear, restorer, made_by)
+
+        with progress("words", len(places)) as advance:
+            queue = ClaimQueue(recordings.folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
+            queue.work(list(places), is_finished, make)
+    if recordings.corpus is not None:
+        add_transcripts(recordings.corpus).save(paths.CORPUS)
+    return outcome
+
+
+def _model_name(wanted: str) -> str:
+    """A recogniser or a model without the folders that differ between machines.
+
+    >>> _model_name("vosk:~/models/vosk-model-en-us-0.22/")
+    'vosk:vosk-model-en-us-0.22'
+    """
+    kind, colon, place = wanted.partition(":")
+    return f"{kind}:{Path(place).name}" if colon else Path(kind).name if Path(kind).exists() else kind

@@ -1,0 +1,164 @@
+"""Progress on a terminal and its silence elsewhere, the one sentence of an error, and the list of commands."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Callable, Iterator
+
+import click
+import numpy as np
+import pytest
+import rich.console
+import torch
+from click.testing import CliRunner, Result
+
+from pipelines.cli.commands import avfusion
+from pipelines.console.console import guarded, progress
+
+
+class Clock:
+    """Stands in for the clock by which the bar measures."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> io.StringIO:
+    """What is written to a terminal of 120 columns in the place of stderr."""
+    shown = io.StringIO()
+    make = rich.console.Console
+
+    def console(*, stderr: bool) -> rich.console.Console:
+        assert stderr, "progress belongs on stderr, stdout is for results"
+        return make(
+            file=shown, force_terminal=True, width=120, color_system=None, legacy_windows=False, get_time=clock,
+            _environ={"TERM": "xterm"},
+        )  # fmt: skip
+
+    monkeypatch.setattr(rich.console, "Console", console)
+    return shown
+
+
+def last_line(shown: io.StringIO) -> str:
+    """The newest state of the bar, without the codes that move the cursor."""
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()).replace("\r", "\n").split("\n")
+    return next(line for line in reversed(lines) if line.strip())
+
+
+def test_a_terminal_shows_title_count_rate_and_time_left(
+    terminal: io.StringIO, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("mobilefacenet", 10_000) as advance:
+        for note in ("P1", "P2", "P3"):
+            clock.now_s += 2
+            advance(2500, note)
+    shown = last_line(terminal)
+    assert re.fullmatch(r"mobilefacenet [━╸╺ ]+ +7500/10000 1,250/s 0:00:06 left 0:00:02 P3 *", shown), shown
+    assert terminal.getvalue().endswith("\x1b[2K"), "the bar stays when it is done"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_titles_and_notes_are_escaped_and_are_no_markup(terminal: io.StringIO, clock: Clock) -> None:
+    with progress("[red]a\x1b[5m", 30) as advance:
+        clock.now_s += 2
+        advance(10, "[bold]b\n\u202e")
+    shown = last_line(terminal)
+    assert shown.startswith(r"[red]a\x1b[5m ")
+    assert shown.rstrip().endswith(r"[bold]b\n\u202e")
+
+
+def test_before_the_first_steps_rate_and_time_left_are_open(terminal: io.StringIO) -> None:
+    with progress("crops", 30):
+        pass
+    shown = last_line(terminal)
+    assert re.fullmatch(r"crops [━╸╺ ]+ +0/30 +0:00:00 left -:--:-- *", shown), shown
+
+
+def test_it_is_silent_where_stderr_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    with progress("crops", 30) as advance:
+        advance(20, "P1")
+        advance(10, "P2")
+    assert capsys.readouterr() == ("", "")
+
+
+def run_with(error: Exception | Callable[[], object], *arguments: str) -> Result:
+    """A command that ends with this error."""
+
+    @click.command()
+    @guarded
+    def command() -> None:
+        if isinstance(error, Exception):
+            raise error
+        error()
+
+    return CliRunner().invoke(command, arguments)
+
+
+NO_MEMORY: dict[str, Exception | Callable[[], object]] = {
+    "Python": MemoryError(),
+    "numpy": lambda: np.zeros((10**14, 100)),
+    "torch": lambda: torch.empty(10**15),
+    "torch on Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 7 bytes."),
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    "CUDA launch": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported."),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "system": OSError(12, "Cannot allocate memory"),
+    "C++": RuntimeError("std::bad_alloc"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NO_MEMORY))
+def test_want_of_memory_is_one_sentence_with_a_remedy(name: str) -> None:
+    result = run_with(NO_MEMORY[name])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: There is not enough memory")
+    assert "Use a smaller --batch-size, fewer threads or workers, or shorter trials" in result.output
+    assert result.output.count("\n") == 1
+    assert not isinstance(run_with(NO_MEMORY[name], "--debug").exception, SystemExit)
+
+
+def test_a_file_that_ends_too_early_is_not_an_abort() -> None:
+    result = run_with(EOFError("No data left in file"))
+    assert (result.exit_code, "Aborted" in result.output) == (1, False)
+    assert "A file is empty or ends too early (No data left in file)" in result.output
+
+
+def test_faults_of_ours_keep_their_traceback() -> None:
+    assert isinstance(run_with(RuntimeError("Expected all tensors to be on the same device")).exception, RuntimeError)
+    assert isinstance(run_with(RecursionError("deep")).exception, RecursionError)
+
+
+def groups(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Group]]:
+    """Every group below a command, with the words that name it."""
+    if isinstance(command, click.Group):
+        yield path, command
+        for name, child in command.commands.items():
+            yield from groups((*path, name), child)
+
+
+GROUPS = dict(groups((), avfusion))
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: " ".join(path) or "avfusion")
+def test_the_list_of_commands_cuts_no_sentence(path: tuple[str, ...]) -> None:
+    lines = CliRunner().invoke(avfusion, [*path, "--help"], terminal_width=80).stdout.splitlines()
+    assert [line for line in lines if line.endswith("...") and not line.startswith("Usage:")] == []
+    assert max(map(len, lines)) <= 80
+    listed = " ".join(" ".join(lines[lines.index("Commands:") :]).split())
+    for name, command in GROUPS[path].commands.items():
+        first = " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+        assert (f"{name} {first}" in listed) is not command.hidden, name

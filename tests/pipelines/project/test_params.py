@@ -1,0 +1,200 @@
+"""`params.yaml` is checked when it is read, with every section that a name decides the type of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from cache.errors import SettingError, UnknownNameError
+from cache.names import config_of
+from extract.corpora import CORPORA
+from extract.faces.crops import CropConfig
+from fusion.settings import TrainConfig
+from pipelines.cli.reference import rows
+from pipelines.project.params import FusionParams, read_params
+
+Run = Callable[..., Result]
+RIGHT = "corpus: {}\nfusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}}}}\n"
+
+NAMED = (
+    "corpus: {{}}\nfusion: {{seeds: [0], systems: {{a: {{model: leader_follower, modalities: {{face: x, voice: y}}, "
+    "settings: {{{}}}}}, b: {{model: rnn, modalities: {{pose: z}}}}}}}}\n"
+)
+CROSSED = NAMED.format("n_cross_of: {face_to_visage: 2}").replace("leader_follower", "cross_modal_attention")
+
+
+def faults_of(folder: Path, text: str, matrix: str = "") -> dict[str, str]:
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    if matrix:
+        (folder / "matrix.yaml").write_text(matrix, encoding="utf-8")
+    with pytest.raises(SettingError) as caught:
+        read_params(folder / "params.yaml")
+    assert str(folder / "params.yaml") in str(caught.value)
+    assert "docs/params.md" in str(caught.value)
+    return caught.value.faults
+
+
+def test_every_fault_of_both_files_is_in_one_message(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        """
+corpus: {name: folder, settings: {seed: 7, fase: left}}
+crops: {sise: 3, quality: 101, faces: {every: a}}
+extract:
+  conv1d: {weights: random, dtype: float17, settings: {window: 3}}
+  facenett: {weights: random}
+  a b: {backbone: bert, weights: minilm}
+  mine: {backbone: facenett, weights: random}
+  bert: {weight: random, settings: {max_tokens: 1.5}}
+fusion:
+  seeds: [0, 0]
+  systems:
+    a: {model: rnnn, modalities: {audio: conv1d}, train: {hop: 20}}
+    b: {model: rnn, modalities: {}, settings: {d_modell: 32, d_hidden: 0}, train: {lr: fast, seed: 3}}
+    c/d: {model: late, modalities: {audio: conv1d}, settings: {d_model: 3}}
+  train: {epochs: 0, losss: batch}
+evaluate: {partition: tset}
+evalute: 3
+""",
+        "{seeds: [0], workers: 0, systems: {q: {model: tcn, modalities: {audio: x}, settings: {kernel: yes}}}}",
+    )
+    expected = {
+        "corpus.settings.seed": ["7", "unknown", "'demo'", "remove it"],
+        "corpus.settings.fase": ["'left'", "unknown", "'face'"],
+        "crops.sise": ["3", "unknown", "'size'"],
+        "crops.quality": ["101", "1 to 100"],
+        "crops.faces.every": ["'a'", "whole number"],
+        "extract.conv1d.dtype": ["'float17'", "float16, float32"],
+        "extract.conv1d.settings.window": ["3", "'window_s'"],
+        "extract.facenett": ["backbone", "'facenet'"],
+        "extract.a b": ["cannot name a folder"],
+        "extract.mine.backbone": ["'facenett'", "'facenet'"],
+        "extract.bert.weight": ["'random'", "'weights'"],
+        "extract.bert.weights": ["missing"],
+        "extract.bert.settings.max_tokens": ["1.5", "whole number"],
+        "fusion.seeds": ["[0, 0]", "once"],
+        "fusion.systems.a.model": ["'rnnn'", "'rnn'"],
+        "fusion.systems.a.train": ["20", "16"],
+        "fusion.systems.b.modalities": ["{}", "at least one"],
+        "fusion.systems.b.settings.d_modell": ["32", "'d_model'"],
+        "fusion.systems.b.settings.d_hidden": ["0", "1 to 65536"],
+        "fusion.systems.b.train.lr": ["'fast'", "a number"],
+        "fusion.systems.b.train.seed": ["3", "fusion.seeds"],
+        "fusion.systems.c/d": ["cannot name a folder"],
+        "fusion.systems.c/d.settings.d_model": ["3", "'rnn'", "remove it"],
+        "fusion.train.epochs": ["0", "1 to"],
+        "fusion.train.losss": ["'batch'", "'loss'"],
+        "evaluate.partition": ["'tset'", "'test'"],
+        "evalute": ["3", "'evaluate'"],
+        "matrix.workers": ["0", "1 to"],
+        "matrix.systems.q.settings.kernel": ["True", "whole number"],
+    }
+    assert faults.keys() == expected.keys()
+    for key, words in expected.items():
+        assert all(word in faults[key] for word in words), (key, faults[key])
+
+
+def test_systems_share_settings_of_modalities_that_not_all_have(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(NAMED.format("leader: face, channels_of: {pose: [8]}"), encoding="utf-8")
+    assert read_params(tmp_path / "params.yaml").fusion.systems["a"].settings.leader == "face"
+
+
+def test_sections_are_typed(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        """
+corpus: {settings: {num_trials: 4, min_s: 2}}
+crops: {size: 96}
+extract: {conv1d: {weights: random, settings: {window_s: 1}}, words: {backbone: bert, weights: random}}
+fusion:
+  seeds: [0]
+  train: {lr: 1e-3, window: 32}
+  systems:
+    a: {model: rnn, modalities: {audio: conv1d}}
+    b: {model: linear, modalities: {audio: conv1d}, settings: {spans: [1, 3]}, train: {window: 64, hop: 64}}
+""",
+        encoding="utf-8",
+    )
+    params = read_params(tmp_path / "params.yaml")
+    assert params.corpus.settings == config_of(CORPORA["demo"])(num_trials=4, min_s=2.0)
+    assert params.crops == CropConfig(size=96)
+    assert {name: found.backbone for name, found in params.extract.items()} == {"conv1d": "conv1d", "words": "bert"}
+    assert list(params.feature_sets(["words", "all"])) == ["words", "conv1d"]
+    with pytest.raises(UnknownNameError, match="'wrods'.*Did you mean 'words'"):
+        params.feature_sets(["wrods"])
+    assert (params.extract["conv1d"].settings.window_s, params.extract["words"].settings.max_tokens) == (1.0, 256)
+    assert params.fusion.train == params.fusion.systems["a"].train == TrainConfig(lr=1e-3, window=32)
+    assert params.fusion.systems["b"].train == TrainConfig(lr=1e-3, window=64, hop=64)
+    assert params.fusion.systems["b"].settings.spans == (1, 3)
+    assert params.matrix is None
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("7", "", ["7", "section"]),
+        ("corpus: {}\nfusion: 3", "fusion", ["3", "seeds, systems"]),
+        (RIGHT.replace("a:", "1:"), "fusion.systems.1", ["quotes"]),
+        (RIGHT.replace("rnn", "rnn, pca: 7"), "fusion.systems.a.pca", ["7", "whole number"]),
+        (RIGHT.replace("model: rnn", "model: [rnn]"), "fusion.systems.a.model", ["['rnn']", "text"]),
+        (RIGHT.replace("corpus: {}", "corpus: {name: dmeo}"), "corpus.name", ["'dmeo'", "'demo'"]),
+        (RIGHT.replace("corpus: {}", "corpus: {settings: }"), "corpus.settings", ["None", "seed"]),
+        (RIGHT.replace("corpus: {}", "corpus: {settings: {seed: 2020-01-02}}"), "corpus.settings.seed", ["2020, 1, 2"]),
+        (RIGHT + "matrix: {systems: {}}", "matrix.seeds", ["missing"]),
+        (RIGHT.replace("audio:", "my-audio:"), "fusion.systems.a.modalities.my-audio", ["word", "'_'"]),
+        (RIGHT.replace("rnn", "rnn, pca: {adio: 7}"), "fusion.systems.a.pca.adio", ["no modality", "'audio'"]),
+        (NAMED.format("leader: voise"), "fusion.systems.a.settings.leader", ["'voise'", "'voice'", "face, voice"]),
+        (NAMED.format("leader: pose"), "fusion.systems.a.settings.leader", ["'pose'", "face, voice"]),
+        (NAMED.format("channels_of: {fase: [8]}"), "fusion.systems.a.settings.channels_of.fase", ["'face'"]),
+        (NAMED.format("channels_of: {face: [0]}"), "fusion.systems.a.settings.channels_of.face", ["[0]", "1 to 65536"]),
+        (CROSSED, "fusion.systems.a.settings.n_cross_of.face_to_visage", ["face_to_voice"]),
+    ],
+)
+def test_single_faults(tmp_path: Path, text: str, key: str, words: list[str]) -> None:
+    faults = faults_of(tmp_path, text)
+    assert faults.keys() == {key}
+    assert all(word in faults[key] for word in words), faults
+
+
+@pytest.mark.parametrize("text", ["corpus: [1", "corpus: 2020-13-45", "\xff\xfe: {"])
+def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SettingError, match=r"params\.yaml' is no YAML"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_the_matrix_stands_in_one_place(tmp_path: Path) -> None:
+    (tmp_path / "matrix.yaml").write_text("{seeds: [0], systems: {}}", encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(RIGHT + "matrix: {seeds: [0], systems: {}}", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"matrix\.yaml'; expected one of them"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_right_files_import_nothing_for_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "extract.corpora.affwild2", None)
+    (tmp_path / "params.yaml").write_text(RIGHT, encoding="utf-8")
+    assert read_params(tmp_path / "params.yaml").fusion.seeds == [0]
+
+
+@pytest.mark.parametrize("command", [("plan",), ("corpus", "build"), ("corpus", "check", "mine"), ("train",)])
+def test_the_first_command_says_so(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "videos").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text(
+        "corpus: {name: folder, root: mine, settings: {seed: 7}}\n"
+        "fusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}, settings: {d_modell: 3}}}}\n",
+        encoding="utf-8",
+    )
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "It is a setting of 'demo': remove it." in result.stderr
+    assert "'fusion.systems.a.settings.d_modell' is 3" in result.stderr
+
+
+def test_defaults_are_listed() -> None:
+    assert {name: default for name, default, _ in rows(FusionParams)}["threads"] == "1"
