@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("cache", "extract", "fusion", "pipelines", "presets", "docs", "benchmarks", "examples")
+FOLDERS = ("cache", "extract", "fusion", "pipelines", "docs", "benchmarks", "examples")
 KEY = r"[A-Z][A-Za-z]+(?:19|20)\d\d[A-Za-z]*"
 ENTRIES = re.findall(rf"^@\w+{{({KEY}),", (ROOT / "docs/refs.bib").read_text(encoding="utf-8"), re.MULTILINE)
 

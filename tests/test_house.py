@@ -7,6 +7,7 @@ import doctest
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,44 @@ def test_imports_point_downwards(path: Path) -> None:
         assert library not in names or package in homes, f"{library} belongs to {homes}"
 
 
+def edges() -> dict[tuple[str, str], str]:
+    """(folder, folder) → an import that draws the arrow between them; lazy ones and those of types alone count."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    found = {}
+    for name, path in modules.items():
+        own = path.parent.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            wanted = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted = [each if each in modules else str(node.module) for each in whole]
+            for each in wanted:
+                other = modules[each].parent.relative_to(ROOT).as_posix() if each in modules else own
+                if other != own:
+                    found[own, other] = f"{name} imports {each}"
+    return found
+
+
+def test_arrows_between_folders_run_one_way() -> None:
+    arrows = edges()
+    left = {folder for arrow in arrows for folder in arrow}
+    while free := {folder for folder in left if not any(a == folder and b in left for a, b in arrows)}:
+        left -= free
+    assert not left, {why for (a, b), why in arrows.items() if a in left and b in left}
+
+
+def test_no_room_is_crowded() -> None:
+    """Fourteen modules at most, where a folder is not one of a table with a file for each entry."""
+    tables = {"extract/backbones", "extract/corpora", "fusion/models", "fusion/scores"}
+    rooms = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES if path.name != "__init__.py")
+    assert {room: count for room, count in rooms.items() if count > 14 and room not in tables} == {}
+
+
+def test_every_room_says_what_lives_there() -> None:
+    for folder in {path.parent for path in FILES}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+
+
 @pytest.mark.parametrize(
     "path", [path for path in FILES if ">>>" in path.read_text(encoding="utf-8")], ids=lambda path: path.name
 )
@@ -107,7 +146,7 @@ def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
     [(BACKBONES, "extract/backbones"), (MODELS, "fusion/models")],
 )
 def test_table_and_folder_agree(table: dict[str, str], folder: str) -> None:
-    files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "contract"}
     assert files == set(table)
     assert list(table) == sorted(table)
 

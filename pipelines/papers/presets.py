@@ -1,4 +1,4 @@
-"""The papers' settings and printed tables: data in `presets/`, typed and checked here."""
+"""The papers' settings and printed tables: data in `settings/` beside this file, typed and checked here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cache.settings import check_ranges, make_settings
 from pipelines.project.params import FeatureSetParams, FusionParams, read_typed
 from pipelines.project.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parents[2] / "presets"
+FOLDER = Path(__file__).parent / "settings"
 STATISTICS = ("best", "mean")
 ABSENT = ("", "-", "–")  # how the papers print a figure that they do not have
 

@@ -83,7 +83,7 @@ def _say_narrowed(paper: str, preset: Preset) -> str:
     count = len(preset.fusion.seeds)
     return (
         f"Demo corpus: the figures show that the command runs, and say nothing about the paper. Narrow models, few epochs, "
-        f"{count} seed{'s' * (count > 1)}{', ' * bool(swaps)}{swaps} (section 'demo' of presets/{paper}.yaml)."
+        f"{count} seed{'s' * (count > 1)}{', ' * bool(swaps)}{swaps} (section 'demo' of {paper}.yaml)."
     )
 
 

@@ -83,6 +83,6 @@ def test_other_versions_of_python_agree(version: str) -> None:
     if python is None:
         pytest.skip(f"there is no Python {version} here")
     program = "import pathlib, code_digest as c; print(c.digest_code(('fusion.models.rnn', 'fusion.training.trainer'), pathlib.Path('.')))"
-    environment = {"PYTHONPATH": str(ROOT / "pipelines"), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    environment = {"PYTHONPATH": str(ROOT / "pipelines" / "project"), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     done = subprocess.run([python, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == digests(ROOT)["rnn"], done.stderr
