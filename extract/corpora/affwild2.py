@@ -1,9 +1,9 @@
 """Aff-Wild2 with the annotations of any ABAW edition, valence-arousal track, from crops, videos or both.
 
-[Kollias2019]. Released under a signed agreement by its authors, never by us; point `corpus.root` at the
-folder that you unpacked everything into, in whatever order and depth. Row i of an annotation is frame i of the video and
-crop `i + 1`; crops are found by their number, never by their position. Crops that come with the corpus are used as they
-are; without them the faces are found in the videos.
+[Kollias2019]. The authors release it under a signed agreement; we never do. Point `corpus.root` at the folder that you
+unpacked everything into, in any order and depth. Row i of an annotation is frame i of the video and crop `i + 1`; crops
+are found by number, never by position. Crops that come with the corpus are used as they are; without them, faces are
+detected in the videos.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from extract.faces.tracking import FACES
 from extract.media.video import VideoInfo
 
 _OTHER = {"left": "right", "right": "left"}
-_FAR = 100_000  # frames, 55 minutes: a crop of a higher number that is also
-_SPARSE = 1_000  # times the number of crops is misnamed
+_FAR = 100_000  # frames, 55 minutes: a crop numbered above this, and above
+_SPARSE = 1_000  # times the number of crops, is misnamed
 _NAMED_RATE = re.compile(r"\d+-(\d+)-\d+x\d+(?:\D.*)?")
 
 _log = logging.getLogger(__name__)
@@ -60,16 +60,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """Where the parts are, if not under the root; paths are absolute or start at the root.
+    """Where the parts are, if not under the root; paths are absolute or relative to the root.
 
     Attributes:
         crops: folders of crops, in any order; empty: every folder named cropped_aligned….
         videos: folders of videos; empty: every folder named batch1, batch2, ….
         annotations: folder that holds Train_Set and Validation_Set; empty: that of the newest edition.
-        test_list: file that names the trials of the test partition; empty: found by its name.
-        use_crops: false to find the faces anew in the videos although there are crops.
-        rate: frames per second of trials without a video whose names tell none (crops need no rate, sound does).
-        face: whose face is followed in a video of which the trial's name tells no side: largest, centre, left or right.
+        test_list: file that lists the trials of the test partition; empty: found by its name.
+        use_crops: false to detect faces in the videos even where there are crops.
+        rate: frames per second of trials that have neither a video nor a rate in their name (sound needs it, crops do not).
+        face: whose face to follow where the trial's name gives no side: largest, centre, left or right.
     """
 
     crops: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class AffWild2(Corpus):
         transcripts: FolderIndex,
         faults: list[str],
     ) -> Trial | None:
-        """One trial as far as it is known, its faults added to the list; None where not even its length is."""
+        """Read one trial as far as possible and add its faults to the list; None if not even its length is known."""
 
         def fault(error: AvFusionError) -> None:
             faults.append(of_trial(item.name, error))
@@ -204,14 +204,14 @@ class AffWild2(Corpus):
         )
 
     def _clock(self, item: _Found, info: VideoInfo | None, num_rows: int, faults: list[str]) -> FrameClock | None:
-        """One tick per label row; without labels one per picture of the video, else up to the last crop."""
+        """One tick per label row; without labels, one per picture of the video, or else up to the last crop."""
         num_frames = num_rows or (info.num_frames if info is not None else 0)
         if not num_frames and item.last_crop > max(_FAR, _SPARSE * item.num_crops):
             faults.append(_far_crop(item))
             return None
         num_frames = num_frames or item.last_crop
         if not num_frames:
-            return None  # which is a fault already
+            return None  # already reported as a fault
         counts = [("video frames", info.num_frames, item.video)] if info is not None else []
         if item.last_crop > num_frames:
             counts.append(("numbered crops", item.last_crop, item.crops))
@@ -255,7 +255,7 @@ def _list_trials(root: Path, folders: Folders, faults: list[str]) -> dict[str, t
 
 
 def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]:
-    """Annotation files of all partitions; a fault where there are none."""
+    """List the annotation files of all partitions; having none is a fault."""
     found = []
     for inner in visible(folder):
         partition = PARTITION_FOLDERS.get(inner.name.lower().replace(" ", "_"))
@@ -285,10 +285,10 @@ def _read_test_list(path: Path, faults: list[str]) -> list[str]:
 def _identify(
     name: str, partition: str, annotation: Path | None, videos: Mapping[str, object], names: Mapping[str, object]
 ) -> _Found:
-    """Which video a trial belongs to and which of its faces it is.
+    """Find the video that a trial belongs to and which of its faces is meant.
 
-    A video of the trial's very name is its video. Otherwise the side at the END of the name is left out. Where only one of
-    two people has a side in the name, the trial without is the person on the other one.
+    A video with exactly the trial's name is its video. Otherwise a side at the END of the name is removed. Where only one
+    of two people has a side in the name, the trial without is the person on the other side.
     """
     video_name, face = (name, "largest") if name in videos else split_side(name)
     sides = [side for side in _OTHER if f"{name}_{side}" in names and f"{name}_{side}" not in videos]
@@ -304,7 +304,7 @@ def _find_media(
     videos: Mapping[str, Sequence[Path]],
     faults: list[str],
 ) -> None:
-    """Fill in video and crops of a trial, or add what is wrong with them to the faults."""
+    """Fill in video and crops of a trial, or add their faults to the list."""
     if folders.videos:
         several = videos.get(item.video_name, ())
         if len(several) != 1:
@@ -325,7 +325,7 @@ def _find_media(
 
 
 def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int, int]:
-    """Crops of this very name, the last number among them and how many; the same crops may lie in two folders."""
+    """Find the crops with this name, their last number and their count; the same crops may lie in two folders."""
     places = [place for index in folders if (place := find_crops(index, name)) is not None]
     numbers = [list_crops(place) for place in places]
     if not places:
@@ -340,23 +340,23 @@ def _find_crops(name: str, folders: Sequence[FolderIndex]) -> tuple[Path, int, i
 
 
 def _far_crop(item: _Found) -> str:
-    """Fault of a trial that would end with a crop that cannot be its last one."""
+    """Describe the fault of a trial whose last crop has an implausibly high number."""
     assert item.crops is not None
     names = open_crops(item.crops).names
     name = names[crop_numbers(item.crops, names)[item.last_crop]]
     return of_trial(
         item.name,
         f"crop '{name}' of '{item.crops}' would make it {item.last_crop} frames long, with {item.num_crops} crops in all; expected "
-        f"at most {_SPARSE} frames per crop where neither labels nor a video tell the length. Remove or rename '{name}', or add the video",
+        f"at most {_SPARSE} frames per crop where neither labels nor a video give the length. Remove or rename '{name}', or add the video",
     )
 
 
 def _report(trials: Sequence[Trial], with_videos: bool) -> None:
-    """Warn of what is no fault but should be known."""
+    """Warn about things that are not faults but worth knowing."""
     if trials and not with_videos:
         _log.warning(
-            "There are no videos: no sound; frame rates are those of the names or of the settings, and trials without labels "
-            "end with their last crop."
+            "There are no videos, so there is no sound; frame rates come from the names or the settings, and trials without "
+            "labels end with their last crop."
         )
     homes: dict[str, set[str]] = {}
     for trial in trials:

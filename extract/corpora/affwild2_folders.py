@@ -1,4 +1,4 @@
-"""Where the parts of Aff-Wild2 lie: every edition names and nests its folders in another way."""
+"""Find the parts of Aff-Wild2, because every edition names and nests its folders differently."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEST_LIST = re.compile(r"valence_arousal.*test_set.*\.txt", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Folders:
-    """What was found, each sorted by path.
+    """The folders found, each list sorted by path.
 
     Attributes:
         crops: folders with one folder (or zip) of crops per trial.
@@ -56,7 +56,7 @@ def find_folders(root: Path) -> Folders:
 
 
 def given_folders(root: Path, paths: Sequence[str]) -> tuple[Path, ...]:
-    """Folders or files named in settings, from the root or absolute, sorted, so that their order is of no account.
+    """Folders or files named in settings, absolute or relative to the root; sorted, so that their order has no effect.
 
     Raises:
         MissingFileError: if one does not exist.
@@ -69,7 +69,7 @@ def given_folders(root: Path, paths: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _sort_in(folder: Path, found: dict[str, list[Path]]) -> list[Path]:
-    """Note what the folders inside a folder are; returns those to search further."""
+    """Sort the folders inside a folder by kind; returns those to search further."""
     further = []
     for path in visible(folder):
         name = path.name.lower()
@@ -89,14 +89,14 @@ def _sort_in(folder: Path, found: dict[str, list[Path]]) -> list[Path]:
 
 
 def _crop_folders(path: Path) -> list[Path]:
-    """The folder itself, or those of its kind that it holds: archives unpack into a folder of their own name."""
+    """The folder itself, or the folders of its kind inside: archives unpack into a folder of the same name."""
     inner = [child for child in visible(path) if child.is_dir() and child.name.lower().startswith("cropped_aligned")]
     own = any(child not in inner for child in visible(path))
     return [place for child in inner for place in _crop_folders(child)] + [path] * (own or not inner)
 
 
 def _edition(path: Path) -> int:
-    """Number of the edition that a path names; 0 for those of 2020 and 2021, which name none."""
+    """Number of the edition in a path; 0 for those of 2020 and 2021, which have none."""
     numbers = [int(match[1]) for part in path.parts if (match := _EDITION.fullmatch(part))]
     return numbers[-1] if numbers else 0
 

@@ -1,4 +1,4 @@
-"""Annotation files of Aff-Wild2's kind: what a trial's name says, and one row of values per video frame."""
+"""Annotation files in the style of Aff-Wild2: sides in trial names, and one row of values per video frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def split_side(trial_id: str) -> tuple[str, str]:
-    """Name of a trial's video and which of its faces is meant; the side stands at the end of the name only.
+    """Split a trial's name into its video and the face that is meant; only a side at the end of the name counts.
 
     >>> split_side("10-60-1280x720_right"), split_side("video_left_3")
     (('10-60-1280x720', 'right'), ('video_left_3', 'largest'))
@@ -34,8 +34,8 @@ def split_side(trial_id: str) -> tuple[str, str]:
 def read_annotation(path: Path, columns: Sequence[str] = names_of(AFFECT)) -> NDArray[np.float32]:
     """Read one annotation file: a header, then one row per video frame, values in [-1, 1] or -5 for "not annotated".
 
-    A row counts as not annotated when any of its values is -5, as [Karas2022] does; rows where only some are, are
-    counted in a logged warning.
+    A row counts as not annotated when any of its values is -5, as in [Karas2022]; a logged warning counts the rows where
+    only some are.
 
     Args:
         path: the text file.
@@ -46,7 +46,7 @@ def read_annotation(path: Path, columns: Sequence[str] = names_of(AFFECT)) -> ND
 
     Raises:
         MissingFileError: if the file does not exist.
-        CorpusError: if it is no text in UTF-8.
+        CorpusError: if it is not UTF-8 text.
         RowFaults: if the header, a row or the length is wrong; names the file and every faulty line.
     """
     if not path.exists():
@@ -71,7 +71,7 @@ def read_annotation(path: Path, columns: Sequence[str] = names_of(AFFECT)) -> ND
             rows.append(values)
     if faults:
         more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        message = f"Annotation file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Mend the file."
+        message = f"Annotation file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Fix the file."
         raise RowFaults(message, max(0, len(lines) - 1))
     return _without_unannotated(np.array(rows, np.float32), path)
 

@@ -1,12 +1,12 @@
-"""The contract of a corpus: a folder of recordings in, one manifest out.
+"""The contract of a corpus: it turns a folder of recordings into one manifest.
 
 A corpus is one file in `extract/corpora/` with a frozen `Config` and a `Corpus`, and one line in the table
-`extract.corpora.CORPORA`. What every reader promises (the contract tests run over the table):
+`extract.corpora.CORPORA`. Every reader guarantees the following, which the contract tests check over the table:
 
-* every trial has a clock, media that exist below the root, a subject, and a partition or none;
-* labels are in the ranges of the targets that the reader declares, nan where a target is not annotated;
-* the same folder gives the same manifest, and a folder of something else an error of ours that says so;
-* every fault of a folder is reported together.
+* every trial has a clock, media that exist below the root, a subject, and optionally a partition;
+* labels are in the ranges of the declared targets, nan where a target is not annotated;
+* the same folder gives the same manifest, and a folder of another kind an `AvFusionError` that says so;
+* all faults of a folder are reported together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Corpus(ABC):
     """Base of all corpora, built from the `Config` of its file.
 
     Attributes:
-        generated: whether it needs no folder, because `generate` makes one.
+        generated: whether `generate` makes the folder, so that none is needed.
         config: the settings.
     """
 
@@ -35,7 +35,7 @@ class Corpus(ABC):
     @staticmethod
     @abstractmethod
     def recognises(root: Path) -> bool:
-        """Whether a folder looks like this corpus; false where there is none."""
+        """Whether a folder looks like this corpus; false if it does not exist."""
 
     @abstractmethod
     def read(self, root: Path) -> Manifest:

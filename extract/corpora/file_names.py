@@ -1,4 +1,4 @@
-"""Names of files as names of trials: one Unicode form, suffixes in any case; hidden files and names that are not text left out."""
+"""File names as trial names: in one Unicode form, suffixes in any case, without hidden files and undecodable names."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from cache.errors import CorpusError
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's composed form (NFC), as macOS, archives and spreadsheets write one name in different ways."""
+    """Convert a name to Unicode NFC, because macOS, archives and spreadsheets write the same name differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def trial_name(path: Path) -> str:
-    """Name of the trial that a file belongs to: its own without the suffix."""
+    """Name of the trial that a file belongs to: the file name without suffix."""
     return normal(path.stem)
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is Unicode: file systems allow any bytes, manifests and receipts do not."""
+    """Whether a name is valid Unicode: file systems allow any bytes, manifests and receipts do not."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def printable(path: Path) -> str:
-    r"""A path with what is not Unicode in it as escapes.
+    r"""A path with undecodable bytes shown as escapes.
 
     >>> printable(Path("a\udcff.mp4"))
     'a\\udcff.mp4'
@@ -34,19 +34,19 @@ def printable(path: Path) -> str:
 
 
 def require_text(path: Path) -> None:
-    """Refuse a file whose name is not Unicode.
+    """Raise if a file name is not valid Unicode.
 
     Raises:
-        CorpusError: naming it with escapes.
+        CorpusError: with the name, escaped.
     """
     if not is_text(str(path)):
         raise CorpusError(f"The name of '{printable(path)}' is not UTF-8, expected UTF-8. Rename it.")
 
 
 def visible(folder: Path) -> list[Path]:
-    """Entries of a folder by name, without hidden ones such as the "._…" that macOS strews; none if there is no folder.
+    """Entries of a folder by name, without hidden ones such as macOS's "._…"; none if there is no folder.
 
-    Entries whose names are not text are left out; `name_faults` tells them.
+    Undecodable names are left out; `name_faults` reports them.
     """
     if not folder.is_dir():
         return []
@@ -54,7 +54,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def name_faults(folder: Path) -> list[str]:
-    """One sentence for each entry of a folder whose name is not text."""
+    """One sentence for each undecodable name in a folder."""
     if not folder.is_dir():
         return []
     strange = sorted(printable(path) for path in folder.iterdir() if not is_text(path.name))
@@ -62,7 +62,7 @@ def name_faults(folder: Path) -> list[str]:
 
 
 class FolderIndex:
-    """Entries of a folder by name, so that looking one up for every trial reads the folder once.
+    """Entries of a folder by name, so that the folder is read only once for all trials.
 
     Attributes:
         folder: the folder, which need not exist.
@@ -77,5 +77,5 @@ class FolderIndex:
                 self._places.setdefault(key, []).append(path)
 
     def find(self, name: str, suffixes: Sequence[str]) -> list[Path]:
-        """Entries of this name with one of the suffixes, in their order; "" stands for the name alone."""
+        """Entries with this name and one of the suffixes, in the order of the suffixes; "" means no suffix."""
         return [path for suffix in suffixes for path in self._places.get((normal(name), suffix.lower()), ())]

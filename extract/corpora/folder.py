@@ -1,11 +1,11 @@
-"""Your own videos in a plain folder, with a CSV of labels for each, and little else to prepare.
+"""Your own videos in a plain folder, with a CSV of labels for each.
 
-videos/NAME.mp4|avi|mkv|mov|webm   the recordings; a trial is named after its file; sound alone (wav, flac, m4a, mp3, ogg) is one too
+videos/NAME.mp4|avi|mkv|mov|webm   the recordings; a trial is named after its file; sound files (wav, flac, m4a, mp3, ogg) count too
 labels/NAME.csv                    header names the targets; one row per frame, or a column `time` in seconds
 subjects.csv                       optional: trial,subject,partition
 words/NAME.json|srt|vtt|TextGrid   optional: transcripts with word times
 crops/NAME or crops/NAME.zip       optional: face crops 00001.jpg, 00002.jpg, …, used as they are
-faces/NAME.jpg|png                 optional: a picture of whom to follow, by trial or by subject
+faces/NAME.jpg|png                 optional: a picture of the person to follow, by trial or by subject
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Config:
         """The targets of the settings; names of columns are written in small letters.
 
         Raises:
-            SettingError: if a range is none.
+            SettingError: if a range is not valid.
         """
         return tuple(
             Target(name.lower(), low=float(ends[0]), high=float(ends[1])) for name, ends in self.targets.items()
@@ -159,7 +159,7 @@ def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
         name = trial_name(path)
         if path.suffix.lower() not in (*VIDEO_SUFFIXES, *SOUND_SUFFIXES):
             known = ", ".join((*VIDEO_SUFFIXES, *SOUND_SUFFIXES))
-            faults.append(f"'{path}' is none of {known}; move it out of the folder")
+            faults.append(f"'{path}' is not one of {known}; move it out of the folder")
         elif name in videos:
             faults.append(f"two videos are named '{name}': '{videos[name].name}' and '{path.name}', expected one")
         else:
@@ -183,7 +183,7 @@ def _probe(videos: Mapping[str, Path], sound_rate: Fraction, faults: list[str]) 
 def _read_tables(
     folder: Path, videos: Mapping[str, Path], targets: tuple[Target, ...], faults: list[str]
 ) -> tuple[dict[str, LabelTable], dict[str, int]]:
-    """Label tables by trial, all of the same targets; and of faulty ones too the number of frames, 0 where rows are times."""
+    """Label tables by trial, all with the same targets; and each one's number of frames, faulty or not, 0 for times."""
     tables: dict[str, LabelTable] = {}
     num_rows: dict[str, int] = {}
     columns: dict[Path, tuple[str, ...]] = {}
@@ -216,10 +216,10 @@ def _read_tables(
 
 
 def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ...], faults: list[str]) -> list[Path]:
-    """Label files without the targets, or, where none are set, with other columns than most of the files."""
+    """Label files that lack the targets or, where none are set, whose columns differ from those of most files."""
     if not columns:
         return []
-    most = Counter(frozenset(names) for names in columns.values()).most_common(1)[0][0]  # of equal ones the first
+    most = Counter(frozenset(names) for names in columns.values()).most_common(1)[0][0]  # the first one wins a tie
     wanted = targets or next(names for names in columns.values() if most == set(names))
     odd = []
     for path, names in columns.items():
@@ -232,7 +232,7 @@ def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ..
 
 
 def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) -> dict[str, tuple[str, str]]:
-    """Trial → subject and partition; nothing where there is no such file."""
+    """Trial → subject and partition; empty if there is no such file."""
     if not path.exists():
         return {}
     try:
@@ -266,7 +266,7 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
 
 
 def _check(faults: list[str], check: Callable[..., T], *arguments: Any) -> T | None:
-    """What a call returns; None and one more fault where it refuses."""
+    """Call a function; if it raises one of our errors, add the fault and return None."""
     try:
         return check(*arguments)
     except AvFusionError as error:
@@ -275,7 +275,7 @@ def _check(faults: list[str], check: Callable[..., T], *arguments: Any) -> T | N
 
 
 def _label(table: LabelTable | None, targets: tuple[Target, ...], clock: FrameClock) -> NDArray[np.float32] | None:
-    """Labels (T, C): rows that are frames as they are, rows with a time interpolated."""
+    """Labels (T, C): rows by frame are taken as they are, rows by time are interpolated."""
     if table is None:
         return None
     rows = table.select(targets)
@@ -283,7 +283,7 @@ def _label(table: LabelTable | None, targets: tuple[Target, ...], clock: FrameCl
 
 
 def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[str]:
-    """What is wrong with labels by time that go on after the video, by more than two frames and one step of theirs."""
+    """Report labels by time that extend beyond the video by more than two frames and one step between labels."""
     if table is None or table.times_s is None:
         return []
     end_s, last_s = info.duration_s, float(table.times_s[-1])
@@ -296,7 +296,7 @@ def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[s
 
 
 def interpolate(times_s: NDArray[np.float64], rows: NDArray[np.float32], clock: FrameClock) -> NDArray[np.float32]:
-    """Labels at the ticks of a clock, linearly between rows; nan outside their time range and next to a nan.
+    """Interpolate labels linearly at the ticks of a clock; nan outside their time range and next to a nan.
 
     Args:
         times_s: (N,) strictly increasing, seconds from the first picture.
@@ -321,7 +321,7 @@ def _find_media(
     clock: FrameClock,
     faults: list[str],
 ) -> dict[str, str]:
-    """Media of a trial (its name and subject), of which a picture says whose face is followed."""
+    """Find the media of a trial (given by name and subject), including a picture of the face to follow."""
     name = whose[0]
     found = ({"video": video} if info.width else {}) | ({"audio": video} if info.has_audio else {})
     words = _check(faults, find_transcript, places["words"], name)
@@ -344,10 +344,10 @@ def _find_media(
 
 
 def _find_crops(index: FolderIndex, name: str) -> Path | None:
-    """Crops of this very name: a folder of pictures, or a zip of them.
+    """Find the crops with this name: a folder of pictures, or a zip of them.
 
     Raises:
-        CorpusError: if there are both, or if it is something else.
+        CorpusError: if there are both, or neither a folder nor a zip.
     """
     folders, archives = index.find(name, ("",)), index.find(name, (".zip",))
     found = [*folders, *archives]
@@ -362,7 +362,7 @@ def _find_crops(index: FolderIndex, name: str) -> Path | None:
 
 
 def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str], whose: str) -> None:
-    """Warn of files that nothing uses."""
+    """Warn about unused files."""
     known, ends = set(names), {suffix.lower() for suffix in suffixes}
     strays = [path for path in visible(folder) if trial_name(path) not in known or path.suffix.lower() not in ends]
     if strays:
@@ -373,7 +373,7 @@ def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str]
 
 
 def _report(trials: list[Trial]) -> None:
-    """Warn of trials that can only be predicted."""
+    """Warn about trials without labels."""
     bare = [trial.id for trial in trials if trial.labels is None]
     if bare and len(bare) < len(trials):
-        _log.warning("%d trials have no labels, e.g. '%s'; they teach nothing.", len(bare), bare[0])
+        _log.warning("%d trials have no labels, e.g. '%s'; they are not used for training.", len(bare), bare[0])

@@ -1,4 +1,4 @@
-"""Label tables of one's own: a CSV whose header names the targets, by frame or by time."""
+"""Label tables: a CSV with the targets in its header, by frame or by time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from extract.corpora.reading import RowFaults, read_csv
 TIME = "time"
 _ABSENT = ("", "nan", "na")
 _REMEDY = (
-    "Fix the file; labels of another range than [-1, 1] are declared in params.yaml: "
+    "Fix the file; declare labels with a range other than [-1, 1] in params.yaml: "
     "corpus.settings.targets: {NAME: [LOWEST, HIGHEST], …}."
 )
 _LISTED_ROWS = 20  # faulty rows of one file that are named; more are counted
@@ -46,14 +46,14 @@ def read_table(path: Path, targets: Sequence[Target] = ()) -> LabelTable:
 
     Args:
         path: the file.
-        targets: the columns that are used, whose labels lie in their ranges; by default all of them, in [-1, 1].
+        targets: the columns to use, with their ranges; by default all of them, in [-1, 1].
 
     Raises:
-        CorpusError: if it is no CSV in UTF-8.
+        CorpusError: if it is not a CSV in UTF-8.
         RowFaults: if the header, a value or a time is wrong; names the file and every faulty line.
     """
     lines = read_csv(path)
-    while lines and lines[-1] in ([], [""]):  # a line of commas is a row that is not annotated
+    while lines and lines[-1] in ([], [""]):  # a line of commas, in contrast, is an unannotated row
         lines.pop()
     header = [name.lower() for name in lines[0]] if lines else []
     faults = _header_faults(header)
@@ -87,7 +87,7 @@ def _header_faults(header: list[str]) -> list[str]:
     if not names or len(set(header)) < len(header) or any(name in ("", MEAN) or _is_number(name) for name in header):
         shown = ",".join(header)[:60]
         return [
-            f"line 1 is '{shown}', expected the names of the targets, each once and none of them '{MEAN}', and '{TIME}' where rows are no frames"
+            f"line 1 is '{shown}', expected the names of the targets, each once and none of them '{MEAN}', and '{TIME}' where rows are not frames"
         ]
     return []
 
@@ -104,9 +104,9 @@ def _parse(line: list[str], header: list[str], declared: Mapping[str, Target]) -
     """Values of a line, nan for empty labels.
 
     Raises:
-        ValueError: if it is not a row of this header, saying what was expected.
+        ValueError: if it does not fit the header; says what was expected.
     """
-    if not line and len(header) == 1:  # of a single column, an empty line is an empty cell
+    if not line and len(header) == 1:  # with a single column, an empty line is an empty cell
         line = [""]
     if len(line) != len(header):
         raise ValueError(f"expected {len(header)} values")

@@ -5,8 +5,8 @@
     feature_segments/FEATURE/SUBJECT.csv    brought in by `avfusion cache import --from muse`
     raw_data/videos/SUBJECT.mp4             optional: with it, features can be extracted here
 
-[Christ2022MuSe]. The label clock is that of the timestamps, usually one tick every 500 or 250 ms; ticks that no row
-stands at are not annotated.
+[Christ2022MuSe]. The label clock follows the timestamps, usually one tick every 500 or 250 ms; ticks without a row are
+not annotated.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ PARTITION_NAMES = {"train": "train", "devel": "validation", "test": "test"}
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 _ROUNDING_MS = 1.01  # timestamps may be rounded to whole milliseconds
-_HIGHEST_RATE = 240  # rows a second; more, and the timestamps are seconds
-_SHORTEST_SHARE = 0.01  # of a video that labels cover; less, and the timestamps are seconds
-_FEWEST_TICKS, _MOST_GAPS = 10_000, 1000  # ticks that a file may span, in all and more for each row
-_GAP = 1.5  # steps that long are gaps, in medians
+_HIGHEST_RATE = 240  # rows per second; above this, the timestamps must be seconds
+_SHORTEST_SHARE = 0.01  # of a video that labels cover; below this, the timestamps must be seconds
+_FEWEST_TICKS, _MOST_GAPS = 10_000, 1000  # ticks that a file may span: in all, plus for each row
+_GAP = 1.5  # longer steps, in medians, are gaps
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Config:
 
     Attributes:
         targets: folders of `label_segments`, in this order; labels lie in [-1, 1].
-        face: whose face is followed in the videos: largest, centre, left or right.
+        face: whose face to follow in the videos: largest, centre, left or right.
     """
 
     targets: tuple[str, ...] = ("valence", "arousal")
@@ -128,7 +128,7 @@ class MuSe(Corpus):
         videos: Mapping[str, Path],
         probed: Mapping[Path, VideoInfo | AvFusionError],
     ) -> Trial:
-        """One subject; of test subjects the values, or the whole files, may be absent."""
+        """Read one subject; test subjects may lack values or whole files."""
         paths = [next(iter(index.find(name, (".csv",))), index.folder / f"{name}.csv") for index in labels_of]
         absent = [path for path in paths if not path.exists()]
         if partition != "test" and absent:
@@ -161,7 +161,7 @@ class MuSe(Corpus):
 
 
 def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
-    """Subject → partition in our words."""
+    """Subject → partition, by our names."""
     if not path.is_file():
         raise MissingFileError(
             f"No '{path}'; expected a subject and one of train, devel, test in each line. Check corpus.root."
@@ -188,7 +188,7 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
 
 
 def _read_series(path: Path, column: str = "value") -> Series:
-    """Timestamps and one column of a file by time; values that are empty are nan."""
+    """Timestamps and one column of a file by time; empty values are nan."""
     lines = [line for line in read_csv(path) if any(line)]
     header = lines[0] if lines else []
     if "timestamp" not in header or column not in header or len(lines) < 2:
@@ -206,11 +206,11 @@ def _read_series(path: Path, column: str = "value") -> Series:
     if wrong:
         shown = ", ".join(wrong[:20])
         raise CorpusError(
-            f"'{path}' lines {shown}: expected milliseconds, and values in [-1, 1] or none. Mend the file."
+            f"'{path}' lines {shown}: expected milliseconds, and values in [-1, 1] or none. Fix the file."
         )
     table = np.array(rows)[np.argsort([time for time, _ in rows], kind="stable")]
     if (np.diff(table[:, 0]) <= 0).any():
-        raise CorpusError(f"'{path}' has two rows of one timestamp, expected one. Mend the file.")
+        raise CorpusError(f"'{path}' has two rows with the same timestamp, expected one. Fix the file.")
     return table[:, 0], table[:, 1]
 
 
@@ -219,15 +219,15 @@ def _feature_times(folder: Path, name: str) -> NDArray[np.float64]:
     for feature in visible(folder):
         for path in FolderIndex(feature).find(name, (".csv",)):
             return _read_series(path, "timestamp")[0]
-    raise CorpusError(f"no labels, and no features in '{folder}' that would tell its timestamps.")
+    raise CorpusError(f"no labels, and no features in '{folder}' to take timestamps from.")
 
 
 def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
-    """The clock on whose ticks all timestamps lie; there may be gaps.
+    """Infer the clock that fits all timestamps; there may be gaps.
 
     Args:
         times_ms: (N,) increasing, milliseconds, possibly rounded to whole ones.
-        path: where they are from, for messages.
+        path: their file, for messages.
 
     Raises:
         CorpusError: if there is no such clock.
@@ -255,14 +255,14 @@ def infer_clock(times_ms: NDArray[np.float64], path: Path) -> FrameClock:
     ticks = np.rint(since * float(rates[best]) / 1000)
     if misses[best] > _ROUNDING_MS or (np.diff(ticks) < 1).any():
         raise CorpusError(
-            f"the timestamps of '{path}' stand on no regular clock: steps of about {step_ms:.1f} ms, one {misses[best]:.1f} ms off. "
-            "Mend the column 'timestamp' (milliseconds)."
+            f"the timestamps of '{path}' do not fit a regular clock: steps of about {step_ms:.1f} ms, one {misses[best]:.1f} ms off. "
+            "Fix the column 'timestamp' (milliseconds)."
         )
     return FrameClock(rates[best], int(ticks[-1]) + 1, float(times_ms[0]) / 1000)
 
 
 def _cover(name: str, clock: FrameClock, info: VideoInfo, path: Path) -> FrameClock:
-    """The same clock up to the end of the video; what is beyond the labels is not annotated."""
+    """Extend the clock to the end of the video; ticks beyond the labels are not annotated."""
     if clock.start_s + clock.duration_s < _SHORTEST_SHARE * info.duration_s:
         raise CorpusError(
             f"the timestamps end at {1000 * (clock.start_s + clock.duration_s):.4g} ms, but '{path}' lasts {info.duration_s:.4g} s; "
@@ -277,7 +277,7 @@ def _cover(name: str, clock: FrameClock, info: VideoInfo, path: Path) -> FrameCl
 def _at_ticks(
     times_ms: NDArray[np.float64], columns: list[NDArray[np.float64]], clock: FrameClock
 ) -> NDArray[np.float32]:
-    """(T, C) the values at their ticks, nan elsewhere and where a target lacks a value."""
+    """(T, C) values at their ticks, nan elsewhere and where a target has no value."""
     labels = np.full((clock.num_frames, len(columns)), np.nan, np.float32)
     labels[clock.nearest(times_ms / 1000)] = np.stack(columns, axis=1)
     return labels

@@ -1,4 +1,4 @@
-"""What all corpus readers do alike: gather faults, read text and CSV, probe videos, find crops and transcripts."""
+"""What all corpus readers share: collect faults, read text and CSV, probe videos, find crops and transcripts."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from extract.media.video import VideoInfo, probe
 _log = logging.getLogger(__name__)
 
 TRANSCRIPTS = (".json", ".srt", ".vtt", ".TextGrid")
-SEPARATORS = {";": "';'", "\t": "tabs"}  # that spreadsheets write instead of commas
-_READERS = 4  # videos probed at once; disks gain little from more
+SEPARATORS = {";": "';'", "\t": "tabs"}  # written by spreadsheets instead of commas
+_READERS = 4  # videos probed in parallel; disks gain little from more
 
 
 class CorpusFaults(CorpusError):
-    """Everything that is wrong with a corpus.
+    """All faults of a corpus.
 
     Attributes:
         faults: one sentence each.
-        manifest: the trials that could be read all the same.
+        manifest: the trials that could be read nevertheless.
     """
 
     def __init__(self, faults: Sequence[str], manifest: Manifest) -> None:
         self.faults, self.manifest = tuple(faults), manifest
-        listed = "\n- ".join(fault.replace("\n", "\\n") for fault in faults)  # a name may hold any letter
+        listed = "\n- ".join(fault.replace("\n", "\\n") for fault in faults)  # a name may contain any character
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-        super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nMend them and read it again.")
+        super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nFix them and read it again.")
 
 
 class RowFaults(CorpusError):
-    """What is wrong with a label file that has rows all the same.
+    """Faults of a label file that nevertheless has rows.
 
     Attributes:
-        num_rows: how many frames it is long; 0 where its rows are no frames.
-        columns: names of its targets; () where its header is among the faults.
+        num_rows: its length in frames; 0 where rows are not frames.
+        columns: names of its targets; () where the header is faulty.
     """
 
     def __init__(self, message: str, num_rows: int, columns: tuple[str, ...] = ()) -> None:
@@ -58,7 +58,7 @@ class RowFaults(CorpusError):
 
 
 def of_trial(name: str, fault: object, kind: str = "trial") -> str:
-    """A fault that says whose it is, once.
+    """Prefix a fault with its trial, unless it names the trial already.
 
     >>> of_trial("a", "no sound"), of_trial("a", "Trial 'a' has no sound")
     ("trial 'a': no sound", "Trial 'a' has no sound")
@@ -68,7 +68,7 @@ def of_trial(name: str, fault: object, kind: str = "trial") -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file.
+    """Read the text of a file.
 
     Raises:
         CorpusError: if it cannot be read or is not UTF-8; names the file and the line.
@@ -86,17 +86,17 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Lines of a CSV, their cells without spaces around them.
+    """Read the lines of a CSV, cells stripped of surrounding spaces.
 
     Raises:
-        CorpusError: if it cannot be read, is not UTF-8 or no CSV, or has other separators than commas; names the file.
+        CorpusError: if it cannot be read, is not UTF-8, not a CSV, or not separated by commas; names the file.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         lines = [[cell.strip() for cell in line] for line in reader]
     except csv.Error as error:
         raise CorpusError(
-            f"'{path}' line {reader.line_num} is no line of a CSV ({error}), expected cells between commas. Mend the file."
+            f"'{path}' line {reader.line_num} is not a line of a CSV ({error}), expected cells separated by commas. Fix the file."
         ) from error
     if lines and len(lines[0]) == 1 and (fault := separator_fault(lines[0][0])):
         raise CorpusError(f"'{path}' {fault}. Save the file with commas.")
@@ -104,7 +104,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def separator_fault(header: str) -> str:
-    """What is wrong with a first line whose columns are not separated by commas; "" if nothing."""
+    """Report a first line whose columns are not separated by commas; "" if there is no fault."""
     found = [name for mark, name in SEPARATORS.items() if mark in header]
     if not found or "," in header:
         return ""
@@ -112,10 +112,10 @@ def separator_fault(header: str) -> str:
 
 
 def finish(root: Path, trials: Iterable[Trial], targets: tuple[Target, ...], faults: list[str]) -> Manifest:
-    """The manifest of these trials.
+    """Make the manifest of these trials.
 
     Raises:
-        CorpusFaults: if there are faults, or no trials; holds the manifest of what could be read.
+        CorpusFaults: if there are faults or no trials; holds the manifest of what could be read.
     """
     named = []
     for trial in trials:
@@ -135,19 +135,19 @@ def finish(root: Path, trials: Iterable[Trial], targets: tuple[Target, ...], fau
 
 
 def _report_absent(trials: Sequence[Trial]) -> None:
-    """Warn of media that some trials lack and others have."""
+    """Warn about media that some trials lack and others have."""
     kinds = {"pictures": ("crops", "video"), "sound": ("audio",), "words": ("words",)}
     for what, media in kinds.items():
         lacking = [trial.id for trial in trials if not any(kind in trial.media for kind in media)]
         if 0 < len(lacking) < len(trials):
             _log.warning(
-                "%d of %d trials have no %s, e.g. '%s'; their frames are not valid in features of %s, and everything else goes on.",
+                "%d of %d trials have no %s, e.g. '%s'; their frames are marked invalid in features of %s, and everything else works.",
                 len(lacking), len(trials), what, lacking[0], what,
             )  # fmt: skip
 
 
 def media_path(path: Path, root: Path) -> str:
-    """Path of a medium as a manifest holds it: relative to the root where it lies inside, else absolute.
+    """Path of a medium as stored in a manifest: relative to the root if inside it, else absolute.
 
     >>> media_path(Path("/a/b/c.mp4"), Path("/a"))
     'b/c.mp4'
@@ -156,11 +156,11 @@ def media_path(path: Path, root: Path) -> str:
 
 
 def probe_videos(paths: Iterable[Path], sound_rate: Fraction | None = None) -> dict[Path, VideoInfo | AvFusionError]:
-    """What each video holds, or why it cannot be read.
+    """Probe each video: its contents, or why it cannot be read.
 
     Args:
         paths: the videos.
-        sound_rate: frames per second of files that only have sound; None refuses them.
+        sound_rate: frames per second of files with sound only; None to reject these.
     """
 
     def look(path: Path) -> VideoInfo | AvFusionError:
@@ -171,7 +171,7 @@ def probe_videos(paths: Iterable[Path], sound_rate: Fraction | None = None) -> d
             return probe(path)
         except AvFusionError as error:
             return error
-        except Exception as error:  # whatever library it is of
+        except Exception as error:  # from any library
             return MediaError(f"'{path}' cannot be read: {plain_error(error)}")
 
     wanted = sorted(set(paths))
@@ -183,14 +183,14 @@ def list_crops(path: Path) -> list[int]:
     """Numbers of the crops in a folder or zip, from 1, sorted.
 
     Raises:
-        MediaError: if it is no whole zip.
+        MediaError: if it is not a complete zip.
         ShapeError: if numbers are 0, beyond any clock, or occur twice.
     """
     return sorted(crop_numbers(path, open_crops(path).names))
 
 
 def find_crops(index: FolderIndex, name: str) -> Path | None:
-    """Crops of this very name in a folder: a folder of pictures, or a zip of them.
+    """Find the crops with this name: a folder of pictures, or a zip of them.
 
     Raises:
         CorpusError: if there are several.
@@ -199,15 +199,17 @@ def find_crops(index: FolderIndex, name: str) -> Path | None:
     found = folders or [path for path in index.find(name, (".zip",)) if path.is_file()]
     if len(found) > 1:
         where = " and ".join(f"'{path}'" for path in found)
-        raise CorpusError(f"{len(found)} times crops of one name: {where}, expected 1. Remove or rename the others.")
+        raise CorpusError(
+            f"{len(found)} sets of crops with one name: {where}, expected 1. Remove or rename the others."
+        )
     return found[0] if found else None
 
 
 def find_transcript(index: FolderIndex, *names: str) -> Path | None:
-    """The transcript of the first name that has one.
+    """Find the transcript of the first name that has one.
 
     Raises:
-        CorpusError: if that name has several, or a folder.
+        CorpusError: if that name has several, or it is a folder.
     """
     for name in names:
         found = index.find(name, TRANSCRIPTS)
@@ -222,21 +224,21 @@ def find_transcript(index: FolderIndex, *names: str) -> Path | None:
 
 
 def report_rates(infos: Mapping[str, VideoInfo]) -> None:
-    """Warn, once for a corpus, of videos whose pictures follow no rate."""
+    """Warn, once for a corpus, about videos with a variable frame rate."""
     varying = sorted(name for name, info in infos.items() if info.varies)
     if varying:
         _log.warning(
-            "%d of %d videos have a variable frame rate, e.g. '%s' (%.4g frames/s on average); what is counted by picture "
-            "belongs to the i-th picture there, at that picture's own time.",
+            "%d of %d videos have a variable frame rate, e.g. '%s' (%.4g frames/s on average); row or crop i belongs "
+            "to their i-th picture, at that picture's own time.",
             len(varying), len(infos), varying[0], float(infos[varying[0]].rate),
         )  # fmt: skip
 
 
 def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
-    """Warn of trials whose video is one or two pictures longer or shorter; more is a fault.
+    """Warn about trials whose video is one or two pictures longer or shorter; a larger difference is a fault.
 
     Args:
-        videos: trial, frames, pictures of its video.
+        videos: trial, number of frames, number of pictures in its video.
     """
     off = [name for name, frames, pictures in videos if 0 < abs(pictures - frames) <= ALLOWED_DIFFERENCE]
     if off:
@@ -247,25 +249,25 @@ def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
 
 
 def check_face(face: str) -> None:
-    """Refuse a setting that names no face.
+    """Check a setting that names a face.
 
     Raises:
-        SettingError: if it does not.
+        SettingError: if it is unknown.
     """
     if face not in FACES:
         raise SettingError(f"Face '{face}'; expected one of {', '.join(FACES)}. Change corpus.settings.face.")
 
 
 def parse_rate(text: str) -> Fraction:
-    """Frames per second of a setting.
+    """Parse a frame rate, frames per second.
 
     Raises:
-        SettingError: if it is no positive number or fraction.
+        SettingError: if it is not a positive number or fraction.
     """
     try:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise SettingError(f"Rate '{text}' is no frame rate; expected a positive number such as 25 or 30000/1001.")
+        raise SettingError(f"Rate '{text}' is not a frame rate; expected a positive number such as 25 or 30000/1001.")
     return rate

@@ -1,8 +1,8 @@
 """Demo corpus: two dozen generated videos of drawn, talking faces, in the layout of Aff-Wild2; no download.
 
 Everything is a pure function of the config. Valence shows mostly in the face and the words, arousal mostly in the
-voice and the eyes. What real corpora do is here too: faces out of sight, silence, frames without annotation, several
-frame rates, two people in one video, and a trial with one label row more than video frames.
+voice and the eyes. It has the irregularities of real corpora: faces out of sight, silence, frames without annotation,
+several frame rates, two people in one video, and a trial with one label row more than video frames.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SUBJECTS_HEADER = ["trial", "subject", "partition"]
 
 _RATES = (Fraction(25), Fraction(30000, 1001), Fraction(30))
 _SAMPLE_RATES = (16_000, 44_100, 48_000)
-_FEW_VIDEOS = 4  # so few are made in this process: starting others would take longer
+_FEW_VIDEOS = 4  # up to this many are made in this process: starting others would take longer
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Config:
     """What to generate.
 
     Attributes:
-        seed: another seed, another corpus.
+        seed: a different seed gives a different corpus.
         num_trials: at least 3; from 4 on, the last two share one video.
-        num_subjects: at least 3; no more are used than there are videos.
+        num_subjects: at least 3; at most as many are used as there are videos.
         min_s, max_s: shortest and longest video, seconds, at least 1.
         width, height: of the pictures, pixels, even, at least 160 by 120.
     """
@@ -91,7 +91,7 @@ class _Video:
 
 
 class DemoCorpus(Corpus):
-    """The demo corpus on disk: `generate` writes it, `read` reads it back as any other corpus."""
+    """The demo corpus on disk: `generate` writes it, `read` reads it like any other corpus."""
 
     generated = True
 
@@ -141,12 +141,12 @@ class DemoCorpus(Corpus):
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:
-    """A generator of its own for everything that has a name."""
+    """A separate random generator for each name."""
     return np.random.default_rng([seed, *"/".join(names).encode()])
 
 
 def _plan(config: Config) -> list[_Video]:
-    """Every video; the first subjects are for test, the next for validation, the pair's for training."""
+    """Plan every video; the first subjects are for test, the next for validation, those of the pair for training."""
     shared = config.num_trials >= 4
     num_videos = config.num_trials - shared
     num_subjects = min(config.num_subjects, num_videos)
@@ -166,7 +166,7 @@ def _plan(config: Config) -> list[_Video]:
 
 
 def _make_video(config: Config, video: _Video, root: Path) -> None:
-    """Write one video and everything about its trials."""
+    """Write one video with all files of its trials."""
     scripts = _write_scripts(config, video)
     actors = [_cast(config, video, script, number) for number, script in enumerate(scripts)]
     wall = make_background(_rng(config.seed, video.name, "wall"), config.height, config.width)
@@ -182,7 +182,7 @@ def _make_video(config: Config, video: _Video, root: Path) -> None:
 
 
 def _write_scripts(config: Config, video: _Video) -> list[Script]:
-    """One script per person; two of three videos hide a face for a while, of two people the left one's."""
+    """Write one script per person; two of three videos hide a face for a while, the left one if there are two."""
     people = len(video.trials)
     turns = draw_turns(_rng(config.seed, video.name, "turns"), float(video.num_frames / video.rate), people)
     scripts = []
@@ -214,7 +214,7 @@ def _record_sound(config: Config, video: _Video, scripts: list[Script]) -> NDArr
 
 
 def _write_labels(config: Config, video: _Video, root: Path, trial: str, script: Script) -> None:
-    """Write a trial's annotation file with the faults that real ones have."""
+    """Write a trial's annotation file, with the irregularities of real ones."""
     num_rows = video.num_frames + (video.index == 0)  # as Aff-Wild2 does now and then
     labels = np.stack([at_frames(track, num_rows, video.rate) for track in (script.valence, script.arousal)], axis=1)
     rng = _rng(config.seed, trial, "unannotated")
@@ -233,7 +233,7 @@ def _write_words(path: Path, script: Script) -> None:
 
 
 def _write_truth(path: Path, actor: Actor) -> None:
-    """Write where the face is, for tests; no reader looks at it."""
+    """Write where the face is, for tests; readers ignore it."""
     document = {
         "hidden": actor.script.hidden,
         "centres": [[round(pose.x, 1), round(pose.y, 1)] for pose in actor.poses],
@@ -268,7 +268,7 @@ def _read_subjects(path: Path, faults: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _read_trial(root: Path, name: str, subject: str, partition: str, faults: list[str]) -> Trial | None:
-    """One trial, or None and its faults added to the list."""
+    """Read one trial, or add its faults to the list and return None."""
     found = len(faults)
     video, face = split_side(name)
     videos = [f"{batch}/{video}.mp4" for batch in BATCHES if (root / batch / f"{video}.mp4").is_file()]
@@ -299,6 +299,6 @@ def _read_clock(name: str, path: Path, num_rows: int) -> FrameClock:
     except (av.FFmpegError, IndexError) as error:
         raise CorpusError(f"video '{path}' cannot be read ({error}).") from error
     if not rate:
-        raise CorpusError(f"video '{path}' does not tell its frame rate.")
+        raise CorpusError(f"video '{path}' has no frame rate.")
     check_length(name, "video frames", num_frames, num_rows, str(path))
     return FrameClock(rate, num_rows)

@@ -29,7 +29,7 @@ _CLOTHES = ((60, 84, 130), (130, 58, 60), (70, 110, 84), (96, 90, 104), (190, 18
 
 @dataclass(frozen=True)
 class Look:
-    """What stays the same of a person: colours in [0, 255], lengths in face units."""
+    """A person's fixed features: colours in [0, 255], lengths in face units."""
 
     skin: Colour
     hair: Colour
@@ -69,7 +69,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Expression:
-    """What a face does in one frame.
+    """The expression of a face in one frame.
 
     Attributes:
         smile: -1 (corners of the mouth far down) … 1 (broad smile); brows lower and knit where negative.
@@ -114,7 +114,7 @@ class Light:
 
 @dataclass(frozen=True)
 class _Patch:
-    """A rectangle of the picture with the face coordinates of its pixels; painting changes the picture."""
+    """A rectangle of the picture with the face coordinates of its pixels; painting modifies the picture."""
 
     pixels: Image
     u: Image
@@ -190,7 +190,7 @@ def paint_person(
 
 
 def paint_hand(picture: Image, look: Look, pose: Pose) -> None:
-    """Paint a big hand in front of the face, in place: nothing of eyes, nose or mouth stays in sight."""
+    """Paint a big hand in front of the face, in place, which hides eyes, nose and mouth completely."""
     patch = _patch_around(picture, pose)
     u, v = patch.u, patch.v
     palm = np.hypot(u / 1.12, (v - 0.35) / 1.0) - 1.0
@@ -219,7 +219,7 @@ def _pick(colours: tuple[tuple[int, int, int], ...], rng: np.random.Generator) -
 
 
 def _turn(u: Any, yaw: float) -> Any:
-    """How far the features at u have moved against the outline of the head."""
+    """How far features at u move relative to the outline of the head."""
     return -0.26 * yaw * np.maximum(0.0, 1.0 - u * u)
 
 
@@ -294,7 +294,7 @@ def _paint_nose(patch: _Patch, look: Look) -> None:
 
 
 def _paint_folds(patch: _Patch, expression: Expression) -> None:
-    """Shadows that an expression throws: cheeks and folds of a smile, the furrow of a frown."""
+    """Paint the shadows of an expression: cheeks and folds of a smile, the furrow of a frown."""
     part = patch.near(0.0, 0.3, 1.15)
     u, v = np.abs(part.u), part.v
     smile, frown = max(0.0, expression.smile), max(0.0, -expression.smile)

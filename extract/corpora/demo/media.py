@@ -1,4 +1,4 @@
-"""Files of the demo corpus: H.264 and AAC in mp4, the same bytes every time, each under its name only once whole."""
+"""Files of the demo corpus: H.264 and AAC in mp4, the same bytes every time, renamed into place once complete."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
-# One thread, and neither macroblock trees nor code that differs by processor: with x264's defaults the same pictures
-# give one of several bit streams, depending on where the memory lies.
+# One thread, no macroblock trees and no processor-specific code: with x264's defaults, the same pictures give one of
+# several bit streams, depending on memory addresses.
 _VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to, and rename it once the block ends without an error."""
+    """Provide a temporary path beside `path` for writing, renamed to it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     yield unfinished
@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
@@ -43,7 +43,7 @@ def write_video(
     source_rate: int,
     sample_rate: int,
 ) -> None:
-    """Write an mp4, whole or not at all.
+    """Write an mp4 atomically.
 
     Args:
         path: the file.

@@ -1,7 +1,7 @@
-"""Scripts of the demo corpus: what each person feels, shows and says, tick by tick, and when the face is out of sight.
+"""Scripts of the demo corpus: what each person feels, shows and says at each tick, and when the face is out of sight.
 
-Valence and arousal are smooth random tracks. Face, voice and words each follow them with smooth noise of their own,
-so that no modality tells everything and two tell more than one.
+Valence and arousal are smooth random tracks. Face, voice and words each follow them with their own smooth noise, so
+that no modality reveals everything and two reveal more than one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from extract.corpora.demo.words import CONTROL_HZ, SpokenWord, lay_out_words
 
 Track = NDArray[np.float64]  # one value in [-1, 1] per tick of CONTROL_HZ
 
-# Noise of each modality, as a share of the latent's own deviation: chosen such that ridge regression on simple
+# Noise of each modality, as a share of the latent's deviation: chosen so that ridge regression on simple
 # features reaches a CCC of about 0.6 from the better modality and fusing gains on it.
 FACE_VALENCE, FACE_AROUSAL = 0.7, 1.7
 VOICE_VALENCE, VOICE_AROUSAL = 1.8, 0.7
 WORDS_VALENCE = 0.7
 
 _SMOOTHING_S = 0.8  # of the tracks; they turn about every two to three seconds
-_SHORTEST_S = 10.0  # a track is made at least this long and cut, so that its deviation is that of a long one
+_SHORTEST_S = 10.0  # tracks are generated at least this long and then cut, to have the deviation of a long one
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Script:
     Attributes:
         valence, arousal: (N,) the truth, in [-1, 1] at CONTROL_HZ, as are the tracks below.
         face_valence, face_arousal: what the face shows.
-        voice_valence, voice_arousal: what the voice tells.
-        opening: (N,) of the mouth by speech, in [0, 1].
-        blink: (N,) factor on the eyes' opening, in [0, 1].
+        voice_valence, voice_arousal: what the voice conveys.
+        opening: (N,) how far speech opens the mouth, in [0, 1].
+        blink: (N,) factor of the eye opening, in [0, 1].
         sway: (N, 6) smooth noise for the head's x, y, scale, roll and yaw, and for the light, deviation 1.
         words: what is said.
         hidden: (start, stop) in frames, half-open, of each stretch without a visible face.
@@ -101,7 +101,7 @@ def write_script(
 
 
 def draw_turns(rng: np.random.Generator, duration_s: float, num_speakers: int) -> list[list[tuple[float, float]]]:
-    """When each speaker may speak: one alone is silent once, for up to 1.5 s; two take turns of about 2 s."""
+    """When each speaker may speak: a single one pauses once, for up to 1.5 s; two take turns of about 2 s."""
     if num_speakers == 1:
         silence = min(1.5, 0.25 * duration_s)
         start = rng.uniform(0.2 * duration_s, 0.9 * duration_s - silence)
@@ -113,14 +113,14 @@ def draw_turns(rng: np.random.Generator, duration_s: float, num_speakers: int) -
 
 
 def draw_run(rng: np.random.Generator, num_frames: int, longest: float) -> tuple[int, int]:
-    """(start, stop) of a stretch of frames inside a trial, half-open, at most a fifth of it."""
+    """Draw (start, stop) of a stretch of frames inside a trial, half-open, at most a fifth of it."""
     length = max(1, int(min(longest, 0.2 * num_frames)))
     start = int(rng.integers(num_frames // 10, num_frames - length - num_frames // 10))
     return start, start + length
 
 
 def _smooth(rng: np.random.Generator, num_ticks: int) -> Track:
-    """Gaussian noise of mean 0 and deviation 1 that turns every few seconds."""
+    """Gaussian noise of mean 0 and deviation 1 that changes direction every few seconds."""
     length = max(num_ticks, int(_SHORTEST_S * CONTROL_HZ))
     margin = int(3 * _SMOOTHING_S * CONTROL_HZ)
     noise = gaussian_filter1d(rng.standard_normal(length + 2 * margin), _SMOOTHING_S * CONTROL_HZ)[margin:-margin]

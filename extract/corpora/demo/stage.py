@@ -1,4 +1,4 @@
-"""The stage of the demo corpus: turns scripts into moving heads and draws them, frame by frame."""
+"""The stage of the demo corpus: turns scripts into moving heads and draws every frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from extract.corpora.demo.script import Script, at_frames
 
 @dataclass(frozen=True)
 class Actor:
-    """A person with a script; where the head is, what the face does and how it is lit in each frame."""
+    """A person with a script: position of the head, expression and light in each frame."""
 
     look: Look
     script: Script
@@ -24,18 +24,18 @@ class Actor:
     lights: list[Light]
 
     def find_landmarks(self) -> list[list[tuple[float, float]]]:
-        """Pixels of eyes, nose and corners of the mouth in each frame, hidden or not."""
+        """Pixels of eyes, nose and corners of the mouth in each frame, whether hidden or not."""
         return [find_landmarks(self.look, *pair) for pair in zip(self.poses, self.expressions, strict=True)]
 
 
 def cast_actor(
     look: Look, script: Script, num_frames: int, rate: Fraction, centre: tuple[float, float], scale: float
 ) -> Actor:
-    """Move a person's head and face as the script says.
+    """Move a person's head and face according to the script.
 
     Args:
         look: the person.
-        script: what to show.
+        script: the script to follow.
         num_frames: video frames of the trial.
         rate: video frames per second.
         centre: of the head at rest, pixels (x, y).
@@ -59,7 +59,7 @@ def draw_pictures(wall: Image, actors: list[Actor], by_hand: bool) -> Iterator[N
     Args:
         wall: (3, H, W) background in [0, 255].
         actors: the people, all with the same number of frames.
-        by_hand: a hidden face is behind a hand; else the head is turned away.
+        by_hand: whether a hand hides the face; otherwise the head turns away.
 
     Yields:
         (H, W, 3) RGB pictures.

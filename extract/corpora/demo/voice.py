@@ -1,4 +1,4 @@
-"""Voices of the demo corpus: a pulsing glottis through formant filters, whose pitch, loudness and colour follow arousal."""
+"""Voices of the demo corpus: a pulsing glottis and formant filters; pitch, loudness and timbre follow arousal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Track = NDArray[np.float64]  # one value per tick of CONTROL_HZ
 
 @dataclass(frozen=True)
 class Voice:
-    """What stays the same of a speaker: pitch and length of the vocal tract, both factors about 1."""
+    """A speaker's fixed features: pitch and length of the vocal tract, both factors of about 1."""
 
     pitch: float
     tract: float
@@ -53,17 +53,17 @@ def mouth_opening(words: list[SpokenWord], num_ticks: int) -> Track:
 def speak(
     words: list[SpokenWord], voice: Voice, arousal: Track, valence: Track, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Say words.
+    """Synthesise spoken words.
 
     Args:
-        words: what is said, and when.
+        words: the words and their times.
         voice: the speaker.
         arousal: (N,) in [-1, 1] at CONTROL_HZ: pitch, loudness, sharpness of the glottal pulse, first formant.
         valence: (N,) in [-1, 1] at CONTROL_HZ: swing of the pitch, second formant.
         rng: source of breath, consonants and the room's noise.
 
     Returns:
-        (N * SAMPLE_RATE / CONTROL_HZ,) samples in [-1, 1] at SAMPLE_RATE, silent but for the room between words.
+        (N * SAMPLE_RATE / CONTROL_HZ,) samples in [-1, 1] at SAMPLE_RATE; only room noise between words.
     """
     num_ticks = len(arousal)
     formants = np.tile(np.array([500.0, 1500.0, 2500.0]), (num_ticks, 1))
@@ -113,7 +113,7 @@ def _glottis(pitch: Track, sharpness: Track, rng: np.random.Generator) -> Track:
 
 
 def _filter_formants(source: Track, formants: NDArray[np.float64]) -> Track:
-    """Cascade of four resonators of unit gain at 0 Hz, set anew every tick."""
+    """Cascade of four resonators with unit gain at 0 Hz, updated every tick."""
     centres = np.concatenate([formants, np.full((len(formants), 1), 3500.0)], axis=1)
     radius = np.exp(-np.pi * np.array(_BANDWIDTHS) / SAMPLE_RATE)
     feedback = -2 * radius * np.cos(2 * np.pi * centres / SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""Words of the demo corpus: a small lexicon of sentiment, laid out in time by how fast the speaker talks."""
+"""Words of the demo corpus: a small sentiment lexicon, timed by how fast the speaker talks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def lay_out_words(
         rng: chooses among words.
 
     Returns:
-        The words by time, none over the end of its turn.
+        The words in order of time, none past the end of its turn.
     """
     words: list[SpokenWord] = []
     for start, stop in turns:

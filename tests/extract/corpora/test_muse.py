@@ -107,7 +107,7 @@ def test_clocks_of_rounded_timestamps(rate: Fraction) -> None:
 
 
 def test_irregular_timestamps_are_refused() -> None:
-    with pytest.raises(CorpusError, match="stand on no regular clock"):
+    with pytest.raises(CorpusError, match="regular clock: .* ms off. Fix"):
         infer_clock(np.array([0.0, 500, 1100, 1500, 2000]), Path("t.csv"))
     with pytest.raises(CorpusError, match="1 timestamp"):
         infer_clock(np.array([0.0]), Path("t.csv"))
@@ -128,7 +128,7 @@ def test_every_fault_at_once(root: Path) -> None:
         "subject '5': no labels",
         "subject '6': no labels, and no features",
         "subject '2' has no partition",
-        "valence/1.csv' has two rows of one timestamp",
+        "valence/1.csv' has two rows with the same timestamp",
         "valence/7.csv' lines 2, 3: expected milliseconds",
     ):
         assert part in str(caught.value)
