@@ -1,4 +1,4 @@
-"""The fusion models: one file each, named here and nowhere else."""
+"""The fusion models, one file each. This table is the only list of them."""
 
 MODELS = {
     "channel_attention": "fusion.models.channel_attention:ChannelAttention",

@@ -6,10 +6,10 @@ A branch per modality m (see `fusion.layers.tcn`) gives h_m. At every frame, wit
     w = softmax(W z + b) over all M width channels,    f = w * z
     values = tanh(V leaky(BN(U f + u)) + v)
 
-The paper refers to End2You for the block; the equations are of the authors' code, which differs from it in the width
-(128, not 256) and the number of modalities. The authors' networks have one output each, valence or arousal.
+The paper refers to End2You for the block; the equations come from the authors' code, which differs in the width (128,
+not 256) and the number of modalities. The authors' networks have one output each, valence or arousal.
 
-Deviations: the 1 x 1 convolution that the authors build and never call is left out (32,896 parameters); see
+Deviations: a 1 x 1 convolution that the authors build but never call is left out (32,896 parameters); see
 `fusion.layers.tcn` for batch normalisation and padding.
 """
 
@@ -34,10 +34,10 @@ class Config:
 
     Attributes:
         channels: widths of the temporal levels of a modality that `channels_of` does not name.
-        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
+        channels_of: name of a modality → widths of its temporal levels; a given mapping replaces the whole default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
-        width: channels that every modality contributes to the fusion.
+        width: number of channels that each modality contributes to the fusion.
     """
 
     channels: tuple[int, ...] = (256, 256, 128, 128, 128)

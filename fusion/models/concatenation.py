@@ -38,7 +38,7 @@ class Config:
 
 
 class Concatenation(FusionModel):
-    """One causal network over all embeddings at once."""
+    """One causal network over the concatenated embeddings."""
 
     config: Config
 

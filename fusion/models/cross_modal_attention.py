@@ -11,15 +11,16 @@ that starts as s_b, where attention is softmax(Q K^T / sqrt(d_k)) V [Karas2022, 
     h = encoder([y_{a→b} for all pairs]),    values = V act(h) + v,    logits = U act(h) + u                (3)
 
 The paper has audio and visual, hence two stacks and d_model in (3). With M modalities there are M (M - 1) stacks, and
-the encoder is M (M - 1) d_model / 2 wide; concatenating all that reaches one target is [Tsai2019MulT].
-A modality alone has nothing to cross: it is reduced to `d_model` and goes straight into the encoder.
+the encoder is M (M - 1) d_model / 2 wide; concatenating all streams of a target follows [Tsai2019MulT].
+A single modality has nothing to attend to: it is reduced to `d_model` and goes straight into the encoder.
 
-Variants: "mult" is the one that the paper describes. "multv2" is the default of the authors' command line, may be what
+Variants: "mult" is the one described in the paper. "multv2" is the default of the authors' command line, may have
 produced the published figures, and is flawed (see `fusion.layers.attention.PreNormCrossLayer` and `CrossStack`: the target is
-not added, and only the last layer of a stack has an effect, the others get no gradient); it is here for reproduction.
+not added, and only the last layer of a stack has an effect, while the others get no gradient); it is here for
+reproduction.
 
 The defaults are [Karas2022, Table 4]; as the authors' search never passed its dropout on, published runs may have had
-0.3 instead of 0.6. The dropout inside the cross layers' feed-forward part is 0.3 in their code, whatever `dropout` is.
+0.3 instead of 0.6. The dropout inside the cross layers' feed-forward part is 0.3 in their code, regardless of `dropout`.
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ class Config:
         variant: mult or multv2.
         d_model: width of the concatenation of two stacks; each is half as wide, a multiple of `n_heads`.
         d_ff: width inside the feed-forward parts.
-        n_layers: Transformer layers behind the concatenation.
-        n_heads: attention heads.
-        n_cross: cross layers of a pair that `n_cross_of` does not name.
-        n_cross_of: pair of modalities, as `source_to_target` → its cross layers; given, it replaces this default.
+        n_layers: number of Transformer layers after the concatenation.
+        n_heads: number of attention heads.
+        n_cross: number of cross layers of a pair that `n_cross_of` does not name.
+        n_cross_of: pair of modalities, as `source_to_target` → its number of cross layers; a given mapping replaces the
+            whole default.
         dropout: in the layers, 0 to 1.
         dropout_cross_ff: inside the feed-forward part of cross layers, 0 to 1.
-        activation: of the layers behind the concatenation and before the heads: gelu, relu or selu.
+        activation: of the layers after the concatenation and before the heads: gelu, relu or selu.
     """
 
     variant: str = "mult"

@@ -1,20 +1,21 @@
-"""Joint cross-attention (JCA) [Praveen2023JCA], straight on the embeddings.
+"""Joint cross-attention (JCA) [Praveen2023JCA], directly on the embeddings.
 
-With X_m (L x d_m) the embeddings of modality m and J (L x d) the concatenation of all, which every one attends to:
+With X_m (L x d_m) the embeddings of modality m and J (L x d) their concatenation, to which every modality attends:
 
     C_m = tanh(X_m^T W_jm J / sqrt(d))            (d_m x d), W_jm L x L         joint correlation
     H_m = relu(W_cm C_m^T + W_m X_m)              (k x d_m), W_cm k x d, W_m k x L   attention maps
     Y_m = W_hm^T H_m + X_m                        (L x d_m), W_hm k x L         attended features
     values = V drop(relu(U [Y_m for all m] + u)) + v
 
-None of the four W has a bias. As they are L long, the model takes windows of `length` frames only, by default the 16 of
-the paper. Padding is zero at the input, so what stands in it has no influence. No squashing at the end.
+None of the four W has a bias. As some have a dimension of L, the model only accepts windows of `length` frames, by
+default the 16 of the paper. Padding is set to zero at the input, so its content has no influence. The output is not
+squashed.
 
-Deviations: [Praveen2023JCA] has audio and visual, here is any set. In the authors' code of these equations the
-regressor is fed the visual features and the attended visual ones, by mistake, and has no relu; here it has all
-attended features as the paper says, with the relu of their larger model. That model (spatial attention on a
-two-stream backbone, bidirectional LSTM behind the fusion) is not implemented. [Praveen2023JCA]'s frames are clips of
-8 images, with a backbone trained along; here they are frames.
+Deviations: [Praveen2023JCA] has audio and visual; here any set works. In the authors' code of these equations the
+regressor mistakenly gets the visual features and the attended visual ones, and has no relu; here it gets all attended
+features as in the paper, with the relu of their larger model. That model (spatial attention on a two-stream backbone,
+bidirectional LSTM after the fusion) is not implemented. A frame in [Praveen2023JCA] is a clip of 8 images, and the
+backbone is trained jointly; here frames are frames.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Config:
 
 
 class JointAttention(nn.Module):
-    """One modality's attention to the joint of all."""
+    """One modality's attention to the joint features."""
 
     def __init__(self, dim_joint: int, length: int, d_attention: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class JointAttention(nn.Module):
 
 
 class JointCrossAttention(FusionModel):
-    """Attention of every modality to all; 199,425 parameters at audio 512 + visual 512 with one target."""
+    """Attention of every modality to all of them; 199,425 parameters at audio 512 + visual 512 with one target."""
 
     config: Config
 

@@ -1,9 +1,9 @@
-"""Late fusion, a baseline: the mean of one prediction per modality, each of its own temporal network [Bai2018TCN].
+"""Late fusion, a baseline: one temporal network [Bai2018TCN] per modality, whose predictions are averaged.
 
     values = sum_m a_m tanh(W_m BN(TCN_m(x_m)) + b_m) / sum_m a_m
 
-a_m is 1 where a window has a valid frame of modality m, else 0, so that a modality that is missing does not vote; where
-all are missing, all vote. See `fusion.layers.tcn` for the equations of the networks.
+a_m is 1 if a window has a valid frame of modality m, else 0, so a missing modality does not vote; if all are missing,
+all vote. See `fusion.layers.tcn` for the equations of the networks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Config:
 
     Attributes:
         channels: widths of the temporal levels of a modality that `channels_of` does not name.
-        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
+        channels_of: name of a modality → widths of its temporal levels; a given mapping replaces the whole default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
     """
@@ -57,7 +57,7 @@ class LateFusion(FusionModel):
         return Estimate((votes * self._weights(inputs)[:, None, None]).sum(dim=-1))
 
     def _weights(self, inputs: Inputs) -> Tensor:
-        """(B, M), rows sum to 1: equal shares of the modalities that a window has."""
+        """(B, M), rows sum to 1: equal weights for the modalities present in a window."""
         inside = find_inside(inputs)
         valid = torch.stack([inputs.valid[modality] for modality in self.dims], dim=-1)  # (B, L, M)
         present = (valid if inside is None else valid & inside[:, :, None]).any(dim=1)

@@ -1,14 +1,14 @@
 """Leader-follower attention (LFAN) [Zhang2023, Section 2 and Figure 1].
 
-A branch per modality m (see `fusion.layers.tcn`) gives h_m of d_m values per frame. At every frame on its own, and for every
-one of the heads, with queries, keys and values of size k = modal_dim / n_heads:
+A branch per modality m (see `fusion.layers.tcn`) gives h_m of d_m values per frame. Separately for every frame and head, with
+queries, keys and values of size k = modal_dim / n_heads:
 
     [q_m, k_m, v_m] = W_m h_m + b_m                                        (d_m → 3 modal_dim)
     A = softmax(Q K^T / sqrt(k)) over modalities (M x M),    O = A V + V
     f = LN(drop(W [O over heads, modalities, k] + b))                      (M modal_dim)
     values = tanh(U [h_leader, f] + u)
 
-The paper gives no equations; these are of the authors' code. There is no residual around the block, no feed-forward
+The paper gives no equations; these come from the authors' code. There is no residual around the block, no feed-forward
 part and no position code. The authors' networks have one output each, valence or arousal: give one target for that.
 
 Deviations: the leader is a setting, not the first modality; see `fusion.layers.tcn` for batch normalisation and padding.
@@ -35,13 +35,13 @@ class Config:
     """Settings; the defaults are those of the authors' code.
 
     Attributes:
-        leader: modality that bypasses the attention; empty for visual, or the first alphabetically where there is none.
+        leader: modality that bypasses the attention; empty for visual, or else the first one alphabetically.
         channels: widths of the temporal levels of a modality that `channels_of` does not name.
-        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
+        channels_of: name of a modality → widths of its temporal levels; a given mapping replaces the whole default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
-        modal_dim: width that every modality contributes to the followers; a multiple of `n_heads`.
-        n_heads: attention heads.
+        modal_dim: number of channels that each modality contributes to the followers; a multiple of `n_heads`.
+        n_heads: number of attention heads.
         dropout_fusion: before the layer normalisation, 0 to 1.
     """
 

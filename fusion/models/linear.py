@@ -1,16 +1,16 @@
-"""Ridge regression on windowed features, a baseline: what can be had without any network.
+"""Ridge regression on windowed features, a baseline that shows what is possible without a network.
 
-Features of a frame t are means of the embeddings x_m over windows of several widths s around it, over the valid frames
-inside the window that the model was given (zero, the mean of all, where there is none):
+The features of a frame t are means of the embeddings x_m over windows of several widths s around it. Only valid frames
+inside the model's input window count; without any, the feature is zero, the overall mean:
 
     z_t = [mean{x_m[u] : |u - t| <= (s - 1) / 2, valid} for all m, s],    values_t = W z_t + b
 
-`fit` solves for the least squares with penalty in closed form, b not penalised, over the N labelled frames of each target:
+`fit` solves the penalised least squares in closed form, b not penalised, over the N labelled frames of each target:
 
     W, b = argmin  1/N sum_t |W z_t + b - y_t|^2 + alpha |W|^2
 
-which is scikit-learn's `Ridge(alpha=N * alpha)`. Sums over frames are taken batch by batch in float64, so that the
-features of a whole corpus need never be in memory at once. Trained by gradient instead, it is a linear layer as others.
+which is scikit-learn's `Ridge(alpha=N * alpha)`. Sums over frames are accumulated batch by batch in float64, so the
+features of a whole corpus never need to fit in memory. It can also be trained by gradient steps, like any linear layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fusion.layers.padding import find_inside
 from fusion.model import Estimate, FusionModel, Inputs
 
 Pattern = tuple[bool, ...]
-"""Which of the targets are labelled."""
+"""For each target, whether it is labelled."""
 Sums = tuple[Tensor, Tensor, int]
 """Sum (F + C,), sum of products (F + C, F + C), both float64, and number of frames."""
 
@@ -64,7 +64,7 @@ class LinearRegression(FusionModel):
         self.regress = nn.Linear(sum(self.dims.values()) * len(config.spans), len(self.targets))
 
     def features(self, inputs: Inputs) -> Tensor:
-        """(B, L, D) per modality → (B, L, F), modality after modality, each span after span."""
+        """(B, L, D) per modality → (B, L, F), ordered by modality, then by span."""
         inside = find_inside(inputs)
         columns = []
         for modality in self.dims:
@@ -79,11 +79,11 @@ class LinearRegression(FusionModel):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> None:
-        """Solve for the weights, in the place of gradient steps; one pass.
+        """Solve for the weights in one pass, instead of gradient steps.
 
         Args:
-            batches: inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled. Frames that are
-                in several windows count several times.
+            batches: inputs, targets (B, L, C) and mask (B, L, C), true where the frame is labelled. Frames in several
+                windows count several times.
 
         Raises:
             CorpusError: if a target has no labelled frame.
@@ -93,7 +93,7 @@ class LinearRegression(FusionModel):
         if () in groups:
             names = ", ".join(self.targets[column] for column in groups[()])
             raise CorpusError(
-                f"Model 'linear' was given no labelled frame of {names}; expected at least one. Check the labels."
+                f"Model 'linear' got 0 labelled frames of {names}; expected at least one. Check the labels."
             )
         for patterns, columns in groups.items():
             total, gram, count = (
@@ -108,7 +108,7 @@ class LinearRegression(FusionModel):
             self.regress.bias[columns] = (mean[chosen] - mean[:size] @ weights).to(self.regress.bias)
 
     def _sum(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> dict[Pattern, Sums]:
-        """Sums over the frames of which the same targets are labelled, for every such set of targets."""
+        """Sums over frames, grouped by the set of targets that are labelled in them."""
         width = self.regress.in_features + self.regress.out_features
         found: dict[Pattern, Sums] = {}
         for inputs, targets, mask in batches:
@@ -125,7 +125,7 @@ class LinearRegression(FusionModel):
 
 
 def _group(patterns: Iterable[Pattern], num_targets: int) -> dict[tuple[Pattern, ...], list[int]]:
-    """Targets that are labelled in the same frames are solved for together: patterns that hold them → their columns."""
+    """Group targets that are labelled in the same frames, to be solved together: patterns with labels → columns."""
     groups: dict[tuple[Pattern, ...], list[int]] = {}
     known = sorted(patterns)
     for column in range(num_targets):

@@ -1,29 +1,30 @@
-"""Recursive joint cross-modal attention (RCMA) [Praveen2024, Section 1.4], and RJCMA, its joint of all modalities.
+"""Recursive joint cross-modal attention (RCMA) [Praveen2024, Section 1.4], and RJCMA, its variant that joins all modalities.
 
 A branch per modality m (see `fusion.layers.tcn`) gives X_m (L x d_m). The joint J_m (L x d_J) is the concatenation of the
-*other* modalities, or of all (`joint`). One iteration, all modalities from the inputs of the iteration:
+*other* modalities, or of all (`joint`). Each iteration updates all modalities in parallel:
 
     C_m = drop(tanh(X_m^T W_jm J_m / sqrt(d_J)))       (d_m x d_J), W_jm L x L      [Praveen2024, Equations 2-4]
     H_m = relu(X_m W_cm C_m)                           (L x d_J)                    [Praveen2024, Equations 5-7]
     X_m ← X_m + drop(H_m W_hm)                         (L x d_m)                    [Praveen2024, Equations 8-13]
 
-After `n_iterations` with weights of their own, values = tanh(W [X_m for all m] + b), where [Praveen2024] says "fully
-connected layers". As W_jm is L x L, the model takes windows of `length` frames only. Padding is zero at the input, as
-in the paper, so what stands in it has no influence; its frames do take part in the attention, as zeros do there too.
+After `n_iterations`, each with its own weights, values = tanh(W [X_m for all m] + b), where [Praveen2024] says "fully
+connected layers". As W_jm is L x L, the model only accepts windows of `length` frames. Padding is set to zero at the
+input, as in the paper, so its content has no influence; its frames do take part in the attention, as zeros, as they do
+there.
 
-Variants: "paper" is the above. "code", the default, is what produced the published numbers; it adds
+Variants: "paper" is the above. "code", the default, produced the published numbers; it has
 
-    J_m' = P J_m + p in the place of J_m,   biases on all maps,   H_m = relu(tanh(·)),   drop(relu(H_m W_hm))
+    J_m' = P J_m + p instead of J_m,   biases on all maps,   H_m = relu(tanh(·)),   drop(relu(H_m W_hm))
 
 `joint: all` is the authors' later code, RJCMA: J of all modalities for every branch, never projected (they compute
-the projection and do not use it: 262,656 dead parameters per iteration, left out here) and
+the projection but do not use it: 262,656 dead parameters per iteration, left out here) and
 values = tanh(V leaky(BN(U x + u)) + v) with half the width between. Its branches end in 256 (visual) and 128 values:
 `channels` 512, 512, 512, 256, `channels_of` 512, 512, 512, 128 for text.
 
-Deviations: the cross-attention starts from Xavier's uniform distribution and zero biases as in [Praveen2024, Section 2.2], the authors'
-code from PyTorch's. Dropouts are the code's; the paper's are `dropout_scores` 0, `dropout_attended` .5,
-`dropout_head` .8. [Praveen2024] does not say how often to iterate; the code does so twice. A modality alone is its own
-joint. The authors' networks have one output each, valence or arousal.
+Deviations: the cross-attention is initialised with Xavier's uniform distribution and zero biases as in
+[Praveen2024, Section 2.2], while the authors' code uses PyTorch's defaults. Dropouts are those of the code; the paper's
+are `dropout_scores` 0, `dropout_attended` .5, `dropout_head` .8. [Praveen2024] does not give the number of iterations;
+the code has two. A single modality is its own joint. The authors' networks have one output each, valence or arousal.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ class Config:
 
     Attributes:
         variant: code or paper.
-        joint: what a modality attends to: others or all.
+        joint: the modalities that each one attends to: others or all.
         length: frames of every window.
-        n_iterations: how often the attention is repeated.
+        n_iterations: number of iterations of the attention.
         channels: widths of the temporal levels of a modality that `channels_of` does not name.
-        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
+        channels_of: name of a modality → widths of its temporal levels; a given mapping replaces the whole default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
         dropout_scores: on the correlations C, 0 to 1.
-        dropout_attended: on what is added to the features, 0 to 1.
+        dropout_attended: on the attended features before they are added, 0 to 1.
         dropout_head: on the features before the last linear map, 0 to 1.
     """
 
@@ -110,7 +111,7 @@ class CrossAttention(nn.Module):
 
 
 class Iteration(nn.ModuleDict):
-    """One iteration over all modalities, in parallel: everyone reads what the iteration before has left."""
+    """One iteration over all modalities in parallel: each reads the output of the previous iteration."""
 
     def __init__(self, dims: Mapping[str, int], config: Config) -> None:
         self.sources = {

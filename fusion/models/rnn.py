@@ -4,11 +4,11 @@ With modalities m in alphabetical order and x_t the concatenation of their embed
 
     z_t = act(W x_t + b),    h = LSTM(z),    values_t = V h_t + v,    logits_t = U h_t + u
 
-One modality alone goes into the LSTM as it is. Nothing follows the LSTM but the heads, and with one layer no
-dropout is active, both as in the authors' code.
+A single modality goes into the LSTM unreduced. Only the heads follow the LSTM, and with one layer no dropout is active,
+both as in the authors' code.
 
-Deviation: the authors tie `d_hidden` to `d_model`; here they are free. A bidirectional LSTM reads only the frames
-inside a window, never its padding.
+Deviation: the authors tie `d_hidden` to `d_model`; here they are independent. A bidirectional LSTM reads only the
+frames inside a window, never its padding.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Config:
     """Settings; the defaults are [Karas2022, Table 4].
 
     Attributes:
-        d_model: width of the linear reduction; not used with one modality.
+        d_model: width of the linear reduction; unused with a single modality.
         d_hidden: width of the LSTM, per direction.
-        n_layers: LSTM layers.
-        bidirectional: read every window backwards too.
+        n_layers: number of LSTM layers.
+        bidirectional: also read every window backwards.
         dropout: between LSTM layers, 0 to 1.
         activation: after the reduction: gelu, relu or selu.
     """
@@ -80,7 +80,7 @@ class AudiovisualRNN(FusionModel):
         return self.heads(self._recur(reduced, inputs.lengths))
 
     def _recur(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, d) → (B, L, h). Forwards, padding at the end cannot reach a frame before it, so nothing is packed."""
+        """(B, L, d) → (B, L, h). A forward LSTM needs no packing: padding at the end cannot affect earlier frames."""
         num_frames = sequence.shape[1]
         if not self.config.bidirectional or int(lengths.min()) == num_frames:
             return self.lstm(sequence)[0]

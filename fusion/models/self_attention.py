@@ -5,11 +5,11 @@ With x_t the concatenation of the modalities (alphabetical) at frame t and p the
     z_t = drop(act(W x_t + b) + p_t),    h = encoder(z),    values_t = V act(h_t) + v,    logits_t = U act(h_t) + u
 
 where encoder is a stack of post-norm Transformer layers [Vaswani2017], with softmax(Q K^T / sqrt(d_k)) V as in
-[Karas2022, Equation 1]. One modality alone has a convolution of 3 frames in the place of W, and with SELU alpha dropout
-instead of dropout, as the authors' unimodal networks.
+[Karas2022, Equation 1]. A single modality has a convolution of 3 frames instead of W and, with SELU, alpha dropout
+instead of dropout, as in the authors' unimodal networks.
 
-The defaults are [Karas2022, Table 4]. The authors' search never passed its dropout on, so that the published runs may
-have had 0.3: set `dropout` to 0.3 to reproduce that. The whole window is seen, padding is not.
+The defaults are [Karas2022, Table 4]. The authors' search never passed its dropout on, so the published runs may have
+had 0.3: set `dropout` to 0.3 to reproduce them. Attention covers the whole window except padding.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Config:
     Attributes:
         d_model: width; a multiple of `n_heads`.
         d_ff: width inside the feed-forward parts.
-        n_layers: Transformer layers.
-        n_heads: attention heads.
+        n_layers: number of Transformer layers.
+        n_heads: number of attention heads.
         dropout: in and before the layers, 0 to 1.
         activation: after the reduction, in the layers and before the heads: gelu, relu or selu.
     """

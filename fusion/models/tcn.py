@@ -2,8 +2,8 @@
 
     values = tanh(W [h_m for all m] + b),    h_m = BN(TCN_m(x_m))
 
-With one modality it is the unimodal network of [Zhang2023]; see `fusion.layers.tcn` for the equations. With several, fusion
-is nothing but the concatenation of their hidden states (`concatenation` joins embeddings instead, `late` predictions).
+With one modality it is the unimodal network of [Zhang2023]; see `fusion.layers.tcn` for the equations. With several, it simply
+concatenates their hidden states (`concatenation` joins embeddings instead, and `late` joins predictions).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Config:
 
     Attributes:
         channels: widths of the temporal levels of a modality that `channels_of` does not name.
-        channels_of: name of a modality → widths of its temporal levels; given, it replaces this default.
+        channels_of: name of a modality → widths of its temporal levels; a given mapping replaces the whole default.
         kernel: frames of a temporal convolution.
         dropout: in the temporal levels, 0 to 1.
     """

@@ -1,6 +1,6 @@
-"""What a prediction is worth: losses that teach, metrics that judge (one file each, named here), and intervals around them.
+"""Losses for training, metrics for evaluation (one file each, listed here), and their confidence intervals.
 
-Their order is that of tables; the first one ranks systems and chooses epochs.
+Tables show the metrics in this order; the first one ranks systems and chooses epochs.
 """
 
 METRICS = {

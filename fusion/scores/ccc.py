@@ -10,7 +10,7 @@ from fusion.scores.metric import MomentMetric
 class CCC(MomentMetric):
     """CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments, not the N-1 form.
 
-    In [-1, 1]; 0 where only one of the two varies, nan where neither varies and both means agree.
+    In [-1, 1]; 0 if only one of the two varies, nan if neither varies and their means are equal.
     """
 
     title = "CCC"

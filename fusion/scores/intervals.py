@@ -1,7 +1,8 @@
-"""Figures of a run and bootstrap confidence intervals around them, over trials [Efron1993].
+"""Scores of a run and their bootstrap confidence intervals over trials [Efron1993].
 
-Frames of one trial depend on each other, trials do not, so trials are what is drawn, with replacement, as many as there
-are. Metrics are functions of sums over trials; every trial is summed up once, and a draw only weighs these sums.
+The frames of a trial depend on each other while trials do not, so each bootstrap sample draws trials, with replacement,
+as many as there are. Metrics are functions of sums over trials: each trial is summed once, and a draw only weights these
+sums.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from fusion.scores.metric import Metric
 
 Array = NDArray[np.float64]
 Run = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]
-"""Trial id → prediction (T, C) and target (T, C), nan where it does not count."""
+"""Trial id → prediction (T, C) and target (T, C), with target nan where a frame does not count."""
 Metrics = Mapping[str, type[Metric]]
 Measured = dict[str, dict[str, Tensor]]
 """Metric → trial id → sums (S, C)."""
 
 
 def measure(run: Run, metrics: Metrics) -> Measured:
-    """Sum up every trial of a run for every metric."""
+    """Sum every trial of a run for every metric."""
     tensors = {
         trial: (torch.from_numpy(prediction), torch.from_numpy(target)) for trial, (prediction, target) in run.items()
     }
@@ -50,14 +51,14 @@ def bootstrap(runs: Sequence[Measured], metrics: Metrics, draws: int, level: flo
     """Percentile intervals of the metrics' means over runs; the same trials are drawn in every run.
 
     Args:
-        runs: sums of one training run each; folds may hold different trials.
+        runs: the sums of each training run; folds may have different trials.
         metrics: name → metric.
-        draws: bootstrap samples, at least 1.
+        draws: number of bootstrap samples, at least 1.
         level: share of samples inside the interval, between 0 and 1.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        Name → (2, C + 1), low and high of each target and of their mean; nan where a metric is nan in every draw.
+        Name → (2, C + 1), low and high for each target and for their mean; nan if a metric is nan in every draw.
 
     Raises:
         SettingError: if a number is outside its range or there is nothing to draw from.
@@ -79,7 +80,7 @@ def bootstrap(runs: Sequence[Measured], metrics: Metrics, draws: int, level: flo
 
 
 def _stack(trials: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """(N, S, C), zero for trials that the run does not have."""
+    """(N, S, C), zero for trials that are not in the run."""
     nothing = torch.zeros_like(next(iter(trials.values())))
     return torch.stack([trials.get(name, nothing) for name in names])
 

@@ -2,9 +2,9 @@
 
     L = L_ccc + lambda_mse L_mse + lambda_ce L_ce                                    [Karas2022, Equation 5]
 
-All take `prediction, target, mask`; each target has a mask of its own, and frames outside it contribute nothing to it,
-neither value nor gradient. Where padding
-shall count with targets 0, as in [Zhang2023]'s code, the batch says so (`fusion.layers.padding.count_padding`), not the loss.
+All take `prediction, target, mask`. Each target has its own mask; frames outside it contribute neither value nor
+gradient. If padding should count with targets 0, as in [Zhang2023]'s code, the batch is changed
+(`fusion.bank.counted_padding.count_padding`), not the loss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RADIUS_EDGES = tuple(
 )  # .4714, .9428; the rim is sqrt(2)
 ANGLE_EDGES = tuple((sector - 4) * math.pi / 4 for sector in range(1, NUM_SECTORS))  # from -3/4 pi to 3/4 pi
 
-LAMBDA_CE = 0.88  # of the recurrent model in [Karas2022, Table 4], where the settings leave it open
+LAMBDA_CE = 0.88  # the default, from the recurrent model in [Karas2022, Table 4]
 
 # Class = sector + 8 ring; sectors 0-3 are negative arousal. From the authors' code of [Karas2022].
 CLASS_WEIGHTS = (
@@ -56,7 +56,7 @@ def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
-        Scalar in [0, 2]; 1 where nothing varies or no frame counts.
+        Scalar in [0, 2]; 1 if nothing varies or no frame counts.
     """
     return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten(0, 1), 0)).mean()
 
@@ -64,10 +64,11 @@ def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean over windows and targets of 1 - CCC, each CCC along one window, as in the code of [Zhang2023].
 
-    The paper says no more than "the CCC loss" (Section 3.4).
+    The paper only says "the CCC loss" (Section 3.4).
 
-    Targets without a counted frame are left out of their window's mean, windows without any out of the mean. Deviation: population moments throughout, the
-    published code divides the covariance by N and the variances by N - 1 (factor .9967 for 300 frames).
+    Targets without a counted frame are left out of their window's mean, and windows without any are left out of the total.
+    Deviation: population moments throughout; the published code divides the covariance by N and the variances by N - 1
+    (factor .9967 for 300 frames).
 
     Args:
         prediction: (B, L, C).
@@ -75,7 +76,7 @@ def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tenso
         mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
-        Scalar in [0, 2]; 0 where no frame counts at all.
+        Scalar in [0, 2]; 0 if no frame counts.
     """
     counted = mask.any(dim=1)
     loss = ((1 - _ccc(prediction, target, mask, 1)) * counted).sum(dim=-1) / counted.sum(dim=-1).clamp_min(1)
@@ -83,7 +84,7 @@ def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tenso
 
 
 def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """CCC along `dim` over what the mask counts; two passes, so float32 keeps its digits."""
+    """CCC along `dim` over the counted frames; two passes keep the precision of float32."""
     weight = mask.to(prediction.dtype)
     weight = weight / weight.sum(dim, keepdim=True).clamp_min(1)
     mean_p = (prediction * weight).sum(dim, keepdim=True)
@@ -94,7 +95,7 @@ def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 def mse_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared error, mean over all that counts: a target with fewer labels has less of a say.
+    """Mean squared error over all counted values: a target with fewer labels has less weight.
 
     [Karas2022, Equation 4] writes a sum; the authors' code takes the mean, without which lambda has no fixed meaning.
 
@@ -112,9 +113,9 @@ def mse_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def polar_class(valence: Tensor, arousal: Tensor) -> Tensor:
     """Class 0 … 23 of points of the affect plane: sector + 8 ring [Karas2022, Section 3.4].
 
-    Eight sectors of 45 degrees from -180 on, three rings of equal width up to the radius sqrt(2); intervals are
-    closed on the left, what lies beyond the rim or at +180 degrees is in the last one. The origin, frequent in labels,
-    has class 4 (ring 0, sector from 0 degrees); the authors' training code put it in class 0 by a clamp.
+    Eight sectors of 45 degrees starting at -180, three rings of equal width up to the radius sqrt(2). Intervals are
+    closed on the left; points beyond the rim or at +180 degrees belong to the last one. The origin, frequent in labels,
+    has class 4 (ring 0, sector from 0 degrees); a clamp in the authors' training code puts it in class 0.
 
     Args:
         valence: any shape, in [-1, 1].
@@ -131,7 +132,7 @@ def polar_class(valence: Tensor, arousal: Tensor) -> Tensor:
 
 
 def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """Weighted cross-entropy over counted frames: sum of w_c (-log softmax(logits)_c) over sum of w_c.
+    """Weighted cross-entropy over counted frames: the sum of w_c (-log softmax(logits)_c), divided by the sum of w_c.
 
     Args:
         logits: (B, L, 24).
@@ -148,12 +149,12 @@ def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Te
 
 
 def published_class_weights(labels: Tensor) -> Tensor:
-    """Weights (24,) of the authors' code of [Karas2022], whatever the labels are."""
+    """Weights (24,) from the authors' code of [Karas2022], regardless of the labels."""
     return torch.tensor(CLASS_WEIGHTS)
 
 
 def balanced_class_weights(labels: Tensor) -> Tensor:
-    """Weights (24,) such that every class that occurs weighs the same in total: w_c = N / (K n_c).
+    """Weights (24,) that give every class that occurs the same total weight: w_c = N / (K n_c).
 
     N frames, n_c of them in class c, K classes that occur; 1 where n_c is 0. As `class_weight="balanced"` in scikit-learn.
 
@@ -185,13 +186,13 @@ class Objective(nn.Module):
             targets: names of the C outputs.
             loss: a name of `fusion.settings.LOSSES`.
             lambda_mse: weight of the squared error.
-            lambda_ce: weight of the cross-entropy; None for 0.88 where the model has polar classes, else 0.
+            lambda_ce: weight of the cross-entropy; None for 0.88 if the model has polar classes, else 0.
             class_weights: a name of `fusion.settings.CLASS_WEIGHTINGS`.
-            labels: (F, C) of the training frames, nan where not labelled, where the class weights come from them.
+            labels: (F, C) of the training frames, nan where not labelled; needed by "training" class weights only.
 
         Raises:
             UnknownNameError: if there is no such loss or rule of weights.
-            SettingError: if a cross-entropy is asked for without both valence and arousal.
+            SettingError: if a cross-entropy is requested without both valence and arousal.
         """
         super().__init__()
         if lambda_ce and not has_polar_plane(targets):
@@ -209,7 +210,7 @@ class Objective(nn.Module):
         """Scalar loss of an estimate against target (B, L, C) and mask (B, L, C).
 
         Raises:
-            SettingError: if a cross-entropy is asked for and the model has no class head.
+            SettingError: if a cross-entropy is requested and the model has no class head.
         """
         loss = self.ccc_loss(estimate.values, target, mask)
         if self.lambda_mse:
@@ -223,7 +224,7 @@ class Objective(nn.Module):
         return loss
 
     def _weight_classes(self, estimate: Estimate) -> float:
-        """The cross-entropy's weight for a model that gives such estimates."""
+        """Weight of the cross-entropy for a model with such estimates."""
         if self.lambda_ce is None:
             return 0.0 if estimate.logits is None else LAMBDA_CE
         if self.lambda_ce and estimate.logits is None:

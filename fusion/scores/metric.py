@@ -1,12 +1,12 @@
-"""The contract of a metric: sums over frames, in float64, and the figure that they make.
+"""The contract of a metric: sums over frames, in float64, and the score computed from them.
 
-A metric is one file in `fusion/scores/` with a class, and one line in the table `fusion.scores.METRICS`; evaluation, comparison
-and report know no other place. It sums up one trial at a time and says how sums of several trials are put together, each
-trial taken as often as a bootstrap draws it. One estimator throughout, population moments (divided by N), as in [Lin1989] and
-the challenge.
+A metric is one file in `fusion/scores/` with a class, and one line in the table `fusion.scores.METRICS`; evaluation,
+comparison and report need nothing else. It sums one trial at a time and combines the sums of several trials, each weighted
+by how often a bootstrap draws it. The estimator is the same everywhere: population moments (divided by N), as in [Lin1989]
+and the challenge.
 
-Rules for nan: what is outside the mask is never looked at; each target may have a mask of its own. A nan in a counted
-frame makes that target nan. No counted frame is nan.
+Rules for nan: values outside the mask are ignored; each target may have its own mask. A nan in a counted frame makes that
+target's score nan, and so does a mask without a counted frame.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Metric(ABC):
     """Base of all metrics: `update` with frames, then `compute`.
 
     Attributes:
-        title: as tables name it.
-        higher_is_better: which run is the best one.
-        digits: behind the point, in tables.
-        in_unit: whether it is in the unit of the target, so that no mean is taken over targets of different ranges.
-        by_target: whether the report shows it for each target; else only its mean over them.
-        brief: whether the tables of `evaluate` and `compare` show it too.
+        title: its heading in tables.
+        higher_is_better: whether the run with the highest score is the best; else the lowest.
+        digits: decimal places in tables.
+        in_unit: whether it is in the unit of the target; then targets of different ranges are not averaged.
+        by_target: whether the report shows it for each target; else only its mean over targets.
+        brief: whether the tables of `evaluate` and `compare` also show it.
     """
 
     title: ClassVar[str]
@@ -43,20 +43,20 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
-        """Add frames, of one trial if it matters.
+        """Add frames; for metrics of whole trials, all frames of one trial.
 
         Args:
             prediction: (..., C), any range.
             target: (..., C), same range.
-            mask: (...), or (..., C) for each target by itself, true where the frame counts; all of them by default.
+            mask: (...), or (..., C) with one mask per target, true where the frame counts; by default every frame counts.
 
         Raises:
-            ShapeError: if the three do not fit each other.
+            ShapeError: if the three shapes do not match.
         """
 
     @abstractmethod
     def sums(self) -> Tensor:
-        """(S, C) float64, all that is kept of the frames so far; zero of no frames."""
+        """(S, C) float64, the accumulated sums; zero before the first frame."""
 
     @staticmethod
     @abstractmethod
@@ -65,11 +65,11 @@ class Metric(ABC):
 
     @classmethod
     def weigh(cls, weights: Tensor, sums: Tensor) -> Tensor:
-        """Sums of several trials together.
+        """Combined sums of several trials.
 
         Args:
-            weights: (D, N), how often each trial counts, in each of D draws.
-            sums: (N, S, C), of each trial.
+            weights: (D, N), how often each trial counts in each of D draws.
+            sums: (N, S, C), the sums of each trial.
 
         Returns:
             (D, S, C).
@@ -77,22 +77,22 @@ class Metric(ABC):
         return torch.einsum("dn,nsc->dsc", weights, sums)
 
     def compute(self) -> Tensor:
-        """(C,) over all frames so far."""
+        """(C,), the score over all frames so far."""
         return self.figure(self.sums())
 
     @classmethod
     def of(cls, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(C,) of these frames; arguments and errors as of `update`."""
+        """(C,), the score of these frames; arguments and errors as in `update`."""
         return cls().update(prediction, target, mask).compute()
 
 
 def load_metrics() -> dict[str, type[Metric]]:
-    """Every metric of the table, in its order."""
+    """Every metric of the table, in order."""
     return {name: load_named("metric", METRICS, name) for name in METRICS}
 
 
 class MeanMetric(Metric):
-    """A function of the mean over frames of something that each frame has of its own: one method, `frame`."""
+    """A function of the mean over frames of a value per frame; subclasses define `frame`."""
 
     def __init__(self) -> None:
         self.count = torch.zeros(1, dtype=torch.float64)  # (C,)
@@ -110,7 +110,7 @@ class MeanMetric(Metric):
         return self
 
     def sums(self) -> Tensor:
-        """(2, C): frames, and the sum over them."""
+        """(2, C): number of frames, and the sum over them."""
         return torch.stack([self.count, self.total])
 
     @staticmethod
@@ -121,9 +121,9 @@ class MeanMetric(Metric):
 
 
 class MomentMetric(Metric):
-    """A function of the moments of prediction and target: only `figure` is its own.
+    """A function of the moments of prediction and target; subclasses define `figure`.
 
-    Moments of trials are merged pairwise, in the stable form of [Chan1983], and give what all frames at once would give.
+    Moments of trials are merged pairwise, in the stable form of [Chan1983], with the same result as for all frames together.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class MomentMetric(Metric):
         if not len(counted):
             return self
         both, outside, count = torch.stack(pair), ~counted, counted.sum(dim=0).double()
-        # deviations from a counted frame of the series: a constant one has a spread of exactly 0
+        # deviations from a counted frame of the series, so that a constant series has a spread of exactly 0
         first = both.gather(1, counted.int().argmax(dim=0).expand(2, 1, -1))
         shifted = (both - first).masked_fill(outside, 0)
         centre = shifted.sum(dim=1, keepdim=True) / count.clamp_min(1)
@@ -148,7 +148,7 @@ class MomentMetric(Metric):
         return self
 
     def _merge(self, count: Tensor, mean: Tensor, square: Tensor, product: Tensor) -> None:
-        """Pairwise update of [Chan1983], each target by itself."""
+        """Pairwise update of [Chan1983], separately for each target."""
         total = self.count + count
         delta = mean - self.mean
         weight = self.count * count / total.clamp_min(1)
@@ -158,12 +158,12 @@ class MomentMetric(Metric):
         self.count = total
 
     def sums(self) -> Tensor:
-        """(6, C): frames, means of prediction and target, their sums of squared deviations, and of the product of these."""
+        """(6, C): number of frames, means of prediction and target, their sums of squared deviations and of products."""
         return torch.stack([self.count, *self.mean, *self.square, self.product])
 
     @classmethod
     def weigh(cls, weights: Tensor, sums: Tensor) -> Tensor:
-        """Merge trials; deviations of their means are taken from a trial's mean, so that a constant keeps a spread of 0."""
+        """Merge trials; deviations are taken from one trial's mean, so that a constant keeps a spread of exactly 0."""
         count, means, squares, products = sums[:, :1], sums[:, 1:3], sums[:, 3:5], sums[:, 5]
         first = means.gather(0, (count > 0).int().argmax(dim=0, keepdim=True).expand(1, 2, -1))
         apart = (means - first).masked_fill(count == 0, 0)
@@ -176,10 +176,10 @@ class MomentMetric(Metric):
 
 
 def counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Both as (N, C) float64 on the CPU, and which numbers count (N, C); frames without any that does are left out.
+    """Both as (N, C) float64 on the CPU, and which values count (N, C); frames in which none counts are left out.
 
     Raises:
-        ShapeError: if the three do not fit each other.
+        ShapeError: if the three shapes do not match.
     """
     fits = mask is None or mask.shape in (prediction.shape, prediction.shape[:-1])
     if prediction.shape != target.shape or prediction.ndim < 2 or not fits:

@@ -8,7 +8,7 @@ from fusion.scores.metric import MomentMetric
 
 
 class PCC(MomentMetric):
-    """PCC = cov / (std_p std_t), in [-1, 1]; nan where one of the two never varies."""
+    """PCC = cov / (std_p std_t), in [-1, 1]; nan if either of the two never varies."""
 
     title = "PCC"
     brief = False

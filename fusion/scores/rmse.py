@@ -8,7 +8,7 @@ from fusion.scores.metric import MeanMetric
 
 
 class RMSE(MeanMetric):
-    """RMSE = sqrt(mean (p - t)^2); sums the squared errors themselves, which moments would blur near zero."""
+    """RMSE = sqrt(mean (p - t)^2); sums the squared errors directly, as moments would lose precision near zero."""
 
     title = "RMSE"
     higher_is_better = False

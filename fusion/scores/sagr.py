@@ -11,8 +11,8 @@ from fusion.scores.metric import MeanMetric
 class SAGR(MeanMetric):
     """Share of frames where sign(prediction) = sign(target) [Nicolaou2011], in [0, 1].
 
-    Both are taken from the middle of the target's range. The sign of 0 is 0: a label of exactly 0 is met by a prediction of
-    exactly 0 only.
+    Both are relative to the middle of the target's range. The sign of 0 is 0: only a prediction of exactly 0 agrees with a
+    label of exactly 0.
     """
 
     title = "SAGR"

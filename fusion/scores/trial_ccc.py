@@ -25,5 +25,5 @@ class TrialCCC(MeanMetric):
         return self
 
     def frame(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Not asked: a single frame has no CCC."""
+        """Never called: a single frame has no CCC."""
         raise NotImplementedError
