@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
 Where = str | Path
-"""A local path, or a URL of fsspec such as `s3://bucket/features/visual/facenet.zarr`."""
+"""A local path, or a URL of fsspec such as `s3://bucket/features/facenet.zarr`."""
 
 
 class Folder(Protocol):

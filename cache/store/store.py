@@ -1,6 +1,6 @@
-"""The feature store: one Zarr v3 group per backbone, one array per trial, a commit record written last.
+"""The feature store: one Zarr v3 group per feature set, one array per trial, a commit record written last.
 
-    features/<modality>/<backbone>.zarr/<fingerprint>/<trial id>/{zarr.json, c/0/0}
+    features/<name>.zarr/<fingerprint>/<trial id>/{zarr.json, c/0/0}
 
 A reader refuses an array without a commit record; a writer redoes it. So a killed run leaves nothing that looks
 finished. `docs/store.md` states the layout in MUST and SHOULD.
