@@ -21,7 +21,7 @@ from pipelines.cli.unlock import unlock
 from pipelines.console.console import Group, guarded, say, show
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_REDO = click.option("--redo", is_flag=True, help="Train anew what is there already.")
+_REDO = click.option("--redo", is_flag=True, help="Train again what is already there.")
 _DEVICE = click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
 
 

@@ -56,7 +56,7 @@ def corpus_build(as_json: bool) -> None:
 @_JSON
 @guarded
 def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
-    """Report every fault of a corpus folder at once, and what it holds by partition; exit code 1 if there are faults."""
+    """Report all faults of a corpus folder together, and what it holds by partition; exit code 1 if there are faults."""
     from cache.errors import CorpusError
     from pipelines.project import paths
     from pipelines.project.params import read_params

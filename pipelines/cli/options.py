@@ -26,7 +26,9 @@ class FrameRate(click.ParamType[Fraction]):
         except (ValueError, ZeroDivisionError):
             rate = Fraction(0)
         if rate <= 0:
-            self.fail(f"'{value}' is no frame rate; expected a positive number such as 25 or 30000/1001.", param, ctx)
+            self.fail(
+                f"'{value}' is not a frame rate; expected a positive number such as 25 or 30000/1001.", param, ctx
+            )
         return rate
 
 

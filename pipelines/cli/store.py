@@ -155,7 +155,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
     for receipt in checking.unreadable_receipts(features):
         warn(
             f"Receipt '{receipt}' cannot be read, so every fingerprint beside it is kept. Run its extraction or import again, "
-            "or delete it if nobody needs it."
+            "or delete it if it is not needed."
         )
     holdings = checking.prunable(features)
     rows = [_row(holding) for holding in holdings]

@@ -1,4 +1,4 @@
-"""Command `avfusion unlock`: mend what a killed DVC left."""
+"""Command `avfusion unlock`: clean up after a DVC that was killed."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ _NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_all
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell a user of an error; None where it is a fault of ours, which needs its traceback."""
+    """The sentence to show for an error; None if it is a bug of ours, which needs its traceback."""
     if isinstance(error, AvFusionError):
         return str(error)
     first = next(iter(str(error).splitlines()), "").strip()[:200].removesuffix(".")
@@ -126,7 +126,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _take_over() -> None:
-    """Escape what Python itself writes: warnings, log lines that nobody handles, tracebacks."""
+    """Escape what Python itself writes: warnings, unhandled log lines, tracebacks."""
     warnings.formatwarning = _format_warning
     sys.excepthook = _show_traceback
     if logging.lastResort is not None:
@@ -167,18 +167,18 @@ def say_json(value: Any) -> None:
 
 
 def warn(text: str) -> None:
-    """Say on stderr what the user should know although nothing failed."""
+    """Warn on stderr about something that did not fail."""
     say(f"Warning: {text}", err=True)
 
 
 def note(text: str) -> None:
-    """Say on stderr what is good to know."""
+    """Print a remark on stderr."""
     say(text, err=True)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on stderr; yields `advance(steps, note)`. Silent where stderr is no terminal."""
+    """A progress bar on stderr; yields `advance(steps, note)`. Silent if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

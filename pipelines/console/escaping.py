@@ -68,7 +68,7 @@ def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """The same with null in the place of nan and infinity, which JSON does not have."""
+    """The same with null instead of nan and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -23,7 +23,7 @@ class DemoParams:
 
     Attributes:
         backbones: backbone of the paper → backbone of the demo that stands in for it.
-        seeds: in the place of the paper's; empty for the same.
+        seeds: used instead of the paper's; empty for the same.
         train: settings of training in every system.
         settings: model → settings of its `Config`.
     """
@@ -85,7 +85,7 @@ class Row:
         systems: part → system of the preset that our figures are of.
         target: of the whole row, where it is not the column's.
         corrected: column → figure that the paper must have meant.
-        unused_classes: size of an encoder's classification layer that the paper counts and nobody uses.
+        unused_classes: size of an encoder's classification layer that the paper counts and that is never used.
     """
 
     group: str = ""

@@ -41,7 +41,7 @@ def reproduce(
         params: gives the project's settings; not called where no data is needed.
         corpus: name of the corpus, which must be that of the project; the project's by default.
         features: folder or URL of all features.
-        redo: train anew what is there already.
+        redo: train again what is already there.
 
     Returns:
         JSON values: paper, table, source, caption, corpus, notes, columns, and rows of {group} or {cells}, each cell
@@ -79,7 +79,7 @@ def reproduce(
 
 
 def _say_narrowed(paper: str, preset: Preset) -> str:
-    swaps = ", ".join(f"{mine} in the place of {theirs}" for theirs, mine in preset.demo.backbones.items())
+    swaps = ", ".join(f"{mine} instead of {theirs}" for theirs, mine in preset.demo.backbones.items())
     count = len(preset.fusion.seeds)
     return (
         f"Demo corpus: the figures show that the command runs, and say nothing about the paper. Narrow models, few epochs, "

@@ -1,4 +1,4 @@
-"""Which files a corpus was read from, by content: what tells that labels or media changed since, on any machine.
+"""Which files a corpus was read from, by content: how changed labels or media are noticed, on any machine.
 
 A file is read once on each machine: its digest is kept beside its size and times of change, which are all that is asked
 for afterwards. Of a folder, the names in it count. So is it with JPEGs: three million crops cost the listing of their
@@ -36,7 +36,7 @@ FILES = "files.json"
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro'); what did not change is not extracted again."
 _PLAIN = "".join(mark for mark in f"{punctuation} " if mark != "%")
 _PICTURES = (".jpg", ".jpeg")
-_READERS = 4  # files that are read at once
+_READERS = 4  # files that are read in parallel
 _SETTLED_NS = 2_000_000_000  # a file that changed later than so long ago may change again within a tick of its times
 
 

@@ -1,7 +1,7 @@
 """DVC's own lock files, and what a killed DVC leaves of them.
 
 In `.dvc/tmp`, `lock` and `rwlock.lock` are locks of the kernel, which end with their process and hold its number.
-`rwlock` is JSON: which process reads or writes which output. DVC empties that file before it writes it anew, and a DVC
+`rwlock` is JSON: which process reads or writes which output. DVC empties that file before it writes it again, and a DVC
 that dies in between leaves it empty; every later one then refuses to run.
 """
 
@@ -66,7 +66,7 @@ def unlock(folder: Path) -> str:
             table = check_document(parse_json(content), _Table)
         except ValueError as error:
             _refuse_running(temporary)
-            what = f"is no table of DVC's ({error})" if content else "is empty"
+            what = f"is not a table of DVC's ({error})" if content else "is empty"
             path.unlink()
             return (
                 f"'{path}' {what}: a DVC was killed while it wrote that file. It only says which DVC is at work, and none "
@@ -94,7 +94,7 @@ def find_root(folder: Path) -> Path:
         if (root / ".dvc").is_dir():
             return root
     raise MissingFileError(
-        f"There is no folder '.dvc' in '{absolute}' or above it, so no locks of DVC's. Run it in the project's folder."
+        f"There is no folder '.dvc' in '{absolute}' or above it, so there are no DVC locks. Run it in the project's folder."
     )
 
 
@@ -148,7 +148,7 @@ def _written_pid(path: Path) -> int | None:
 
 
 def _may_be_dvc(pid: int) -> bool:
-    """Whether a process is a DVC by its command line, which only Linux tells; else true."""
+    """Whether a process is a DVC by its command line, which only Linux shows; otherwise true."""
     try:
         return b"dvc" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

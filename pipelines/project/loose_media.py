@@ -44,8 +44,8 @@ def by_name(media: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
-def strangers(manifest: Manifest, out: Path) -> dict[str, str]:
-    """Trials of whose names `out` holds features of other contents, and why they cannot take their place."""
+def name_clashes(manifest: Manifest, out: Path) -> dict[str, str]:
+    """Trials whose name in `out` belongs to a different file, and why they cannot replace it."""
     known, found = _read(out), {}
     for trial in manifest.trials:
         path = manifest.path(trial, "audio")
@@ -57,8 +57,8 @@ def strangers(manifest: Manifest, out: Path) -> dict[str, str]:
     return found
 
 
-def remember(manifest: Manifest, trial_ids: Sequence[str], out: Path) -> None:
-    """Write down which contents the features of these trials in `out` are of."""
+def save_digests(manifest: Manifest, trial_ids: Sequence[str], out: Path) -> None:
+    """Save the digests of the files that the features of these trials in `out` came from."""
     digests = {trial_id: sha256_file(manifest.path(manifest.trial(trial_id), "audio")) for trial_id in trial_ids}
     write_document(out / _KNOWN, _Contents, {"files": _read(out) | digests}, sort_keys=True)
 
@@ -70,11 +70,11 @@ def _read(out: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _LooseManifest(Manifest):
-    """Loose files as trials; what one lacks is told as befits a file.
+    """Loose files as trials; error messages name the file.
 
     Attributes:
         files: trial id → the file as it was named.
-        unclear: trial id → why nobody can tell which its words are.
+        unclear: trial id → why its words are ambiguous.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -119,7 +119,7 @@ def loose_manifest(
     """
     person = {} if face in FACES else {"face": Path(face).absolute().as_posix()}
     if person and not Path(face).is_file():
-        raise SettingError(f"Face '{face}' is no picture; expected one of {', '.join(FACES)}, or a picture's path.")
+        raise SettingError(f"Face '{face}' is not a picture; expected one of {', '.join(FACES)}, or a picture's path.")
     trials, unread, unclear = [], {}, {}
     files, folders = by_name(media), dict[Path, FolderIndex]()
     for name, path in files.items():

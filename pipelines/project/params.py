@@ -129,7 +129,7 @@ class FoldParams:
         count: number of folds; the partition is always one.
         seed: of grouped and stratified folds.
         disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
-        path: JSON file with folds that are used in the place of all this, in the form of `work/models/folds.json`.
+        path: JSON file with folds to use instead of all this, in the format of `work/models/folds.json`.
     """
 
     kind: str = "auto"

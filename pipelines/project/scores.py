@@ -70,7 +70,7 @@ def read_scores(path: Path) -> ScoresDocument:
 
 
 def find_scores(path: Path) -> ScoresDocument | None:
-    """What an evaluation wrote, None where it wrote nothing; a warning tells of systems that were trained again since.
+    """What an evaluation wrote, None where it wrote nothing; a warning names systems that were trained again since.
 
     Raises:
         SettingError: if the file is damaged, naming the command that writes it.
@@ -92,7 +92,7 @@ def find_stale(path: Path, document: ScoresDocument) -> list[str]:
     """Systems that were trained again after they were scored.
 
     Args:
-        path: of the scores, which tells where their networks lie.
+        path: of the scores, from which the folder of their networks follows.
         document: what it holds.
     """
     models, digests = _outputs(path).models, document.networks or {}
@@ -109,12 +109,12 @@ def command(path: Path) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """So many digits behind the point; a dash where there is no figure."""
+    """So many digits behind the point; a dash for a missing figure."""
     return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
 
 
 def spread(figures: Figures, digits: int = 3) -> str:
-    """Mean ± standard deviation; the mean alone of a single run, whose deviation nobody knows."""
+    """Mean ± standard deviation; only the mean for a single run."""
     std = figures.get("std")
     return figure(figures["mean"], digits) + ("" if std is None or not isfinite(std) else f" ± {std:.{digits}f}")
 

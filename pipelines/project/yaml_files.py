@@ -29,4 +29,4 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise SettingError(f"'{path}' is no YAML in UTF-8: {' '.join(str(error).split())}. Mend the line.") from error
+        raise SettingError(f"'{path}' is not YAML in UTF-8: {' '.join(str(error).split())}. Fix the line.") from error

@@ -111,7 +111,7 @@ def _page(
         "",
         "## Prediction against label",
         "",
-        "Mean of the runs. A gap in the label is a stretch that nobody annotated.",
+        "Mean of the runs. Gaps in the label were not annotated.",
         "",
         *_say_stale(stale),
     ]
@@ -120,7 +120,7 @@ def _page(
 
 
 def _say_chosen(document: ScoresDocument) -> str:
-    """Why it is this partition, where nobody named one."""
+    """Why this partition was chosen, if params.yaml does not name one."""
     if document.asked != AUTO:
         return ""
     has = "not every fold has" if document.partition == "validation" else "every fold has"
@@ -187,6 +187,6 @@ def _untrained(params: FusionParams, features: Where) -> list[str]:
     if not random:
         return []
     return [
-        f"**Untrained features:** {', '.join(map(plain, random))} ran with random weights. The figures show that the pipeline works, no more.",
+        f"**Untrained features:** {', '.join(map(plain, random))} ran with random weights. The figures only show that the pipeline works.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""Command `corpus check`: every fault of a corpus at once, and what it holds."""
+"""Command `corpus check`: every fault of a corpus in one list, and what it holds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CorpusCheck:
 
     Attributes:
         corpus: name of the reader.
-        faults: what must be mended, one sentence each.
+        faults: what must be fixed, one sentence each.
         notes: what should be known, as warned by the reader.
         rows: counts, one row per partition and one for all.
     """
@@ -58,7 +58,7 @@ class CorpusCheck:
         """All faults, as an error says them."""
         listed = "\n- ".join(printable(fault, keep="") for fault in self.faults)
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
-        return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nMend them and check it again."
+        return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nFix them and check it again."
 
 
 def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None, decode: bool = False) -> CorpusCheck:
@@ -175,7 +175,7 @@ def _decode_all(manifest: Manifest, known: frozenset[str]) -> list[str]:
 
 
 def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator[str]:
-    """Faults of one trial's media; what is not there is told elsewhere, and so is a video of a wrong length."""
+    """Faults of one trial's media; missing files and videos of the wrong length are reported elsewhere."""
     media = {kind: path for kind in trial.media if (path := manifest.root / trial.media[kind]).exists()}
     if "crops" in media:
         yield from _decode_crops(media["crops"], trial)

@@ -75,7 +75,7 @@ def recompute(
     crops: Path | None,
     options: EngineOptions,
 ) -> list[Finding]:
-    """Compute trials anew, beside the store, and tell where it differs."""
+    """Recompute trials in a temporary store and report where they differ."""
     findings = []
     with tempfile.TemporaryDirectory() as folder:
         fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.spec)

@@ -40,7 +40,7 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
     if not params.root and not corpus.generated:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
     with _claimed(folder) as waited:
-        files = look(params)  # before reading: what changes meanwhile is told as changed
+        files = look(params)  # before reading, so that a file that changes meanwhile is reported as changed
         known = load_files(folder / FILES) if waited else None
         if known is not None and known.is_of(params) and known.files == files:
             return Manifest.load(folder)

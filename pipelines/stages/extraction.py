@@ -19,7 +19,7 @@ from extract.engine.outcome import Outcome
 from pipelines.console.console import Told, note, tell, warn
 from pipelines.console.escaping import printable
 from pipelines.project import paths
-from pipelines.project.loose_media import remember
+from pipelines.project.loose_media import save_digests
 from pipelines.stages.crops import make_crops, save_crops_receipt
 from pipelines.stages.request import Load, Request
 
@@ -130,7 +130,7 @@ def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
         total = len(outcome.failures) + len(outcome.computed) + len(outcome.kept)
         others = "the others are finished and kept. " if total > len(outcome.failures) else ""
         raise TrialsFailedError(
-            f"{what}: {len(outcome.failures)} of {total} trials failed; {others}Mend them and run "
+            f"{what}: {len(outcome.failures)} of {total} trials failed; {others}Fix them and run "
             f"again, only they are redone (list: '{path}').\n{_list_reasons(outcome.failures)}"
         )
 
@@ -194,7 +194,7 @@ def _write_receipt(request: Request, extraction: Extraction) -> None:
     done = [*outcome.computed, *outcome.kept]
     if request.is_loose:
         Receipt.of(store, set(store.trial_ids()) - outcome.failures.keys()).save(receipt)
-        remember(request.chosen, done, Path(str(request.job.features)))
+        save_digests(request.chosen, done, Path(str(request.job.features)))
         return
     whole = len(request.chosen.trials) == len(request.corpus.trials)
     if whole and extraction.crops is not None and not extraction.crops.failures:

@@ -1,4 +1,4 @@
-"""Jobs that need no one but themselves, side by side in several processes.
+"""Run independent jobs in several processes.
 
 The calling process works too, so that two workers need one process more, and whoever is free takes the next job.
 Every job computes what it would compute alone.

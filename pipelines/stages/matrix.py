@@ -22,7 +22,7 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
     Args:
         params: all settings.
         features: folder or URL of all features.
-        redo: train anew what is there already.
+        redo: train again what is already there.
 
     Raises:
         SettingError: if there is no such section.

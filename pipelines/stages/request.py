@@ -26,7 +26,7 @@ from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
 from pipelines.project import paths
-from pipelines.project.loose_media import by_name, loose_manifest, strangers
+from pipelines.project.loose_media import by_name, loose_manifest, name_clashes
 from pipelines.project.params import CorpusParams, FeatureSetParams, Params
 from pipelines.stages.corpus import build_corpus
 
@@ -231,7 +231,7 @@ def open_job(job: Job, build: bool = True) -> Request:
         out = Path(str(job.features))
         files = job.selection.pick(by_name(job.media.files))
         corpus, faults = loose_manifest(files, job.media.rate, job.media.face)
-        faults |= {} if options.redo else strangers(corpus, out)
+        faults |= {} if options.redo else name_clashes(corpus, out)
         corpus = replace(corpus, trials=tuple(trial for trial in corpus.trials if trial.id not in faults))
         return Request(job, corpus, corpus, out / "crops", options, faults)
     corpus = (

@@ -1,7 +1,7 @@
-"""Extraction on several devices: one process each, which work on one store and share the trials by claims.
+"""Extraction on several devices: one process per device, all on one store, sharing the trials by claims.
 
-A process that ends early, even by SIGKILL, loses the trials that it was working on and no others: the rest of them, or
-this one at the end, take those over.
+A process that dies, even by SIGKILL, loses only the trials that it was working on; the other processes, or this one at the
+end, take those over.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _run_all(jobs: Sequence[Job], total: int) -> dict[str, Outcome]:
 
 
 def _work(job: Job, parent: Connection) -> None:
-    """What a process does: compute its share, and tell its parent frame by frame."""
+    """Body of a process: compute its share and report progress to the parent."""
 
     def tell(title: str, frames: int, trial_id: str) -> None:
         parent.send((title, frames, trial_id))

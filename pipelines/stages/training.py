@@ -136,8 +136,8 @@ def train_systems(
         only: names of the systems to train; all by default.
         outputs: where checkpoints and history go.
         features: folder or URL of all features.
-        redo: train anew what is there already.
-        partition: that the systems will be scored on; a warning tells before training if folds lack it.
+        redo: train again what is already there.
+        partition: that the systems will be scored on; a warning before training says which folds lack it.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
@@ -219,7 +219,7 @@ def _are_saved(folds: Sequence[Fold], models: Path, manifest: Manifest) -> bool:
 
 
 def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, same_folds: bool) -> None:
-    """Drop systems that are no more or of other folds, and what else the trained ones' folders hold, once all networks are saved."""
+    """Once all networks are saved, delete runs of removed systems and other folds, and leftovers of current ones."""
     needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
     trained = {job.name for job in jobs}
     kept = params.systems if same_folds else trained

@@ -238,7 +238,7 @@ def test_whose_face_is_followed_in_loose_media(project: Path, tmp_path: Path) ->
     video, picture = manifest.path(manifest.trials[0], "video"), tmp_path / "who.png"
     (trial,) = loose_manifest([video], None, "left")[0].trials
     assert (trial.face, "face" in trial.media) == ("left", False)
-    with pytest.raises(SettingError, match="is no picture; expected one of largest, centre, left, right"):
+    with pytest.raises(SettingError, match="expected one of largest, centre, left, right, or a picture"):
         loose_manifest([video], None, str(picture))
     picture.write_bytes(b"")
     (trial,) = loose_manifest([video], None, str(picture))[0].trials

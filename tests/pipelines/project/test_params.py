@@ -162,7 +162,7 @@ def test_single_faults(tmp_path: Path, text: str, key: str, words: list[str]) ->
 @pytest.mark.parametrize("text", ["corpus: [1", "corpus: 2020-13-45", "\xff\xfe: {"])
 def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
-    with pytest.raises(SettingError, match=r"params\.yaml' is no YAML"):
+    with pytest.raises(SettingError, match=r"params\.yaml' is not YAML"):
         read_params(tmp_path / "params.yaml")
 
 
