@@ -1,7 +1,7 @@
-"""The label clock of a trial: which moment frame i stands for.
+"""The label clock of a trial: the moment of each frame.
 
 Every array of a trial has one row per frame of this clock; nothing else in the project converts between frames and
-seconds. What needs the moments of frames asks `moments`, `times_s`, `edges_s` or `nearest`, never the rate.
+seconds. Code that needs the moments of frames calls `moments`, `times_s`, `edges_s` or `nearest`, never the rate.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from numpy.typing import ArrayLike, NDArray
 from cache.errors import ShapeError
 
 _NANOSECONDS = 1e9
-_LONGEST_S = 9e9  # in nanoseconds still an int64
+_LONGEST_S = 9e9  # still an int64 in nanoseconds
 ALLOWED_DIFFERENCE = 2  # frames by which a medium may be longer or shorter than its labels
 
 
 @dataclass(frozen=True)
 class PictureTimes:
-    """Moments of a video's pictures that follow no rate, exactly as its container holds them.
+    """Times of the pictures of a video without a constant rate, exactly as stored in its container.
 
     Attributes:
-        unit: of the ticks, seconds.
-        ticks: of each picture after the first one, so it starts with 0; never decreasing.
+        unit: length of a tick in seconds.
+        ticks: time of each picture since the first one, so it starts with 0; never decreasing.
     """
 
     unit: Fraction
@@ -41,7 +41,7 @@ class PictureTimes:
 
     @property
     def interval(self) -> int:
-        """Ticks from a picture to the next one, in the median; 1 for a single picture."""
+        """Median number of ticks from a picture to the next one; 1 for a single picture."""
         return max(1, median_low(self.intervals)) if len(self.ticks) > 1 else 1
 
     @property
@@ -50,7 +50,7 @@ class PictureTimes:
         return [after - before for before, after in pairwise(self.ticks)]
 
     def resized(self, number: int) -> PictureTimes:
-        """The first so many; those that are missing follow at the median interval."""
+        """The first `number` pictures; missing ones follow at the median interval."""
         missing = range(1, number - len(self.ticks) + 1)
         more = tuple(self.ticks[-1] + step * self.interval for step in missing)
         return PictureTimes(self.unit, (self.ticks + more)[:number])
@@ -69,7 +69,7 @@ class PictureTimes:
         """Inverse of `str`.
 
         Raises:
-            ValueError: if it is not such a text.
+            ValueError: if the text has another form.
         """
         unit, _, runs = text.partition(":")
         pairs = [run.split("x") for run in runs.split()]
@@ -79,16 +79,16 @@ class PictureTimes:
 
 @dataclass(frozen=True)
 class FrameClock:
-    """Frames that follow a rate, or the pictures of a video whose intervals vary.
+    """Frames at a constant rate, or the pictures of a video with varying intervals.
 
-    Frame i starts at `start_s + i / rate`, or, where there are `times`, at the time of picture i. A frame ends where
-    the next one starts; the last one of varying frames lasts for the median interval.
+    Frame i starts at `start_s + i / rate` or, if there are `times`, at the time of picture i. A frame ends when the next
+    one starts; with varying intervals the last frame lasts for the median interval.
 
     Attributes:
-        rate: frames per second, exact (30000/1001 stays a fraction); the average where there are `times`.
+        rate: frames per second, exact (30000/1001 stays a fraction); the average if there are `times`.
         num_frames: T, at least 1.
         start_s: moment of frame 0 in the media's own time, seconds.
-        times: of the T pictures where they follow no rate, else None.
+        times: times of the T pictures if their rate is not constant, else None.
     """
 
     rate: Fraction
@@ -113,7 +113,7 @@ class FrameClock:
 
     @property
     def rate_hz(self) -> float:
-        """Frames per second as a float; the average where the intervals vary."""
+        """Frames per second as a float; the average if the intervals vary."""
         return float(self.rate)
 
     @property
@@ -128,23 +128,23 @@ class FrameClock:
         return self.start_s + float(int(edges[frame]) * unit)
 
     def times_s(self) -> NDArray[np.float64]:
-        """(T,) starts of all frames, seconds."""
+        """(T,) starts of all frames in seconds."""
         return self.edges_s()[:-1]
 
     def edges_s(self) -> NDArray[np.float64]:
-        """(T + 1,) starts of all frames and the end of the last one, seconds."""
+        """(T + 1,) starts of all frames and the end of the last one, in seconds."""
         edges, unit = self._edges
         return self.start_s + edges * unit.numerator / unit.denominator
 
     def moments(self, per_s: int | Fraction, *, centred: bool = False) -> tuple[list[int], int]:
-        """Starts, or centres, of all frames in exact units of a reader's own, such as samples.
+        """Exact starts, or centres, of all frames in units chosen by the caller, e.g. samples.
 
         Args:
             per_s: units per second.
-            centred: whether to give the centres of the frames.
+            centred: return the centres of the frames instead of their starts.
 
         Returns:
-            T numerators, and the denominator that all of them share.
+            T numerators, and their common denominator.
         """
         edges, unit = self._edges
         places = edges[:-1] + edges[1:] if centred else edges[:-1]
@@ -154,7 +154,7 @@ class FrameClock:
         return [offset + factor * place for place in places.tolist()], scale
 
     def nearest(self, moments_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(N,) the frames whose starts are nearest to moments (N,) in seconds; outside [0, T) before and after them."""
+        """(N,) the frame whose start is nearest to each moment (N,) in seconds; outside [0, T) before and after the trial."""
         since = np.asarray(moments_s, np.float64) - self.start_s
         if self.times is None:
             return np.rint(since * self.rate_hz).astype(np.int64)
@@ -167,7 +167,7 @@ class FrameClock:
         return np.where(early, np.rint(since / interval_s), inside).astype(np.int64)
 
     def resized(self, num_frames: int) -> FrameClock:
-        """The same clock with so many frames; frames beyond the pictures follow at the median interval."""
+        """The same clock with `num_frames` frames; frames beyond the pictures follow at the median interval."""
         times = None if self.times is None else self.times.resized(num_frames)
         return FrameClock(self.rate, num_frames, self.start_s, times)
 
@@ -178,16 +178,16 @@ class FrameClock:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> FrameClock:
-        """Inverse of `to_document`; other keys are left aside.
+        """Inverse of `to_document`; other keys are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: if it is not such a document.
+            KeyError, TypeError, ValueError: if it is not a clock's document.
         """
         times = PictureTimes.parse(document["times"]) if "times" in document else None
         return cls(Fraction(document["rate"]), document["num_frames"], document["start_s"], times)
 
     def short_document(self) -> dict[str, Any]:
-        """As `to_document`, with the digest of the times instead of the times."""
+        """Like `to_document`, with a digest instead of the times."""
         document = self.to_document()
         if self.times is not None:
             document["times"] = f"sha256:{hashlib.sha256(document['times'].encode()).hexdigest()}"
@@ -202,20 +202,20 @@ class FrameClock:
 
 
 def nanoseconds(seconds: ArrayLike) -> NDArray[np.int64]:
-    """Moments as whole nanoseconds, at most some 280 years away, so that equal ones compare equal."""
+    """Moments as whole nanoseconds, clipped to about 280 years, so that equal ones compare equal."""
     moments = np.clip(np.asarray(seconds, np.float64), -_LONGEST_S, _LONGEST_S)
     return np.rint(moments * _NANOSECONDS).astype(np.int64)
 
 
 def check_length(trial_id: str, what: str, found: int, num_frames: int, where: str) -> None:
-    """Refuse a medium whose length contradicts the trial's clock.
+    """Check that the length of a medium fits the trial's clock.
 
     Args:
         trial_id: the trial, for the message.
         what: what was counted, in words ("video frames").
-        found: how many there are.
-        num_frames: frames of the clock, that is, label rows.
-        where: path of the file to check.
+        found: their number.
+        num_frames: frames of the clock, i.e. label rows.
+        where: path of the medium, for the message.
 
     Raises:
         ShapeError: if the two differ by more than two.

@@ -1,8 +1,8 @@
 """Every error that a user can cause, each with a sentence that says what to do.
 
-The form of a message: what, with its value; what was expected; what to do. Ids and paths stand in
-quotes, numbers carry units. Each type also inherits the builtin that fits (never `KeyError`, whose
-text prints in quotes), so that a caller may catch either.
+The form of a message: what, with its value; what was expected; what to do. Ids and paths are in quotes, numbers have
+units. Each type also inherits a suitable builtin (never `KeyError`, whose text prints in quotes), so that a caller may
+catch either.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class SettingError(AvFusionError, ValueError):
     """A parameter has a value outside its declared set or range.
 
     Attributes:
-        faults: setting → what is wrong with its value, where the message is about single ones.
+        faults: setting → what is wrong with its value; empty if the message is not about individual settings.
     """
 
     def __init__(self, message: str = "", faults: Mapping[str, str] | None = None) -> None:
@@ -37,11 +37,11 @@ class MissingFileError(AvFusionError, FileNotFoundError):
 
 
 class MediaError(AvFusionError, OSError):
-    """A media file is empty, truncated, of no known format, or lacks the stream that was asked for."""
+    """A media file is empty, truncated, in an unknown format, or lacks the requested stream."""
 
 
 class CorpusError(AvFusionError, ValueError):
-    """The corpus contradicts itself: counts, names, labels or partitions. Holds all faults at once."""
+    """The corpus contradicts itself: counts, names, labels or partitions. The message lists all faults together."""
 
 
 class WeightsError(AvFusionError, ValueError):
@@ -49,19 +49,19 @@ class WeightsError(AvFusionError, ValueError):
 
 
 class StoreError(AvFusionError, RuntimeError):
-    """A feature store is unfinished, damaged, or of another version."""
+    """A feature store is unfinished, damaged, or has another version."""
 
 
 class VersionError(StoreError):
-    """A newer program wrote it."""
+    """Written by a newer version of avfusion."""
 
 
 class UnreachableError(StoreError):
-    """The place behind a URL does not answer, or refuses; says nothing of what it holds."""
+    """The server of a URL does not answer or refuses access; the state of its content is unknown."""
 
 
 class FingerprintError(StoreError):
-    """Features were made with other settings, weights or sources than those asked for."""
+    """Features were made with settings, weights or sources other than those requested."""
 
 
 class TrialsFailedError(AvFusionError, RuntimeError):
@@ -69,7 +69,7 @@ class TrialsFailedError(AvFusionError, RuntimeError):
 
 
 def plain_error(error: Exception) -> str:
-    """One sentence for a failed trial: an error's own if it is ours, else its type and text.
+    """One sentence for a failed trial: the message of our own errors, else the error's type and text.
 
     >>> plain_error(ZeroDivisionError("division by zero"))
     "ZeroDivisionError: division by zero. Check the trial's files; if they play or open elsewhere, report this with one of them."

@@ -1,4 +1,4 @@
-"""What other programs hand over: their files and names, and whatever a library says of damage as one sentence."""
+"""Files from other programs: their names and contents, and the errors of libraries as one sentence."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def reading(
     """Turn whatever a library raises about damaged content into one sentence.
 
     Args:
-        what: is read, as the start of the sentence, with quotes.
+        what: what is being read, as the start of the sentence, with quotes.
         expected: what it should be, in words.
         remedy: what to do.
-        kind: of error to raise.
+        kind: type of error to raise.
 
     Raises:
-        AvFusionError: of this kind, for any other error but want of memory.
+        AvFusionError: of this kind, for any error except our own and MemoryError.
     """
     try:
         yield
@@ -50,22 +50,22 @@ def reading(
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, without the long context that libraries add over several lines."""
+    """The text of an error on one line, without the long context that libraries add."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return " ".join(str(error).split())[:_LONGEST_REASON].removesuffix(".") or type(error).__name__
 
 
 def list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:
-    """The visible files of a folder with this suffix, in small letters or capitals, by trial.
+    """The visible files with this suffix (in any case) in a folder, by trial.
 
     Args:
-        folder: with one file per trial.
-        suffix: such as ".npy".
-        ours: whether our recipe lies beside them: their names are percent-encoded then, else taken as they are.
+        folder: folder with one file per trial.
+        suffix: e.g. ".npy".
+        ours: whether our recipe is beside them; then their names are percent-encoded, else used as they are.
 
     Raises:
-        CorpusError: if it is not a folder, cannot be listed, or two files are of one name.
+        CorpusError: if it is not a folder, cannot be listed, or two files have the same name.
     """
     if not folder.is_dir():
         raise CorpusError(
@@ -75,17 +75,19 @@ def list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() == suffix)
     found: dict[str, Path] = {}
     for file in files:
-        if file.name.startswith("."):  # what macOS and editors leave
+        if file.name.startswith("."):  # left by macOS and editors
             continue
         trial_id = decode_trial_id(file.stem) if ours else file.stem
         if trial_id in found:
-            raise CorpusError(f"'{found[trial_id]}' and '{file}' are of one name. Remove one of them and import again.")
+            raise CorpusError(
+                f"'{found[trial_id]}' and '{file}' name the same trial. Remove one of them and import again."
+            )
         found[trial_id] = file
     return found
 
 
 def find_file(files: Mapping[str, Path], trial_id: str, folder: Path) -> Path:
-    """The file of a trial that a recipe names.
+    """The file of a trial listed in a recipe.
 
     Raises:
         StoreError: if there is none.
@@ -96,16 +98,16 @@ def find_file(files: Mapping[str, Path], trial_id: str, folder: Path) -> Path:
 
 
 def match_names(names: Iterable[str], known: Iterable[str], where: Path) -> dict[str, str]:
-    """Trial id → name in a file: a name that differs from a known id only by its Unicode form stands for that one.
+    """Trial id → name in a file; a name that differs from a known id only in Unicode form matches that id.
 
     Args:
-        names: as the file has them.
-        known: ids of the manifest, none where there is none.
+        names: names in the file.
+        known: ids in the manifest; empty without a manifest.
         where: path for messages.
 
     Raises:
-        CorpusError: if two names stand for one trial, or one is not UTF-8.
-        UnknownNameError: if one is too long to name a folder.
+        CorpusError: if two names match the same trial, or a name is not UTF-8.
+        UnknownNameError: if a name is too long for a folder.
     """
     ids = set(known)
     by_form = {unicodedata.normalize("NFC", trial_id): trial_id for trial_id in sorted(ids)}
@@ -127,15 +129,15 @@ def match_names(names: Iterable[str], known: Iterable[str], where: Path) -> dict
 
 
 def are_features(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether an array is one of features: numbers (T, D), neither of them 0; integers and truth values are numbers."""
+    """Whether an array can be features: numbers (T, D), T and D at least 1; integers and booleans count as numbers."""
     return len(shape) == 2 and min(shape) > 0 and dtype.kind in "fiub"
 
 
 def take_features(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Numbers (T, D) as floats: integers and truth values become float32.
+    """Numbers (T, D) as floats; integers and booleans become float32.
 
     Raises:
-        CorpusError: if it is anything else.
+        CorpusError: if the array is not numbers of shape (T, D).
     """
     if not are_features(array.shape, array.dtype):
         raise CorpusError(
@@ -146,10 +148,10 @@ def take_features(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def take_marks(array: NDArray[Any], num_frames: int, where: str) -> NDArray[np.bool_]:
-    """Marks of valid frames (T,): truth values, or numbers that are 0 where the frame is not valid.
+    """The mask of valid frames (T,), from booleans or from numbers that are 0 where a frame is not valid.
 
     Raises:
-        CorpusError: if it is anything else.
+        CorpusError: if the array has another shape or type.
     """
     if array.shape != (num_frames,) or array.dtype.kind not in "biuf":
         raise CorpusError(

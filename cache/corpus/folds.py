@@ -1,7 +1,7 @@
-"""Folds: which trials teach, which choose the model, which are kept for the end.
+"""Folds: the division of trials into training, validation and test parts.
 
-No subject is ever in two of them, so that no face or voice is learned before it is judged; only the papers' rotated
-blocks can be asked for without that.
+No subject is in two parts of a fold, so a model is never evaluated on a face or voice it was trained on. Only the papers'
+rotated blocks can be requested without this guarantee.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _FoldsDocument(OwnDocument):
     folds: list[dict[str, Any]]
 
     def check(self) -> None:
-        """Refuse entries that are not a number and three lists of names."""
+        """Check that every entry has a number and three lists of names."""
         for place, entry in enumerate(self.folds):
             if type(entry.get("index")) is not int:
                 raise ValueError(f"folds.{place}.index: {entry.get('index')!r}, expected a number")
@@ -48,9 +48,9 @@ class Fold:
 
     Attributes:
         index: number of the fold, from 0.
-        train: ids of the trials that weights and statistics are learned from.
-        validate: ids of the trials that the best epoch is chosen on.
-        test: ids of the trials kept for the end; may be empty.
+        train: ids of the trials on which weights and statistics are fitted.
+        validate: ids of the trials on which the best epoch is chosen.
+        test: ids of the trials held out for the final evaluation; may be empty.
 
     Raises:
         SettingError: if the training or the validation part is empty.
@@ -71,7 +71,7 @@ class Fold:
         twice = [name for name, count in Counter([*self.train, *self.validate, *self.test]).items() if count > 1]
         if twice:
             raise CorpusError(
-                f"Fold {self.index} names {len(twice)} trials twice, e.g. '{twice[0]}'; expected each in one part. Mend the folds."
+                f"Fold {self.index} names {len(twice)} trials twice, e.g. '{twice[0]}'; expected each in one part. Fix the folds."
             )
 
     def part(self, partition: str) -> tuple[str, ...]:
@@ -91,15 +91,15 @@ def make_folds(
 
     Args:
         manifest: the corpus.
-        kind: "partition" for the corpus's own as the only fold, "rotated" [Zhang2023], "grouped" or "stratified";
-            "auto" for the partition, or grouped folds where the corpus has none.
-        count: number of folds; the partition is always one.
-        seed: of grouped and stratified folds.
-        disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
+        kind: "partition" for the corpus's own partition as the only fold, "rotated" [Zhang2023], "grouped" or "stratified";
+            "auto" for the partition, or grouped folds if the corpus has none.
+        count: number of folds; the partition is always a single one.
+        seed: seed of grouped and stratified folds.
+        disjoint: rotated: keep subjects together, as described in [Zhang2023] but not done in its code.
 
     Raises:
         UnknownNameError: if there is no such rule.
-        SettingError: if the corpus does not allow it.
+        SettingError: if the rule does not fit the corpus.
         CorpusError: if a subject would be in two parts of a fold.
     """
     require_known("kind of folds", kind, FOLD_KINDS)
@@ -117,12 +117,12 @@ def make_folds(
 def make_fold(
     manifest: Manifest, index: int, train: Sequence[str], validate: Sequence[str], test: Sequence[str] = ()
 ) -> Fold:
-    """A fold of these trials, refused if two parts share a subject.
+    """A fold of these trials; no two parts may share a subject.
 
     Args:
         manifest: the corpus that the ids belong to.
         index: number of the fold.
-        train: trial ids, as `validate` and `test`.
+        train: trial ids, like `validate` and `test`.
 
     Raises:
         UnknownNameError: if a trial does not exist.
@@ -139,7 +139,7 @@ def make_fold(
 
 
 def _split_subjects(manifest: Manifest, fold: Fold) -> list[str]:
-    """What is wrong with each subject that is in two parts.
+    """A description of each subject that is in two parts.
 
     Raises:
         UnknownNameError: if a trial does not exist.
@@ -162,7 +162,7 @@ def partition_fold(manifest: Manifest) -> Fold:
     """The corpus's own partition, as fold 0.
 
     Raises:
-        CorpusError: if some trials have a partition and others none, or a subject is in two partitions.
+        CorpusError: if only some trials have a partition, or a subject is in two partitions.
         SettingError: if the corpus has no training or no validation trials.
     """
     parts = {
@@ -171,21 +171,19 @@ def partition_fold(manifest: Manifest) -> Fold:
     }
     if parts[""] and len(parts[""]) < len(manifest.trials):
         raise CorpusError(
-            f"{len(parts[''])} trials have no partition, e.g. '{parts[''][0]}'; expected all or none. Mend the corpus or use grouped folds."
+            f"{len(parts[''])} trials have no partition, e.g. '{parts[''][0]}'; expected all or none. Fix the corpus or use grouped folds."
         )
     if not parts["train"] or not parts["validation"]:
-        raise SettingError(
-            "The corpus has no partitions of its own (train and validation). Ask for grouped folds instead."
-        )
+        raise SettingError("The corpus has no partitions of its own (train and validation). Use grouped folds instead.")
     return make_fold(manifest, 0, parts["train"], parts["validation"], parts["test"])
 
 
 def rotated_folds(manifest: Manifest, count: int = 6, disjoint: bool = True) -> tuple[Fold, ...]:
     """The papers' blocks of the ordered trials, each the validation part of one fold [Zhang2023, Section 3.3, and its code].
 
-    The training trials in the order of their names make `count - 1` blocks of equal size, the last of them with the
-    remainder, the validation trials make one more. Fold f is the blocks rotated to the right by f, of which the last one
-    validates: fold 0 is the corpus's own partition, fold 1 validates on the last training block.
+    The training trials, sorted by name, form `count - 1` blocks of equal size, the last one with the remainder; the
+    validation trials form one more. Fold f rotates the blocks to the right by f and validates on the last one: fold 0 is
+    the corpus's own partition, fold 1 validates on the last training block.
 
     Args:
         manifest: a corpus with partitions; its test trials are the test part of every fold.
@@ -195,11 +193,11 @@ def rotated_folds(manifest: Manifest, count: int = 6, disjoint: bool = True) -> 
 
     Raises:
         SettingError: if the corpus has no partitions, or fewer training trials than blocks.
-        CorpusError: if `disjoint` and a subject of the test partition is also in the rest.
+        CorpusError: if `disjoint` is set and a subject of the test partition is also in another one.
     """
     parts = {name: [trial for trial in manifest.trials if trial.partition == name] for name in PARTITIONS}
     if not parts["train"] or not parts["validation"]:
-        raise SettingError("Rotated blocks need partitions train and validation. Ask for grouped folds instead.")
+        raise SettingError("Rotated blocks need partitions train and validation. Use grouped folds instead.")
     if not 2 <= count <= len(parts["train"]) + 1:
         raise SettingError(
             f"{count} rotated blocks of {len(parts['train'])} training trials; expected 2 to {len(parts['train']) + 1}. "
@@ -214,7 +212,7 @@ def rotated_folds(manifest: Manifest, count: int = 6, disjoint: bool = True) -> 
 
 
 def _gather_subjects(blocks: Sequence[Sequence[Trial]]) -> list[list[Trial]]:
-    """Every trial in the block of its subject's first trial."""
+    """Move every trial to the block of its subject's first trial."""
     home: dict[str, int] = {}
     gathered: list[list[Trial]] = [[] for _ in blocks]
     for index, block in enumerate(blocks):
@@ -235,18 +233,18 @@ def _rotate(
 
 
 def grouped_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
-    """Subject-disjoint folds of about equal numbers of trials; each is the validation part of one fold.
+    """Subject-disjoint folds with about equal numbers of validation trials.
 
-    Trials of partition "test" are the test part of every fold; all others take part in the rotation.
+    Trials of partition "test" are the test part of every fold; every other trial is in the validation part of one fold.
 
     Args:
         manifest: the corpus.
         n: number of folds, from 2 to the number of subjects.
-        seed: of the division of subjects.
+        seed: seed of the division of subjects.
 
     Raises:
         SettingError: if there are fewer subjects than folds.
-        CorpusError: if a subject of the test partition is also in the rest.
+        CorpusError: if a subject of the test partition is also in another one.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -256,19 +254,19 @@ def grouped_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
 
 
 def stratified_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
-    """Subject-disjoint folds in which every range of labels is as frequent as in the whole, as far as subjects allow.
+    """Subject-disjoint folds with the same distribution of labels as the corpus, as far as subjects allow.
 
     A trial's stratum is the third of the corpus in which its mean label lies, per target; strata with fewer than n
-    trials are one stratum together. Divided by scikit-learn's `StratifiedGroupKFold`.
+    trials are merged into one. Divided by scikit-learn's `StratifiedGroupKFold`.
 
     Args:
         manifest: the corpus; trials of partition "test" are the test part of every fold.
         n: number of folds, from 2 to the number of subjects.
-        seed: of the division.
+        seed: seed of the division.
 
     Raises:
         SettingError: if there are fewer subjects than folds, or a fold would be empty.
-        CorpusError: if a subject of the test partition is also in the rest.
+        CorpusError: if a subject of the test partition is also in another one.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -279,7 +277,7 @@ def stratified_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
 
 
 def _stratify(pool: Sequence[Trial], n: int, num_targets: int) -> NDArray[np.int64]:
-    """Number of each trial's stratum, none of which has fewer than n trials."""
+    """Number of each trial's stratum; every stratum has at least n trials."""
     means = np.stack([_mean_label(trial, num_targets) for trial in pool])
     known = np.isfinite(means).all(axis=1)
     strata = np.zeros(len(pool), np.int64)  # trials without labels share stratum 0
@@ -294,7 +292,7 @@ def _stratify(pool: Sequence[Trial], n: int, num_targets: int) -> NDArray[np.int
 
 
 def _mean_label(trial: Trial, num_targets: int) -> NDArray[np.float64]:
-    """(C,) mean over the annotated frames of each target; nan where there is none."""
+    """(C,) mean over the annotated frames of each target; nan if there are none."""
     labels = np.zeros((0, num_targets)) if trial.labels is None else trial.labels.astype(np.float64)
     annotated = labels[np.isfinite(labels).any(axis=1)]
     present = np.isfinite(annotated)
@@ -304,13 +302,13 @@ def _mean_label(trial: Trial, num_targets: int) -> NDArray[np.float64]:
 
 
 def _pool(manifest: Manifest, n: int) -> tuple[list[Trial], list[str], list[str]]:
-    """Trials that rotate, ids of the test trials, and the subject of each of the former."""
+    """The trials to divide, the ids of the test trials, and the subject of each trial to divide."""
     pool = [trial for trial in manifest.trials if trial.partition != "test"]
     test = [trial.id for trial in manifest.trials if trial.partition == "test"]
     subjects = [trial.subject for trial in pool]
     if not 2 <= n <= len(set(subjects)):
         raise SettingError(
-            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Lower the number of folds (fusion.folds.count)."
+            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Reduce the number of folds (fusion.folds.count)."
         )
     return pool, test, subjects
 
@@ -321,7 +319,7 @@ def _fold_of(manifest: Manifest, index: int, pool: Sequence[Trial], division: An
 
 
 def save_folds(folds: Sequence[Fold], path: Path, manifest: Manifest) -> None:
-    """Write folds as JSON: for each the ids of its parts, and whether all of them keep subjects apart.
+    """Write folds as JSON: the ids in each part, and whether all folds keep subjects apart.
 
     Raises:
         UnknownNameError: if a trial is not in the manifest.
@@ -332,14 +330,14 @@ def save_folds(folds: Sequence[Fold], path: Path, manifest: Manifest) -> None:
 
 
 def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
-    """Read what `save_folds` wrote, or what another program or a person did in that form.
+    """Read folds from `save_folds`, or written in that form by another program or a person.
 
     Raises:
         MissingFileError: if there is no such file.
         UnknownNameError: if a trial is not in the manifest.
-        CorpusError: if the file is damaged, a trial is in two parts of a fold, or a subject is and the file says
-            `disjoint`.
-        SettingError: if a part is empty that must not be.
+        CorpusError: if the file is damaged, a trial is in two parts of a fold, or the file says `disjoint` and a subject
+            is in two parts.
+        SettingError: if a training or validation part is empty.
     """
     remedy = "Fix a file of your own; run 'avfusion train' again for 'work/models' ('avfusion matrix' for its own)."
     document = read_document(path, _FoldsDocument, remedy, CorpusError)
@@ -348,5 +346,5 @@ def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
     parts = [(entry["index"], *(tuple(map(str, entry[part])) for part in _PARTS)) for entry in document.folds]
     folds = tuple(make_fold(manifest, *part) if document.disjoint else Fold(*part) for part in parts)
     for fold in folds:
-        _split_subjects(manifest, fold)  # refuses unknown trials
+        _split_subjects(manifest, fold)  # raises on unknown trials
     return folds

@@ -1,9 +1,9 @@
 """The manifest: every trial of a corpus, its media, its clock and its labels, in one canonical form.
 
-A corpus reader writes it once; from there on no code knows the corpus's own file formats. On disk it
-is a folder with `manifest.json` (readable, sorted by trial, with the digest of the labels) and
-`labels.npy` (all label rows, trial after trial), both a pure function of the corpus and of the root as it was given, so
-that colleagues whose corpora lie in folders of the same name, or below their homes, have the same bytes.
+A corpus reader writes it once; after that, no code depends on the corpus's own file formats. On disk it is a folder with
+`manifest.json` (readable, sorted by trial, with the digest of the labels) and `labels.npy` (all label rows, trial after
+trial). Both depend only on the corpus and on the root as given, so colleagues whose corpora are in folders of the same
+name, or below their homes, get the same bytes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,9 @@ VERSION = (
     3  # 2: clocks of varying pictures, rates by the pictures' intervals, digests; 3: targets with kind, unit, range
 )
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus'); features that still fit are kept."
-_LISTED = 10  # labels out of range that are named; more are counted
+_LISTED = 10  # faults listed in a message; further ones are only counted
 PARTITIONS = ("train", "validation", "test")
-_HERE = (
-    "<manifest>/"  # begins a medium's path that starts from the manifest's folder, such as that of our own transcripts
-)
+_HERE = "<manifest>/"  # prefix of media paths relative to the manifest's folder, e.g. of our own transcripts
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,12 @@ class Trial:
     Attributes:
         id: unique name.
         subject: group that folds never split (a person; both people of one video).
-        partition: "train", "validation", "test", or "" where the corpus has none.
+        partition: "train", "validation", "test", or "" if the corpus has none.
         clock: the label clock.
         media: source kind → path relative to the manifest's media root, in POSIX form. Kinds:
             `video` (a container), `audio` (a container or sound file), `crops` (a folder or zip of
             JPEGs), `words` (a transcript with word times), `face` (a picture of the person).
-        labels: (T, C) float32, each column in the range of its target, nan where that target is not annotated; None where a
+        labels: (T, C) float32, each column in the range of its target, nan where that target is not annotated; None if the
             trial has no labels.
         face: which face of the video is this trial's: largest, centre, left, right, or reference (the one like
             the picture `face`).
@@ -89,7 +87,7 @@ class _ManifestDocument(Document):
     trials: list[_TrialPart]
 
     def check(self) -> None:
-        """Refuse a manifest that does not name what its labels are compared with."""
+        """Check that the manifest has a digest."""
         if not self.digest:
             raise ValueError("digest: absent")
 
@@ -99,7 +97,7 @@ class Manifest:
     """All trials of a corpus, sorted by id.
 
     Attributes:
-        root: folder that the trials' media paths start from, which may begin with `~`.
+        root: folder that the trials' media paths are relative to; may begin with `~`.
         trials: the trials.
         targets: the label columns.
     """
@@ -126,15 +124,15 @@ class Manifest:
                 )
         if faults:
             raise CorpusError(
-                "The corpus contradicts itself: " + "; ".join(faults) + ". Mend the corpus and read it again."
+                "The corpus contradicts itself: " + "; ".join(faults) + ". Fix the corpus and read it again."
             )
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        """Refuse labels outside the range that their target declares, which would train to nothing in silence.
+        """Check that labels are in the range that their target declares; otherwise training would silently fail.
 
         Raises:
-            CorpusError: naming trials, frames and labels.
+            CorpusError: if some are not; the message names trials, frames and labels.
         """
         faults = []
         for trial in self.trials:
@@ -158,7 +156,7 @@ class Manifest:
         return names_of(self.targets)
 
     def trial(self, trial_id: str) -> Trial:
-        """The trial of this id.
+        """The trial with this id.
 
         Raises:
             UnknownNameError: if there is none.
@@ -190,9 +188,9 @@ class Manifest:
         return Path(os.path.normpath(self.root.expanduser() / trial.media[kind])).resolve()
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` and `labels.npy`; a relative root is stored as seen from the folder, another one as it is.
+        """Write `manifest.json` and `labels.npy`; a relative root is stored relative to the folder, others unchanged.
 
-        Files are replaced at once and never written into, so that a second name of one, such as DVC's, keeps its bytes.
+        Files are replaced atomically and never modified in place, so hard links to them, such as DVC's, keep their content.
         """
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
@@ -215,11 +213,11 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read what `save` wrote.
+        """Read a saved manifest.
 
         Raises:
-            MissingFileError: if the folder holds no manifest.
-            CorpusError: if it is damaged, of another version, or its labels are not those that were saved with it.
+            MissingFileError: if there is no manifest in the folder.
+            CorpusError: if it is damaged, has another version, or does not match its labels.
         """
         path = folder / "manifest.json"
         labels_path = folder / "labels.npy"
@@ -249,7 +247,7 @@ class Manifest:
 
 
 def _write_root(root: Path, folder: Path) -> str:
-    """The media root as it is written down: what differs between machines only where it was given so."""
+    """The media root as stored: absolute only if it was given as such, so it is the same on other machines."""
     if root.as_posix()[:1] == "~":
         return root.as_posix()
     inside = Path(os.path.abspath(root)).is_relative_to(os.path.abspath(folder))
@@ -257,7 +255,7 @@ def _write_root(root: Path, folder: Path) -> str:
 
 
 def _write_place(place: str, root: Path, folder: Path) -> str:
-    """The path of a medium as it is written down: what lies beside the manifest's folder, from there."""
+    """The path of a medium as stored: relative to the manifest's folder if the medium lies beside that."""
     path = os.path.abspath(root.expanduser() / place)
     if place.startswith("../") and Path(path).is_relative_to(os.path.abspath(folder.parent)):
         return _HERE + Path(os.path.relpath(path, folder)).as_posix()

@@ -1,4 +1,4 @@
-"""Arrays in files of their own (npy, npz), read only as the document above them says: type, shape and digest."""
+"""Arrays in separate files (npy, npz), read only if type, shape and digest match the document they belong to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache.documents.documents import damaged, digest_bytes
 from cache.errors import AvFusionError, StoreError
 from cache.places.folders import Where, split_place
 
-_LARGEST_HEADER = 1 << 12  # bytes before the numbers of an npy file of ours
+_LARGEST_HEADER = 1 << 12  # bytes before the numbers in one of our npy files
 
 
 def format_array(array: NDArray[Any]) -> bytes:
@@ -27,18 +27,18 @@ def format_array(array: NDArray[Any]) -> bytes:
 def read_array(
     where: Where, dtype: str, shape: tuple[int, ...], digest: str, remedy: str, kind: type[AvFusionError] = StoreError
 ) -> NDArray[Any]:
-    """The array of an npy file, compared with what the document above it says; nothing is taken from its own header.
+    """The array in an npy file, verified against the values in its document; its own header is never trusted.
 
     Args:
         where: the file.
-        dtype: of its numbers, in numpy's short form, "<f4".
-        shape: of the array.
+        dtype: type of its numbers, in numpy's short form, "<f4".
+        shape: shape of the array.
         digest: sha256 of the file.
-        remedy: one or two sentences: which command makes it again.
-        kind: of error to raise.
+        remedy: one or two sentences that name the command to make it again.
+        kind: type of error to raise.
 
     Raises:
-        AvFusionError: of this kind, if the file is absent or anything about it differs.
+        AvFusionError: of this kind, if the file is absent or differs in any way.
     """
     folder, name = split_place(where)
     size, expected = folder.size(name), _num_bytes(dtype, shape)
@@ -49,7 +49,7 @@ def read_array(
             raise ValueError(f"{size} bytes, expected {expected} and a header")
         content = folder.read(name) or b""
         if digest_bytes(content) != digest:
-            raise ValueError("its digest is not the one that was written down")
+            raise ValueError("its digest does not match")
         return _parse_array(content, dtype, shape)
     except ValueError as error:
         raise damaged(where, error, remedy, kind) from error
@@ -63,17 +63,17 @@ def _num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def _parse_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The numbers behind a header of ours.
+    """The numbers after one of our headers.
 
     Raises:
-        ValueError: if header or length are others.
+        ValueError: if header or length differ.
     """
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("its header is of another version")
+        raise ValueError("its header has another version")
     try:
         found, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=_LARGEST_HEADER)
-    except Exception as error:  # numpy reads it as Python, and raises whatever its tokeniser does
+    except Exception as error:  # numpy parses it as Python, and its tokeniser may raise anything
         raise ValueError("its header cannot be read") from error
     start = stream.tell()
     if (found, fortran, kind) != (shape, False, np.dtype(dtype)):
@@ -84,7 +84,7 @@ def _parse_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[
 
 
 def format_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays by name as the bytes of an npz file, the same for the same arrays."""
+    """Arrays by name as the bytes of an npz file; equal arrays give equal bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name, array in sorted(arrays.items()):
@@ -100,7 +100,7 @@ def read_arrays(
     remedy: str,
     kind: type[AvFusionError] = StoreError,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file, some of those in `shapes`; otherwise as `read_array`."""
+    """The arrays in an npz file, all of which must be in `shapes`; otherwise like `read_array`."""
     folder, name = split_place(where)
     most = sum(_num_bytes(dtype, shape) + 2 * (_LARGEST_HEADER + len(name.encode())) for name, shape in shapes.items())
     size = folder.size(name)
@@ -111,7 +111,7 @@ def read_arrays(
             raise ValueError(f"{size} bytes, expected at most {most}")
         content = folder.read(name) or b""
         if digest_bytes(content) != digest:
-            raise ValueError("its digest is not the one that was written down")
+            raise ValueError("its digest does not match")
         return dict(_unzip_arrays(content, dtype, shapes))
     except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise damaged(where, error, remedy, kind) from error
@@ -120,12 +120,12 @@ def read_arrays(
 def _unzip_arrays(
     content: bytes, dtype: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Names and arrays, none of which may ask for more than its shape needs."""
+    """Names and arrays; none may declare more bytes than its shape needs."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if name not in shapes:
-                raise ValueError(f"it holds '{name[:40]}', which has no place there")
+                raise ValueError(f"it holds '{name[:40]}', which does not belong there")
             if member.file_size > _num_bytes(dtype, shapes[name]) + _LARGEST_HEADER:
-                raise ValueError(f"'{name[:40]}' asks for {member.file_size} bytes")
+                raise ValueError(f"'{name[:40]}' declares {member.file_size} bytes")
             yield name, _parse_array(archive.read(member), dtype, shapes[name])

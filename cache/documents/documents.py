@@ -1,8 +1,8 @@
-"""The one door for the JSON documents that the pipeline writes for itself: typed, bounded, under a digest.
+"""The single entry point for the JSON documents that the pipeline writes for itself: typed, bounded, with a digest.
 
-A document declares its fields as a subclass of `Document`, beside the code that writes it, and is read by
-`read_document` alone. It carries the digest of its own content, so that a flipped bit is found whatever it hits, and the
-digests of the arrays that belong to it. Whatever is wrong with a file becomes one error, which says what makes it again.
+A document declares its fields as a subclass of `Document`, beside the code that writes it, and is read only by
+`read_document`. It contains the digest of its own content, so that any flipped bit is found, and the digests of the arrays
+that belong to it. Whatever is wrong with a file becomes a single error that says how to make the file again.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from cache.targets import Target
 DIGEST = "digest"
 LARGEST_DOCUMENT = 1 << 28  # bytes
 MOST_FRAMES = 1 << 31  # of one trial: 2.7 years at 25 Hz
-_SHOWN = 3  # faults of one document that are named; more are counted
+_SHOWN = 3  # faults of one document listed in a message; further ones are only counted
 _LONGEST_FAULT = 150  # characters of a library's text
 
 Number = Annotated[int, pydantic.Field(ge=0, le=1 << 53)]
-"""A count, or another number that is not negative."""
+"""A count, or another non-negative number."""
 NumFrames = Annotated[int, pydantic.Field(ge=1, le=MOST_FRAMES)]
 """Frames of a trial."""
 FractionText = Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?$")]
-"""A positive fraction, such as 30000/1001."""
+"""A positive fraction, e.g. 30000/1001."""
 Pair = Annotated[list[Number], pydantic.Field(min_length=2, max_length=2)]
-"""Two numbers, such as start and stop."""
+"""Two numbers, e.g. start and stop."""
 Cell = int | float | str | None
-"""One value of a table; null where a figure is not known."""
+"""One value of a table; null if it is unknown."""
 Values = Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
 """Any JSON values by name; none by default."""
 _TIMES = r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?: ([0-9]{1,10}x[0-9]{1,18}( [0-9]{1,10}x[0-9]{1,18})*)?$"
-_LAST_TICK = 1 << 62  # the last one that numpy can add to
+_LAST_TICK = 1 << 62  # leaves room for additions in int64
 
 
 class OtherVersionError(ValueError):
-    """A document of a version that this program does not read."""
+    """A document whose version this program cannot read."""
 
 
 class Part(pydantic.BaseModel):
-    """Base of what stands within a document: strict types, no unknown keys, no nan."""
+    """Base of the parts of a document: strict types, no unknown keys, no nan."""
 
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -59,7 +59,7 @@ class Part(pydantic.BaseModel):
         return self
 
     def check(self) -> None:
-        """Refuse what the types of the fields cannot.
+        """Check what the types of the fields cannot express.
 
         Raises:
             ValueError: if fields contradict each other.
@@ -70,14 +70,14 @@ class Document(Part):
     """Base of all documents.
 
     Attributes:
-        digest: sha256 of the canonical JSON of everything else; "" where an older program, or a person, wrote it.
+        digest: sha256 of the canonical JSON of everything else; "" if written by an older version or by a person.
     """
 
     digest: str = ""
 
 
 class OwnDocument(Document):
-    """Base of documents that a person may have written: other names beside the fields are left aside."""
+    """Base of documents that a person may have written: unknown names are ignored."""
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
@@ -107,9 +107,9 @@ class ProvenancePart(Document):
         )
 
     def check(self) -> None:
-        """Refuse one that is not as it was written."""
+        """Check the digest."""
         if not is_signed(self.model_dump()):
-            raise ValueError("its digest is not that of its content")
+            raise ValueError("its digest does not match its content")
 
 
 class SpecPart(Part):
@@ -133,7 +133,7 @@ class SpecPart(Part):
         return FeatureSpec(**{**known, "provenance": self.provenance.provenance if self.provenance else Provenance()})
 
     def check(self) -> None:
-        """Refuse a modality that is no word, or another precision than there are."""
+        """Check that the modality is a word and the precision exists."""
         _ = self.spec
 
 
@@ -152,7 +152,7 @@ class ClockPart(Part):
         return FrameClock(Fraction(self.rate), self.num_frames, self.start_s, times)
 
     def check(self) -> None:
-        """Refuse times that are not one for each frame, before anybody writes them out."""
+        """Check that there is one time per frame, before the runs are expanded."""
         if self.times is not None:
             runs = [run.split("x") for run in self.times.partition(":")[2].split()]
             number, last = 1 + sum(int(count) for count, _ in runs), sum(int(count) * int(step) for count, step in runs)
@@ -179,16 +179,16 @@ D = TypeVar("D", bound=pydantic.BaseModel)
 
 
 def sign(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with its digest."""
+    """The same document with its digest."""
     content = {key: value for key, value in document.items() if key != DIGEST}
     return {**content, DIGEST: fingerprint(content)}
 
 
 def is_signed(raw: Mapping[str, Any]) -> bool:
-    """Whether a document's digest is that of its content; also true of one that has no digest."""
+    """Whether a document's digest matches its content; also true if it has no digest."""
     try:
         return DIGEST not in raw or sign(raw)[DIGEST] == raw[DIGEST]
-    except ValueError:  # no JSON, such as nan
+    except ValueError:  # not valid JSON, e.g. nan
         return False
 
 
@@ -201,7 +201,7 @@ def parse_json(content: bytes) -> Any:
     """JSON values, with limits of size, depth (200) and digits (4,300).
 
     Raises:
-        ValueError: if it is anything else; the message has no line breaks.
+        ValueError: if it is not valid JSON within these limits; the message has no line breaks.
     """
     if len(content) > LARGEST_DOCUMENT:
         raise ValueError(f"{len(content)} bytes, expected at most {LARGEST_DOCUMENT}")
@@ -212,18 +212,20 @@ def check_document(raw: Any, model: type[D]) -> D:
     """JSON values as a document of this kind.
 
     Raises:
-        OtherVersionError: if its `version` is not one that the field of that name declares.
-        ValueError: if the digest is not that of the content, or a field is absent, unknown or of another type; the
-            message names several faults in one line.
+        OtherVersionError: if its `version` is not one of those declared by the field of that name.
+        ValueError: if the digest does not match the content, or a field is absent, unknown or of the wrong type; the
+            message lists the faults on one line.
     """
     if not isinstance(raw, dict):
         raise ValueError(f"it holds {type(raw).__name__}, expected names and values")
     field, version = model.model_fields.get("version"), raw.get("version")
     known = get_args(field.annotation) if field else ()
     if known and isinstance(version, int) and version not in known:
-        raise OtherVersionError(f"has version {version}, expected {known[-1]}: another version of avfusion wrote it")
+        raise OtherVersionError(
+            f"has version {version}, expected {known[-1]}: it was written by another version of avfusion"
+        )
     if not is_signed(raw):
-        raise ValueError("its digest is not that of its content")
+        raise ValueError("its digest does not match its content")
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -243,14 +245,14 @@ def parse_document(
     """The content of a file as a document.
 
     Args:
-        content: of the file.
-        model: what it should be.
+        content: content of the file.
+        model: type of the document.
         where: the file, for messages.
-        remedy: one or two sentences: which command makes it again.
-        kind: of error to raise.
+        remedy: one or two sentences that name the command to make it again.
+        kind: type of error to raise.
 
     Raises:
-        AvFusionError: of this kind, whatever is wrong with it.
+        AvFusionError: of this kind, whatever is wrong with the content.
     """
     try:
         return check_document(parse_json(content), model)
@@ -259,7 +261,7 @@ def parse_document(
 
 
 def read_document(where: Where, model: type[D], remedy: str, kind: type[AvFusionError] = StoreError) -> D | None:
-    """A document that the pipeline wrote; None where there is none. Arguments and errors as of `parse_document`."""
+    """A document written by the pipeline; None if there is none. Arguments and errors as in `parse_document`."""
     folder, name = split_place(where)
     size = folder.size(name)
     if size is not None and size > LARGEST_DOCUMENT:
@@ -269,7 +271,7 @@ def read_document(where: Where, model: type[D], remedy: str, kind: type[AvFusion
 
 
 def damaged(where: Where, error: Exception, remedy: str, kind: type[AvFusionError] = StoreError) -> AvFusionError:
-    """The error of a file that is not as the pipeline left it."""
+    """The error for a file that differs from what the pipeline wrote."""
     if isinstance(error, OtherVersionError):
         return kind(f"'{where}' {error}. {remedy}")
     text = " ".join(str(error).split()).rstrip(".")[: _SHOWN * _LONGEST_FAULT]
@@ -277,7 +279,7 @@ def damaged(where: Where, error: Exception, remedy: str, kind: type[AvFusionErro
 
 
 def format_document(model: type[D], document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
-    """A document as the bytes of its file, with its digest: UTF-8, one value a line.
+    """A document as the bytes of its file, with its digest: UTF-8, one value per line.
 
     Raises:
         ValueError: if it could not be read again.
@@ -288,7 +290,7 @@ def format_document(model: type[D], document: Mapping[str, Any], *, sort_keys: b
 
 
 def write_document(where: Where, model: type[D], document: Mapping[str, Any], *, sort_keys: bool = False) -> None:
-    """Write or replace a document at once; one of the same bytes stays as it is.
+    """Write or replace a document atomically; a file with the same bytes is left untouched.
 
     Raises:
         ValueError: if it could not be read again.
@@ -297,7 +299,7 @@ def write_document(where: Where, model: type[D], document: Mapping[str, Any], *,
 
 
 def write_file(where: Where, content: bytes) -> None:
-    """Replace a file at once, never writing into it, which others may hold; one of the same bytes stays as it is."""
+    """Replace a file atomically, never in place, as others may have it open; equal content is left untouched."""
     folder, name = split_place(where)
     if folder.size(name) != len(content) or folder.read(name) != content:
         folder.write(name, content)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.errors import SettingError
 from cache.places.processes import is_alive, parse_pid
-from cache.places.remote import GuardedFileSystem, told_plainly
+from cache.places.remote import GuardedFileSystem, wrap_remote_error
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -286,7 +286,7 @@ class RemoteFolder:
         results = [found.get(key) for key in keys]
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
-                raise told_plainly(result, str(self.where))
+                raise wrap_remote_error(result, str(self.where))
         return [result if isinstance(result, bytes) else None for result in results]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:

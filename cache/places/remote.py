@@ -1,4 +1,4 @@
-"""File systems behind URLs, whose libraries raise errors of their own: each becomes one sentence here."""
+"""File systems behind URLs; turns the errors of their libraries into one sentence."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cache.errors import AvFusionError, UnreachableError
 
 
 class GuardedFileSystem:
-    """A file system of fsspec; what its library raises beyond the errors of Python becomes an `UnreachableError`."""
+    """An fsspec file system that raises its library's own errors as `UnreachableError`."""
 
     def __init__(self, system: Any, url: str) -> None:
         self._system, self._url = system, url
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("_system", "_url"):  # asked for while unpickling
+        if name.startswith("__") or name in ("_system", "_url"):  # looked up while unpickling
             raise AttributeError(name)
         method = getattr(self._system, name)
 
@@ -24,16 +24,16 @@ class GuardedFileSystem:
             try:
                 return method(*arguments, **options)
             except Exception as error:
-                told = told_plainly(error, self._url)
-                if told is error:
+                wrapped = wrap_remote_error(error, self._url)
+                if wrapped is error:
                     raise
-                raise told from error
+                raise wrapped from error
 
         return call
 
 
-def told_plainly(error: Exception, url: str) -> Exception:
-    """The error itself if it is of Python or ours; else what could not be reached, why, and what to do."""
+def wrap_remote_error(error: Exception, url: str) -> Exception:
+    """Wrap a third-party error in an `UnreachableError`; pass Python's and our own errors through."""
     if isinstance(error, (OSError, AvFusionError)) or type(error).__module__ == "builtins":
         return error
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__

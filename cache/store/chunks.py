@@ -1,8 +1,8 @@
 """Uncompressed Zarr v3 chunks as plain memory.
 
-An array without compression whose chunks are whole rows is, chunk file by chunk file, its own memory in C
-order. Mapping the files is as fast as an `.npy` and about thirty times faster than zarr-python (measured in
-`benchmarks/`); anything this module does not recognise exactly is left to zarr.
+If an array is uncompressed and its chunks are whole rows, each chunk file is the array's memory in C order. Mapping the
+files is as fast as an `.npy` and about thirty times faster than zarr-python (measured in `benchmarks/`); anything this
+module does not recognise exactly is left to zarr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cache.errors import AvFusionError, StoreError
 from cache.places.folders import Folder, LocalFolder
-from cache.places.remote import told_plainly
+from cache.places.remote import wrap_remote_error
 from cache.store.nodes import DIMENSIONS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _ZSTD_LEVEL = 9  # of archives, which are written once
 _REDO = "Run the extraction again; only this trial is redone."
 
 Rows = Callable[[slice], NDArray[Any]]
-"""Gives some consecutive rows of an array."""
+"""Reads consecutive rows of an array."""
 
 
 def chunk_rows(num_frames: int) -> int:
@@ -73,7 +73,7 @@ def array_metadata(
 
 
 def split_chunks(array: NDArray[Any]) -> dict[str, memoryview]:
-    """Content of each chunk file of a C-ordered (T, D) array; the last one is padded with zeros."""
+    """Content of each chunk file of a C-ordered (T, D) array; the last chunk is padded with zeros."""
     rows = chunk_rows(len(array))
     padding = -len(array) % rows
     if padding:
@@ -83,7 +83,7 @@ def split_chunks(array: NDArray[Any]) -> dict[str, memoryview]:
 
 
 def compress_chunks(chunks: Mapping[str, Buffer]) -> dict[str, Buffer]:
-    """Chunk files of an archive: zstd, as the codec of Zarr v3 reads it."""
+    """Chunk files of an archive, compressed with zstd as in Zarr v3."""
     from numcodecs.zstd import Zstd
 
     codec = Zstd(_ZSTD_LEVEL)
@@ -91,7 +91,7 @@ def compress_chunks(chunks: Mapping[str, Buffer]) -> dict[str, Buffer]:
 
 
 def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> Rows | None:
-    """A reader of rows without zarr, or None where the array is not plain memory.
+    """A reader of rows without zarr, or None if the array is not plain memory.
 
     Args:
         folder: the array's folder, with `c/<i>/0` below it.
@@ -99,7 +99,7 @@ def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> 
         remedy: what to do about a damaged trial, for messages.
 
     Raises:
-        StoreError: if a chunk file is absent or does not have the size that the metadata promises.
+        StoreError: if a chunk file is absent or its size differs from the metadata.
     """
     num_frames, dim = metadata["shape"]
     rows, columns = metadata["chunk_grid"]["configuration"]["chunk_shape"]
@@ -107,7 +107,7 @@ def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> 
         return None
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
     names = []
-    for i in range(math.ceil(num_frames / rows)):  # the first absent one ends it, however many are promised
+    for i in range(math.ceil(num_frames / rows)):  # raises at the first absent one, however many are declared
         names.append(f"c/{i}/0")
         _check_size(folder, names[-1], rows * dim * dtype.itemsize, remedy)
     if isinstance(folder, LocalFolder):
@@ -118,15 +118,16 @@ def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> 
 
 
 def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str = _REDO) -> Rows:
-    """A reader of rows through zarr: of whatever is compressed, sharded or otherwise chunked.
+    """A reader of rows through zarr, for arrays that are compressed, sharded or chunked differently.
 
     Args:
         folder: the array's folder.
-        valid: (T,) true where the backbone saw input. zarr reads an absent chunk as zeros, which only other rows may be.
+        valid: (T,) true where the backbone saw input. zarr reads an absent chunk as zeros, so only chunks of invalid rows
+            may be absent.
         remedy: what to do about a damaged trial, for messages.
 
     Raises:
-        StoreError: if a chunk is absent; the reader raises it if one cannot be decoded.
+        StoreError: if a chunk is absent; the reader raises it if a chunk cannot be decoded.
     """
     import zarr
 
@@ -151,14 +152,16 @@ def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str = _REDO) -> 
 
 @contextmanager
 def _decoding(folder: Folder, remedy: str) -> Iterator[None]:
-    """Whatever zarr and its codecs raise about damage becomes one error; a place that does not answer stays another one."""
+    """Turn whatever zarr and its codecs raise about damage into a StoreError; keep UnreachableError distinct."""
     try:
         yield
     except AvFusionError:
         raise
     except Exception as error:
         found = (
-            error if isinstance(folder, LocalFolder) or _is_of_zarr(error) else told_plainly(error, str(folder.where))
+            error
+            if isinstance(folder, LocalFolder) or _is_of_zarr(error)
+            else wrap_remote_error(error, str(folder.where))
         )
         if isinstance(found, AvFusionError):
             raise found from error
@@ -212,8 +215,8 @@ def _join(chunks: list[Rows], rows: int, num_frames: int) -> Rows:
 def _map_file(path: str, size: int) -> memoryview:
     """The bytes of a file as read-only memory, without keeping a file descriptor open.
 
-    Python's own `mmap` keeps one descriptor for each map, and a corpus of 600 trials and three backbones would
-    pass the usual limit of 1,024. Where the system has no `mmap`, or the file system refuses, the file is read.
+    Python's own `mmap` keeps one descriptor per map, so a corpus of 600 trials and three backbones would exceed the usual
+    limit of 1,024. If the system or the file system does not support `mmap`, the file is read instead.
     """
     if sys.platform not in ("linux", "darwin"):
         return np.fromfile(path, np.uint8).data.toreadonly()

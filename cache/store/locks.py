@@ -1,8 +1,8 @@
-"""Claims: one process works on a trial, others leave it alone.
+"""Claims: only one process works on a trial at a time.
 
-On a local file system a claim is an advisory lock of the kernel, which ends with its process, however that dies.
-Where the file system has none, and on object stores, it is a lock file; a dead process of this machine is noticed and
-succeeded by one process, for any other one the message names the file to delete.
+On a local file system a claim is an advisory lock of the kernel, which ends with its process, however that dies. On file
+systems without such locks, and on object stores, it is a lock file. If its process was on this machine and is dead, exactly
+one other process takes the lock over; for other machines, the message names the file to delete.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-_PAUSE_S = 0.2  # between two looks at the claims of others
-_LONGEST = 4096  # bytes of a lock file that is looked at
-_FILE = ".lock"  # a lock by being there; a name without it belongs to the kernel's locks
-_RIGHT = "="  # begins the name of a right to succeed a dead lock file, and no name of a claim
+_PAUSE_S = 0.2  # between two checks of others' claims
+_LONGEST = 4096  # bytes of a lock file; longer ones are ignored
+_FILE = ".lock"  # suffix of files that lock by existing; names without it are the kernel's locks
+_RIGHT = "="  # prefix of the right to take over a dead lock file; names of claims never start with it
 
 
 class _Holder(Document):
@@ -44,8 +44,8 @@ class _Holder(Document):
     Attributes:
         pid: number of the process.
         host: its machine.
-        since: moment.
-        token: no two lock files have the same.
+        since: when it was taken.
+        token: unique to each lock file.
     """
 
     pid: int
@@ -54,19 +54,19 @@ class _Holder(Document):
     token: str = ""
 
     def check(self) -> None:
-        """Refuse numbers that no process has."""
+        """Check that the number can be that of a process."""
         if not is_pid(self.pid):
             raise ValueError(f"process {self.pid}")
 
 
 class Claim:
-    """A trial taken for this process; ends with `release`, with the `with` block, or with the process."""
+    """A trial claimed by this process, until `release`, the end of the `with` block, or the end of the process."""
 
     def __init__(self, release: Callable[[], None]) -> None:
         self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
-        """Give the trial back; may be called again."""
+        """Release the trial; calling it again has no effect."""
         if self._release is not None:
             release, self._release = self._release, None
             release()
@@ -81,7 +81,7 @@ class Claim:
 
 
 def locks_place(store: Where) -> Where:
-    """Where the locks of a store lie: beside it, so that the store holds arrays only."""
+    """The folder of a store's locks: beside it, so that the store contains only arrays."""
     where = open_folder(store).where
     if isinstance(where, Path):
         return where.with_name(f".{where.name}.locks")
@@ -90,7 +90,7 @@ def locks_place(store: Where) -> Where:
 
 
 def claim(store: Where, name: str) -> Claim | None:
-    """Take `name` in a store, None where another process or thread has it.
+    """Claim `name` in a store; None if another process or thread has it.
 
     Args:
         store: path or URL of the store.
@@ -112,12 +112,12 @@ def claim(store: Where, name: str) -> Claim | None:
     except OSError as error:
         raise StoreError(
             f"No lock can be made in '{folder.where}' ({error}), so nothing can be written to '{store}'. Finished trials are "
-            "kept; free space or mend the permissions and run again."
+            "kept; free space or fix the permissions and run again."
         ) from error
 
 
 def sweep(store: Where) -> None:
-    """Remove the lock files that killed processes left, where that can be written to."""
+    """Remove the lock files left by killed processes, if the folder is writable."""
     folder = open_folder(locks_place(store))
     with contextlib.suppress(StoreError, OSError):
         for name in folder.sizes():
@@ -128,7 +128,7 @@ def sweep(store: Where) -> None:
 
 
 def holder(store: Where, name: str) -> str:
-    """Who has a claim, in words, with the file to delete if that process is dead; "" where nobody has it."""
+    """Who has a claim, in words, with the file to delete if that process is dead; "" if nobody has it."""
     folder = open_folder(locks_place(store))
     found = {place: content for place in (name, name + _FILE) if (content := folder.read(place)) is not None}
     if not found:
@@ -140,7 +140,7 @@ def holder(store: Where, name: str) -> str:
 
 
 def wait_for_any(store: Where, names: Sequence[str], patience_s: float) -> list[str]:
-    """Wait until nobody has one of these claims; those that are free then, none when patience ends."""
+    """Wait until at least one of these claims is free; returns the free ones, or none when patience runs out."""
     start = time.monotonic()
     while time.monotonic() - start < patience_s:
         free = [name for name in names if _is_free(store, name)]
@@ -158,17 +158,17 @@ def _is_free(store: Where, name: str) -> bool:
 
 
 def _claim_kernel(path: Path) -> Claim | None:
-    """An exclusive flock; the file goes away with the claim, so it must still be the one under this name once locked."""
+    """An exclusive flock. The file is removed with the claim, so once locked it must still be the one with this name."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # the last claim just went, and the folder with it
+        except FileNotFoundError:  # the last claim was just released, and the folder removed
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same_file(descriptor, path):
-                with contextlib.suppress(OSError):  # only for people to read; a full disk must not matter here
+                with contextlib.suppress(OSError):  # only for people to read; a full disk does no harm here
                     os.write(descriptor, _identity())
                 return Claim(partial(_release_kernel, descriptor, path))
         except BlockingIOError:
@@ -202,11 +202,11 @@ def _claim_file(folder: Folder, name: str) -> Claim | None:
 
 
 def _succeed(folder: Folder, name: str, dead: bytes) -> Claim | None:
-    """Take over a lock file with this content of a dead process, None where another one does or did.
+    """Take over a dead process's lock file with this content; None if another process does or did.
 
-    Only who has the right to succeed this content replaces it; a lock file with it never comes back, as all differ. The
-    right is a lock file like any other, so a successor who died is succeeded too. Where the lock has another content by
-    now, the right to the old one is worth nothing, whoever gives it back. The lock is absent at no moment.
+    Only the holder of the right to this content may replace it. Contents are unique, so the same lock file never comes
+    back. The right is itself a lock file, so if its holder dies it is taken over in turn. If the lock has other content by
+    now, the right to the old one is void and is simply released. The lock never ceases to exist in between.
     """
     right = _right(name, dead)
     held = _claim_file(folder, right)
@@ -216,26 +216,26 @@ def _succeed(folder: Folder, name: str, dead: bytes) -> Claim | None:
         if folder.read(name) != dead:
             return None
         if isinstance(folder, LocalFolder):
-            (folder.path / right).replace(folder.path / name)  # which gives the right back too, in one step
+            (folder.path / right).replace(folder.path / name)  # also releases the right, in the same step
         else:
             folder.write(name, _identity())
     return Claim(partial(folder.remove, name))
 
 
 def _right(name: str, dead: bytes) -> str:
-    """Name of the lock file that is the right to succeed another one; short, as names of locks fill 254 of 255 bytes."""
+    """Name of the right to take over a lock file; hashed, as names of locks may already have 254 of 255 bytes."""
     return f"{_RIGHT}{hashlib.sha256(f'{name}/'.encode() + dead).hexdigest()}"
 
 
 def _identity() -> bytes:
-    """Content of a lock file: process, machine and moment, and a token, so that no two are the same."""
+    """Content of a lock file: process, machine and time, and a token that makes it unique."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     known = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": secrets.token_hex(8)}
     return json.dumps(sign(known)).encode()
 
 
 def _parse(content: bytes | None) -> _Holder | None:
-    """What a lock file says; None where it is not just as `_identity` wrote it."""
+    """The parsed content of a lock file; None if it differs from what `_identity` writes."""
     if content is None or len(content) > _LONGEST:
         return None
     try:
@@ -245,6 +245,6 @@ def _parse(content: bytes | None) -> _Holder | None:
 
 
 def _is_dead(content: bytes | None) -> bool:
-    """Whether a lock file is of a process of this machine that is gone; not where that cannot be known."""
+    """Whether a lock file belongs to a dead process of this machine; false if that is unknown."""
     known = _parse(content)
     return known is not None and known.host == socket.gethostname() and not is_alive(known.pid)

@@ -109,7 +109,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_or_says_the_same(tmp_path: P
         (b'{"number": "3", "name": 3, "share": true, "rows": {}}', "number: expected a valid integer; name: expected"),
         (b'{"number": 1, "name": "", "share": 1, "rows": [], "more": 1}', "more: Extra inputs"),
         (b'{"number": 1, "name": "\\ud800", "share": 1, "rows": []}', "hex escape"),
-        (b'{"number": 1, "name": "", "share": 1, "rows": [], "digest": "0"}', "its digest is not that of its content"),
+        (b'{"number": 1, "name": "", "share": 1, "rows": [], "digest": "0"}', "its digest"),
     ],
 )
 def test_whatever_is_wrong_is_one_error(tmp_path: Path, content: bytes, text: str) -> None:
@@ -256,7 +256,7 @@ def in_zip(name: str, content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (in_zip("x.npy", format_array(np.zeros((2, 2), "<f4"))), "it holds 'x', which has no place there"),
+        (in_zip("x.npy", format_array(np.zeros((2, 2), "<f4"))), "it holds 'x'"),
         (in_zip("b.npy", promise("(99999999999, 2)")), "it holds float32 of shape"),
         (in_zip("b.npy", b"nothing"), "is damaged"),
         (b"PK\x05\x06" + bytes(18), "is damaged|^$"),
@@ -276,7 +276,7 @@ def test_archives_take_nothing_from_their_own_headers(tmp_path: Path, content: b
 def test_an_archive_that_unfolds_is_refused(tmp_path: Path) -> None:
     path, content = tmp_path / "a.npz", bomb()
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"asks for 67108864 bytes|expected at most"):
+    with pytest.raises(StoreError, match=r"67108864 bytes|expected at most"):
         read_arrays(path, "<f4", {"b": (16_000, 2)}, digest_bytes(content), REMEDY)
 
 

@@ -106,7 +106,7 @@ def test_hidden_files_are_not_looked_at_and_capitals_are(folder: Path) -> None:
     (folder / "loud.NPY").write_bytes((folder / "good.npy").read_bytes())
     assert load(folder).trial_ids() == ["good", "loud"]
     (folder / "loud.npy").write_bytes((folder / "good.npy").read_bytes())
-    with pytest.raises(CorpusError, match=r"'.*loud\.NPY' and '.*loud\.npy' are of one name"):
+    with pytest.raises(CorpusError, match=r"'.*loud\.NPY' and '.*loud\.npy'.*Remove one"):
         load(folder)
 
 
