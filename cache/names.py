@@ -24,11 +24,11 @@ _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and s
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not among the known ones, with the nearest guess.
+    """Check that a name is among the known ones; the error suggests the nearest one.
 
     Args:
         kind: what the name stands for, in words ("backbone").
-        name: what was asked for.
+        name: the requested name.
         known: every name that exists.
 
     Raises:
@@ -43,22 +43,22 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def require_folder_name(kind: str, name: str, remedy: str) -> None:
-    """Refuse a name that would leave its folder, hide, or need quotes.
+    """Check that a name is safe as a folder: it cannot leave its parent, be hidden, or need quotes.
 
     Args:
         kind: what the name stands for, in words, capitalised ("System").
-        name: what it is called.
+        name: the name.
         remedy: what to do instead.
 
     Raises:
-        SettingError: if the name holds anything but letters, digits, '_', '-' and '.', or starts with one of the last two.
+        SettingError: if the name has anything but letters, digits, '_', '-' and '.', or starts with one of the last two.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise SettingError(f"{kind} '{name}' cannot name a folder; use letters, digits, '_', '-' and '.'. {remedy}")
 
 
 def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """Import and return what `table` holds under `name`.
+    """Import and return the object that `table` has under `name`.
 
     Raises:
         UnknownNameError: if the table has no such name.
@@ -69,10 +69,10 @@ def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
 
 
 def config_of(target: str) -> type:
-    """The frozen `Config` of settings beside a table entry, without importing what computes.
+    """The frozen `Config` of settings in the module of a table entry, without importing that module.
 
-    Where the entry's module is not imported yet, the class alone is run with those imports and constants of the module that
-    it names, so that settings are checked without torch.
+    If the module is not imported yet, only the class is executed, with the imports and constants that it uses, so that
+    settings can be checked without torch.
     """
     module = sys.modules.get(target.split(":")[0])
     return _read_config(target) if module is None else cast(type, vars(module)["Config"])
@@ -81,7 +81,7 @@ def config_of(target: str) -> type:
 @functools.cache
 def _read_config(target: str) -> type:
     source = re.match(r".*?^class Config\b.*?(?=^\S|\Z)", source_of(target).read_text(encoding="utf-8"), re.S | re.M)
-    assert source, f"'{target}' stands beside no class Config"
+    assert source, f"the module of '{target}' has no class Config"
     *nodes, config = ast.parse(source.group()).body
     parts = [config]
     used = _names_in(config)
@@ -96,7 +96,7 @@ def _read_config(target: str) -> type:
 
 
 def _reduce(config: Any, target: str) -> Any:
-    """For pickle, which would look for the class in its module and find another one."""
+    """For pickle, which would look up the class in its module and find a different one."""
     return _rebuild, (target, vars(config))
 
 
@@ -119,16 +119,16 @@ def _only(node: ast.stmt, used: Collection[str]) -> list[ast.stmt]:
 
 
 def summary(target: str) -> str:
-    """First docstring line of a table entry's module, read without importing it."""
+    """First docstring line of a table entry's module, without importing it."""
     doc = ast.get_docstring(_read_source(target)) or ""
     return doc.split("\n", 1)[0]
 
 
 def constant(target: str, name: str) -> str:
-    """What the class of a table entry declares as `name = "…"`, read without importing it.
+    """The value of `name = "…"` in the class of a table entry, without importing its module.
 
     Raises:
-        UnknownNameError: if its class declares no such text.
+        UnknownNameError: if the class does not declare it.
     """
     for node in ast.walk(_read_source(target)):
         if isinstance(node, ast.ClassDef) and node.name == target.split(":")[1]:
@@ -153,7 +153,7 @@ def source_of(target: str) -> Path:
 
 
 def encode_trial_id(trial_id: str) -> str:
-    """File name of a trial: percent-encoded, so that no id leaves its folder or hides.
+    """File name of a trial: percent-encoded, so that no id can leave its folder or be hidden.
 
     >>> encode_trial_id("video 59/left"), encode_trial_id("..")
     ('video%2059%2Fleft', '%2E%2E')

@@ -1,7 +1,7 @@
-"""The one way from plain values to settings: every fault together, each with its full key.
+"""Build settings from plain values; all faults are reported together, each with its full key.
 
-Settings are plain frozen dataclasses. Values from YAML or from a caller become one of them here and are checked here:
-unknown and missing names, types, and what a `__post_init__` refuses (a ValueError; `check_ranges` for single values).
+Settings are plain frozen dataclasses. Values from YAML or from a caller are converted and checked here: unknown and
+missing names, types, and the conditions of a `__post_init__` (a ValueError; `check_ranges` for single values).
 pydantic does the work and is imported on first use, so that declaring settings costs nothing.
 """
 
@@ -19,18 +19,18 @@ from cache.errors import SettingError
 
 T = TypeVar("T")
 Place = tuple[str | int, ...]
-"""Where a value stands: names of sections, numbers in lists."""
+"""Position of a value: names of sections, indices in lists."""
 Faults = dict[str, str]
 """Full key → what is wrong with its value: "is 3, expected text"."""
 
 _LONGEST_VALUE = 60  # characters of a value in a message
-_DEEPEST = 20  # sections within each other
+_DEEPEST = 20  # levels of nested sections
 _ABSENT = object()
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def make_settings(kind: type[T], values: Any, where: str) -> T:
-    """Build a settings dataclass from plain values; an integer may stand for a float, a list for a tuple.
+    """Build a settings dataclass from plain values; integers are accepted as floats, lists as tuples.
 
     Args:
         kind: the dataclass; nested ones are built from nested mappings.
@@ -38,7 +38,7 @@ def make_settings(kind: type[T], values: Any, where: str) -> T:
         where: file or section, for the message.
 
     Raises:
-        SettingError: with every fault.
+        SettingError: if any value is wrong; the message lists every fault.
     """
     made, faults = parse_settings(kind, values)
     if made is None:
@@ -47,7 +47,7 @@ def make_settings(kind: type[T], values: Any, where: str) -> T:
 
 
 def as_settings(kind: type[T], values: Any, where: str) -> T:
-    """Settings as they are, or built from plain values; arguments and errors as of `make_settings`."""
+    """Return settings unchanged, or build them from plain values; arguments and errors as in `make_settings`."""
     return values if is_dataclass(values) else make_settings(kind, values, where)  # type: ignore[return-value]
 
 
@@ -56,14 +56,14 @@ def parse_settings(
 ) -> tuple[T | None, Faults]:
     """Build a settings dataclass, or find all faults of its values.
 
-    Faulty values are taken out and the rest is looked at again, for what only whole sections can refuse; a section with
-    other faults is not refused as a whole, which they may have caused.
+    Faulty values are removed and the rest is checked again, to find faults of whole sections. A fault of a section is not
+    reported if it contains other faults, which may have caused it.
 
     Args:
         kind: the dataclass.
         values: name → value.
-        key: of the whole, which begins the key of each fault.
-        owner: name that the dataclass does not know → whose setting it is, as a sentence; "" if no one's.
+        key: key of the whole, the prefix of each fault's key.
+        owner: maps a name unknown to the dataclass to a sentence about where it belongs; "" if nowhere.
     """
     faults: dict[Place, str] = dict(_odd_names(values))
     try:
@@ -87,7 +87,7 @@ def refusal(faults: Mapping[str, str], where: str) -> SettingError:
     """The error that lists faults.
 
     Args:
-        faults: as `parse_settings` finds them, at least one.
+        faults: from `parse_settings`, at least one.
         where: file or section.
     """
     lines = [f"'{key}' {text}" if key else f"{where} {text}" for key, text in faults.items()]
@@ -106,17 +106,17 @@ def check_ranges(
     choices: Mapping[str, Any],
     others: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse numbers outside their closed range and names outside their set; all faults at once.
+    """Check that numbers are in their closed range and names in their set.
 
     Args:
-        kind: whose settings they are, for the message.
+        kind: what the settings belong to, for the message.
         settings: the dataclass.
-        ranges: field → (lowest, highest), of a number or of each in a list or section; None is never outside.
+        ranges: field → (lowest, highest), for a number or each number in a list or section; None is always allowed.
         choices: field → allowed values.
-        others: field → what else is wrong with its value.
+        others: field → other faults of its value.
 
     Raises:
-        SettingError: with every fault.
+        SettingError: if any value is wrong; the message lists every fault.
     """
     faults = dict(others or {})
     for name, (low, high) in ranges.items():
@@ -136,7 +136,7 @@ def check_ranges(
 
 
 def _validate(kind: Any, values: Any) -> tuple[Any, dict[Place, str]]:
-    """What pydantic makes of JSON values, or the places of faults, each with what a `__post_init__` says, or ""."""
+    """The validated value, or the place of each fault with the message of a `__post_init__`, or ""."""
     import pydantic
 
     try:
@@ -157,7 +157,7 @@ def _validate(kind: Any, values: Any) -> tuple[Any, dict[Place, str]]:
 
 @functools.cache
 def _adapter(kind: Any) -> Any:
-    """JSON stands for lists as tuples and whole numbers as floats, which strict Python values do not."""
+    """Strict validation of JSON accepts lists as tuples and integers as floats; that of Python values does not."""
     import pydantic
 
     config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -165,7 +165,7 @@ def _adapter(kind: Any) -> Any:
 
 
 def _describe(kind: Any, values: Any, place: Place, owner: Callable[[str], str]) -> str:
-    """What is wrong with a value that is not of the type that is declared for it."""
+    """Describe a value that does not have its declared type."""
     value = _value_at(values, place)
     around = _type_at(kind, place[:-1])
     if place and is_dataclass(around) and place[-1] not in get_type_hints(around):
@@ -179,7 +179,7 @@ def _describe(kind: Any, values: Any, place: Place, owner: Callable[[str], str])
 
 
 def _say(hint: Any, value: Any) -> str:
-    """What a value of a type looks like."""
+    """Describe what values of a type look like."""
     inner = get_args(hint)
     if is_dataclass(hint):
         return f"a section with some of {', '.join(get_type_hints(hint))}"
@@ -188,7 +188,7 @@ def _say(hint: Any, value: Any) -> str:
     if len(inner) > 1 and Ellipsis not in inner:
         return f"a list of {len(inner)} values"
     if inner:
-        return f"a list, such as {'[0, 1]' if inner[0] in (int, float) else '[a, b]'}"
+        return f"a list, e.g. {'[0, 1]' if inner[0] in (int, float) else '[a, b]'}"
     if hint is float and isinstance(value, float):
         return "a finite number"
     return _EXPECTED[hint]
@@ -204,7 +204,7 @@ def _value_at(values: Any, place: Place) -> Any:
 
 
 def _type_at(kind: Any, place: Place) -> Any:
-    """The type that is declared for the value of a place; None where nothing is."""
+    """The declared type of the value at a place; None if there is none."""
     for name in place:
         inner = get_args(kind)
         if is_dataclass(kind):
@@ -217,7 +217,7 @@ def _type_at(kind: Any, place: Place) -> Any:
 
 
 def _take_out(values: Any, place: Place) -> bool:
-    """Remove the value of a place, or the list or section that it stands in or lacks in; whether there was one."""
+    """Remove the value at a place, or else the nearest list or section around it; true if something was removed."""
     while place:
         around = _value_at(values, place[:-1])
         if isinstance(around, dict) and place[-1] in around:
@@ -228,7 +228,7 @@ def _take_out(values: Any, place: Place) -> bool:
 
 
 def _odd_names(values: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
-    """Names that are not text, such as a number: YAML has them, settings do not."""
+    """Names that are not text, e.g. numbers: YAML allows them, settings do not."""
     for name, value in values.items() if isinstance(values, dict) else ():
         if not isinstance(name, str):
             spelt = json.dumps(name) if name is None or isinstance(name, bool) else str(name)  # as in JSON
@@ -238,7 +238,7 @@ def _odd_names(values: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
 
 
 def _refusable(value: Any) -> Any:
-    """What stands for a value that JSON lacks, such as a date: nothing that any setting takes."""
+    """Placeholder for a value without a JSON form, e.g. a date; no setting accepts it."""
     return [[str(value)]]
 
 
@@ -248,7 +248,7 @@ def _show(value: Any) -> str:
 
 
 def expected_one_of(name: str, known: Iterable[str], instead: str = "") -> str:
-    """The known names and the nearest one, for messages about a name that is none of them.
+    """The known names and the nearest one, for messages about an unknown name.
 
     >>> expected_one_of("facenett", ["bert", "facenet"])
     "expected one of bert, facenet. Did you mean 'facenet'?"

@@ -1,7 +1,7 @@
-"""Targets: what a corpus has labels of, each with a kind, a unit and a range of its own.
+"""Targets: the quantities that a corpus labels, each with its kind, unit and range.
 
-A manifest holds labels as the corpus has them, in [1, 9] for instance. They are mapped once, into [-1, 1], when the bank
-of stage two is filled: models, losses and checkpoints know that range only. Predictions are mapped back once, when they
+A manifest has the labels as in the corpus, e.g. in [1, 9]. They are mapped to [-1, 1] once, when the bank of stage two is
+filled: models, losses and checkpoints only use that range. Predictions are mapped back once, when they
 leave `fusion.training.inference`, so that files of predictions, figures and plots are in the corpus's own unit again.
 """
 
@@ -20,7 +20,7 @@ from cache.errors import SettingError
 KINDS = ("continuous",)
 UNITS = ("frame",)
 MEAN = "mean"
-"""What stands beside the names of targets in tables of figures: the mean over targets."""
+"""Heading of the mean over targets, beside the names of targets in tables."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Target:
     """One column of labels.
 
     Attributes:
-        name: of the column.
+        name: name of the column.
         kind: continuous, a number within a range.
-        unit: what one label is about: a frame.
+        unit: what a label applies to: a frame.
         low: lowest label.
         high: highest label.
     """
@@ -79,7 +79,7 @@ def names_of(targets: Sequence[Target]) -> tuple[str, ...]:
 
 
 def to_unit(labels: NDArray[Any], targets: Sequence[Target]) -> NDArray[np.float32]:
-    """Labels (T, C) of their own ranges → [-1, 1]; those of [-1, 1] stay as they are, bit for bit.
+    """Map labels (T, C) from the targets' ranges to [-1, 1]; labels already in that range stay identical, bit for bit.
 
     >>> to_unit(np.array([[1.0], [5.0], [9.0]]), [Target("arousal", low=1, high=9)]).ravel().tolist()
     [-1.0, 0.0, 1.0]

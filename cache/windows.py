@@ -1,7 +1,7 @@
-"""Windows: the pieces of a trial that a fusion model sees, and the way back from windows to trials.
+"""Windows: cut trials into the pieces that a fusion model sees, and stitch its outputs back together.
 
-Training cuts [Karas2022, Section 4.1; Zhang2023, Section 3.4], inference cuts and stitches: where windows overlap,
-the prediction of a frame is the mean over the windows that hold it.
+Training cuts [Karas2022, Section 4.1; Zhang2023, Section 3.4]; inference cuts and stitches: if windows overlap, the
+prediction of a frame is the mean over the windows that contain it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Window:
     Attributes:
         trial_id: the trial.
         start: first frame, 0-based.
-        stop: one past the last frame that is used.
-        stride: step between frames; above 1 where windows are dilated.
+        stop: one past the last frame.
+        stride: step between frames; more than 1 if windows are dilated.
     """
 
     trial_id: str
@@ -40,7 +40,7 @@ class Window:
 
     @property
     def num_frames(self) -> int:
-        """How many frames of the trial the window holds; the rest up to the model's length is padding."""
+        """Number of frames of the trial in the window; the rest up to the model's length is padding."""
         return len(self.frames)
 
 
@@ -50,24 +50,24 @@ def cut_windows(
     """Cut trials into windows, trial after trial.
 
     With `dilation` N every trial is read as N interleaved sequences, one per offset 0 … N-1, of every N-th frame,
-    and each of them is cut on its own; with `hop == length` every frame is then used once [Karas2022, Section 4.1].
-    Windows start at 0, hop, 2 hop, …; `tail` says what happens to frames behind the last whole window:
+    and each of them is cut separately; with `hop == length` every frame is then used once [Karas2022, Section 4.1].
+    Windows start at 0, hop, 2 hop, …; `tail` determines what happens to frames after the last whole window:
 
     * `align`: one more window of the last `length` frames, [0, 300) and [1, 301) of 301 frames [Zhang2023's code];
     * `pad`: one more window at the next start, shorter than `length`;
     * `drop`: they are left out.
 
-    A sequence shorter than `length` is one short window, which the bank pads (none with `drop`).
+    A sequence shorter than `length` becomes one short window, which the bank pads (none with `drop`).
 
     Args:
         lengths: trial id → number of frames.
         length: frames in a window, at least 1.
-        hop: frames between starts, 1 … length, so that no frame falls between two windows.
-        dilation: keep one of this many frames, at least 1.
+        hop: frames between starts, 1 … length, so that no frame is between two windows.
+        dilation: keep one frame in this many, at least 1.
         tail: align, pad or drop.
 
     Raises:
-        SettingError: if a number is outside its range or the tail rule is unknown.
+        SettingError: if a number is out of range or the tail rule is unknown.
     """
     if length < 1 or not 1 <= hop <= length or dilation < 1 or tail not in TAILS:
         raise SettingError(
@@ -103,14 +103,14 @@ def stitch(
 
     Args:
         windows: windows of one trial, in any order.
-        values: (N, L, C), one row per window; what lies behind a window's own frames is ignored.
-        num_frames: T; by default the last frame of the windows ends the trial.
+        values: (N, L, C), one row per window; values in padding are ignored.
+        num_frames: T; by default the trial ends with the last frame of the windows.
 
     Returns:
         (T, C), summed in float64.
 
     Raises:
-        ShapeError: if the values do not fit the windows, several trials are mixed, or a frame is in no window.
+        ShapeError: if the values do not match the windows, several trials are mixed, or a frame is in no window.
     """
     names = {window.trial_id for window in windows}
     if len(names) != 1 or values.ndim != 3 or len(values) != len(windows):

@@ -1,7 +1,7 @@
-"""Folders that a store can live in: on a local file system, or anywhere that fsspec reaches.
+"""Folders for stores: on a local file system, or anywhere that fsspec can reach.
 
-Both kinds promise the same: a file appears whole or not at all, and an array appears after its chunks. On a local
-file system that is fsync and rename; an object store gives single objects atomically and lets the metadata come last.
+Both kinds guarantee the same: a file appears whole or not at all, and an array appears after its chunks. Local folders use
+fsync and rename; object stores put single objects atomically, so the metadata is put last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
 Where = str | Path
-"""A local path, or a URL of fsspec such as `s3://bucket/features/facenet.zarr`."""
+"""A local path, or an fsspec URL, e.g. `s3://bucket/features/facenet.zarr`."""
 
 
 class Folder(Protocol):
@@ -34,7 +34,7 @@ class Folder(Protocol):
         """A folder below this one."""
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, None where it is absent."""
+        """Content of a file, None if it is absent."""
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
         """Content of several files, None for each that is absent."""
@@ -43,16 +43,16 @@ class Folder(Protocol):
         """Bytes [start, stop) of a file."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file at once."""
+        """Write or replace a file atomically."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; false where it did."""
+        """Write a file unless it exists; false if it did."""
 
     def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
         """Write or replace an array: its chunks, then its `zarr.json`."""
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that it holds; nothing happens where it is absent."""
+        """Remove a file, or a folder with its contents; does nothing if it is absent."""
 
     def folders(self) -> list[str]:
         """Names of the folders in this one."""
@@ -61,16 +61,16 @@ class Folder(Protocol):
         """Names of the files in this one."""
 
     def leftovers(self) -> list[str]:
-        """Names of folders that a killed write left half done."""
+        """Names of folders left half-written by a killed process."""
 
     def sizes(self) -> dict[str, int]:
         """Every file below, with its size in bytes."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where it is absent."""
+        """Size of a file in bytes, None if it is absent."""
 
     def stamp(self, name: str) -> Any:
-        """Something that changes when a file is replaced, None where that would cost a request."""
+        """A value that changes when a file is replaced, None if that would cost a request."""
 
     def zarr_store(self) -> Any:
         """For zarr to open."""
@@ -88,7 +88,7 @@ def open_folder(where: Where) -> Folder:
 
 
 def split_place(where: Where) -> tuple[Folder, str]:
-    """The folder that holds a file, and the file's name."""
+    """The folder of a file, and the file's name."""
     if isinstance(where, Path):
         return LocalFolder(where.parent), where.name
     head, slash, name = where.rpartition("/")
@@ -96,24 +96,24 @@ def split_place(where: Where) -> tuple[Folder, str]:
 
 
 def join_place(where: Where, name: str) -> Where:
-    """A place below another one; `name` has `/` between levels."""
+    """A path or URL below another one; `name` has `/` between levels."""
     return open_folder(where).child(name).where
 
 
 def is_file(where: Where) -> bool:
-    """Whether there is a file of this name."""
+    """Whether this file exists."""
     folder, name = split_place(where)
     return folder.size(name) is not None
 
 
 def remove_file(where: Where) -> None:
-    """Remove a file; nothing happens where it is absent."""
+    """Remove a file; does nothing if it is absent."""
     folder, name = split_place(where)
     folder.remove(name)
 
 
 def replace_suffix(where: Where, suffix: str) -> Where:
-    """The same place with another suffix, `a/b.json` → `a/b.zarr`."""
+    """The same path or URL with another suffix, `a/b.json` → `a/b.zarr`."""
     if isinstance(where, Path):
         return where.with_suffix(suffix)
     head, slash, name = where.rpartition("/")
@@ -132,7 +132,7 @@ class LocalFolder:
         return LocalFolder(self.path / name)
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, None where it is absent."""
+        """Content of a file, None if it is absent."""
         try:
             return (self.path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -166,7 +166,7 @@ class LocalFolder:
         _sync_folder(path.parent)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; false where it did."""
+        """Write a file unless it exists; false if it did."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.path / name, "xb") as file:
@@ -176,13 +176,13 @@ class LocalFolder:
         return True
 
     def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
-        """Build the array under a hidden name, fsync its files, and rename the folder into its place.
+        """Build the array under a hidden name, fsync its files, and rename the folder to its final name.
 
-        Folders are not fsynced, each would cost as much as the chunk. If the power fails, file systems with a journal
-        lose the newest renames first, so a trial is there whole or not at all; should one lose a chunk's entry after
-        all, its absence is noticed when the trial is opened, and the next extraction makes it again.
+        Folders are not fsynced, as each would cost as much as the chunk. If the power fails, journaling file systems lose
+        the newest renames first, so a trial is either complete or absent; if a chunk's entry is lost after all, opening
+        the trial reports it, and the next extraction computes the trial again.
 
-        Whoever mapped an older array of this name keeps its bytes: files are replaced, never written over.
+        Processes that mapped an older array of this name keep its bytes: files are replaced, never overwritten.
         """
         path = self.path / name
         partial, old = (path.with_name(f".{name}.{kind}") for kind in ("partial", "old"))
@@ -203,11 +203,11 @@ class LocalFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that it holds."""
+        """Remove a file, or a folder with its contents."""
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path)
-        elif os.path.lexists(path):  # a read-only file system refuses to remove even what is absent
+        elif os.path.lexists(path):  # read-only file systems raise even if the file is absent
             path.unlink(missing_ok=True)
 
     def folders(self) -> list[str]:
@@ -224,7 +224,7 @@ class LocalFolder:
         return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
 
     def leftovers(self) -> list[str]:
-        """Names of folders that a killed write left half done."""
+        """Names of folders left half-written by a killed process."""
         return sorted(path.name for kind in ("partial", "old") for path in self.path.glob(f".*.{kind}"))
 
     def sizes(self) -> dict[str, int]:
@@ -233,14 +233,14 @@ class LocalFolder:
         return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where it is absent."""
+        """Size of a file in bytes, None if it is absent."""
         try:
             return (self.path / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def stamp(self, name: str) -> Any:
-        """Inode and time of a file; a rewritten trial has others."""
+        """Inode and modification time of a file; they change when a trial is rewritten."""
         try:
             status = os.stat(f"{self.path}/{name}")
         except OSError:
@@ -253,14 +253,14 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder behind a URL of fsspec."""
+    """A folder at an fsspec URL."""
 
     def __init__(self, url: str) -> None:
         self.where: Where = url.rstrip("/")
         try:
             import fsspec
 
-            # listings must never be remembered: another process may be writing
+            # listings must never be cached, as another process may be writing
             system, self._root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise SettingError(
@@ -273,7 +273,7 @@ class RemoteFolder:
         return RemoteFolder(f"{self.where}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """Content of an object, None where it is absent."""
+        """Content of an object, None if it is absent."""
         try:
             return self._fs.cat_file(self._key(name))
         except FileNotFoundError:
@@ -294,11 +294,11 @@ class RemoteFolder:
         return self._fs.cat_file(self._key(name), start=start, end=stop)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put an object; object stores show it whole or not at all."""
+        """Put an object; object stores do this atomically."""
         self._fs.pipe_file(self._key(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Put an object unless it exists; false where it did."""
+        """Put an object unless it exists; false if it did."""
         try:
             self._fs.pipe_file(self._key(name), content, mode="create")
         except FileExistsError:
@@ -306,14 +306,14 @@ class RemoteFolder:
         return True
 
     def write_array(self, name: str, chunks: Mapping[str, Buffer], metadata: bytes) -> None:
-        """Take the commit record away, put the chunks, then put the new one."""
+        """Remove the commit record, put the chunks, then put the new record."""
         self.remove(name)
         for key, content in chunks.items():
             self.write(f"{name}/{key}", bytes(content))
         self.write(f"{name}/zarr.json", metadata)
 
     def remove(self, name: str) -> None:
-        """Remove an object or all objects below a prefix, metadata first, so that nothing half removed looks finished."""
+        """Remove an object or a whole prefix, metadata first, so that a half-removed array never looks finished."""
         key = self._key(name)
         for first in (f"{key}/zarr.json", key):
             try:
@@ -330,7 +330,7 @@ class RemoteFolder:
         return self._list("file")
 
     def leftovers(self) -> list[str]:
-        """None: objects come whole."""
+        """Always empty, as objects are put atomically."""
         return []
 
     def sizes(self) -> dict[str, int]:
@@ -340,14 +340,14 @@ class RemoteFolder:
         return {name[start:]: entry["size"] for name, entry in found.items()}
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object, None where it is absent."""
+        """Size of an object in bytes, None if it is absent."""
         try:
             return self._fs.size(self._key(name))
         except FileNotFoundError:
             return None
 
     def stamp(self, name: str) -> Any:
-        """None: asking would cost a request for every read."""
+        """Always None, as it would cost a request per read."""
         return None
 
     def zarr_store(self) -> Any:
@@ -377,7 +377,7 @@ def _write_synced(path: Path, content: Buffer) -> None:
 
 
 def _make_folders(path: Path) -> None:
-    """Make a folder and its parents, each entry on disk before anything is put into it."""
+    """Make a folder and its parents; each entry is on disk before anything is written below it."""
     absent: Iterable[Path] = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in absent:
@@ -385,7 +385,7 @@ def _make_folders(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Put a folder's entries on disk; without this a new file may vanish with the power."""
+    """Flush a folder's entries to disk; otherwise a new file may be lost if the power fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

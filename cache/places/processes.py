@@ -1,10 +1,10 @@
-"""Processes of this machine, told apart from those that are gone by their numbers."""
+"""Process numbers: which processes of this machine are alive."""
 
 from __future__ import annotations
 
 import os
 
-_LARGEST = 2**31 - 1  # of any system
+_LARGEST = 2**31 - 1  # on any system
 
 
 def parse_pid(text: str) -> int | None:
@@ -18,18 +18,18 @@ def parse_pid(text: str) -> int | None:
 
 
 def is_pid(pid: int) -> bool:
-    """Whether a number may be that of a process; 0 and below stand for whole groups of them."""
+    """Whether a number can be that of a process; 0 and below mean groups of processes."""
     return 0 < pid <= _LARGEST
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number, anybody's."""
+    """Whether a process with this number exists, whoever owns it."""
     if not is_pid(pid):
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # owned by another user
         return True
     return True

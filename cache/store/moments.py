@@ -1,7 +1,7 @@
 """Principal components of stores that are larger than memory, trial by trial.
 
-Only the training trials of a fold may teach them; who calls says which trials those are. Frames that the backbone
-never saw are left out.
+They must be fitted on the training trials of a fold only; the caller names these trials. Frames that the backbone never
+saw are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cache.store.store import FeatureStore
 if TYPE_CHECKING:
     import dask.array as da
 
-_BATCH = 8192  # frames that one step of the incremental fit sees, at least ten times the components
+_BATCH = 8192  # frames per step of the incremental fit; at least ten times the number of components
 
 
 class Components(NamedTuple):
@@ -34,14 +34,14 @@ class Components(NamedTuple):
     explained: NDArray[np.float64]
 
     def apply(self, embeddings: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Embeddings (T, D) in the components' coordinates, (T, n); zero where `valid` (T,) is false.
+        """Project embeddings (T, D) to (T, n); zero where `valid` (T,) is false.
 
         Raises:
-            ShapeError: if D is another one.
+            ShapeError: if D differs from that of the components.
         """
         if embeddings.shape[1:] != self.mean.shape:
             raise ShapeError(
-                f"Embeddings have shape {embeddings.shape}, expected (T, {len(self.mean)}). Fit the components anew."
+                f"Embeddings have shape {embeddings.shape}, expected (T, {len(self.mean)}). Fit the components again."
             )
         projected = np.asarray((embeddings.astype(np.float32) - self.mean) @ self.components.T, np.float32)
         projected[~valid] = 0
@@ -52,8 +52,8 @@ def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_o
     """Trials of a store as one lazy array (F, D), trial after trial, one block each.
 
     Args:
-        store: the features; each block opens it in the process that needs it.
-        trial_ids: which trials in which order; all, sorted, by default.
+        store: the features; each block opens it in the process that reads it.
+        trial_ids: trials in this order; by default all, sorted.
         valid_only: leave out frames that the backbone never saw.
 
     Raises:
@@ -69,7 +69,7 @@ def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_o
     lengths = [_num_rows(records[trial_id], valid_only) for trial_id in ids]
     if not sum(lengths):
         raise SettingError(
-            f"{len(ids)} trials of '{store.group}' have no frames to use; expected at least one. Name others."
+            f"{len(ids)} trials of '{store.group}' have no frames to use; expected at least one. Name other trials."
         )
     read = delayed(_read, pure=True)
     blocks = [
@@ -89,12 +89,12 @@ def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components
 
     Args:
         store: the features.
-        trial_ids: the fold's training trials; their order counts in the last digits.
+        trial_ids: the fold's training trials; their order affects the last digits.
         n: number of components, 1 to D.
 
     Raises:
         StoreError: if a trial is unfinished.
-        SettingError: if there are fewer dimensions or valid frames than components.
+        SettingError: if the number of components exceeds that of dimensions or valid frames.
     """
     from sklearn.decomposition import IncrementalPCA
 
@@ -102,7 +102,7 @@ def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components
     if not 1 <= n <= min(rows.shape):
         raise SettingError(
             f"{n} principal components of {rows.shape[0]} frames with {rows.shape[1]} numbers; expected 1 to "
-            f"{min(rows.shape)}. Lower the number of components."
+            f"{min(rows.shape)}. Reduce the number of components."
         )
     fit = IncrementalPCA(n)
     for batch in _batches(rows, max(_BATCH, 10 * n), n):
@@ -113,7 +113,7 @@ def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components
 
 
 def _batches(rows: da.Array, size: int, least: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks of about `size` rows, none of fewer than `least`; one is in memory at a time."""
+    """Blocks of about `size` rows, at least `least` each; one is in memory at a time."""
     number = max(1, len(rows) // max(size, least))
     edges = np.linspace(0, len(rows), number + 1).astype(int)
     for start, stop in pairwise(edges):

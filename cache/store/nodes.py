@@ -1,4 +1,4 @@
-"""What the `zarr.json` files of a store hold: its root, the group of a fingerprint with the recipe, and the arrays."""
+"""The `zarr.json` files of a store: of its root, of each fingerprint's group with the recipe, and of the arrays."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class _Codec(Part):
     configuration: Values
 
     def check(self) -> None:
-        """Refuse numbers in another order of bytes; what other codecs ask for is known to zarr."""
+        """Check the byte order; zarr checks the configuration of other codecs."""
         if self.name == "bytes" and self.configuration != {"endian": "little"}:
             raise ValueError(f"codec 'bytes' with {self.configuration}")
 
 
 class ArrayNode(Part):
-    """The `zarr.json` of an array of (T, D) numbers, by us or by whoever wrote it again with other codecs or chunks."""
+    """The `zarr.json` of a (T, D) array, by us or rewritten by others with different codecs or chunks."""
 
     zarr_format: Literal[3]
     node_type: Literal["array"]
@@ -68,7 +68,7 @@ class ArrayNode(Part):
     storage_transformers: list[Any] | None = None
 
     def check(self) -> None:
-        """Refuse what no (T, D) array of ours can be."""
+        """Check that it can be a (T, D) array of ours."""
         rows = self.chunk_grid.configuration.chunk_shape
         if len(rows) != 2 or min(rows) < 1 or self.fill_value != 0 or self.storage_transformers or not self.codecs:
             raise ValueError(f"chunks of {rows}, filled with {self.fill_value}")
@@ -77,12 +77,12 @@ class ArrayNode(Part):
 
 
 def parse_group(content: bytes | None) -> dict[str, Any] | None:
-    """The `zarr.json` of a group, or None where it is absent or damaged."""
+    """The `zarr.json` of a group, or None if it is absent or damaged."""
     return _parse(content, Node)
 
 
 def parse_array(content: bytes | None) -> dict[str, Any] | None:
-    """The `zarr.json` of an array (T, D), or None where it is absent or damaged."""
+    """The `zarr.json` of an array (T, D), or None if it is absent or damaged."""
     return _parse(content, ArrayNode)
 
 
@@ -106,10 +106,10 @@ def format_recipe(spec: FeatureSpec) -> bytes:
 
 
 def find_layout(content: bytes | None, where: Where) -> int | None:
-    """Version of a store by its root's `zarr.json`, None where that is absent or damaged.
+    """Version of a store from its root's `zarr.json`, None if that is absent or damaged.
 
     Raises:
-        VersionError: if a newer program wrote it.
+        VersionError: if a newer version of avfusion wrote it.
     """
     metadata = parse_group(content)
     if metadata is None:
@@ -118,13 +118,13 @@ def find_layout(content: bytes | None, where: Where) -> int | None:
     version = attributes.get(_STORE)
     digest = sign({_STORE: version})[DIGEST]
     if attributes.get(DIGEST, digest) != digest or digest in [v for k, v in attributes.items() if k != DIGEST]:
-        return None  # also where the digest stands under a damaged name
+        return None  # also if the key of the digest is damaged
     check_version(str(where), version)
     return version if isinstance(version, int) else None
 
 
 def find_spec(content: bytes | None) -> FeatureSpec | None:
-    """The recipe in the `zarr.json` of a fingerprint's group, None where it is absent or damaged."""
+    """The recipe in the `zarr.json` of a fingerprint's group, None if it is absent or damaged."""
     document = ((parse_group(content) or {}).get("attributes") or {}).get(_SPEC)
     try:
         return check_document(document, SpecPart).spec

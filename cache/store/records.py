@@ -1,4 +1,4 @@
-"""Commit records: what makes a trial of a store finished."""
+"""Commit records, which mark the trials of a store as finished."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMIT = "avfusion_commit"
 
 
 class CommitDocument(ClockPart):
-    """A commit record as it is written down."""
+    """A commit record as stored."""
 
     version: Number
     state: Literal["complete"]
@@ -29,12 +29,12 @@ class CommitDocument(ClockPart):
     embeddings: str
     first_frame: Literal[0] = 0
     invalid: list[Pair]
-    seconds: float | None = None  # of stores by older programs: how long it took, which differs between equal runs
+    seconds: float | None = None  # duration, in stores by older versions; dropped, as it differs between equal runs
     versions: dict[str, str]
     digest: str = ""
 
     def check(self) -> None:
-        """Refuse runs that overlap or leave the trial."""
+        """Check that runs do not overlap or leave the trial."""
         super().check()
         edges = [0, *chain.from_iterable(self.invalid), self.num_frames]
         if edges != sorted(edges):
@@ -51,7 +51,7 @@ class CommitDocument(ClockPart):
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """What makes a trial finished; two equal runs leave the same bytes.
+    """Marks a trial as finished; two equal runs write the same bytes.
 
     Attributes:
         source: digest of the bytes that the backbone read.
@@ -59,9 +59,9 @@ class CommitRecord:
         num_frames: T.
         rate: frames per second.
         start_s: moment of frame 0, seconds.
-        invalid: runs of frames that the backbone never saw, half-open.
-        versions: of the libraries that computed it.
-        times: of the pictures, where the frames follow no rate.
+        invalid: half-open runs of frames that the backbone never saw.
+        versions: versions of the libraries that computed it.
+        times: times of the pictures, if the frames have no constant rate.
     """
 
     source: str
@@ -75,7 +75,7 @@ class CommitRecord:
 
     @property
     def clock(self) -> FrameClock:
-        """The clock that the trial was made on."""
+        """The clock that the trial was computed on."""
         return FrameClock(self.rate, self.num_frames, self.start_s, self.times)
 
     @property
@@ -87,7 +87,7 @@ class CommitRecord:
         return valid
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON values, with the state and the frame numbering spelled out."""
+        """As JSON values, with explicit state and frame numbering."""
         document = {
             "version": VERSION,
             "state": "complete",
@@ -107,7 +107,7 @@ class CommitRecord:
         """Inverse of `to_document`.
 
         Raises:
-            ValueError: if it is not such a document.
+            ValueError: if it is not a commit record.
         """
         return check_document(document, CommitDocument).record
 
@@ -125,7 +125,7 @@ def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
 def digest_embeddings(embeddings: NDArray[Any], invalid: tuple[tuple[int, int], ...]) -> str:
     """xxh3-128 over the stored bytes (C order, little-endian) and the invalid runs.
 
-    A fast checksum, so that training can afford to check every byte it reads; it guards against decay, not malice.
+    A fast checksum, so that training can check every byte it reads; it protects against corruption, not malice.
     """
     state = xxhash.xxh3_128(np.ascontiguousarray(embeddings, embeddings.dtype.newbyteorder("<")).view(np.uint8).data)
     state.update(canonical_json(invalid).encode())
@@ -133,10 +133,10 @@ def digest_embeddings(embeddings: NDArray[Any], invalid: tuple[tuple[int, int], 
 
 
 def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | None:
-    """The commit record in an array's `zarr.json`, None where the array is absent, unfinished or damaged.
+    """The commit record in an array's `zarr.json`, None if the array is absent, unfinished or damaged.
 
     Raises:
-        VersionError: if a newer program wrote it.
+        VersionError: if a newer version of avfusion wrote it.
     """
     document = (metadata or {}).get("attributes", {}).get(COMMIT)
     if not isinstance(document, dict) or document.get("state") != "complete" or not is_signed(document):
@@ -149,10 +149,10 @@ def find_commit(metadata: dict[str, Any] | None, where: str) -> CommitRecord | N
 
 
 def check_version(where: str, version: Any) -> None:
-    """Refuse what a newer program wrote.
+    """Check that the version is not newer than ours.
 
     Raises:
-        VersionError: if the version is a number above ours.
+        VersionError: if it is.
     """
     if isinstance(version, int) and version > VERSION:
         raise VersionError(

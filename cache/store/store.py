@@ -2,8 +2,8 @@
 
     features/<name>.zarr/<fingerprint>/<trial id>/{zarr.json, c/0/0}
 
-A reader refuses an array without a commit record; a writer redoes it. So a killed run leaves nothing that looks
-finished. `docs/store.md` states the layout in MUST and SHOULD.
+Readers reject an array without a commit record and writers redo it, so a killed run leaves nothing that looks finished.
+`docs/store.md` specifies the layout in MUST and SHOULD.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     pass
 
 DROP_FIRST = "'avfusion cache verify --drop', then "
-"""How messages ask to remove a trial whose bytes were altered, before it is made again."""
+"""In messages: remove a trial with altered bytes before it is computed again."""
 
 
 class Features(NamedTuple):
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 
 
 class _Handle(NamedTuple):
-    """A trial kept open: how to read its rows, and which of them are valid."""
+    """An open trial: a reader of its rows, and which of them are valid."""
 
     record: CommitRecord
     rows: Rows
@@ -58,10 +58,10 @@ class _Handle(NamedTuple):
 class FeatureStore:
     """The embeddings of one fingerprint.
 
-    Reading needs only the path or URL; `create` also prepares it for writing. Safe to open in any number of processes,
-    and to send to them. A trial that was read once stays open and, on a local file system, stays as it was: whoever
-    rewrites it replaces its files, so that a record never meets the bytes of another one. What other processes write
-    anew is seen by a store that is opened anew, and by `read` with `check`.
+    Reading needs only the path or URL; `create` also prepares it for writing. A store can be opened in any number of
+    processes, and sent to them. A trial that was read once stays open and, on a local file system, unchanged: a rewrite
+    replaces its files, so a record always matches its bytes. To see trials rewritten by other processes, open the store
+    again, or use `read` with `check`.
     """
 
     def __init__(self, path: Where, fingerprint: str) -> None:
@@ -69,12 +69,12 @@ class FeatureStore:
 
         Args:
             path: a local path, or a URL that fsspec knows (`s3://…`, `memory://…`).
-            fingerprint: of the recipe, 64 hexadecimal digits.
+            fingerprint: fingerprint of the recipe, 64 hexadecimal digits.
 
         Raises:
             MissingFileError: if there is no such store.
-            StoreError: if the store is damaged or of another version.
-            FingerprintError: if the store holds other fingerprints only, or the recipe does not hash to its name.
+            StoreError: if the store is damaged or has another version.
+            FingerprintError: if the store lacks this fingerprint, or the recipe does not match it.
         """
         root = open_folder(path)
         self.path = root.where
@@ -94,10 +94,10 @@ class FeatureStore:
 
     @classmethod
     def create(cls, path: Where, spec: FeatureSpec) -> FeatureStore:
-        """Open for writing, making store and group where they are absent; nothing finished is touched.
+        """Open for writing, creating store and group if they are absent; finished trials are not touched.
 
         Raises:
-            StoreError: if the store is of a newer version, or cannot be made there.
+            StoreError: if the store has a newer version, or cannot be created there.
         """
         root = open_folder(path)
         layout = find_layout(root.read("zarr.json"), root.where)
@@ -109,7 +109,7 @@ class FeatureStore:
             sweep(root.where)
         except OSError as error:
             raise StoreError(
-                f"No features can be written to '{path}' ({error}). Free space or mend the permissions and run again."
+                f"No features can be written to '{path}' ({error}). Free space or fix the permissions and run again."
             ) from error
         return cls(path, spec.fingerprint)
 
@@ -118,17 +118,17 @@ class FeatureStore:
         return sorted(self.find_records())
 
     def unfinished(self) -> list[str]:
-        """Ids of trials that were begun and not finished, or whose commit record is damaged."""
+        """Ids of trials that were started but not finished, or that have a damaged commit record."""
         return sorted({decode_trial_id(name) for name in self._folder.folders()} - self.find_records().keys())
 
     def damaged(self) -> list[str]:
-        """Ids of those unfinished trials whose `zarr.json` is there, and is not as it was written."""
+        """Ids of unfinished trials with a damaged `zarr.json`, as opposed to none."""
         names = [encode_trial_id(trial_id) for trial_id in self.unfinished()]
         documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
         return [decode_trial_id(name) for name, found in zip(names, documents, strict=True) if found is not None]
 
     def find_records(self, trial_ids: Iterable[str] | None = None) -> dict[str, CommitRecord]:
-        """Commit records of those of some trials, by default of all, that are finished."""
+        """Commit records of the finished trials among these, by default among all."""
         names = self._folder.folders() if trial_ids is None else [encode_trial_id(i) for i in trial_ids]
         documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
         found = {
@@ -138,7 +138,7 @@ class FeatureStore:
         return {trial_id: record for trial_id, record in found.items() if record is not None}
 
     def find_record(self, trial_id: str) -> CommitRecord | None:
-        """The commit record of a trial, or None where the trial is absent or unfinished."""
+        """The commit record of a trial, or None if the trial is absent or unfinished."""
         return self.find_records([trial_id]).get(trial_id)
 
     def record(self, trial_id: str) -> CommitRecord:
@@ -153,9 +153,9 @@ class FeatureStore:
         return record
 
     def is_whole(self, trial_id: str) -> bool:
-        """Whether a trial is finished and its files have the sizes that it promises.
+        """Whether a trial is finished and its files have the right sizes.
 
-        Bytes are read only where sizes tell nothing, of compressed trials.
+        Bytes are read only for compressed trials, for which sizes prove nothing.
         """
         try:
             if not self._open(trial_id).plain:
@@ -172,12 +172,12 @@ class FeatureStore:
         Args:
             trial_id: a finished trial.
             start: first frame.
-            stop: frame after the last one; the trial's end by default.
-            check: compare every byte of the trial with the digest in its commit record.
+            stop: frame after the last one; by default the trial's end.
+            check: verify every byte of the trial against the digest in its commit record.
 
         Returns:
             embeddings (stop - start, D) as stored and valid (stop - start,), both read-only; on a local file system a
-            view of the mapped file where that is possible.
+            view of the mapped file if possible.
 
         Raises:
             StoreError: if the trial is unfinished, truncated, or (with `check`) altered.
@@ -209,13 +209,13 @@ class FeatureStore:
             trial_id: any id; an unfinished or older array of this name is replaced.
             embeddings: (T, D), finite; rows of invalid frames are stored as zeros.
             valid: (T,) true where the backbone saw input.
-            source: digest of what the backbone read.
+            source: digest of the backbone's input.
             clock: the trial's clock, T ticks.
-            versions: of the libraries that computed it.
-            compressed: with zstd, for archives: smaller, and slower to read.
+            versions: versions of the libraries that computed it.
+            compressed: compress with zstd, for archives: smaller, but slower to read.
 
         Raises:
-            ShapeError: if shapes do not fit the clock and the spec, or a number is not finite in the stored dtype.
+            ShapeError: if shapes do not match the clock and the spec, or a number is not finite in the stored dtype.
         """
         stored = self._prepare(trial_id, embeddings, valid, clock)
         runs = invalid_runs(valid)
@@ -237,15 +237,15 @@ class FeatureStore:
         return record
 
     def claim(self, trial_id: str) -> Claim | None:
-        """Take a trial for this process, so that no other one computes it too.
+        """Claim a trial for this process, so that no other one computes it too.
 
         Returns:
-            A context that gives the trial back when it ends, or None where another process works on it.
+            A context manager that releases the trial at its end, or None if another process is working on it.
         """
         return claim(self.path, self.lock_name(trial_id))
 
     def drop(self, trial_id: str) -> bool:
-        """Remove a trial, so that the next extraction makes it again; false where another process works on it."""
+        """Remove a trial, so that the next extraction computes it again; false if another process is working on it."""
         claim = self.claim(trial_id)
         if claim is None:
             return False
@@ -332,13 +332,13 @@ class FeatureStore:
 
 
 def _all_finite(stored: NDArray[Any]) -> bool:
-    """Whether no number is infinite or nan, told by the bits of the exponent (numpy tests float16 slowly)."""
+    """Whether all numbers are finite; a bit test, because `np.isfinite` is slow on float16."""
     bits, exponent = ("<u2", 0x7C00) if stored.dtype.itemsize == 2 else ("<u4", 0x7F80_0000)
     return bool((np.bitwise_and(stored.view(bits), exponent) != exponent).all())
 
 
 def fingerprints(path: Where) -> list[str]:
-    """Fingerprints that a store holds, sorted."""
+    """Fingerprints in a store, sorted."""
     root = open_folder(path)
     names = root.folders()
     documents = root.read_many([f"{name}/zarr.json" for name in names])
@@ -348,18 +348,18 @@ def fingerprints(path: Where) -> list[str]:
 def _read_spec(content: bytes | None, path: Where, fingerprint: str) -> FeatureSpec:
     if content is None:
         raise FingerprintError(
-            f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it holds "
+            f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it has "
             f"{', '.join(name[:12] for name in fingerprints(path)) or 'none'}. Run the extraction with these settings."
         )
     spec = find_spec(content)
     if spec is None:
         raise FingerprintError(
             f"The recipe in '{path}/{fingerprint}/zarr.json' is damaged. Run the extraction (or import) with these settings "
-            "again, which writes it again; what is finished is kept."
+            "again to restore it; finished trials are kept."
         )
     if spec.fingerprint != fingerprint:
         raise FingerprintError(
-            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name. It was edited; run the "
-            "extraction (or import) with these settings again, which writes it again; what is finished is kept."
+            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name: it was edited. Run the "
+            "extraction (or import) with these settings again to restore it; finished trials are kept."
         )
     return spec

@@ -81,7 +81,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
         ("d", "the manifest says 21 frames at", True),
         ("z", "the manifest has it, but the receipt does not", True),
         ("e", "left by a killed write", False),
-        ("", "It was edited", True),
+        ("", "hashes to", True),
         ("", "is damaged", True),
     ):
         assert any(t == trial and part in text and f == fault for t, text, f in texts), (trial, part)
