@@ -1,4 +1,4 @@
-"""Crops of many trials: several processes share the videos by claims."""
+"""Crops of many trials; several processes can share the work through claims."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def crop_trials(
     redo: bool = False,
     advance: Callable[[int, str], None] = lambda frames, trial_id: None,
 ) -> Outcome:
-    """Write what is missing or damaged of the trials' crops, or all; trials that come with crops are left alone.
+    """Write missing or damaged crops of the trials, or all of them; trials that come with crops are skipped.
 
-    Several processes may do this at once: each claims the trials it works on, takes others in the meantime, and waits at
-    the end for those that it did not get.
+    Several processes may do this at the same time: each claims the trials it works on, skips those that others hold, and
+    waits for these at the end.
 
     Args:
         manifest: of the corpus.
-        trials: to have finished at the end.
+        trials: the trials to finish.
         config: settings.
-        crops: folder of crops; those of other settings lie beside these.
-        device: of the detector.
-        redo: whether to make again what is finished.
+        crops: folder of crops, with a subfolder for each combination of settings.
+        device: device of the detector.
+        redo: whether to make finished crops again.
         advance: called with the frames and the id of each trial that is finished.
 
     Returns:
-        What was computed, kept (also where another process made them) or failed.
+        The trials computed, kept (including those that another process made) or failed.
     """
     outcome = Outcome()
     frames = {trial.id: trial.clock.num_frames for trial in croppable(trials)}
@@ -77,7 +77,7 @@ class _Maker:
     sources: dict[str, str] = field(default_factory=dict)
 
     def is_finished(self, trial_id: str) -> bool:
-        """Whether a trial's crops need not be made."""
+        """Whether a trial's crops are finished."""
         trial = self.manifest.trial(trial_id)
         return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
 
@@ -118,14 +118,16 @@ class _Maker:
     def _embedder(self) -> Embedder:
         if self.config.reference_weights.startswith("random"):
             warnings.warn(
-                "crops.reference_weights are random, so whom a reference picture shows is a guess. Set trained ones.",
+                "crops.reference_weights are random, so faces are matched with reference pictures at random. Set trained ones.",
                 stacklevel=2,
             )
         return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
 
 
 def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:
-    """Whether a trial's crops are finished, whole, and of these settings and this video (of digest `source`, else computed).
+    """Whether a trial's crops are complete and made from this video with these settings.
+
+    `source` is the digest of the video, computed if empty.
 
     Raises:
         MissingFileError: if the video, or the picture of the face to follow, is absent.
@@ -138,15 +140,15 @@ def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path
 
 
 def crops_folder(crops: Path, config: CropConfig) -> Path:
-    """Where crops of these settings lie; other settings keep theirs."""
+    """Folder of the crops with these settings; each combination of settings has its own."""
     return crops / config.fingerprint("any")[:16]
 
 
 def make_embedder(weights: str, device: str = "cpu") -> Embedder:
-    """FaceNet with a registered name or a path of weights.
+    """Load FaceNet with a registered name or a path of weights.
 
     Raises:
-        UnknownNameError: if the weights are not known.
+        UnknownNameError: if the weights are unknown.
         WeightsError: if they do not fit or cannot be fetched.
     """
     network = load_backbone("facenet", weights).to(device)

@@ -14,9 +14,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
 
 
 def keep_big_buffers() -> None:
-    """Stop glibc from handing activation buffers back to the system at every step (Linux only).
+    """Stop glibc from returning activation buffers to the system at every step (Linux only).
 
-    Without it MobileFaceNet falls from 84 frames/s at batch 8 to 26 at batch 128; costs about 0.6 GB of peak memory.
+    Without it, MobileFaceNet drops from 84 frames/s at batch 8 to 26 at batch 128; costs about 0.6 GB of peak memory.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -26,13 +26,13 @@ def keep_big_buffers() -> None:
 
 
 def choose_device(wanted: str | torch.device) -> torch.device:
-    """Device of a name: auto, cpu, cuda or cuda:N; one that was chosen already stays.
+    """Choose a device by name: auto, cpu, cuda or cuda:N; a device is returned unchanged.
 
-    On CUDA fp32 is then fp32 for the whole process, as on the CPU, and not TF32, whose ten bits move landmarks by pixels;
-    and cuDNN takes only algorithms that give the same bits each time.
+    On CUDA this turns TF32 off for the whole process, because its ten bits move landmarks by pixels, and restricts cuDNN
+    to deterministic algorithms.
 
     Raises:
-        SettingError: if there is no such device here.
+        SettingError: if there is no such device.
     """
     if isinstance(wanted, torch.device):
         return wanted
@@ -47,7 +47,7 @@ def _find_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
-        raise SettingError(f"Unknown device '{wanted}'; expected auto, cpu, cuda or cuda:N. Change it.")
+        raise SettingError(f"Unknown device '{wanted}'; expected auto, cpu, cuda or cuda:N. Choose one of these.")
     device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingError(

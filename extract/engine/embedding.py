@@ -1,9 +1,9 @@
-"""The extraction engine: reads ahead in threads, computes in batches, writes behind.
+"""The extraction engine: threads read ahead, batches are computed, results are written behind.
 
-Batches of images or sound have one fixed size and cross the borders of trials; only the very last one is filled up with
-copies of an item. In such batches the bytes of an item's rows depend on that item alone (see `extract.engine.runtimes`). Sentences
-are padded to each other, so their batches end with the trial. Either way, a run that was killed and started again gives
-the same bytes as one that was not.
+Batches of images or sound have one fixed size and span trials; only the very last one is padded, with copies of an item.
+In such batches, the bytes of an item's rows depend on that item alone (see `extract.engine.runtimes`). Sentences are
+padded to each other, so their batches end with the trial. Either way, a run that was killed and restarted gives the same
+bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, ma
 from extract.inputs.contract import open_source
 
 Progress = Callable[[str, int], None]
-"""Called with a trial's id and how many of its frames were just finished."""
+"""Called with a trial's id and the number of its frames that were just finished."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to run; nothing here but the precision changes what is computed beyond the last bits.
+    """How to run. Apart from the precision, nothing here changes the results beyond the last bits.
 
     Attributes:
         batch_size: items per step.
-        threads: that decode ahead.
-        device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that `check_running` has let pass.
-        redo: compute again what is finished.
+        threads: number of threads that decode ahead.
+        device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that passed `check_running`.
+        redo: whether to compute finished trials again.
         spared: ids of finished trials that are kept nevertheless.
-        runtime: in the table of runtimes.
+        runtime: name in the table of runtimes.
         precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
         compiled: whether torch compiles the network first.
     """
@@ -77,24 +77,24 @@ def extract_features(
     progress: Progress = lambda trial_id, frames: None,
     executor: Executor | None = None,
 ) -> Outcome:
-    """Compute what is missing of some trials' embeddings and commit trial by trial.
+    """Compute the missing embeddings of some trials, committed one trial at a time.
 
     Args:
-        backbone: what computes.
+        backbone: the network.
         store: opened with `FeatureStore.create` and the backbone's spec.
         manifest: of the corpus.
-        trials: to have finished at the end.
-        crops: folder of our crop zips, None where the corpus brings its own.
+        trials: the trials to finish.
+        crops: folder of our crop zips, None if the corpus brings its own.
         options: how to run.
         progress: called as frames are finished; a kept trial counts with all its frames.
-        executor: for batches of the options' size, made as the options say if None.
+        executor: for batches of the options' size; made from the options if None.
 
-    Several processes may do this at once on one store: each claims the trials it works on, takes others in the
-    meantime, and waits at the end for those that it did not get.
+    Several processes may do this on one store at the same time: each claims the trials it works on, skips those that
+    others hold, and waits for these at the end.
 
     Returns:
-        Which trials were computed, kept (also where another process computed them) or failed. A fault of one trial's
-        media never stops the others.
+        The trials computed, kept (including those that another process computed) or failed. A fault in one trial's media
+        never stops the others.
 
     Raises:
         SettingError: if the device does not exist, or the backbone cannot run as asked.
@@ -107,7 +107,7 @@ def extract_features(
     engine = _Engine(backbone, store, manifest, crops, options, outcome, progress, device, executor)
     with ThreadPoolExecutor(options.threads) as readers, ThreadPoolExecutor(1) as writer:
         computing: deque[tuple[Batch, Result]] = deque()
-        behind = 1 if device.type == "cuda" else 0  # batches that the device computes while the next one is made ready
+        behind = 1 if device.type == "cuda" else 0  # batches that the device computes while the next one is prepared
         written: deque[Future[None]] = deque()
         try:
             for batch in engine.batches(trials, readers):
@@ -128,7 +128,7 @@ def extract_features(
 
 
 Result = Callable[[], list[tuple[Run, NDArray[np.int64], NDArray[np.float32]]]]
-"""Waits for a batch; the items of each piece that could be read, and the rows of their embeddings."""
+"""Waits for a batch; returns the items of each piece that could be read, and the rows of their embeddings."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class _Engine:
 
     @cached_property
     def executor(self) -> Executor:
-        """Made for the first batch, since it may take long and a run may have nothing to compute."""
+        """The executor, made for the first batch, because that may take long and a run may have nothing to compute."""
         how = self.options
         return self.given or make_executor(
             self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled
@@ -154,15 +154,15 @@ class _Engine:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """What computes, for the commit records."""
+        """Versions of the software, for the commit records."""
         return running_versions(self.options.runtime, self.options.compiled)
 
     def batches(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Batch]:
-        """All trials in order, cut into batches; the last one flushes."""
+        """Cut all trials into batches, in order; the last batch flushes."""
         return cut_batches(self._ahead(trials, readers), self.options.batch_size, self.backbone.input.mixes)
 
     def start(self, batch: Batch) -> Result:
-        """Begin to compute; a fault of its media fails a piece's trial."""
+        """Start to compute; a piece with faulty media fails its trial."""
         parts: list[tuple[Run, NDArray[np.int64]]] = []
         inputs: list[NDArray[Any]] = []
         for run, items, future in batch.pieces:
@@ -171,7 +171,7 @@ class _Engine:
                 try:
                     found = future.result()
                     self.backbone.input.check(torch.from_numpy(found))
-                except Exception as error:  # whatever library it is of
+                except Exception as error:  # from any library
                     self.outcome.failures[run.trial.id] = plain_error(error)
                     continue
                 parts.append((run, items))
@@ -187,9 +187,9 @@ class _Engine:
         return result
 
     def finish(self, batch: Batch, result: Result) -> list[Run]:
-        """Put a batch's embeddings in their places; the trials that can be written now."""
+        """Store a batch's embeddings; returns the trials that can be written now."""
         for run, items, rows in result():
-            with np.errstate(over="ignore"):  # the store refuses what its dtype cannot hold
+            with np.errstate(over="ignore"):  # the store rejects values that its dtype cannot hold
                 run.found[run.alignment.rows_of(items)] = rows
             frames = int(run.alignment.frames[items].sum())
             self.outcome.frames += frames
@@ -197,12 +197,12 @@ class _Engine:
         return batch.ended
 
     def write(self, run: Run) -> None:
-        """Commit a trial unless it failed on the way, and give it back."""
+        """Commit a trial unless it failed, and release it."""
         with run.claim:
             self._write(run)
 
     def release(self) -> None:
-        """Give back every trial that is still claimed."""
+        """Release every trial that is still claimed."""
         for claim in self.claims.values():
             claim.release()
 
@@ -218,7 +218,7 @@ class _Engine:
         except OSError as error:
             raise StoreError(
                 f"Trial '{run.trial.id}' could not be written to '{self.store.path}' ({error}). Finished trials are kept; "
-                "free space or mend the permissions and run again."
+                "free space or fix the permissions and run again."
             ) from error
         except AvFusionError as error:
             self.outcome.failures[run.trial.id] = str(error)
@@ -229,7 +229,7 @@ class _Engine:
         self.progress(run.trial.id, int((~valid).sum()))
 
     def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
-        """Pieces of all trials, reads running ahead of the caller; None: all before must be finished now."""
+        """Yield pieces of all trials, reading ahead of the caller; None where everything before must be finished now."""
         ahead: deque[Piece] = deque()
         for piece in self._pieces(trials, readers):
             if piece is not None:
@@ -241,7 +241,7 @@ class _Engine:
         yield from ahead
 
     def _pieces(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
-        """Pieces of all trials that this process takes, cut where a batch is full; None before waiting for others."""
+        """Yield pieces of all trials that this process takes, cut at full batches; None before waiting for others."""
         size = room = self.options.batch_size
         frames = {trial.id: trial.clock.num_frames for trial in trials}
         queue = ClaimQueue(

@@ -21,11 +21,11 @@ from extract.engine.runtimes import Executor, refuse_sentences
 
 
 class OpenVinoExecutor(Executor):
-    """Runs a backbone with OpenVINO in float32 on the CPU, with as many threads as torch has; equal to a millionth.
+    """Runs a backbone with OpenVINO in float32 on the CPU, with as many threads as torch; results agree to 1e-6.
 
     Args:
-        backbone: what computes; not a language model, whose sentences differ in length.
-        example: a batch of the one size that it will see.
+        backbone: the network; not a language model, because sentences differ in length.
+        example: a batch of the only size that it will get.
 
     Raises:
         SettingError: if OpenVINO is not installed.
@@ -38,14 +38,17 @@ class OpenVinoExecutor(Executor):
         frontend = importlib.import_module("openvino.frontend")
         decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
         with warnings.catch_warnings(), torch.no_grad():
-            for category in (FutureWarning, torch.jit.TracerWarning):  # tracing is old, and what OpenVINO reads best
+            for category in (
+                FutureWarning,
+                torch.jit.TracerWarning,
+            ):  # tracing is deprecated, but OpenVINO reads it best
                 warnings.simplefilter("ignore", category)
             traced = torch.jit.trace(backbone, torch.from_numpy(example), check_trace=False)
-        decoder = decoders.TorchScriptPythonDecoder(traced)  # kept until the model is converted
+        decoder = decoders.TorchScriptPythonDecoder(traced)  # must live until the model is converted
         reader = frontend.FrontEndManager().load_by_framework("pytorch")
         model = reader.convert(reader.load(decoder))
         model.reshape({model.inputs[0]: list(example.shape)})
-        # Two processes that pin their threads would both sit on the first core.
+        # Two processes that pin their threads would share the first core.
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -56,12 +59,12 @@ class OpenVinoExecutor(Executor):
 
     @classmethod
     def choose(cls, wanted: str | torch.device) -> torch.device:
-        """The CPU, unless another device is asked for by name."""
+        """The CPU, unless another device is named."""
         return choose_device("cpu" if wanted == "auto" else wanted)
 
     @classmethod
     def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
-        """The CPU, in fp32, where batches have one shape."""
+        """The CPU, for fp32 and batches of one shape."""
         chosen = cls.choose(device)
         offenders = {
             f"'--device {device}'": chosen.type != "cpu",
@@ -80,20 +83,20 @@ class OpenVinoExecutor(Executor):
     def build(
         cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool
     ) -> OpenVinoExecutor:
-        """For batches of this size."""
+        """Build the executor for batches of this size."""
         return cls(backbone, backbone.input.example(batch_size))
 
     def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Compute a batch; the result hands out its embeddings (B, D)."""
+        """Compute a batch; the result returns its embeddings (B, D)."""
         found = self._request.infer([batch], share_inputs=True)[0].copy()
         return lambda: found
 
 
 def _import_openvino(purpose: str) -> ModuleType:
-    """OpenVINO without its telemetry, which would report every import to its makers over the network."""
+    """Import OpenVINO without its telemetry, which would report every import over the network."""
     telemetry = "openvino_telemetry"
     known = sys.modules.get(telemetry, False)
-    sys.modules[telemetry] = None  # type: ignore[assignment]  # an import of it fails, and OpenVINO goes without
+    sys.modules[telemetry] = None  # type: ignore[assignment]  # makes its import fail, and OpenVINO works without it
     try:
         return import_extra("openvino", "openvino", purpose)
     finally:

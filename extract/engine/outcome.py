@@ -1,4 +1,4 @@
-"""What becomes of the trials of a run."""
+"""The outcome of a run, by trial."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cache.places.folders import Where, remove_file
 
 @dataclass
 class Outcome:
-    """Trials that a run computed, kept from before, or failed with a reason.
+    """Trials that a run computed, kept from before, or that failed.
 
     Attributes:
-        computed: ids of trials.
-        kept: ids of trials that were finished already, also by another process meanwhile.
+        computed: ids of computed trials.
+        kept: ids of trials that were finished already, including by another process in the meantime.
         failures: id → reason.
         blind: computed trials without a single valid frame: no face, no sound, no word.
-        frames: number of frames that were computed.
-        seconds: that it took.
+        frames: number of frames computed.
+        seconds: duration of the run.
     """
 
     computed: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Outcome:
     seconds: float = 0.0
 
     def add(self, other: Outcome) -> None:
-        """Take in what another process made of the same trials; what either of them computed is not kept."""
+        """Merge the outcome of another process on the same trials; what either of them computed counts as computed."""
         self.computed += other.computed
         self.blind += other.blind
         self.frames += other.frames
@@ -41,7 +41,7 @@ class Outcome:
         self.failures = {trial_id: why for trial_id, why in self.failures.items() if trial_id not in done}
 
     def save_failures(self, path: Where) -> None:
-        """Write the failed trials with their reasons, or remove the file where there are none."""
+        """Write the failed trials with their reasons, or remove the file if there are none."""
         if self.failures:
             text = json.dumps(self.failures, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
             write_file(path, text.encode())

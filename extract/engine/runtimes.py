@@ -127,7 +127,7 @@ def make_executor(
 
 
 def running_versions(runtime: str, compiled: bool) -> dict[str, str]:
-    """What computes, for the commit records."""
+    """Versions of the software, for the commit records."""
     versions = {library: version(library) for library in _executor_class(runtime).libraries}
     return versions | {"runtime": f"{runtime}.compile" if compiled else runtime}
 

@@ -1,4 +1,4 @@
-"""Single crops in a folder or a zip: their numbers, and their bytes, safe for several threads at once."""
+"""Single crops in a folder or a zip: their numbers and their bytes; thread-safe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache.errors import MediaError, ShapeError
 
 _NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _MOST_CROPS = 99_999_999  # of one trial: 46 days at 25 Hz
-_LISTED = 5  # faulty names of one folder that are named; more are counted
+_LISTED = 5  # faulty names of one folder that are listed; further ones are counted
 _LARGEST_CROP = 1 << 28  # bytes of one member
 _UTF8 = 0x800  # flag of a member whose name is UTF-8
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
@@ -24,7 +24,7 @@ def damaged_crop(path: Path, name: str, what: str) -> MediaError:
     """The error for one crop that cannot be read."""
     return MediaError(
         f"Crop '{name}' of '{path}' is damaged ({what.rstrip('.').lower()}); expected a whole JPEG or PNG. "
-        "Run 'avfusion crops', which makes a zip of its own again; copy anything else again."
+        "Run 'avfusion crops' again if it made this zip; otherwise copy it again."
     )
 
 
@@ -37,12 +37,12 @@ class FolderFiles:
 
     def read(self, position: int) -> bytes:
         """Bytes of one file."""
-        with open(self._folder + self.names[position], "rb", buffering=0) as file:  # twice as fast as by a Path
+        with open(self._folder + self.names[position], "rb", buffering=0) as file:  # twice as fast as with a Path
             return file.readall()
 
 
 def _check_end(path: Path, comment_size: int) -> None:
-    """Refuse a zip that is cut within its comment, which the standard library reads as a shorter one."""
+    """Raise if a zip is cut off within its comment, which the standard library would read as a shorter comment."""
     with path.open("rb") as file:
         file.seek(-2 - comment_size, os.SEEK_END)
         if int.from_bytes(file.read(2), "little") != comment_size:
@@ -50,7 +50,7 @@ def _check_end(path: Path, comment_size: int) -> None:
 
 
 class ZipFiles:
-    """Members of a zip, read at their place in the file, so that threads share no position."""
+    """Members of a zip, read by their offset in the file, so that threads share no file position."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,9 +60,9 @@ class ZipFiles:
                 _check_end(path, len(archive.comment))
         except (FileNotFoundError, PermissionError):
             raise
-        except Exception as error:  # of whatever its fields say: sizes, places, names
+        except Exception as error:  # damaged fields raise many types: sizes, offsets, names
             raise MediaError(
-                f"'{path}' is no whole zip of crops ({' '.join(str(error).split()).lower()[:200]}); expected a zip or a folder. "
+                f"'{path}' is not a complete zip of crops ({' '.join(str(error).split()).lower()[:200]}); expected a zip or a folder. "
                 "Run 'avfusion crops' again, or copy it again."
             ) from error
         self.names = [member.filename for member in members]
@@ -72,7 +72,7 @@ class ZipFiles:
         weakref.finalize(self, os.close, self._handle)
 
     def read(self, position: int) -> bytes:
-        """Bytes of one member, its checksum verified.
+        """Bytes of one member, after verifying its checksum.
 
         Raises:
             MediaError: if it is damaged.
@@ -88,7 +88,7 @@ class ZipFiles:
         if not stored:
             unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
-                data = unpacker.decompress(data, member.file_size + 1)  # however much more it holds
+                data = unpacker.decompress(data, member.file_size + 1)  # stop there, however much more there is
             except zlib.error as error:
                 raise self._damaged(position, str(error)) from error
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
@@ -96,7 +96,7 @@ class ZipFiles:
         return data
 
     def _stored(self, position: int, member: zipfile.ZipInfo) -> bytes:
-        """Bytes of a member as they lie in the file, behind a header of the same name."""
+        """Raw bytes of a member from the file, after a header with the same name."""
         start = member.header_offset
         if start < 0 or start + _LOCAL_HEADER.size + member.compress_size > self._size:
             raise self._damaged(position, "the zip breaks off")
@@ -107,7 +107,7 @@ class ZipFiles:
             "utf-8" if member.flag_bits & _UTF8 else "cp437", "replace"
         )
         if magic != b"PK\x03\x04" or name != member.orig_filename:
-            raise self._damaged(position, "its header is of another one")
+            raise self._damaged(position, "its header belongs to another one")
         return os.pread(self._handle, member.compress_size, start + name_size + extra_size)
 
     def _damaged(self, position: int, what: str) -> MediaError:
@@ -115,7 +115,7 @@ class ZipFiles:
 
 
 def open_crops(path: Path) -> FolderFiles | ZipFiles:
-    """The files of a folder or zip.
+    """Open the files of a folder or zip.
 
     Raises:
         MediaError: if it is neither.
@@ -124,11 +124,11 @@ def open_crops(path: Path) -> FolderFiles | ZipFiles:
 
 
 def crop_numbers(path: Path, names: list[str]) -> dict[int, int]:
-    """Number → position of every name that is one; other files are left aside.
+    """Number → position of every name that is a crop's; other files are ignored.
 
     Args:
         path: the folder or zip, for messages.
-        names: of its files.
+        names: names of its files.
 
     Raises:
         ShapeError: if numbers are 0, beyond any clock, or occur twice; names all of them.
@@ -141,7 +141,7 @@ def crop_numbers(path: Path, names: list[str]) -> dict[int, int]:
 
 
 def number_crops(names: list[str]) -> tuple[dict[int, int], list[str]]:
-    """Number → position of every name that is one, as far as they are right, and what is wrong with the others."""
+    """Number → position of every valid crop name, and the faults of the others."""
     places: dict[int, int] = {}
     faults = []
     for position, name in enumerate(names):

@@ -1,7 +1,7 @@
-"""The commit record of a zip of crops: its comment, at the very end of the file, with digests of all that stands before.
+"""The commit record of a zip of crops: its comment, at the very end of the file, with digests of everything before it.
 
-A write that was killed leaves no zip that could be trusted, and a flipped bit anywhere is found by reading the file once.
-The end of the zip is read here because the standard library reads the whole directory with it: 79 ms for 7,200 crops, against 0.07 ms.
+A killed write never leaves a zip that looks finished, and reading the file once reveals any flipped bit. The end of the
+zip is parsed here because the standard library reads the whole directory too: 79 ms for 7,200 crops instead of 0.07 ms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIGNATURE = "record"
 
 
 class _RecordPart(Part):
-    """What the comment holds, beside the digest of itself."""
+    """Contents of the comment, apart from its own digest."""
 
     version: Literal[2]
     source: str
@@ -74,14 +74,14 @@ def read_crop_record(path: Path) -> dict[str, Any] | None:
         _RecordPart.model_validate(content)
         if record.get(_SIGNATURE) != fingerprint(content):
             return None
-    except (ValueError, AttributeError):  # no JSON, or none of names and values
+    except (ValueError, AttributeError):  # not JSON, or not an object
         return None
     whole: dict[str, Any] = record
     return whole if num_members == min(whole["present"], 0xFFFF) else None
 
 
 def is_whole(path: Path, record: dict[str, Any]) -> bool:
-    """Whether every byte before a zip's comment is as it was when the record was written."""
+    """Whether every byte before a zip's comment is unchanged since the record was written."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) - len(json.dumps(record, sort_keys=True)) - _SIZE_FIELD
         return end > 0 and _digest_start(file, end) == record["archive"]

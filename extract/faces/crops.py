@@ -1,4 +1,4 @@
-"""Face crops of a trial: one JPEG per frame in which the face is seen, numbered as the community does.
+"""Face crops of a trial: one JPEG per frame in which the face is seen, numbered in the usual way.
 
 Our own crops are one uncompressed zip per trial, with a commit record (`extract.faces.crop_records`). A corpus's own
 crops are a plain folder (or zip) of `00001.jpg`, `00002.jpg`, …; frames without a face are absent.
@@ -42,20 +42,20 @@ from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import probe, read_frames, sha256_file, shrunk_size
 
-ALGORITHM = 3  # raise it when the same settings make other crops
+ALGORITHM = 3  # raise it when the same settings give different crops
 
 
 @dataclass(frozen=True)
 class CropConfig:
-    """Settings of crops; all of them are part of their identity.
+    """Settings of crops; all of them are part of the crops' identity.
 
     Attributes:
         faces: detection and tracking.
         size: side of a crop, pixels.
         quality: of the JPEGs, 1 to 100; chroma is never subsampled.
         reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
-        reference_similarity: cosine from which on a face is that of the picture. 0.5 is not measured: raise it where
-            somebody else is followed, lower it where nobody is like the picture (the message names the best cosine).
+        reference_similarity: cosine above which a face counts as the person in the picture. 0.5 is not measured: raise it
+            if the wrong person is followed, lower it if nobody matches (the message gives the best cosine).
     """
 
     faces: FaceConfig = field(default_factory=FaceConfig)
@@ -68,7 +68,7 @@ class CropConfig:
         check_ranges("the crops", self, {"size": (1, 4096), "quality": (1, 100)}, {})
 
     def to_document(self) -> dict[str, Any]:
-        """What decides over the crops of most faces, as JSON values; how a reference is compared is left out."""
+        """Settings that affect the crops of any face, as JSON values, without those of the comparison with a reference."""
         document = {"algorithm": ALGORITHM, **asdict(self)}
         del document["reference_weights"], document["reference_similarity"]
         found: dict[str, Any] = json.loads(json.dumps(document))
@@ -76,28 +76,28 @@ class CropConfig:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> CropConfig:
-        """The settings of a recipe; how a reference is compared is the default.
+        """Settings from a recipe, with defaults for the comparison with a reference.
 
         Raises:
-            FingerprintError: if this program would make other crops of them.
+            FingerprintError: if this version would make different crops with them.
         """
         own = {key: value for key, value in document.items() if key != "algorithm"}
         found = make_settings(cls, own, "the crops of a recipe")
         if found.to_document() != document:
             raise FingerprintError(
-                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion that "
-                "made them, or extract and train again."
+                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the version of "
+                "avfusion that made them, or extract and train again."
             )
         return found
 
     def fingerprint(self, face: str) -> str:
-        """Digest of everything but the video that decides over the crops of one face, hex sha256.
+        """Digest of everything except the video that affects the crops of one face, hex sha256.
 
         Args:
             face: as in a trial, or the `reference_key` of a picture.
         """
         document = {"algorithm": ALGORITHM, "face": face, **asdict(self)}
-        if not face.startswith(REFERENCE):  # what is not used changes nothing
+        if not face.startswith(REFERENCE):  # unused settings do not count
             del document["reference_weights"], document["reference_similarity"]
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -118,8 +118,8 @@ def write_crops(
 ) -> dict[str, Any]:
     """Find one face in a video and write its aligned crops, in two streaming passes.
 
-    The zip appears under its name only when it is whole; its bytes depend on nothing but the video,
-    the clock, the face and the settings.
+    The zip gets its name only when it is complete; its bytes depend only on the video, the clock, the face and the
+    settings.
 
     Args:
         video: the video.
@@ -128,18 +128,18 @@ def write_crops(
         out_zip: where to write; its folder exists.
         config: settings.
         trial_id: the trial, for messages.
-        detector: made of the settings if None.
+        detector: made from the settings if None.
         device: torch device of the detector.
         batch_size: pictures per batch of the detector.
         source_digest: sha256 of the video, computed if None.
-        reference: for "reference", whom to follow.
+        reference: for "reference", the person to follow.
 
     Returns:
-        the commit record.
+        The commit record.
 
     Raises:
         MissingFileError: if there is no video.
-        MediaError: if it is empty, truncated, of no known format, has no pictures, or nobody like the reference.
+        MediaError: if it is empty, truncated, of an unknown format, has no pictures, or nobody matches the reference.
         ShapeError: if its length differs from the clock's by more than two ticks.
         SettingError: if the face is none of these, or without its reference.
     """
@@ -169,13 +169,13 @@ def write_crops(
 
 
 def remove_unfinished(out_zip: Path) -> None:
-    """Remove what killed processes left of a zip; nobody may be writing it."""
+    """Remove unfinished files of a zip left by killed processes; no process may be writing it."""
     for leftover in out_zip.parent.glob(f"{_temporary_stem(out_zip)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def _temporary_stem(out_zip: Path) -> str:
-    """Start of the temporary names of a zip; short, since its own name may be as long as file systems allow."""
+    """Prefix of a zip's temporary names; short, because its own name may be as long as file systems allow."""
     return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
 
 
@@ -183,7 +183,7 @@ def _follow(
     video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int,
     reference: Reference | None,
 ) -> Track:  # fmt: skip
-    """First pass: where the face is, in pixels of the video."""
+    """First pass: find the face, in pixels of the video."""
     info = probe(video)
     height, width = shrunk_size(info.height, info.width, config.max_side)
     frames = read_frames(video, clock, trial_id, max_side=config.max_side)
@@ -204,7 +204,7 @@ def _follow(
 def _cut_faces(
     video: Path, clock: FrameClock, trial_id: str, people: Sequence[Sequence[Sighting]]
 ) -> list[NDArray[np.uint8]]:
-    """Aligned faces (N, 160, 160, 3) of each person's sightings; one pass over the video."""
+    """Cut aligned faces (N, 160, 160, 3) of each person's sightings, in one pass over the video."""
     wanted: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
     for person, sightings in enumerate(people):
         for frame, landmarks in sightings:
@@ -219,14 +219,14 @@ def _cut_faces(
 def _crops(
     video: Path, clock: FrameClock, trial_id: str, track: Track, config: CropConfig
 ) -> Iterable[tuple[int, bytes]]:
-    """Second pass: (frame, JPEG) wherever the face is present."""
+    """Second pass: (frame, JPEG) of every frame with the face."""
     for frame, picture in read_frames(video, clock, trial_id, wanted=lambda tick: bool(track.present[tick])):
         crop = align_face(picture, track.landmarks[frame], config.size)
         yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
 
 
 def _write_zip(file: io.BufferedRandom, crops: Iterable[tuple[int, bytes]]) -> str:
-    """Write the members; the digest of their content."""
+    """Write the members; returns the digest of their content."""
     content = hashlib.sha256()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for frame, data in crops:
@@ -261,7 +261,7 @@ def _sync_folder(folder: Path) -> None:
 def crops_are_current(
     path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock | None = None
 ) -> bool:
-    """Whether a zip is whole, byte by byte, and was made of this video with these settings (and for this clock)."""
+    """Whether a zip is complete, byte by byte, and was made from this video with these settings (and for this clock)."""
     record = read_crop_record(path)
     if record is None or (clock is not None and not _is_made_for(record, clock)):
         return False
@@ -272,8 +272,8 @@ def crops_are_current(
 class CropReader:
     """Crops of a trial by frame number, from our zip, any zip, or a folder of JPEGs and PNGs.
 
-    The frame comes from the number in the name, never from the position. Other names, hidden files
-    and numbers up to two beyond the clock are left aside. `read` may be called from several threads.
+    The frame follows from the number in the name, never from the position. Other names, hidden files and numbers up to
+    two beyond the clock are ignored. `read` is thread-safe.
 
     Attributes:
         valid: (T,) bool, true where a crop exists.
@@ -281,7 +281,7 @@ class CropReader:
 
     Raises:
         MissingFileError: if there is no such file or folder.
-        MediaError: if it is no zip, or holds no crops and no record that says so.
+        MediaError: if it is not a zip, or has no crops although no record says so.
         ShapeError: if a number is 0, occurs twice, or lies more than two beyond the clock, or if
             our zip was made for another clock.
     """
@@ -298,8 +298,8 @@ class CropReader:
             raise MediaError(f"'{path}' holds no crops; expected files such as '00001.jpg'. Check the path.")
         if self._record is not None and len(names) != self._record["present"]:
             raise MediaError(
-                f"'{path}' holds {len(names)} crops, its record says {self._record['present']}. Run 'avfusion crops', which makes "
-                "it again."
+                f"'{path}' holds {len(names)} crops, its record says {self._record['present']}. Run 'avfusion crops' to "
+                "make it again."
             )
         last = max(names, default=0)
         if last > clock.num_frames:
@@ -312,7 +312,7 @@ class CropReader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the crops, pixels, by the first one; (0, 0) where there is none."""
+        """Height and width of the first crop, pixels; (0, 0) if there are none."""
         if self._size is None:
             first = self._picture(int(self.frames[0])) if len(self.frames) else np.zeros((0, 0, 3), np.uint8)
             self._size = first.shape[0], first.shape[1]
@@ -332,7 +332,7 @@ class CropReader:
         Raises:
             MissingFileError: if a frame has no crop.
             MediaError: if a crop is damaged.
-            ShapeError: if the crops differ in size and none was asked for.
+            ShapeError: if the crops differ in size and no size was given.
         """
         height, width = (size, size) if size is not None else self.size
         pictures = np.empty((len(frames), height, width, 3), np.uint8)
@@ -349,7 +349,7 @@ class CropReader:
         return pictures
 
     def digest(self) -> str:
-        """Digest of all crops by number: that of the record, else computed; equal for a zip and its folder."""
+        """Digest of all crops by number, from the record or computed; the same for a zip and its folder."""
         if self._record is not None:
             return str(self._record["digest"])
         content = hashlib.sha256()

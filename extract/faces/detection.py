@@ -1,7 +1,7 @@
-"""Faces found in a video, and one face's picture turned upright.
+"""Detect faces in a video, and align the picture of one face.
 
-Faces are detected in every k-th frame and, where two such samples disagree, by halving between them (unless
-`settle` is off), so that the moment a face appears or leaves is exact. `extract.faces.tracking` makes one person's track of them.
+Faces are detected in every k-th frame and, where two such samples disagree, by bisection between them (unless `settle`
+is off), which gives the exact frame in which a face appears or leaves. `extract.faces.tracking` makes one person's track of them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class FaceConfig:
     """Settings of detection and tracking; all of them are part of the crops' identity.
 
     Attributes:
-        every: detect in every so-many-th frame.
-        settle: where two such samples disagree, detect in between too, until the moments that faces appear and leave are
-            exact; false looks at the samples alone, which saves time where many people come and go.
-        max_side: detection runs on pictures whose longer side has at most so many pixels.
-        min_face_size: smallest face that is looked for, pixels of that smaller picture.
-        thresholds: of the three networks, probabilities.
+        every: detect in every k-th frame.
+        settle: where two such samples disagree, detect in between too, until the frames in which faces appear and leave
+            are exact; false uses only the samples, which saves time where many people come and go.
+        max_side: pictures are shrunk for detection until their longer side has at most this many pixels.
+        min_face_size: smallest face to detect, in pixels of the shrunk picture.
+        thresholds: probability thresholds of the three networks.
         min_probability: detections below are ignored.
-        max_gap: frames without a detection over which a track is bridged.
-        min_overlap: intersection over union of one face's boxes in successive detections.
+        max_gap: longest gap in frames without a detection that a track bridges.
+        min_overlap: smallest intersection over union of one face's boxes in successive detections.
     """
 
     every: int = 5
@@ -75,14 +75,14 @@ class Detection:
     landmarks: NDArray[np.float32]
 
     def scaled(self, factors: tuple[float, float]) -> Detection:
-        """The same faces in a picture that is so many times wider and higher."""
+        """The same faces in a picture enlarged by these factors."""
         scale = np.array(factors, np.float32)
-        shift = (scale - 1) / np.float32(2)  # pixel centres stand at whole numbers
+        shift = (scale - 1) / np.float32(2)  # pixel centres are at whole numbers
         corners = self.boxes.reshape(-1, 2, 2) * scale + shift
         return Detection(corners.reshape(-1, 4), self.probabilities, self.landmarks * scale + shift)
 
     def rounded(self) -> Detection:
-        """The same faces to 1/32 pixel: last bits, which depend on threads and processor, do not reach the crops."""
+        """The same faces rounded to 1/32 pixel, so that last bits, which vary by processor, do not affect the crops."""
         boxes, landmarks = (np.rint(each * _GRID) / _GRID for each in (self.boxes, self.landmarks))
         return Detection(boxes, self.probabilities, landmarks)
 
@@ -90,8 +90,8 @@ class Detection:
 class FoundFaces(Mapping[int, Detection]):
     """Detections by frame, all in one growing array of 60 bytes per face.
 
-    Thousands of small arrays, allocated while pictures come and go, would scatter over the heap and keep
-    the pictures' memory from being used again: 38 kB per frame were lost so.
+    Thousands of small arrays, allocated while pictures come and go, would fragment the heap: 38 kB per frame were lost
+    that way.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class FoundFaces(Mapping[int, Detection]):
         self._places: dict[int, tuple[int, int]] = {}
 
     def add(self, frame: int, found: Detection) -> None:
-        """Put in the faces of a frame."""
+        """Add the faces of a frame."""
         rows = np.column_stack((found.boxes, found.probabilities, found.landmarks.reshape(-1, 10)))
         self._places[frame] = len(self._values), len(rows)
         self._values.frombytes(rows.astype(np.float32).tobytes())
@@ -120,7 +120,7 @@ Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
 
 
 def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:
-    """A detector of the given settings; it takes pictures of one size, already shrunk.
+    """Make a detector with the given settings for pictures of one size, already shrunk.
 
     Imports facenet-pytorch, which takes seconds.
     """
@@ -145,7 +145,7 @@ def detect_faces(
     num_frames: int,
     batch_size: int = 16,
 ) -> FoundFaces:
-    """Detect faces in every k-th frame, in the last one, and (`settle`) by halving between samples that disagree.
+    """Detect faces in every k-th frame, in the last one, and (`settle`) by bisection between samples that disagree.
 
     Keeps at most `config.every * batch_size` pictures in memory.
 
@@ -153,11 +153,11 @@ def detect_faces(
         frames: (index, (H, W, 3) uint8 RGB picture) in order, shrunk for detection.
         detector: finds the faces of a batch.
         config: settings.
-        num_frames: T, so that the last frame is a sample.
-        batch_size: pictures per batch; changes speed and memory, not the result.
+        num_frames: T; makes the last frame a sample.
+        batch_size: pictures per batch; affects speed and memory, not the result.
 
     Returns:
-        frame → its faces, in pixels of the given pictures.
+        Frame → its faces, in pixels of the given pictures.
     """
     found = FoundFaces()
     pending: dict[int, NDArray[np.uint8]] = {}
@@ -184,7 +184,7 @@ def _detect_batches(
     batch_size: int,
     found: FoundFaces,
 ) -> None:
-    """Detect in some pictures; a batch ends where the size of the picture changes."""
+    """Detect faces in some pictures; a batch ends where the picture size changes."""
     start = 0
     while start < len(indices):
         stop = start + 1
@@ -198,7 +198,7 @@ def _detect_batches(
 
 
 def _disagreements(frames: Sequence[int], found: Mapping[int, Detection], config: FaceConfig) -> list[int]:
-    """Frames halfway between successive detected ones of which one shows a face that the other does not."""
+    """Frames halfway between successive samples that do not show the same faces."""
     halfway = []
     for first, second in pairwise(frames):
         one, other = found[first].boxes, found[second].boxes
@@ -219,7 +219,7 @@ def overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np
 
 
 def match_boxes(one: NDArray[np.float32], other: NDArray[np.float32], min_overlap: float) -> list[tuple[int, int]]:
-    """Pairs of boxes that overlap at least so much, best first, each box once."""
+    """Pairs of boxes that overlap at least this much, best first, each box once."""
     if not len(one) or not len(other):
         return []
     table = overlaps(one, other)
@@ -238,10 +238,10 @@ def match_boxes(one: NDArray[np.float32], other: NDArray[np.float32], min_overla
 def align_face(
     frame: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int = TEMPLATE_SIZE
 ) -> NDArray[np.uint8]:
-    """Turn, scale and move a face so that its landmarks lie nearest those of the template.
+    """Rotate, scale and shift a face so that its landmarks lie nearest to those of the template.
 
-    The similarity is the least-squares one without reflection [Umeyama1991], in closed form. Sampling
-    is bilinear, after averaging boxes of pixels where the face shrinks more than twofold.
+    The similarity transform is the least-squares one without reflection [Umeyama1991], in closed form. Sampling is
+    bilinear, after averaging boxes of pixels where the face shrinks by more than a factor of two.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
@@ -249,7 +249,7 @@ def align_face(
         size: side of the result, pixels.
 
     Returns:
-        (size, size, 3) uint8 RGB, black beyond the borders of the frame.
+        (size, size, 3) uint8 RGB, black outside the frame.
 
     Raises:
         ShapeError: if the landmarks are not finite or all the same.
@@ -273,14 +273,14 @@ def align_face(
 
 
 def _similarity_to_frame(landmarks: NDArray[np.float32], size: int) -> tuple[complex, complex]:
-    """Factor and shift from the aligned face to the frame, pixel corners at whole numbers, x + iy."""
+    """Factor and shift from the aligned face to the frame, as x + iy, pixel corners at whole numbers."""
     points, goal = np.asarray(landmarks, np.float64) + 0.5, (TEMPLATE + 0.5) * (size / TEMPLATE_SIZE)
     source, target = points[:, 0] + 1j * points[:, 1], goal[:, 0] + 1j * goal[:, 1]
     centred = source - source.mean()
     factor = complex((centred.conj() * (target - target.mean())).sum())
     if not np.isfinite(factor) or abs(factor) < 1e-9:
         raise ShapeError(
-            f"Landmarks {np.asarray(landmarks).tolist()} span no face; expected five finite, distinct points. "
+            f"Landmarks {np.asarray(landmarks).tolist()} do not span a face; expected five finite, distinct points. "
             "Leave the frame out."
         )
     factor /= float((np.abs(centred) ** 2).sum())

@@ -1,4 +1,4 @@
-"""How much faces are like that in a reference picture, by the cosine of their FaceNet embeddings [Schroff2015FaceNet]."""
+"""Similarity of faces to a reference picture: the cosine of their FaceNet embeddings [Schroff2015FaceNet]."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Reference:
     Attributes:
         path: the picture, for messages.
         embedding: (D,) of norm 1.
-        embed: what the embedding was made with.
-        min_similarity: cosine from which on a face is that person's.
+        embed: the embedder that made it.
+        min_similarity: cosine above which a face counts as this person's.
     """
 
     path: Path
@@ -39,30 +39,30 @@ class Reference:
     min_similarity: float
 
     def score(self, faces: Sequence[NDArray[np.uint8]], trial_id: str) -> NDArray[np.float64]:
-        """How much people are like the picture.
+        """Similarity of people to the picture.
 
         Args:
             faces: per person, (N, 160, 160, 3) uint8 aligned faces, N at least 1.
             trial_id: the trial, for the message.
 
         Returns:
-            mean cosine similarity of each person less the smallest that counts; above 0 for the same person.
+            Mean cosine similarity of each person minus `min_similarity`; above 0 for the same person.
 
         Raises:
-            MediaError: if nobody is like the picture.
+            MediaError: if nobody matches the picture.
         """
         means = [float((_unit(self.embed(each)) @ self.embedding).mean()) for each in faces]
         scores = np.array(means) - self.min_similarity
         if len(scores) and scores.max() <= 0:
             raise MediaError(
-                f"Nobody in trial '{trial_id}' is like '{self.path}': the best similarity is {max(means):.2f}, expected more "
+                f"Nobody in trial '{trial_id}' matches '{self.path}': the best similarity is {max(means):.2f}, expected more "
                 f"than {self.min_similarity:.2f}. Take another picture or lower crops.reference_similarity."
             )
         return scores
 
 
 def reference_key(picture: Path, weights: str) -> str:
-    """Name of the choice by a picture, for the identity of crops: digests of the picture and of weights in a file.
+    """Identifier of a reference picture, part of the crops' identity: digests of the picture and of a weights file.
 
     Raises:
         MissingFileError: if there is no picture.
@@ -74,11 +74,11 @@ def reference_key(picture: Path, weights: str) -> str:
 def read_reference(
     picture: Path, detector: Detector, config: FaceConfig, embed: Embedder, min_similarity: float
 ) -> Reference:
-    """The person of a picture: its largest face, found and aligned as those of videos are.
+    """Read the person in a picture: its largest face, detected and aligned as in videos.
 
     Raises:
         MissingFileError: if there is no picture.
-        MediaError: if it cannot be read, or no face is found in it.
+        MediaError: if it cannot be read, or shows no face.
     """
     if not picture.is_file():
         raise MissingFileError(f"No reference picture '{picture}'. Check the path.")
@@ -94,7 +94,7 @@ def read_reference(
     found = detector([small])[0].scaled((image.width / width, image.height / height)).rounded()
     if not len(found.boxes):
         raise MediaError(
-            f"No face is found in reference picture '{picture}' ({image.width}x{image.height} pixels); expected one, seen from "
+            f"No face was found in reference picture '{picture}' ({image.width}x{image.height} pixels); expected one, seen from "
             "the front and with some room around it. Take another picture."
         )
     largest = int(np.argmax((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)))

@@ -1,1 +1,1 @@
-"""Inputs: one file per kind of item that a backbone reads, with everything about it: its medium, its tensors, its version."""
+"""Inputs: one file per kind of item that a backbone reads, with its medium, its tensors and its version."""

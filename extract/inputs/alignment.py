@@ -1,7 +1,7 @@
-"""Alignment: which rows of a backbone's output fall on each frame of the label clock.
+"""Alignment: maps the rows of a backbone's output to the frames of the label clock.
 
 A trial is read as items (an image, a sentence, a chunk of sound). A backbone turns each item into one or more rows (an
-embedding, one vector per word, fifty hidden states a second). Rows are numbered through all items of the trial.
+embedding, one vector per word, fifty hidden states a second). Rows are numbered across all items of the trial.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cache.clock import FrameClock, nanoseconds
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which rows each frame uses; several frames may share a row.
+    """The rows that each frame uses; several frames may share a row.
 
     Attributes:
         first: (T,) first row of each frame.
         stop: (T,) row after its last one; not above `first` where a frame has no row.
-        rows: (N,) how many rows each item gives.
+        rows: (N,) number of rows of each item.
     """
 
     first: NDArray[np.int64]
@@ -41,17 +41,17 @@ class Alignment:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """(N + 1,) first row of each item, and the number of all rows."""
+        """(N + 1,) first row of each item, then the total number of rows."""
         return np.concatenate([[0], np.cumsum(self.rows)])
 
     @cached_property
     def frames(self) -> NDArray[np.int64]:
-        """(N,) how many frames begin with a row of each item."""
+        """(N,) number of frames whose first row belongs to each item."""
         items = np.searchsorted(self.starts, self.first[self.valid], side="right") - 1
         return np.bincount(items, minlength=len(self.rows))
 
     def used_items(self) -> NDArray[np.int64]:
-        """Items of which a frame uses a row, in order."""
+        """Items with a row that some frame uses, in order."""
         edges = np.zeros(self.starts[-1] + 1, np.int64)
         np.add.at(edges, self.first[self.valid], 1)
         np.add.at(edges, self.stop[self.valid], -1)
@@ -59,13 +59,13 @@ class Alignment:
         return np.unique(np.searchsorted(self.starts, rows, side="right") - 1)
 
     def rows_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of some items, in the order in which a backbone gives them."""
+        """Rows of some items, in the order in which a backbone returns them."""
         if len(self.rows) == self.starts[-1] and (self.rows == 1).all():
             return items
         return np.concatenate([np.arange(self.starts[item], self.starts[item + 1]) for item in items])
 
     def average(self, found: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(T, D) mean of each frame's rows (R, D), in their precision; zero where a frame has none."""
+        """(T, D) mean of each frame's rows (R, D), in the same precision; zero where a frame has none."""
         count = self.stop - self.first
         total = np.zeros((len(count), found.shape[1]), found.dtype)
         total[self.valid] = found[self.first[self.valid]]
@@ -92,7 +92,7 @@ def align_shared(rows: NDArray[np.int64], per_item: NDArray[np.int64]) -> Alignm
 
     Args:
         rows: (T,) the row that each frame uses, -1 for none.
-        per_item: (N,) how many rows each item gives.
+        per_item: (N,) number of rows of each item.
     """
     return Alignment(rows, rows + (rows >= 0), per_item)
 
@@ -100,15 +100,15 @@ def align_shared(rows: NDArray[np.int64], per_item: NDArray[np.int64]) -> Alignm
 def align_centres(
     centres_s: NDArray[np.float64], period_s: float, clock: FrameClock, per_item: NDArray[np.int64]
 ) -> Alignment:
-    """The rows whose centres lie inside each frame; where there are none, the nearest one within a period.
+    """Give each frame the rows whose centres lie inside it or, if there are none, the nearest one within a period.
 
-    Moments are compared as whole nanoseconds, so that the same fraction of a second is the same moment whatever its rate.
+    Times are compared in whole nanoseconds, so that equal fractions of a second are equal at every rate.
 
     Args:
-        centres_s: (R,) moments that the rows stand for, ascending, seconds in the media's own time.
-        period_s: from a row to the next one, seconds.
+        centres_s: (R,) centres of the rows, ascending, seconds in the media's own time.
+        period_s: time from one row to the next, seconds.
         clock: the label clock.
-        per_item: (N,) how many rows each item gives.
+        per_item: (N,) number of rows of each item.
     """
     centres = nanoseconds(centres_s)
     edges = nanoseconds(clock.edges_s())

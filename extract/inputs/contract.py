@@ -1,7 +1,7 @@
 """The contract of an input: what one item looks like to a backbone, and how the items of a trial are read.
 
-A kind of input is one file in this folder. It alone knows its medium, how that is opened, what a batch of it looks like, and
-whether items of several trials may share a batch.
+Each kind of input is one file in this folder, the only place that knows its medium, how to open it, what a batch looks
+like, and whether items of several trials may share a batch.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from extract.faces.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 
 GIVEN = "given"
-"""Upstream of what the corpus, or a person, brought along."""
+"""Upstream of media that came with the corpus or from the user."""
 
 
 class Source(Protocol):
-    """The items of one trial, and which of the rows that a backbone makes of them fall on each frame.
+    """The items of one trial, and the alignment of their rows with its frames.
 
-    `digest` is cheap to ask for; `load` does the work that reading needs once.
+    `digest` is cheap; `load` does the work that is needed once before reading.
     """
 
     def digest(self) -> str:
         """Digest of the bytes that the backbone reads."""
 
     def load(self) -> Alignment:
-        """Get ready to read; which rows each frame uses."""
+        """Prepare for reading; returns the rows that each frame uses."""
 
     def read(self, items: NDArray[np.int64]) -> NDArray[Any]:
-        """The batch (N, …) of these items; called from several threads."""
+        """Read the batch (N, …) of these items; called from several threads."""
 
 
 class Input(ABC):
     """What one item looks like to a backbone.
 
     Attributes:
-        name: of its file in this folder.
-        media: kinds of media of a trial, each of which is enough; a trial without any is asked for the last one.
-        version: raise it when a change of code changes what a backbone gets to see; part of every recipe.
-        mixes: whether an item of a batch is computed by itself, so that items of several trials may share a batch.
+        name: name of its file in this folder.
+        media: kinds of media, any of which is enough; messages about a trial without any name the last one.
+        version: raise it when a code change alters what a backbone sees; part of every recipe.
+        mixes: whether each item of a batch is computed independently, so that items of several trials may share a batch.
     """
 
     name: ClassVar[str]
@@ -56,34 +56,34 @@ class Input(ABC):
 
     @abstractmethod
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> Source:
-        """The items of a trial that has the medium.
+        """Open the items of a trial that has the medium.
 
         Args:
             manifest: of the corpus.
             trial: the trial.
-            crops: folder of our crop zips, None where the corpus brings its own.
+            crops: folder of our crop zips, None if the corpus brings its own.
 
         Raises:
-            MissingFileError: if the medium was removed, or its crops were not made yet.
+            MissingFileError: if the medium was removed, or its crops do not exist yet.
         """
 
     @abstractmethod
     def check(self, batch: Tensor) -> None:
-        """Refuse a batch of another shape, dtype or range.
+        """Check shape, dtype and range of a batch.
 
         Raises:
-            ShapeError: saying what was expected.
+            ShapeError: if one of them is wrong; says what was expected.
         """
 
     @abstractmethod
     def example(self, count: int, seed: int = 0) -> NDArray[Any]:
-        """A batch (B, …) of made-up items that differ from each other, for trying a backbone."""
+        """Make a batch (B, …) of different artificial items, to try a backbone."""
 
     def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
-        """What was made of the medium before it is read, and how, as JSON values; part of every recipe.
+        """How the medium was processed before it is read, as JSON values; part of every recipe.
 
         Args:
-            manifest: of the corpus, all of it.
+            manifest: of the whole corpus.
             crops: settings of our crops.
         """
         return {}
@@ -94,7 +94,7 @@ class Input(ABC):
 
 
 class AbsentSource:
-    """The medium that a trial does not have, among trials that do: no frame has input.
+    """Stands in for a medium that one trial lacks and others have: no frame has input.
 
     Args:
         trial: the trial.
@@ -104,11 +104,11 @@ class AbsentSource:
         self._num_frames = trial.clock.num_frames
 
     def digest(self) -> str:
-        """Says that there is nothing."""
+        """A constant for "absent"."""
         return "absent"
 
     def load(self) -> Alignment:
-        """No item, and no row on any frame."""
+        """No items, and no row on any frame."""
         return align_shared(np.full(self._num_frames, -1, np.int64), np.zeros(0, np.int64))
 
     def read(self, items: NDArray[np.int64]) -> NDArray[Any]:
@@ -117,15 +117,15 @@ class AbsentSource:
 
 
 def require_medium(manifest: Manifest, trials: Sequence[Trial], kind: Input) -> None:
-    """Refuse trials none of which has what a backbone reads.
+    """Check that at least one trial has the medium that a backbone reads.
 
     Raises:
-        MissingFileError: naming the first trial and what it has.
+        MissingFileError: if none has it; names the first trial and what it has.
     """
     if trials and all(kind.is_absent(trial) for trial in trials):
         manifest.path(trials[0], kind.media[-1])
 
 
 def open_source(kind: Input, manifest: Manifest, trial: Trial, crops: Path | None) -> Source:
-    """The items of a trial, none where it lacks the medium. Arguments and errors as of `Input.open`."""
+    """Open the items of a trial, none if it lacks the medium. Arguments and errors as for `Input.open`."""
     return AbsentSource(trial) if kind.is_absent(trial) else kind.open(manifest, trial, crops)

@@ -1,4 +1,4 @@
-"""Images: aligned face crops, as bytes of red, green and blue."""
+"""Images: aligned face crops, as RGB bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from extract.inputs.contract import GIVEN, Input
 Mean = tuple[float, float, float]  # or standard deviation, per channel
 
 
-@functools.lru_cache(maxsize=8)  # a copy to a GPU waits for all that runs there: once, not for every batch
+@functools.lru_cache(
+    maxsize=8
+)  # a copy to a GPU waits for everything running there, so do it once, not for every batch
 def _scale_and_offset(mean: Mean, std: Mean, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(1, 3, 1, 1) each, that turn bytes into what a network was trained on."""
+    """Scale and offset, (1, 3, 1, 1) each, that turn bytes into the range a network was trained on."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
     return scale, offset
@@ -40,8 +42,7 @@ class ImageInput(Input):
         std: likewise.
         colour: "rgb" or "bgr".
         crop_from: side to which crops are resized before the centre of `size` is cut out, 0 for `size` itself.
-        resize: "bilinear" or "bicubic", as Pillow does it: with a filter as wide as the pixels that become one where
-            pictures shrink, so that nothing aliases.
+        resize: "bilinear" or "bicubic", as in Pillow: with antialiasing where pictures shrink.
     """
 
     name = "images"
@@ -61,7 +62,7 @@ class ImageInput(Input):
         return self.crop_from or self.size
 
     def cut(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The centre (N, size, size, 3) of images (N, read_size, read_size, 3)."""
+        """Cut the centre (N, size, size, 3) out of images (N, read_size, read_size, 3)."""
         margin = (self.read_size - self.size) // 2
         if margin == 0:
             return images
@@ -69,7 +70,7 @@ class ImageInput(Input):
         return np.ascontiguousarray(images[:, inner, inner])
 
     def check(self, batch: Tensor) -> None:
-        """Refuse anything but (B, size, size, 3) uint8, RGB in [0, 255].
+        """Check that a batch is (B, size, size, 3) uint8, RGB in [0, 255].
 
         Raises:
             ShapeError: if shape or dtype differ.
@@ -89,7 +90,7 @@ class ImageInput(Input):
         return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
 
     def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
-        """Settings of our crops, unless all trials bring their own."""
+        """Settings of our crops, unless all trials come with their own."""
         ours = any("crops" not in trial.media and "video" in trial.media for trial in manifest.trials)
         return {"crops": crops.to_document() if ours else GIVEN}
 
@@ -98,7 +99,7 @@ class ImageInput(Input):
         return CropSource(crops_path(manifest, trial, crops), trial, self)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
-        """(B, size, size, 3) patches of colour: of noise alone, random networks see the mean only."""
+        """(B, size, size, 3) patches of colour, because random networks see only the mean of plain noise."""
         coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
         side = -(-self.size // 4)
         return np.ascontiguousarray(coarse.repeat(side, axis=1).repeat(side, axis=2)[:, : self.size, : self.size])
@@ -125,7 +126,7 @@ class CropSource:
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:
-    """Where the crops of a trial are: the corpus's own, else our zip.
+    """Path of the crops of a trial: the corpus's own, else our zip.
 
     Raises:
         MissingFileError: if there are none.

@@ -1,4 +1,4 @@
-"""Log-mel patches: 0.975 s of sound as a picture of 96 steps and 64 bands."""
+"""Log-mel patches: 0.975 s of sound as 96 steps of 64 bands."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LogMelInput(Input):
     highest: ClassVar[float] = 8.0  # no sound within [-1, 1] reaches 7.5
 
     def check(self, batch: Tensor) -> None:
-        """Refuse anything but (B, 96, 64) float32 in [ln 0.01, 8].
+        """Check that a batch is (B, 96, 64) float32 in [ln 0.01, 8].
 
         Raises:
             ShapeError: if shape or dtype differ, or a value lies outside the range.
@@ -56,7 +56,7 @@ class LogMelInput(Input):
             )
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
-        """The sound of a trial, cut from one spectrogram of the whole of it."""
+        """Open the sound of a trial, as patches of one spectrogram of the whole sound."""
 
         def cut(samples: NDArray[np.float32]) -> LogMelPatches:
             return LogMelPatches(samples, trial.clock, self.start)
@@ -64,7 +64,7 @@ class LogMelInput(Input):
         return SoundSource(manifest.path(trial, "audio"), trial, RATE_HZ, cut)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
-        """(B, 96, 64) spectra of different colour."""
+        """(B, 96, 64) spectra of different shape."""
         rng = np.random.default_rng(seed)
         noise = rng.uniform(-0.5, 0.5, (count, PATCH, NUM_BANDS))
         return (rng.uniform(-4, 1, (count, 1, NUM_BANDS)) + noise).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Sentences, as word pieces of a language model; each gives one row per word."""
+"""Sentences, as word pieces of a language model, with one row per word."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from extract.words.words import Word, spread_words
 
 @dataclass(frozen=True)
 class SentenceInput(Input):
-    """What a language model reads: a sentence as word pieces, and which word each piece belongs to.
+    """What a language model reads: a sentence as word pieces, and the word that each piece belongs to.
 
     Attributes:
         speller: the model's vocabulary.
@@ -43,7 +43,7 @@ class SentenceInput(Input):
     pause_s: float
 
     def check(self, batch: Tensor) -> None:
-        """Refuse anything but (B, 2, max_tokens) int64: word pieces, and the number of each one's word from 1, 0 for none.
+        """Check that a batch is (B, 2, max_tokens) int64: word pieces, and the number of each one's word from 1, or 0.
 
         Raises:
             ShapeError: if shape or dtype differ, a piece is not in the vocabulary, or words are not numbered in order.
@@ -71,18 +71,18 @@ class SentenceInput(Input):
             )
 
     def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
-        """Who heard the words: a recogniser, several, or whoever gave the transcripts."""
+        """The origin of the words: one recogniser, several, or transcripts that were given."""
         paths = [manifest.path(trial, "words") for trial in manifest.trials if "words" in trial.media]
         makers = {canonical_json(maker): maker for maker in map(read_maker, paths) if maker is not None}
         heard = [makers[key] for key in sorted(makers)]
         return {"words": heard or GIVEN}
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SentenceSource:
-        """The transcript of a trial."""
+        """Open the transcript of a trial."""
         return SentenceSource(manifest.path(trial, "words"), trial, self)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """(B, 2, max_tokens) sentences of one made-up word each, of different lengths."""
+        """(B, 2, max_tokens) sentences of one artificial word each, of different lengths."""
         rng = np.random.default_rng(seed)
         spelled = ["".join(rng.choice(list("aeiounst"), 1 + item % 8)) for item in range(count)]
         words = [Word(f"{text}!", float(item), item + 1.0) for item, text in enumerate(spelled)]

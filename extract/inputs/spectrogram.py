@@ -1,6 +1,6 @@
 """The log-mel spectrogram of VGGish, computed once per file, and its patches on the label clock.
 
-The front end of torchvggish (Apache-2.0), to 1e-5: 16 kHz, windows of 25 ms every 10 ms without centring or padding,
+Equal to the front end of torchvggish (Apache-2.0) up to 1e-5: 16 kHz, windows of 25 ms every 10 ms without centring or padding,
 periodic Hann, FFT of 512, magnitudes, 64 HTK mel bands from 125 to 7500 Hz, ln(mel + 0.01). A patch is 96 windows,
 0.975 s; neighbouring frames' patches overlap and are views of the one spectrogram (25.6 kB per second of sound).
 """
@@ -28,8 +28,8 @@ PATCH = 96  # windows
 STARTS = ("ahead", "centred")
 
 _PATCH_SAMPLES = (PATCH - 1) * HOP + WINDOW
-_BEFORE = -(-_PATCH_SAMPLES // 2 // HOP) * HOP  # silence that a patch centred on sample 0 reaches into
-_BLOCK = 128  # windows that are transformed at once, 1 MB, which stays within the cache
+_BEFORE = -(-_PATCH_SAMPLES // 2 // HOP) * HOP  # length of the silence that a patch centred on sample 0 covers
+_BLOCK = 128  # windows transformed together, 1 MB, which fits the processor's cache
 
 
 def hertz_to_mel(hertz: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -38,7 +38,7 @@ def hertz_to_mel(hertz: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def mel_bands() -> NDArray[np.float64]:
-    """(257, 64) weights of the triangles, linear in mel; the bin of 0 Hz counts nowhere."""
+    """(257, 64) weights of triangular bands, linear in mel; the 0 Hz bin is not used."""
     bins = hertz_to_mel(np.linspace(0.0, RATE_HZ / 2, FFT_SIZE // 2 + 1))[:, None]
     edges = np.linspace(hertz_to_mel(LOWEST_HZ), hertz_to_mel(HIGHEST_HZ), NUM_BANDS + 2)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
@@ -49,34 +49,34 @@ def mel_bands() -> NDArray[np.float64]:
 
 
 def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-mel spectrogram of a sound; memory beyond the result does not grow with its length.
+    """Compute the log-mel spectrogram of a sound; memory beyond the result does not grow with its length.
 
     Args:
         samples: (S,) mono at 16 kHz in [-1, 1].
 
     Returns:
-        (F, 64), F = 1 + (S - 400) // 160, no rows where S is below 400; natural logarithm, at least ln 0.01.
+        (F, 64), F = 1 + (S - 400) // 160, no rows if S is below 400; natural logarithm, at least ln 0.01.
     """
     if len(samples) < WINDOW:
         return np.empty((0, NUM_BANDS), np.float32)
     taper = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
     bands = torch.from_numpy(mel_bands()).float()
     result = torch.empty((1 + (len(samples) - WINDOW) // HOP, NUM_BANDS))
-    padded = torch.zeros((_BLOCK, FFT_SIZE), dtype=torch.float64)  # float32 would err by 1e-3 beside a loud band
+    padded = torch.zeros((_BLOCK, FFT_SIZE), dtype=torch.float64)  # float32 would be off by 1e-3 next to a loud band
     for index, rows in enumerate(result.split(_BLOCK)):
         sound = torch.from_numpy(samples[index * _BLOCK * HOP :][: (len(rows) - 1) * HOP + WINDOW])
         torch.mul(sound.double().unfold(0, WINDOW, HOP), taper, out=padded[: len(rows), :WINDOW])
         spectrum = torch.fft.rfft(padded[: len(rows)]).to(torch.complex64)
-        magnitudes = torch.from_numpy(np.abs(spectrum.numpy()))  # ten times sooner than torch.abs
+        magnitudes = torch.from_numpy(np.abs(spectrum.numpy()))  # ten times faster than torch.abs
         torch.log(torch.mm(magnitudes, bands) + LOG_OFFSET, out=rows)
     return result.numpy()
 
 
 def patch_starts(clock: FrameClock, start: str) -> NDArray[np.int64]:
-    """(T,) index of the spectrogram's row at which each frame's patch starts; negative before the sound.
+    """(T,) index of the spectrogram row at which each frame's patch starts; negative before the sound.
 
-    Exact fractions, rounded half to even. `ahead`: round(100 t), t the start of the frame in seconds, as in the code of
-    [Zhang2023]. `centred`: the middle of the patch's 0.975 s lies nearest to the centre of the frame.
+    Exact fractions, rounded half to even. `ahead`: round(100 t), where t is the start of the frame in seconds, as in the
+    code of [Zhang2023]. `centred`: the middle of the patch's 0.975 s is as near as possible to the centre of the frame.
 
     >>> patch_starts(FrameClock(Fraction(30), 6), "ahead")
     array([ 0,  3,  7, 10, 13, 17])
@@ -87,7 +87,9 @@ def patch_starts(clock: FrameClock, start: str) -> NDArray[np.int64]:
     if start not in STARTS:
         raise SettingError(f"Patch start '{start}'; expected one of {', '.join(STARTS)}.")
     places, scale = clock.moments(Fraction(RATE_HZ, HOP), centred=start == "centred")
-    half_patch = _PATCH_SAMPLES * scale if start == "centred" else 0  # in parts of a row as places are, times 2 HOP
+    half_patch = (
+        _PATCH_SAMPLES * scale if start == "centred" else 0
+    )  # in the same fractions of a row as the positions, times 2 HOP
     return np.array([_divide(2 * HOP * place - half_patch, 2 * HOP * scale) for place in places], np.int64)
 
 
@@ -100,12 +102,12 @@ def _divide(number: int, divisor: int) -> int:
 class LogMelPatches:
     """Patches of one spectrogram, one per frame.
 
-    `ahead`: frame i sees the 0.975 s from its start on. The last sample is repeated for 1 s; frames that start later
-    than even this reaches repeat the last patch [Zhang2023, code]. `centred`: silence before and after the sound.
+    `ahead`: frame i sees the 0.975 s after its start. The last sample is repeated for 1 s; frames that start even later
+    repeat the last patch [Zhang2023, code]. `centred`: silence before and after the sound.
 
     Attributes:
         valid: (T,) bool, true where the centre of the frame lies inside the sound; with `ahead` the sound may end two
-            frames early, the difference that the project allows everywhere.
+            frames early, the difference that is allowed everywhere.
     """
 
     def __init__(self, samples: NDArray[np.float32], clock: FrameClock, start: str) -> None:
@@ -135,7 +137,7 @@ class LogMelPatches:
 
 
 def _inside(clock: FrameClock, num_samples: int, late: int) -> NDArray[np.bool_]:
-    """(T,) whether the centre of a frame lies inside the sound, or at most `late` frames behind its end."""
+    """(T,) whether the centre of a frame lies inside the sound, or at most `late` frames after its end."""
     places, scale = clock.moments(RATE_HZ, centred=True)
     inside = np.array([0 <= place < num_samples * scale for place in places])
     after = np.array([place >= num_samples * scale for place in places])

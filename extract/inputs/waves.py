@@ -38,7 +38,7 @@ class WaveInput(Input):
         return round(self.rate_hz * self.window_s)
 
     def check(self, batch: Tensor) -> None:
-        """Refuse anything but (B, S) float32 in [-1, 1].
+        """Check that a batch is (B, S) float32 in [-1, 1].
 
         Raises:
             ShapeError: if shape or dtype differ, or a sample lies outside the range.
@@ -53,7 +53,7 @@ class WaveInput(Input):
             )
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
-        """The sound of a trial."""
+        """Open the sound of a trial."""
 
         def cut(samples: NDArray[np.float32]) -> AudioWindows:
             return AudioWindows(samples, trial.clock, self.window_s, self.rate_hz)
@@ -61,7 +61,7 @@ class WaveInput(Input):
         return SoundSource(manifest.path(trial, "audio"), trial, self.rate_hz, cut)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
-        """(B, S) tones of different pitch and loudness."""
+        """(B, S) tones that differ in pitch and loudness."""
         rng = np.random.default_rng(seed)
         waves = np.sin(rng.uniform(0.05, 1.5, (count, 1)) * np.arange(self.num_samples))
         return (rng.uniform(0.2, 0.9, (count, 1)) * waves).astype(np.float32)
@@ -86,8 +86,8 @@ class SoundSource:
     Args:
         path: the medium.
         trial: the trial.
-        rate_hz: samples per second that are cut.
-        cut: makes the pieces of the samples (S,).
+        rate_hz: samples per second of the pieces.
+        cut: cuts samples (S,) into pieces.
     """
 
     def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[NDArray[np.float32]], Pieces]) -> None:
@@ -101,7 +101,7 @@ class SoundSource:
         """Decode and cut the sound; one piece per frame where the sound covers it.
 
         Raises:
-            ShapeError: if the pictures beside the sound contradict the clock; the sound would be shifted too.
+            ShapeError: if the pictures of the file contradict the clock, because the sound would be shifted too.
         """
         if first_picture_s(self._path) is not None:
             check_clock(self._trial.id, scan(self._path), self._trial.clock, self._path)

@@ -1,4 +1,4 @@
-"""Pictures of any kind as 8-bit RGB."""
+"""Pictures in any format as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ UNREADABLE = (
     RuntimeError,
     Image.DecompressionBombError,
 )
-"""What decoding a damaged picture may raise."""
+"""Errors that decoding a damaged picture may raise."""
 
 
 def decode_picture(data: bytes) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG or whatever else Pillow reads.
+    """Decode a JPEG, PNG or any other format that Pillow reads.
 
     Args:
         data: bytes of the file.
@@ -40,7 +40,7 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture in mode RGB; of 16-bit grey the higher eight bits, where Pillow would clip at 255."""
+    """Convert a picture to mode RGB; 16-bit grey keeps its higher eight bits, which Pillow would clip at 255."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64) >> 8
         picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
@@ -48,5 +48,5 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What an error of decoding says, without the addresses in memory that Pillow tells."""
-    return "it is of no known kind of picture" if isinstance(error, UnidentifiedImageError) else str(error)
+    """Message of a decoding error, without the memory addresses that Pillow includes."""
+    return "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)

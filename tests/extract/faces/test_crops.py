@@ -265,7 +265,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="holds no crops"):
         CropReader(fill(tmp_path / "f", "notes.txt"), CLOCK)
     (tmp_path / "text.zip").write_text("no zip")
-    with pytest.raises(MediaError, match="no whole zip"):
+    with pytest.raises(MediaError, match="not a complete zip"):
         CropReader(tmp_path / "text.zip", CLOCK)
 
 
@@ -431,7 +431,7 @@ def test_a_zip_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
         content = bytearray(whole)
         content[start + field : start + field + size] = b"\xfe\xff\xff\x0f"
         path.write_bytes(content)
-        with pytest.raises(MediaError, match=r"asks for|breaks off|no whole zip"):
+        with pytest.raises(MediaError, match=r"asks for|breaks off|not a complete zip"):
             CropReader(path, CLOCK).read(np.array([0]))
 
 
@@ -442,7 +442,7 @@ def test_a_renamed_member_is_refused(tmp_path: Path, video: Path) -> None:
     place = whole.rindex(b"PK\x01\x02") + 46
     free = next(frame for frame in range(40) if not CropReader(path, CLOCK).valid[frame])
     path.write_bytes(whole[:place] + f"{free + 1:05d}".encode() + whole[place + 5 :])
-    with pytest.raises(MediaError, match=r"its header is of another one.*Run 'avfusion crops'"):
+    with pytest.raises(MediaError, match=r"its header belongs to another one.*Run 'avfusion crops'"):
         CropReader(path, CLOCK).read(np.array([free]))
     path.write_bytes(whole[:place] + b"0000x" + whole[place + 5 :])
     with pytest.raises(MediaError, match="holds 24 crops, its record says 25"):

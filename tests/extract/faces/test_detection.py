@@ -230,5 +230,5 @@ def test_faces_over_the_border_are_black_there() -> None:
 
 @pytest.mark.parametrize("landmarks", [np.zeros((5, 2)), np.full((5, 2), np.nan)])
 def test_landmarks_without_a_face(landmarks: NDArray[np.float64]) -> None:
-    with pytest.raises(ShapeError, match="span no face"):
+    with pytest.raises(ShapeError, match="do not span a face"):
         align_face(np.zeros((20, 20, 3), np.uint8), landmarks.astype(np.float32))

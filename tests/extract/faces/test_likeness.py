@@ -120,7 +120,7 @@ def test_pictures_that_are_of_no_use(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(MediaError, match=r"text\.png' cannot be read"):
         reference(tmp_path / "text.png")
-    with pytest.raises(MediaError, match=r"No face is found in reference picture .* \(128x64 pixels\)"):
+    with pytest.raises(MediaError, match=r"No face was found in reference picture .* \(128x64 pixels\)"):
         reference(save_picture(tmp_path / "grey.png", (90, 90, 90), (90, 90, 90)))
 
 

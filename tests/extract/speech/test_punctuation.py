@@ -123,6 +123,6 @@ def test_a_download_that_fails_names_only_what_serves(wanted: str, monkeypatch: 
         raise FileNotFoundError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
-    with pytest.raises(WeightsError, match=rf"'{wanted}' could not be downloaded .* in place of the name\.$") as caught:
+    with pytest.raises(WeightsError, match=rf"'{wanted}' could not be downloaded .* instead of the name\.$") as caught:
         open_restorer(wanted)
     assert "bert" not in str(caught.value)

@@ -189,4 +189,4 @@ def test_known_faults_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for fault, part in zip(faults, ("Trial 'a' has 35 labels but 25 video", "number 0", "'00002.png'"), strict=True):
         assert part in fault
     assert faults[0].startswith("Trial 'a' has"), "not named twice"
-    assert "(it is of no known kind of picture)" in faults[2]
+    assert "(its format is unknown)" in faults[2]
