@@ -85,8 +85,8 @@ class CropConfig:
         found = make_settings(cls, own, "the crops of a recipe")
         if found.to_document() != document:
             raise FingerprintError(
-                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the version of "
-                "avfusion that made them, or extract and train again."
+                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion "
+                "version that made them, or extract and train again."
             )
         return found
 

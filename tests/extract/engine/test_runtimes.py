@@ -245,7 +245,7 @@ def test_a_toy_runtime_runs_through_the_engine(tmp_path: Path, monkeypatch: pyte
 
 
 def test_table_and_files_agree() -> None:
-    files = {path.stem.removesuffix("_runtime") for path in (ROOT / "extract").glob("*_runtime.py")}
+    files = {path.stem.removesuffix("_runtime") for path in (ROOT / "extract/engine").glob("*_runtime.py")}
     assert files == set(RUNTIMES)
     assert DEFAULT_RUNTIME in RUNTIMES
 

@@ -92,7 +92,7 @@ def test_the_person_of_the_picture_is_followed(
 def test_nobody_like_the_picture_is_an_error(tmp_path: Path, video: Path) -> None:
     who = reference(save_picture(tmp_path / "green.png", (20, 220, 20), (90, 90, 90)))
     with pytest.raises(
-        MediaError, match=r"Nobody in trial 'P1' is like .*green\.png': the best similarity is -0\.\d\d"
+        MediaError, match=r"Nobody in trial 'P1' matches .*green\.png': the best similarity is -0\.\d\d"
     ):
         write_crops(
             video, FrameClock(25, NUM), "reference", tmp_path / "c.zip", CropConfig(), "P1", detector=find_colours,
