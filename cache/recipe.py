@@ -1,7 +1,7 @@
-"""What features are made of: the recipe, and the fingerprint that names it.
+"""How features are computed: the recipe, and the fingerprint that identifies it.
 
-Two sets of embeddings with the same fingerprint may be mixed; any difference in weights, preprocessing,
-timing or algorithm gives another one. Only data is hashed, never a path, a time stamp, a batch size or a device.
+Embeddings with the same fingerprint may be mixed; any difference in weights, preprocessing, timing or algorithm changes
+it. Only data is hashed, never a path, a time stamp, a batch size or a device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DTYPES = ("float16", "float32")
 
 
 def canonical_json(document: Any) -> str:
-    """JSON that depends on content alone: sorted keys, no spaces, no nan.
+    """JSON that depends only on the content: sorted keys, no spaces, no nan.
 
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     '{"a":[1.5,null],"b":1}'
@@ -33,16 +33,16 @@ def fingerprint(document: Any) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is worth knowing about features beside what decides their numbers.
+    """Background of features that does not affect their values.
 
     Attributes:
-        weights: what loads them: a registered name, "random:<seed>", or the name of their file.
+        weights: how to load them: a registered name, "random:<seed>", or the name of their file.
         origin: address of the weights.
-        licence: of the weights.
-        parents: sha256 of the weights that they were trained from.
-        trials: ids of the trials that they learned from.
-        config: the settings that the backbone was built with; with the weights, enough to build it again.
-        columns: names of the D numbers, where they have any.
+        licence: licence of the weights.
+        parents: sha256 of the weights that they were fine-tuned from.
+        trials: ids of the trials that they were trained on.
+        config: settings of the backbone; with the weights, enough to rebuild it.
+        columns: names of the D numbers, if they have any.
     """
 
     weights: str = ""
@@ -60,17 +60,17 @@ class FeatureSpec:
 
     Attributes:
         name: the backbone.
-        modality: kind of input in one word, such as audio, text, visual or pose.
+        modality: kind of input in one word, e.g. audio, text, visual or pose.
         dim: D, numbers per frame.
-        settings: every parameter of the backbone that changes what is computed (variant, input size, normalisation,
-            colour order, sampling rate, window, timing rule), JSON values only.
-        weights_sha256: of the weights' bytes, or "random:<seed>" for untrained networks.
-        algorithm: number that a developer raises when code changes what is computed.
-        dtype: as stored, float16 or float32.
-        upstream: what was made of the media before, and how: crops, or transcripts; None where nobody wrote it down, as
-            in imported features and those of older programs.
-        input: kind of input and its version; likewise.
-        provenance: beside the recipe; not part of the fingerprint.
+        settings: every parameter of the backbone that affects the result (variant, input size, normalisation, colour
+            order, sampling rate, window, timing rule), JSON values only.
+        weights_sha256: sha256 of the weights' bytes, or "random:<seed>" for untrained networks.
+        algorithm: number that a developer increases when a change of code affects the result.
+        dtype: stored type, float16 or float32.
+        upstream: how crops or transcripts were made from the media; None if unknown, as in imported features and those
+            of older versions.
+        input: kind of input and its version; None if unknown.
+        provenance: stored beside the recipe; not part of the fingerprint.
     """
 
     name: str
@@ -99,13 +99,13 @@ class FeatureSpec:
         return fingerprint(self.identity())
 
     def identity(self) -> dict[str, Any]:
-        """What the fingerprint covers, as JSON values; what nobody wrote down is left out."""
+        """The content of the fingerprint, as JSON values; unknown parts are left out."""
         document = asdict(self)
         del document["provenance"]
         return {key: value for key, value in document.items() if value is not None}
 
     def to_document(self) -> dict[str, Any]:
-        """Recipe and provenance as JSON values; the provenance carries a digest of its own."""
+        """Recipe and provenance as JSON values; the provenance has its own digest."""
         if self.provenance == Provenance():
             return self.identity()
         provenance = {
@@ -126,14 +126,14 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
-    """Settings in which two recipes differ, each with both values; None stands for one that a recipe lacks."""
+    """Settings in which two recipes differ, each with both values; None if a recipe lacks the setting."""
     ours, theirs = flatten(first.identity()), flatten(second.identity())
     names = [*ours, *(name for name in theirs if name not in ours)]
     return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
 
 def differences(old: FeatureSpec, new: FeatureSpec) -> str:
-    """In words, why features have another recipe than earlier ones."""
+    """Describe how a new recipe differs from an old one."""
     if old.input is None and new.input is not None:
         return "an older program made them, which did not write down how faces were cropped or words transcribed"
     found = compare(old, new).items()

@@ -1,7 +1,7 @@
-"""Archives: one fingerprint as a folder of features of its own, with its receipt, every chunk compressed with zstd.
+"""Archives: one fingerprint in its own folder of features, with its receipt, every chunk compressed with zstd.
 
-An archive is read, verified and trained from like any folder of features, through zarr and so more slowly. Importing it
-gives back the plain store.
+An archive can be read, verified and used for training like any folder of features, but more slowly, through zarr.
+Importing it restores the uncompressed store.
 """
 
 from __future__ import annotations

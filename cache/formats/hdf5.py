@@ -1,8 +1,8 @@
 """HDF5: one dataset per trial, `embeddings/<trial>` (T, D) with its commit record as attributes, `valid/<trial>` (T,).
 
-Files of other programs may hold their datasets anywhere; every two-dimensional dataset of numbers is a trial, named by
-its path. Scalars and texts are left out with a warning, anything else is refused, and so is whatever lies in another
-file: nothing is opened through links.
+Files of other programs may have their datasets anywhere; every two-dimensional dataset of numbers is a trial, named by
+its path. Scalars and texts are skipped with a warning; anything else is an error, and so is content in other files: links
+are never followed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
 _SPEC = "avfusion_spec"
-_TRIALS = "avfusion_trials"  # how many
+_TRIALS = "avfusion_trials"  # their number
 
 
 class _Sink(io.FileIO):
-    """A new file for the HDF5 library to write to, which keeps the first error to itself.
+    """A new file for the HDF5 library to write to, which hides the first error from it.
 
-    The library prints, and may crash on exit, once it could not write: it must never learn of a full disk.
+    After a failed write the library prints messages and may crash on exit, so it must never see that a disk is full.
     """
 
     error: OSError | None = None
 
     def write(self, content: Buffer) -> int:
-        """Write all of it, or nothing any more after an error."""
+        """Write all of the content; after an error, write nothing."""
         view = memoryview(content).cast("B")
         size, done = len(view), 0
         try:
@@ -54,7 +54,7 @@ class _Sink(io.FileIO):
         return size
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill the whole buffer, with zeros where nothing could be written."""
+        """Fill the whole buffer, with zeros for what could not be written."""
         view = memoryview(buffer).cast("B")
         done = super().readinto(view) or 0
         view[done:] = bytes(len(view) - done)
@@ -69,7 +69,7 @@ class _Sink(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise the error that was kept."""
+        """Raise the hidden error, if any."""
         if self.error is not None:
             raise self.error
 
@@ -95,9 +95,9 @@ def _write_item(file: h5py.File, item: Item) -> None:
     for key, value in sign(item.record.to_document()).items():
         if key == "versions":
             dataset.attrs[key] = canonical_json(value)
-        elif key == "times":  # as long as it likes, where an attribute holds 64 KB
+        elif key == "times":  # may exceed the 64 KB of an attribute
             file.create_dataset(f"times/{name}", data=value)
-        elif key != "invalid":  # `valid` says it
+        elif key != "invalid":  # stored as `valid`
             dataset.attrs[key] = value
     file.create_dataset(f"valid/{name}", data=item.valid)
 
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
-    """Refuse a file that takes part of its content from other files, which could be any on this machine."""
+    """Check that no content comes from other files, which could be any on this machine."""
     found: list[str] = []
 
     def see_link(name: str, link: Any) -> None:
@@ -168,23 +168,23 @@ def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
 
 
 def _foreign_ids(path: Path, file: h5py.File) -> list[str]:
-    """Paths of all datasets of features; names every other one."""
+    """Paths of all datasets of features; the message names all others."""
     ids: list[str] = []
     refused: list[str] = []
     left: list[str] = []
 
     def visit(name: str, node: Any) -> None:
-        """Sort a dataset into features, what is left aside and what is refused."""
+        """Sort a dataset into features, skipped ones and errors."""
         if not isinstance(node, h5py.Dataset):
             return
         text = h5py.check_string_dtype(node.dtype) is not None or node.dtype.kind == "S"
-        told = f"'{name}' ({'text' if text else node.dtype} of shape {node.shape})"
+        shown = f"'{name}' ({'text' if text else node.dtype} of shape {node.shape})"
         if node.shape is not None and are_features(node.shape, node.dtype):
             ids.append(name)
         elif text or not node.shape:
-            left.append(told)
+            left.append(shown)
         else:
-            refused.append(told)
+            refused.append(shown)
 
     file.visititems(visit)
     if refused or (left and not ids):

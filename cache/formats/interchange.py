@@ -1,7 +1,7 @@
-"""Features in and out of the store: HDF5, MuSe CSV, npy folders, and archives compressed with zstd.
+"""Export and import of features: HDF5, MuSe CSV, npy folders, and archives compressed with zstd.
 
-What we exported comes back as the same store, byte for byte: the recipe and the commit records travel along. What
-others made becomes a store whose fingerprint is that of its content, with the same commit records and a receipt.
+Importing our own export restores the same store, byte for byte, as recipe and commit records are exported too. Features of
+other programs become a store whose fingerprint is derived from its content, also with commit records and a receipt.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ FORMATS = {
 }
 SIDECAR = "avfusion.json"
 SLACK = 2
-"""Rows that the features of other programs may have more or fewer than their trial's clock; more is an error."""
+"""Number of rows by which features of other programs may differ from their trial's clock without an error."""
 
 
 class Item(NamedTuple):
-    """A trial between two formats.
+    """A trial on its way between two formats.
 
     Attributes:
         trial_id: the trial.
-        embeddings: (T, D); rows of invalid frames are anything.
+        embeddings: (T, D); rows of invalid frames may have any values.
         valid: (T,) true where the backbone saw input.
-        clock: of the frames, None where the format does not say.
-        record: its commit record, None where another program wrote it.
-        cut: rows that were cut off its end to fit a clock; negative where the last one was repeated.
+        clock: clock of the frames, None if the format lacks it.
+        record: its commit record, None if another program wrote it.
+        cut: number of rows cut off its end to fit a clock; negative if the last one was repeated.
     """
 
     trial_id: str
@@ -65,13 +65,13 @@ class Item(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """What a file or folder holds.
+    """The content of a file or folder.
 
     Attributes:
-        spec: its recipe, None where another program wrote it.
+        spec: its recipe, None if another program wrote it.
         trial_ids: its trials.
-        load: gives one of them; a clock is for formats that place rows by their times and were not made by us.
-        name: of the feature set, "" where the format does not say.
+        load: loads a trial; the clock is for files of other programs in formats that place rows by their times.
+        name: name of the feature set, "" if the format lacks it.
     """
 
     spec: FeatureSpec | None
@@ -89,14 +89,14 @@ class Format(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the file of another program does not say.
+    """Information that is missing in files of other programs.
 
     Attributes:
-        name: of the feature set; what we exported has one, which this replaces.
-        modality: kind of input in one word, such as audio, text, visual or pose.
-        rate: frames per second, "" where the format or the manifest says it.
+        name: name of the feature set; replaces the one in our own exports.
+        modality: kind of input in one word, e.g. audio, text, visual or pose.
+        rate: frames per second, "" if given by the format or the manifest.
         dtype: float16 or float32, "" for the precision found (at most float32).
-        zeros_missing: frames whose numbers are all zero were never seen.
+        zeros_missing: treat frames whose numbers are all zero as invalid.
     """
 
     name: str = ""
@@ -111,12 +111,12 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
 
     Args:
         store: the features.
-        trial_ids: which trials.
+        trial_ids: trials to export.
         kind: hdf5, muse, npy or zstd.
-        path: what to make; must not exist.
+        path: the file or folder to write; must not exist.
 
     Raises:
-        UnknownNameError: if the format is not known, or there is no such trial.
+        UnknownNameError: if the format is unknown, or there is no such trial.
         SettingError: if the path exists.
         StoreError: if a trial is altered, or the path cannot be written.
     """
@@ -142,12 +142,12 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
             "and export again."
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # as where its folder is a file
+        with contextlib.suppress(OSError):  # e.g. if its folder is a file
             open_folder(partial.parent).remove(partial.name)
 
 
 def _sync(partial: Path) -> None:
-    """Put files on disk; a full one may only be noticed then."""
+    """Flush files to disk; a full disk may only be reported then."""
     for path in [partial] if partial.is_file() else sorted(partial.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
@@ -157,21 +157,21 @@ def _sync(partial: Path) -> None:
 def import_features(
     path: Path, kind: str, features: Where, options: ImportOptions | None = None, manifest: Manifest | None = None
 ) -> tuple[FeatureStore, Receipt]:
-    """Make a store with its receipt of a file or folder in another format.
+    """Make a store and its receipt from a file or folder in another format.
 
     Args:
         path: the file or folder.
         kind: hdf5, muse, npy or zstd.
         features: folder of all features; see `cache.store.feature_sets.locate_set`.
-        options: needed for what another program wrote; what we exported says everything itself.
-        manifest: of the corpus; clocks come from it, and its trials must be just those that are imported. Of other programs'
-            features up to `SLACK` rows too many are cut off and too few filled up with the last one, with a warning.
+        options: needed for files of other programs; our own exports are complete.
+        manifest: the corpus; it provides the clocks, and its trials must be exactly the imported ones. In features of other
+            programs, up to `SLACK` surplus rows are cut off and missing ones repeat the last row, with a warning.
 
     Raises:
         MissingFileError: if the path does not exist.
-        SettingError: if something that the format does not say is not given, or the name cannot name a folder.
-        CorpusError: if the trials are not those of the manifest; names every fault.
-        StoreError: if what we exported was altered since, or the store cannot be written.
+        SettingError: if information is missing in both the format and the options, or the name cannot name a folder.
+        CorpusError: if the trials differ from those of the manifest; the message lists every fault.
+        StoreError: if our export was altered since, or the store cannot be written.
     """
     form: Format = load_named("format", FORMATS, kind)
     if not path.exists():
@@ -197,7 +197,7 @@ def import_features(
         except OSError as error:
             raise StoreError(
                 f"Trial '{trial_id}' could not be written to '{store.path}' ({error}). Finished trials are kept; free space "
-                "or mend the permissions and import again."
+                "or fix the permissions and import again."
             ) from error
     receipt = Receipt.of(store, bundle.trial_ids)
     receipt.save(place.receipt)
@@ -205,7 +205,7 @@ def import_features(
 
 
 def _under_ids(bundle: Bundle, known: Set[str], path: Path) -> Bundle:
-    """The same with the manifest's own ids for names that differ from them only in Unicode form."""
+    """The same bundle, with the manifest's ids for names that differ from them only in Unicode form."""
     names = match_names(bundle.trial_ids, known, path)
 
     def load(trial_id: str, clock: FrameClock | None) -> Item:
@@ -220,7 +220,7 @@ def _item(store: FeatureStore, trial_id: str) -> Item:
 
 
 def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
-    """Write a trial that came from a store of ours, as `path`, unless it is there and whole."""
+    """Write a trial from our own export in `path`, unless the store already has it intact."""
     record = item.record
     assert record is not None
     stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
@@ -239,7 +239,7 @@ def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
 def _adopt(
     path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, told: Mapping[str, FrameClock]
 ) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
-    """A recipe for what another program wrote, and how to write its trials."""
+    """A recipe for features of another program, and a function that writes its trials."""
     if options is None or not options.name or not options.modality:
         raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
     faults = _compare_trials(told.keys(), set(bundle.trial_ids)) if told else []
@@ -271,10 +271,10 @@ def _adopt(
     if len(shapes) > 1:
         faults.append(
             "trials differ in width or precision: "
-            + ", ".join(f"{d} numbers ({t}), such as '{shapes[d, t]}'" for d, t in sorted(shapes))
+            + ", ".join(f"{d} numbers ({t}), e.g. '{shapes[d, t]}'" for d, t in sorted(shapes))
         )
     if faults:
-        raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Mend the files and import again.")
+        raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Fix the files and import again.")
     if fitted:
         warnings.warn(
             f"{len(fitted)} trials of '{path}' had rows more (+, cut off) or fewer (-, the last one repeated) than their clock: "
@@ -298,7 +298,7 @@ def _adopt(
 
 
 def _mark_missing(item: Item, options: ImportOptions) -> Item:
-    """Frames with a number that is not finite, and on request those of zeros alone, are invalid."""
+    """Mark frames with a non-finite number as invalid, and optionally those with only zeros."""
     valid = item.valid & np.isfinite(item.embeddings).all(axis=1)
     if options.zeros_missing:
         valid &= item.embeddings.any(axis=1)
@@ -306,7 +306,7 @@ def _mark_missing(item: Item, options: ImportOptions) -> Item:
 
 
 def _compare_trials(known: Set[str], found: Set[str]) -> list[str]:
-    """Trials that are not those of the manifest."""
+    """Differences between the trials and those of the manifest."""
     return [
         *(f"trial '{name}' of the manifest is absent" for name in sorted(known - found)),
         *(f"trial '{name}' is not in the manifest" for name in sorted(found - known)),
@@ -314,7 +314,7 @@ def _compare_trials(known: Set[str], found: Set[str]) -> list[str]:
 
 
 def _overflows(item: Item, dtype: str) -> list[str]:
-    """The fault of a trial whose numbers are too large for the precision that is stored."""
+    """The fault of a trial if its numbers are too large for the stored precision."""
     with np.errstate(over="ignore"):
         if np.isfinite(item.embeddings[item.valid].astype(dtype)).all():
             return []
@@ -328,7 +328,7 @@ def _overflows(item: Item, dtype: str) -> list[str]:
 
 
 def _fit(item: Item, num_frames: int) -> Item:
-    """Rows cut off, or the last one repeated, where up to `SLACK` are too many or too few; else the item as it is."""
+    """Cut off up to `SLACK` surplus rows, or repeat the last row for missing ones; otherwise leave the item unchanged."""
     cut = len(item.valid) - num_frames
     if not 0 < abs(cut) <= SLACK or len(item.valid) == 0:
         return item
@@ -341,12 +341,14 @@ def _clock(item: Item, rate: str) -> FrameClock | None:
         try:
             return FrameClock(Fraction(rate), len(item.valid))
         except (ValueError, ZeroDivisionError) as error:
-            raise SettingError(f"Rate '{rate}' is no number of frames per second, e.g. 25 or 30000/1001.") from error
+            raise SettingError(
+                f"Rate '{rate}' is not a number of frames per second; give one, e.g. 25 or 30000/1001."
+            ) from error
     return item.clock
 
 
 def _digest(item: Item) -> str:
-    """sha256 of a trial's numbers as they were found, and of which frames are valid."""
+    """sha256 of a trial's original numbers and of its valid frames."""
     rows = np.ascontiguousarray(np.where(item.valid[:, None], item.embeddings, 0))
     state = hashlib.sha256(f"{rows.dtype.str}{rows.shape}".encode())
     state.update(rows.view(np.uint8).data)
@@ -355,7 +357,7 @@ def _digest(item: Item) -> str:
 
 
 def save_sidecar(folder: Path, spec: FeatureSpec, records: Mapping[str, CommitRecord]) -> None:
-    """Write recipe and commit records beside files that cannot hold them."""
+    """Write recipe and commit records beside files that cannot contain them."""
     document = {
         "version": VERSION,
         "spec": spec.to_document(),
@@ -371,10 +373,10 @@ class _SidecarDocument(Document):
 
 
 def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitRecord]]:
-    """Read what `save_sidecar` wrote; no recipe where there is none.
+    """Read what `save_sidecar` wrote; the recipe is None if there is no such file.
 
     Raises:
-        StoreError: if it is damaged or of a newer version.
+        StoreError: if it is damaged or has a newer version.
     """
     path = folder / SIDECAR
     document = read_document(path, _SidecarDocument, "Export again, or remove it to import new features.")

@@ -1,8 +1,8 @@
 """MuSe CSV: a folder with one `<trial>.csv` per trial, columns `timestamp` (milliseconds), `segment_id`, `f0`, `f1`, ….
 
-Rows of frames that the backbone never saw hold `nan`; on the way in they may also be absent. `segment_id` is 1
-throughout on the way out and is not looked at on the way in. Byte order marks, quotes and line ends of any system are
-read; names are percent-encoded where `avfusion.json` lies beside the files, else taken as they are.
+Rows of frames that the backbone never saw contain `nan`; an import may also lack them. Exports set `segment_id` to 1
+everywhere, and imports ignore it. Byte order marks, quotes and line ends of any system are accepted; names are
+percent-encoded if `avfusion.json` is beside the files, else used unchanged.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cache.names import encode_trial_id
 from cache.store.store import FeatureStore
 
 _KNOWN_RATES = sorted([Fraction(n) for n in range(1, 241)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)])
-_LATEST_MS = 1e14  # three thousand years; also the refusal of what is not finite
-_MOST_GAPS = 1000  # ticks for each row that a file without a clock may span
-_ROUNDING_MS = 1.01  # timestamps, the first one too, may be rounded to whole milliseconds
+_LATEST_MS = 1e14  # three thousand years; also rejects non-finite timestamps
+_MOST_GAPS = 1000  # ticks per row that a file without a clock may span
+_ROUNDING_MS = 1.01  # timestamps, including the first one, may be rounded to whole milliseconds
 
 
 def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
     path.mkdir(parents=True)
-    digits = 5 if store.spec.dtype == "float16" else 9  # what tells every number from its neighbours
+    digits = 5 if store.spec.dtype == "float16" else 9  # enough to distinguish every number from its neighbours
     records = {}
     for item in items:
         assert item.record is not None
@@ -50,12 +50,12 @@ def _read(path: Path) -> Bundle:
     files = list_files(path, ".csv", ours=spec is not None)
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
-        """One trial, its rows put on the clock by their timestamps."""
+        """Load one trial and place its rows on the clock by their timestamps."""
         file = find_file(files, trial_id, path)
         times, rows = _parse(file)
         record = records.get(trial_id)
         clock = record.clock if record else clock or _infer_clock(file, times)
-        own = record is not None and len(times) == clock.num_frames  # two pictures may have one time
+        own = record is not None and len(times) == clock.num_frames  # two pictures may have the same time
         frames = np.arange(len(times)) if own else clock.nearest(times / 1000)
         if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames + SLACK:
             raise CorpusError(
@@ -65,7 +65,7 @@ def _read(path: Path) -> Bundle:
         embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
         embeddings[frames] = rows
         valid = np.isfinite(embeddings).all(axis=1)
-        with np.errstate(over="ignore" if spec else "warn"):  # ours are compared with a digest
+        with np.errstate(over="ignore" if spec else "warn"):  # our own are verified against a digest
             stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
         return Item(trial_id, stored, valid, clock, record)
 
@@ -106,14 +106,14 @@ def _check_header(file: Path, header: list[str]) -> None:
 
 
 def _numbers(cells: list[str], columns: int, where: str) -> NDArray[np.float64]:
-    """A row: timestamp, segment and features; only the first must be there."""
+    """A row: timestamp, segment and features; only the timestamp must not be empty."""
     if len(cells) != columns:
         raise CorpusError(f"{where} has {len(cells)} cells, its header {columns}. Fix the row and import again.")
     try:
         row = np.array([float(cell) if cell.strip() else np.nan for cell in cells])
     except ValueError as error:
         raise CorpusError(
-            f"{where} holds something else than numbers ({error}). Fix the row and import again."
+            f"{where} has something other than numbers ({error}). Fix the row and import again."
         ) from error
     if not abs(row[0]) < _LATEST_MS:
         raise CorpusError(f"{where} has timestamp '{cells[0]}', expected milliseconds. Fix the row and import again.")
@@ -121,13 +121,13 @@ def _numbers(cells: list[str], columns: int, where: str) -> NDArray[np.float64]:
 
 
 def _infer_clock(file: Path, times: NDArray[np.float64]) -> FrameClock:
-    """The slowest usual rate on whose ticks all timestamps lie, a tick for each; rows may be absent in between."""
+    """Lowest common frame rate that fits all timestamps, each on its own tick; rows may be missing in between."""
     since = times - times[0]
     misses = {rate: _miss_ms(since, rate) for rate in _KNOWN_RATES}
     fitting = [rate for rate in _KNOWN_RATES if misses[rate] < _ROUNDING_MS]
     if len(times) < 2 or not fitting:
         raise CorpusError(
-            f"The {len(times)} timestamps of '{file}' lie on the ticks of no usual rate up to 240 Hz. Fix the column "
+            f"The {len(times)} timestamps of '{file}' do not fit any common frame rate up to 240 Hz. Fix the column "
             "'timestamp' (milliseconds), or give a manifest with the clocks."
         )
     near = [
@@ -144,7 +144,7 @@ def _infer_clock(file: Path, times: NDArray[np.float64]) -> FrameClock:
 
 
 def _miss_ms(since: NDArray[np.float64], rate: Fraction) -> float:
-    """By how much the worst timestamp misses its tick, milliseconds; infinite where two share a tick."""
+    """Largest distance of a timestamp from its tick in milliseconds; infinite if two share a tick."""
     ticks = np.rint(since * float(rate) / 1000)
     if (np.diff(ticks) < 1).any():
         return np.inf

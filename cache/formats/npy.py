@@ -1,6 +1,6 @@
 """A folder of npy files: `<trial>.npy` (T, D), `valid/<trial>.npy` (T,), and recipe and records in `avfusion.json`.
 
-Names are percent-encoded where `avfusion.json` lies beside them, else taken as they are. Hidden files are not looked at.
+Names are percent-encoded if `avfusion.json` is beside them, else used unchanged. Hidden files are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:
-    """As numpy does, which writes to a file itself without saying why it could not."""
+    """Like `np.save`, which does not report why writing to a file failed."""
     content = io.BytesIO()
     np.save(content, array)
     file.write_bytes(content.getbuffer())
@@ -45,7 +45,7 @@ def _read(path: Path) -> Bundle:
     files = list_files(path, ".npy", ours=spec is not None)
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
-        """One trial; refuses what is not (T, D) of numbers with T marks."""
+        """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
         file = find_file(files, trial_id, path)
         embeddings, mask = take_features(_load(file), f"'{file}'"), path / "valid" / file.name
         valid = np.ones(len(embeddings), bool)
@@ -58,7 +58,7 @@ def _read(path: Path) -> Bundle:
 
 
 def _load(file: Path) -> NDArray[Any]:
-    """The one array of a file; mapped first, which refuses a file that is shorter than its header promises."""
+    """The only array of a file; mapped first, so that a file too short for its header raises."""
     with reading(f"'{file}'", "an npy file of numbers"):
         if file.stat().st_size == 0:
             raise CorpusError(f"'{file}' is empty (0 bytes); expected an npy file of numbers. Replace or remove it.")

@@ -1,7 +1,7 @@
-"""Where the features of a name lie: `NAME.zarr` in the folder of all features, its receipt in `receipts/NAME.json`.
+"""Paths of feature sets: `NAME.zarr` in the folder of all features, with its receipt in `receipts/NAME.json`.
 
-Receipts have a folder of their own, so that a stage can depend on all of them and on nothing else. Folders of older programs,
-`<modality>/NAME.zarr` with the receipt beside it, stay readable.
+Receipts have their own folder, so that a stage can depend on all of them and on nothing else. The layout of older versions,
+`<modality>/NAME.zarr` with the receipt beside it, stays readable.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ RECEIPTS = "receipts"
 
 
 class FeatureSet(NamedTuple):
-    """Places of a feature set.
+    """Paths of a feature set.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         store: its Zarr group; it need not exist.
-        receipt: what its extraction made; it need not exist.
+        receipt: the receipt of its extraction; it need not exist.
     """
 
     name: str
@@ -30,20 +30,20 @@ class FeatureSet(NamedTuple):
 
 
 def locate_set(features: Where, name: str) -> FeatureSet:
-    """Where a set is written.
+    """The paths to which a set is written.
 
     Args:
         features: folder or URL of all features.
-        name: of the set.
+        name: name of the set.
     """
     return FeatureSet(name, join_place(features, f"{name}.zarr"), join_place(features, f"{RECEIPTS}/{name}.json"))
 
 
 def find_set(features: Where, name: str) -> FeatureSet:
-    """Where a set is read: as `locate_set` says, or as older programs left it.
+    """The paths from which a set is read: those of `locate_set`, or those of older versions.
 
     Raises:
-        SettingError: if older programs left two of this name.
+        SettingError: if there are two sets with this name in the layout of older versions.
     """
     place = locate_set(features, name)
     if is_file(place.receipt):
@@ -58,12 +58,12 @@ def find_set(features: Where, name: str) -> FeatureSet:
 
 
 def list_sets(features: Where) -> list[FeatureSet]:
-    """Every set that has a receipt, those of older programs behind the others."""
+    """Every set that has a receipt; those in the layout of older versions come last."""
     return [found for _, sets in group_sets(features) for found in sets]
 
 
 def group_sets(features: Where) -> list[tuple[list[Where], list[FeatureSet]]]:
-    """Stores and the sets with receipts beside them: those of today, then those of each folder that older programs left."""
+    """Stores with the sets that have receipts: those in the current layout, then those in each folder of older versions."""
     root = open_folder(features)
     receipts = _receipt_names(root.child(RECEIPTS).files())
     groups = [(_stores(features), [locate_set(features, name) for name in receipts])]
@@ -74,7 +74,7 @@ def group_sets(features: Where) -> list[tuple[list[Where], list[FeatureSet]]]:
 
 
 def store_of(receipt: Where) -> Where:
-    """The store that a receipt is of."""
+    """The store that belongs to a receipt."""
     folder, name = split_place(receipt)
     inside = Path(folder.where).name == RECEIPTS
     return join_place(
@@ -83,12 +83,12 @@ def store_of(receipt: Where) -> Where:
 
 
 def name_of(store: Where) -> str:
-    """The name of the set that a store is of."""
+    """The name of the set in a store."""
     return split_place(store)[1].removesuffix(".zarr")
 
 
 def old_folders(features: Where) -> list[str]:
-    """Folders in which older programs left the sets of one modality."""
+    """Folders of older versions, each with the sets of one modality."""
     return [name for name in open_folder(features).folders() if name != RECEIPTS and not name.endswith(".zarr")]
 
 

@@ -1,7 +1,7 @@
-"""Receipts: what a finished extraction made, as one small deterministic file.
+"""Receipts: a small deterministic file that lists the results of a finished extraction.
 
-Same inputs, same bytes, whatever else the store holds, whoever was killed on the way. Later stages depend on the
-receipt and never on the shared folder.
+The same inputs give the same bytes, regardless of other content of the store and of killed processes. Later stages depend
+on the receipt, never on the shared folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _ReceiptDocument(Document):
     trials: dict[str, _EntryPart]
 
     def check(self) -> None:
-        """Refuse a recipe that does not hash to the fingerprint."""
+        """Check that the recipe hashes to the fingerprint."""
         if self.spec.spec.fingerprint != self.fingerprint:
             raise ValueError(f"its recipe does not hash to '{self.fingerprint[:12]}'")
 
@@ -46,10 +46,10 @@ class ReceiptEntry:
     """One trial.
 
     Attributes:
-        source: digest of what was read.
-        embeddings: digest of what was stored.
+        source: digest of the input.
+        embeddings: digest of the stored embeddings.
         num_frames: T.
-        runtime: what computed it, "" where that is not known; another runtime gives the same to a tolerance.
+        runtime: runtime that computed it, "" if unknown; results of different runtimes agree within a tolerance.
     """
 
     source: str
@@ -60,7 +60,7 @@ class ReceiptEntry:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an extraction made: the recipe and, per trial, the digests."""
+    """The result of an extraction: the recipe, and the digests of each trial."""
 
     spec: FeatureSpec
     trials: dict[str, ReceiptEntry]
@@ -82,7 +82,7 @@ class Receipt:
         return cls(store.spec, entries)
 
     def save(self, path: Where) -> None:
-        """Write the receipt, replacing an older one at once; one of the same content stays as it is."""
+        """Write the receipt, replacing an older one atomically; equal content is left untouched."""
         document = {
             "version": VERSION,
             "fingerprint": self.spec.fingerprint,
@@ -93,11 +93,11 @@ class Receipt:
 
     @classmethod
     def load(cls, path: Where) -> Receipt:
-        """Read what `save` wrote.
+        """Read a saved receipt.
 
         Raises:
             MissingFileError: if there is none, or it says that nothing was extracted.
-            StoreError: if it is damaged, edited or of a newer version.
+            StoreError: if it is damaged, edited, or has a newer version.
         """
         name = split_place(path)[1]
         if is_unread(path):
@@ -112,29 +112,29 @@ class Receipt:
                 f"No receipt '{path}'. Run the extraction first: 'extract-features --backbone {Path(name).stem}'."
             )
         if document.version > VERSION:
-            raise VersionError(f"Receipt '{path}' was written by a newer program. Update avfusion.")
+            raise VersionError(f"Receipt '{path}' was written by a newer version of avfusion. Update avfusion.")
         trials = {trial_id: ReceiptEntry(**vars(entry)) for trial_id, entry in document.trials.items()}
         return cls(document.spec.spec, trials)
 
 
 def save_unread(path: Where) -> None:
-    """Write a receipt that says that no system reads these features; one that says so stays as it is."""
+    """Write a receipt that says that no system reads these features; an equal one is left untouched."""
     write_file(path, _UNREAD)
 
 
 def is_unread(path: Where) -> bool:
-    """Whether a receipt is there that says so."""
+    """Whether the receipt says that no system reads these features."""
     folder, name = split_place(path)
     return folder.read(name) == _UNREAD
 
 
 def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
-    """The store of a receipt, checked to hold just what the receipt names.
+    """The store of a receipt, after checking that its trials match the receipt.
 
     Raises:
         MissingFileError: if receipt or store is absent.
         StoreError: if a trial of the receipt is unfinished.
-        FingerprintError: if a trial was made from other sources or has other embeddings than the receipt says.
+        FingerprintError: if the sources or embeddings of a trial differ from the receipt.
     """
     receipt = Receipt.load(path)
     store = FeatureStore(store_of(path), receipt.spec.fingerprint)
@@ -142,7 +142,7 @@ def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
     stale = [trial_id for trial_id, entry in receipt.trials.items() if found.trials[trial_id] != entry]
     if stale:
         raise FingerprintError(
-            f"{len(stale)} of {len(receipt.trials)} trials in '{store.path}' are not those of receipt '{path}' "
+            f"{len(stale)} of {len(receipt.trials)} trials in '{store.path}' differ from receipt '{path}' "
             f"(first: '{stale[0]}'). Run 'extract-features --backbone {Path(split_place(path)[1]).stem}' again."
         )
     return store, receipt

@@ -1,4 +1,4 @@
-"""What a folder of features holds, whether it is whole, and what nobody needs any more."""
+"""List the contents of a folder of features, verify them, and remove what is no longer needed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Holding:
     """One fingerprint of one store.
 
     Attributes:
-        path: of the store.
-        fingerprint: of the recipe.
+        path: path of the store.
+        fingerprint: fingerprint of the recipe.
         receipts: names of the feature sets whose receipts name the fingerprint.
-        problem: why it cannot be opened, "" where it can.
-        newer: whether that is because a newer program wrote it.
+        problem: why it cannot be opened; "" if it can.
+        newer: whether it cannot be opened because a newer version of avfusion wrote it.
     """
 
     path: Where
@@ -46,15 +46,15 @@ class Holding:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that `verify` found.
+    """A result of `verify`.
 
     Attributes:
         store: path of the store or receipt.
-        fingerprint: of the recipe, "" where it concerns a receipt as a whole.
-        trial: the trial, "" where it concerns none.
+        fingerprint: fingerprint of the recipe; "" if it concerns a receipt as a whole.
+        trial: the trial; "" if it concerns none.
         text: what is wrong and what to do.
-        fault: whether it is one; else it is only worth knowing.
-        damaged: whether the trial itself is damaged, so that dropping it mends the store.
+        fault: whether it is a fault; else it is only a note.
+        damaged: whether the trial itself is damaged, so that dropping it repairs the store.
     """
 
     store: str
@@ -66,7 +66,7 @@ class Finding:
 
 
 def list_holdings(features: Where) -> list[Holding]:
-    """Every fingerprint of every store of a folder, those that older programs left behind the others."""
+    """Every fingerprint of every store in a folder; those in the layout of older versions come last."""
     found = []
     for place, receipts in group_sets(features):
         named = _named_fingerprints(receipts)
@@ -78,7 +78,7 @@ def list_holdings(features: Where) -> list[Holding]:
 
 
 def find_holding(features: Where, start: str) -> Holding:
-    """The one holding whose fingerprint starts like this; a feature set's name (`facenet`) stands for its fingerprint.
+    """The only holding whose fingerprint starts with `start`, which may also be the name of a feature set (`facenet`).
 
     Raises:
         UnknownNameError: if there is none, or several.
@@ -95,7 +95,7 @@ def find_holding(features: Where, start: str) -> Holding:
 
 
 def describe(spec: FeatureSpec) -> str:
-    """What features are made of, in words."""
+    """Describe a recipe in words."""
     chain = {**(spec.upstream or {}), **spec.settings}
     settings = ", ".join(f"{key} {value}" for key, value in flatten(chain).items())
     weights = spec.weights_sha256 if ":" in spec.weights_sha256 else spec.weights_sha256[:12] or "none"
@@ -108,15 +108,15 @@ def describe(spec: FeatureSpec) -> str:
 def verify(
     features: Where, manifest: Manifest | None = None, progress: Callable[[int, str], None] = lambda frames, trial: None
 ) -> list[Finding]:
-    """Read everything back and compare: digests and shapes, receipts, and the manifest's clocks.
+    """Read everything and verify digests and shapes, receipts, and the manifest's clocks.
 
     Args:
         features: folder of all features.
-        manifest: of the corpus; what its receipts name must be just its trials, on their clocks.
-        progress: called with the frames of each trial that was read.
+        manifest: the corpus; receipts must name exactly its trials, on their clocks.
+        progress: called with the number of frames of each trial after reading it.
 
     Returns:
-        All findings; the store is whole where none is a fault.
+        All findings; the features are intact if none is a fault.
     """
     return [
         *(finding for holding in list_holdings(features) for finding in _verify_holding(holding, progress)),
@@ -125,17 +125,17 @@ def verify(
 
 
 def prunable(features: Where) -> list[Holding]:
-    """Fingerprints that no receipt names and no process works on.
+    """Fingerprints that no receipt names and no process is working on.
 
-    A receipt that cannot be read names everything, and so does a lock of a running extraction. What a newer program wrote
-    is left to it.
+    An unreadable receipt protects everything beside it, and a running extraction's lock protects its fingerprint.
+    Fingerprints written by a newer version of avfusion are kept.
     """
     unnamed = (holding for holding in list_holdings(features) if not holding.receipts and not holding.newer)
     return [holding for holding in unnamed if not _is_worked_on(holding)]
 
 
 def unreadable_receipts(features: Where) -> list[str]:
-    """Places of receipts that cannot be read, which therefore keep everything beside them."""
+    """Paths of unreadable receipts, which protect everything beside them."""
     groups = group_sets(features)
     return [str(found.receipt) for _, sets in groups for found, named in _named_fingerprints(sets).items() if not named]
 
@@ -144,7 +144,7 @@ def prune(holding: Holding) -> None:
     """Remove one fingerprint.
 
     Raises:
-        SettingError: if a receipt names it by now, or a process works on it.
+        SettingError: if a receipt names it, or a process is working on it.
     """
     if holding.receipts or _is_worked_on(holding):
         raise SettingError(
@@ -154,7 +154,7 @@ def prune(holding: Holding) -> None:
 
 
 def remove_leftovers(features: Where) -> list[str]:
-    """Remove what killed writes left half done in stores that no process works on; returns what was removed."""
+    """Remove what killed processes left half-written, unless a process is working there; returns what was removed."""
     removed = []
     for holding in list_holdings(features):
         folder = open_folder(holding.path).child(holding.fingerprint)
@@ -176,7 +176,7 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
         text = f"'zarr.json' of trial '{trial_id}' is damaged. Run {DROP_FIRST}the extraction (or import) again"
         yield Finding(place, name, trial_id, f"{text}; only this trial is redone.", damaged=True)
     for trial_id in sorted(set(store.unfinished()) - set(damaged)):
-        yield Finding(place, name, trial_id, "unfinished; the next extraction makes it again", fault=False)
+        yield Finding(place, name, trial_id, "unfinished; the next extraction computes it again", fault=False)
     for entry in open_folder(holding.path).child(name).leftovers():
         text = f"'{entry}' was left by a killed write; the next extraction, or prune, removes it"
         yield Finding(place, name, decode_trial_id(entry[1:].rpartition(".")[0]), text, fault=False)
@@ -213,18 +213,18 @@ def _compare_receipt(
     for trial_id, entry in receipt.trials.items():
         record = records.get(trial_id)
         if record is None:
-            yield Finding(where, name, trial_id, "the receipt names it, but the store does not hold it; extract again")
+            yield Finding(where, name, trial_id, "the receipt names it, but the store does not have it; extract again")
         elif (record.source, record.embeddings, record.num_frames) != (
             entry.source,
             entry.embeddings,
             entry.num_frames,
         ):
-            yield Finding(where, name, trial_id, "the store holds others than the receipt says; extract again")
+            yield Finding(where, name, trial_id, "the store's embeddings differ from the receipt; extract again")
     if manifest is None:
         return
     clocks = {trial.id: trial.clock for trial in manifest.trials}
     if clocks.keys().isdisjoint(receipt.trials):
-        yield Finding(where, name, "", "made of other media than the manifest's", fault=False)
+        yield Finding(where, name, "", "made from media that are not in the manifest", fault=False)
         return
     for trial_id in sorted(clocks.keys() - receipt.trials.keys()):
         yield Finding(where, name, trial_id, "the manifest has it, but the receipt does not name it; extract again")
@@ -248,7 +248,7 @@ def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
 
 
 def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, str]:
-    """Feature set → the fingerprint that its receipt names, "" where it cannot be read; without those that say that nobody needs them."""
+    """Feature set → the fingerprint in its receipt, "" if unreadable; sets marked as unread by any system are left out."""
     named = {}
     for found in sets:
         if is_unread(found.receipt):

@@ -65,7 +65,7 @@ def test_datasets_that_are_not_features_are_named(tmp_path: Path, value: np.ndar
 
 def test_other_widths_are_named(tmp_path: Path) -> None:
     sentence = refuse(make(tmp_path, lambda file: file.__setitem__("index", np.ones((5, 1), int))))
-    assert "1 numbers (float32), such as 'index', 4 numbers (float32), such as 'good'" in sentence
+    assert "1 numbers (float32), e.g. 'index', 4 numbers (float32), e.g. 'good'" in sentence
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         import_features(tmp_path / "npy", "npy", tmp_path / "features", replace(OPTIONS, rate="25"), manifest)
     for text in (
         "'d' of the manifest is absent", "'c' is not in the manifest", "'a' has 30 rows, expected 33",
-        "3 numbers (float16), such as 'c', 4 numbers (float32), such as 'a'",
+        "3 numbers (float16), e.g. 'c', 4 numbers (float32), e.g. 'a'",
     ):  # fmt: skip
         assert text in str(caught.value)
 
@@ -375,10 +375,10 @@ def test_rows_that_meet_on_one_frame_are_refused(tmp_path: Path) -> None:
     [
         ("time,f0\n1,2\n", "Give a MuSe feature file"),
         ("timestamp,segment_id,f0\n", "Give a MuSe feature file"),
-        ("timestamp,segment_id,f0\n0,1,x\n", "something else than numbers"),
-        ("timestamp,segment_id,f0\n0,1,1\n", "The 1 timestamps .* ticks of no usual rate"),
-        ("timestamp,segment_id,f0\n0,1,1\n0,1,2\n", "ticks of no usual rate"),
-        ("timestamp,segment_id,f0\n0,1,1\n40,1,2\n41,1,2\n80,1,2\n120,1,2\n", "ticks of no usual rate"),
+        ("timestamp,segment_id,f0\n0,1,x\n", "x.*Fix the row"),
+        ("timestamp,segment_id,f0\n0,1,1\n", "The 1 timestamps .* up to 240 Hz"),
+        ("timestamp,segment_id,f0\n0,1,1\n0,1,2\n", "up to 240 Hz"),
+        ("timestamp,segment_id,f0\n0,1,1\n40,1,2\n41,1,2\n80,1,2\n120,1,2\n", "up to 240 Hz"),
     ],
 )
 def test_broken_csv_is_refused(tmp_path: Path, content: str, text: str) -> None:

@@ -53,7 +53,7 @@ REFUSED = {
     "UTF-16": (PLAIN.encode("utf-16"), "is not UTF-8 text (byte 0xff at position 0)"),
     "short row": (PLAIN.replace("500,1,0.25,", "500,1,").encode(), "a.csv', line 3 has 3 cells, its header 4"),
     "long row": (PLAIN.replace("3\n", "3,\n").encode(), "a.csv', line 4 has 5 cells, its header 4"),
-    "words": (PLAIN.replace("0.25", "high").encode(), "a.csv', line 3 holds something else than numbers (could"),
+    "words": (PLAIN.replace("0.25", "high").encode(), "a.csv', line 3 has something other than numbers (could"),
     "no time": (PLAIN.replace("500,", ",").encode(), "a.csv', line 3 has timestamp '', expected milliseconds"),
     "endless": (PLAIN.replace("500,", "inf,").encode(), "a.csv', line 3 has timestamp 'inf'"),
     "far": (PLAIN.replace("500,", "1e300,").encode(), "a.csv', line 3 has timestamp '1e300'"),
