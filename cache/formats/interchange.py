@@ -179,10 +179,10 @@ def import_features(
     bundle = form.read(path)
     if not bundle.trial_ids:
         raise CorpusError(f"'{path}' holds no features in format '{kind}'. Check the path and the format.")
-    told = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
+    known_clocks = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
     if bundle.spec is None:
-        bundle = _under_ids(bundle, told.keys(), path)
-        spec, write = _adopt(path, kind, bundle, options, told)
+        bundle = _under_ids(bundle, known_clocks.keys(), path)
+        spec, write = _adopt(path, kind, bundle, options, known_clocks)
     else:
         spec = bundle.spec
         write = partial(_write_again, path)
@@ -191,7 +191,7 @@ def import_features(
     place = locate_set(features, name)
     store = FeatureStore.create(place.store, spec)
     for trial_id in bundle.trial_ids:
-        item = bundle.load(trial_id, told.get(trial_id))
+        item = bundle.load(trial_id, known_clocks.get(trial_id))
         try:
             write(store, item)
         except OSError as error:
@@ -237,25 +237,25 @@ def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
 
 
 def _adopt(
-    path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, told: Mapping[str, FrameClock]
+    path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, known_clocks: Mapping[str, FrameClock]
 ) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
     """A recipe for features of another program, and a function that writes its trials."""
     if options is None or not options.name or not options.modality:
         raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
-    faults = _compare_trials(told.keys(), set(bundle.trial_ids)) if told else []
+    faults = _compare_trials(known_clocks.keys(), set(bundle.trial_ids)) if known_clocks else []
     clocks: dict[str, FrameClock] = {}
     digests: dict[str, str] = {}
     shapes: dict[tuple[int, str], str] = {}
     fitted: list[str] = []
 
     def load(trial_id: str) -> Item:
-        clock = told.get(trial_id)
+        clock = known_clocks.get(trial_id)
         item = _mark_missing(bundle.load(trial_id, clock), options)
         return item if clock is None else _fit(item, clock.num_frames)
 
     for trial_id in bundle.trial_ids:
         item = load(trial_id)
-        clock = told.get(trial_id) or _clock(item, options.rate)
+        clock = known_clocks.get(trial_id) or _clock(item, options.rate)
         if clock is None:
             raise SettingError(f"'{path}' does not say how many frames a second has. Give the rate ('--rate').")
         if clock.num_frames != len(item.valid):

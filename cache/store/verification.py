@@ -248,7 +248,7 @@ def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
 
 
 def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, str]:
-    """Feature set → the fingerprint in its receipt, "" if unreadable; sets marked as unread by any system are left out."""
+    """Feature set → the fingerprint in its receipt, "" if unreadable; sets that no system reads are left out."""
     named = {}
     for found in sets:
         if is_unread(found.receipt):
