@@ -1,4 +1,4 @@
-"""Does any damage to what the pipeline wrote go unnoticed?
+"""Does the pipeline notice all damage to its files?
 
     python -m benchmarks.damage [--each 25] [--seed 0]
 
@@ -8,10 +8,10 @@ damage counts as one of:
 
     refused     a command says which file is damaged and what to do, exit code 1
     repaired    a command made the file again, just as it was
-    same        the damaged file says the same (the case of an exponent, a digit beyond a number's precision)
+    same        the damaged file means the same (the case of an exponent, a digit beyond a number's precision)
     not read    no command reads the file, and with the damage all of them end as before
-    silent      a command ended well with other results, or every one passed over the damage
-    traceback   a command raised what is not a sentence
+    silent      a command succeeded with different results, or all of them ignored the damage
+    traceback   a command crashed instead of reporting an error
 
 Media and annotations of the demo corpus are left out: they are its input, and whoever changes them changes the corpus.
 """
@@ -63,7 +63,7 @@ SAYS_RESULTS = (EVALUATE, COMPARE, LS)  # whose output is a result, and the same
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file: where such files lie, and the commands that read them; none where nobody does."""
+    """One kind of file: its path patterns, and the commands that read it, if any."""
 
     patterns: str
     readers: tuple[Command, ...] = ()
@@ -132,7 +132,7 @@ def write_transcripts() -> None:
 
 
 def run(command: Sequence[str]) -> Result:
-    """Run a command in this process, its warnings left aside."""
+    """Run a command in this process, without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return CliRunner().invoke(avfusion, list(command))
@@ -184,7 +184,7 @@ class Project:
         os.utime(path, ns=(self.times[path].st_atime_ns, self.times[path].st_mtime_ns))
 
     def restore(self) -> None:
-        """Have every file as it was."""
+        """Restore every file."""
         found = {path: path.read_bytes() for path in self._list()}
         for path in found.keys() - self.files.keys():
             path.unlink()
@@ -193,7 +193,7 @@ class Project:
                 self.write(path, content)
 
     def changes(self) -> set[Path]:
-        """Files that say something else than they did, or came or went."""
+        """Files that changed their meaning, were added or removed."""
         found = {path: path.read_bytes() for path in self._list()}
         both = found.keys() & self.files.keys()
         return (found.keys() ^ self.files.keys()) | {
@@ -253,7 +253,7 @@ def meaning(content: bytes) -> Any:
 
 
 def main() -> None:
-    """Damage so many files of each kind and count what becomes of it."""
+    """Damage files of each kind and count the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=25, help="damages of each kind of file")
     parser.add_argument("--seed", type=int, default=0)

@@ -121,7 +121,7 @@ def load(data: Windows, batch_size: int, device: torch.device) -> Iterator[Batch
 
 
 def clone(batch: Batch) -> Batch:
-    """The batch with memory of its own."""
+    """Copy the batch to new memory."""
     own = {m: x.clone() for m, x in batch.embeddings.items()}
     return Batch(own, batch.valid, batch.mask, batch.targets, batch.windows, batch.lengths)
 
@@ -163,7 +163,7 @@ def feed(step: Callable[[Batch], None], source: Iterator[Batch]) -> Callable[[],
 
 
 def copy_elsewhere(num_frames: int, bank: Bank) -> Callable[[], None]:
-    """Copy a batch's float32 bytes from places that the processor's caches have forgotten."""
+    """Copy a batch's float32 bytes from memory that is no longer in the processor's caches."""
     dim = sum(bank.dims.values())
     places = torch.randn(max(2, 2**26 // (num_frames * dim)), num_frames, dim, device=bank.device)
     target, turn = torch.empty_like(places[0]), itertools.cycle(places)

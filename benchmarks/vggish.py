@@ -1,4 +1,4 @@
-"""VGGish: patches of log-mel per second against computing each anew, and the engine against the bare network.
+"""VGGish: log-mel patches per second, shared spectrogram against one per frame, and the engine against the bare network.
 
     python benchmarks/vggish.py [--seconds 60] [--rounds 3]
 

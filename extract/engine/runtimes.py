@@ -81,7 +81,7 @@ class Executor(ABC):
 
 
 def refuse_sentences(backbone: Backbone, what: str) -> None:
-    """Refuse a backbone whose batches have no fixed shape.
+    """Raise for a backbone whose batches have no fixed shape.
 
     Args:
         backbone: asked to run.

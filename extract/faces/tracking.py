@@ -1,4 +1,4 @@
-"""One person's face followed through a trial.
+"""Follow one person's face through a trial.
 
 Detections that overlap from one frame to the next make a tracklet; tracklets at one place make a
 person; one person is the trial's.
@@ -17,7 +17,7 @@ from cache.errors import SettingError
 from extract.faces.detection import Detection, FaceConfig, match_boxes
 
 FACES = ("largest", "centre", "left", "right")
-REFERENCE = "reference"  # the face that is most like a picture
+REFERENCE = "reference"  # the face that best matches a picture
 _SHARE = 0.25  # of the frames of the person seen longest, to be more than a passer-by
 _SAME_PLACE = 1.0  # face sizes between the centres of two tracks of one person
 _SAME_SIZE = 2.0  # ratio of the sides of two tracks of one person
@@ -159,7 +159,7 @@ def follow_face(
 def _choose(
     people: list[_Person], face: str, frame_size: tuple[int, int], likeness: Likeness | None
 ) -> list[_Tracklet]:
-    """Tracklets of the trial's person; none where nobody can be."""
+    """Tracklets of the trial's person; none if there is no candidate."""
     if likeness is not None and face == REFERENCE:
         return _choose_like(people, likeness)
     pool, fillers = _regulars(people), people
@@ -183,7 +183,7 @@ def _choose(
 
 
 def _choose_like(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
-    """What is most like the picture, and in other frames what else is like it, best first."""
+    """The tracklet that best matches the picture and, in other frames, further matches, best first."""
     scores = likeness([person.sightings() for person in people])
     order = [people[at] for at in np.argsort(-scores, kind="stable") if scores[at] > 0]
     for person in order[1:]:

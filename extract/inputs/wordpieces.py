@@ -32,7 +32,7 @@ class Pieces(NamedTuple):
 
 
 class Speller:
-    """A BERT's vocabulary at work.
+    """Splits words into the word pieces of a BERT.
 
     Attributes:
         sha256: of the file or files that define it, hex; for `letters`, of what they would hold.
@@ -51,7 +51,7 @@ class Speller:
         """Read `tokenizer.json`, or `vocab.txt` of an older model.
 
         Raises:
-            WeightsError: if there is neither, or it is no vocabulary of a BERT.
+            WeightsError: if there is neither, or it is not the vocabulary of a BERT.
             SettingError: if the library `tokenizers` is not installed.
         """
         library = import_extra("tokenizers", "text", "Backbone 'bert'")
@@ -67,13 +67,13 @@ class Speller:
                 )
         except WeightsError:
             raise
-        except Exception as error:  # what the library raises, no narrower
+        except Exception as error:  # the library raises no narrower type
             raise WeightsError(
                 f"The vocabulary in '{folder}' cannot be read ({error}). Fetch the model again."
             ) from error
         if None in (speller.pad, speller.unknown, speller.cls, speller.sep):
             raise WeightsError(
-                f"The vocabulary in '{folder}' lacks one of {', '.join(_SPECIAL)}; expected that of a BERT. Give another model."
+                f"The vocabulary in '{folder}' lacks one of {', '.join(_SPECIAL)}; expected the vocabulary of a BERT. Give another model."
             )
         speller._tokenizer.no_padding()
         speller._tokenizer.no_truncation()
@@ -93,7 +93,7 @@ class Speller:
         return cls(tokenizer, hashlib.sha256("\n".join(pieces).encode()).hexdigest())
 
     def spell(self, words: Sequence[str]) -> list[Pieces]:
-        """Word pieces of each word; a word that the vocabulary leaves nothing of is one unknown piece."""
+        """Word pieces of each word; a word without any known piece becomes one unknown piece."""
         found: list[Pieces] = [Pieces([], []) for _ in words]
         encoding = self._tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
         for piece, token, word in zip(encoding.ids, encoding.tokens, encoding.word_ids, strict=True):
@@ -103,7 +103,7 @@ class Speller:
 
 
 def _without_ends(spoken: list[bool]) -> list[bool]:
-    """Everything from the first to the last piece with a letter or digit; everything where there is none.
+    """Everything from the first to the last piece with a letter or digit; everything if there are none.
 
     >>> _without_ends([False, True, False, True, False])
     [False, True, True, True, False]

@@ -1,4 +1,4 @@
-"""When the pictures of a video are presented, by its packets rather than by its header.
+"""Presentation times of a video's pictures, from its packets rather than its header.
 
 Containers lie about their length, their rate and (AVI) even about the order of pictures, so the packets are counted and
 their timestamps sorted before anything is decoded.
@@ -96,7 +96,7 @@ def _as_usual(rate: Fraction, number: int) -> Fraction:
 
 
 def check_clock(trial_id: str, timeline: Timeline, clock: FrameClock, path: Path) -> None:
-    """Refuse a video that does not fit the clock of its trial.
+    """Check that a video fits the clock of its trial.
 
     Args:
         trial_id: for the message.
@@ -129,7 +129,7 @@ def scan(path: Path) -> Timeline:
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
     """
     return _scan(path, *(stamp(path) if path.is_file() else (0, 0)))
 
@@ -156,7 +156,7 @@ def first_picture_s(path: Path) -> Fraction | None:
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty or of no known format.
+        MediaError: if it is empty or of an unknown format.
     """
     with open_media(path) as container:
         stream = find_video(path, container)

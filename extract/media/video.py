@@ -24,7 +24,7 @@ _SQUEEZE = 8  # a pixel that is flatter or taller than this is a slip of the wri
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds, by its packets rather than by its header.
+    """Properties of a video, from its packets rather than its header.
 
     Attributes:
         clock: one frame per picture that is presented.
@@ -58,7 +58,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class _View:
-    """How stored pictures become what a player shows: square pixels, then turned or mirrored.
+    """Converts stored pictures to what a player shows: square pixels, then rotated or mirrored.
 
     Attributes:
         height: of a stored picture with square pixels.
@@ -127,7 +127,7 @@ def probe(path: Path) -> VideoInfo:
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
     """
     timeline = scan(path)
     with open_media(path) as container:
@@ -165,7 +165,7 @@ def read_frames(
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if it is empty, truncated, of no known format, or has no pictures.
+        MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
         ShapeError: if its length differs from the clock's by more than two frames.
     """
     timeline = scan(path)

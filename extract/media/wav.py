@@ -1,6 +1,6 @@
-"""Wav files: whether one holds the sound that its header promises, and what libsndfile reads of it.
+"""Wav files: check the length in the header, and read the sound with libsndfile.
 
-Writers that cannot go back leave placeholders for the length; such sound goes on to the end of the file.
+Writers that cannot seek back leave a placeholder as length; such sound extends to the end of the file.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _read(path: Path, file: soundfile.SoundFile) -> Iterator[Block]:
 
 
 def check_length(path: Path) -> str:
-    """Refuse a wav file that ends before the sound its header promises.
+    """Check that a wav file holds all the sound that its header states.
 
     Returns:
         "known" for a wav file that holds what it promises, "open" for one that goes on to the end of the file, "" for any

@@ -1,8 +1,8 @@
-"""Punctuation for recognised words, so that sentences can be told apart, as in [Zhang2023, Section 3.2].
+"""Punctuation for recognised words, to separate sentences, as in [Zhang2023, Section 3.2].
 
-The paper's package deepmultilingualpunctuation does not run with transformers 5 (it passes an argument that is gone), so
-its model is run here directly, by its rules: chunks of 230 words that overlap by five, and a word's mark is that of its
-last word piece.
+The paper's package deepmultilingualpunctuation does not run with transformers 5 (it passes a removed argument), so its
+model is run here directly, by the same rules: chunks of 230 words that overlap by five, and a word's mark is that of
+its last word piece.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARKS = frozenset(("", ".", ",", "?", "-", ":"))
 _NO_MARK = "0"
 
 Restorer = Callable[[Sequence[str]], list[str]]
-"""Tells which mark follows each of some words: one of MARKS."""
+"""Returns the mark that follows each word: one of MARKS."""
 
 
 def restore_punctuation(words: Sequence[Word], restorer: Restorer) -> list[Word]:
@@ -39,7 +39,7 @@ def restore_punctuation(words: Sequence[Word], restorer: Restorer) -> list[Word]
         restorer: from `open_restorer`.
 
     Raises:
-        ShapeError: if the restorer gives another number of marks than words, or something else than marks.
+        ShapeError: if the restorer does not return one known mark per word.
 
     >>> restore_punctuation([Word("well", 0, 1), Word("yes.", 1, 2)], lambda texts: [",", ""])
     [Word(text='well,', start_s=0, end_s=1), Word(text='yes', start_s=1, end_s=2)]
@@ -62,7 +62,7 @@ def open_restorer(model: str = MODEL) -> Restorer:
 
     Raises:
         MissingFileError: if it looks like a path and does not exist.
-        WeightsError: if it cannot be downloaded, or is no token classifier with these labels.
+        WeightsError: if it cannot be downloaded, or is not a token classifier with these labels.
         SettingError: if transformers is not installed.
     """
     transformers = import_extra("transformers", "punctuation", "Punctuation")

@@ -1,4 +1,4 @@
-"""Weights of backbones: where they come from, and proof that they are the right ones.
+"""Weights of backbones: where to get them, and how to verify them.
 
 A weights argument is a registered name, a path, or `random` (seeded and recorded as such: untrained networks, for trials
 of the pipeline only). What is registered is fetched by `extract.weights.download`.
@@ -77,11 +77,11 @@ class WeightsCard:
 
     @property
     def known_digits(self) -> str:
-        """What the publisher says of the digest: all of it, its first digits, or ""."""
+        """The published part of the digest: all of it, its first digits, or ""."""
         return self.sha256 or self.sha256_start
 
     def promises(self, digest: str) -> bool:
-        """Whether the publisher's digest, or what is known of it, is this one."""
+        """Whether a digest agrees with the published part."""
         return bool(self.known_digits) and digest.startswith(self.known_digits)
 
 
@@ -196,7 +196,7 @@ def build_fitting(weights: Weights, build: Callable[[Weights], _Built]) -> _Buil
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Ever longer prefixes that most names share, and the tensors with names without them; other names as they are."""
+    """Yield ever longer prefixes that most names share, with the tensors renamed without them; other names are kept."""
     prefix = ""
     while True:
         inner = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
@@ -219,7 +219,7 @@ def _fetch(card: WeightsCard) -> Path:
     by_hand = f"Fetch '{card.origin}' yourself, put it at '{path}' (or give its path as the weights) and run again."
 
     def check(file: Path) -> None:
-        """Refuse what is of another digest, and where none is known, what holds no tensors."""
+        """Raise if the digest differs or, where none is known, if the file holds no tensors."""
         found = digest_file(file)
         if card.known_digits and not card.promises(found):
             raise ValueError(f"it has sha256 '{found[:12]}…', expected '{card.known_digits[:12]}…'")
@@ -231,7 +231,7 @@ def _fetch(card: WeightsCard) -> Path:
 
     if not path.is_file():
         if not card.direct:
-            raise WeightsError(f"Weights '{card.name}' are handed out by a page, not a file. {by_hand}")
+            raise WeightsError(f"Weights '{card.name}' are offered on a web page, not as a file. {by_hand}")
         try:
             download(card.origin, path, card.max_bytes, check)
         except (OSError, ValueError) as error:

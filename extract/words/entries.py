@@ -1,4 +1,4 @@
-"""What a transcript says of its words, before anything of it is believed."""
+"""Entries of a transcript, before validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
         start: when it begins, seconds.
         end: when it ends, seconds.
         fault: why it cannot be used; empty where it can.
-        placed: whether the transcript left out its times, so that they come from its neighbours.
+        placed: whether its times are missing in the transcript and derived from its neighbours.
     """
 
     place: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class MalformedError(ValueError):
-    """A transcript that cannot be read any further; says what and where."""
+    """A transcript that cannot be parsed; says why and where."""
 
     remedy = "Fix the file"
 
@@ -44,7 +44,7 @@ class EncodingError(MalformedError):
 
 
 class AlteredError(MalformedError):
-    """A transcript of ours that is not as it was written."""
+    """One of our transcripts that was modified after it was written."""
 
     remedy = (
         "Delete it and run 'avfusion transcribe' again, which makes only what is absent; if you corrected its words, "
@@ -60,7 +60,7 @@ def as_number(value: Any) -> Any:
 
 
 def fault_of(entry: Entry) -> str:
-    """Why a word cannot be used, or nothing; a start or an end of None is not a fault."""
+    """Why a word cannot be used, or ""; a start or an end of None is not a fault."""
     if entry.fault:
         return entry.fault
     if not isinstance(entry.text, str) or not entry.text.strip() or not _is_encodable(entry.text):

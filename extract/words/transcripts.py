@@ -64,7 +64,7 @@ def read_words(path: Path) -> list[Word]:
 
     Raises:
         MissingFileError: if there is no such file.
-        CorpusError: if it is of no known format, or a word or a cue has no text or no sensible times; lists all of them.
+        CorpusError: if it is of an unknown format, or a word or a cue has no text or no sensible times; lists all of them.
             Also if it is one of ours, and not as it was written.
         SettingError: if the library that reads this format is not installed.
     """

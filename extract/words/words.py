@@ -1,4 +1,4 @@
-"""Words of a trial and when they are said, brought onto the label clock and cut into sentences."""
+"""Words of a trial with their times, mapped to the label clock and split into sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ABBREVIATIONS = frozenset(("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", 
 
 @dataclass(frozen=True)
 class Word:
-    """One word, or whatever stands between two spaces of a transcript.
+    """One word: the text between two spaces of a transcript.
 
     Attributes:
         text: as written, punctuation included.
@@ -47,9 +47,9 @@ class WordFrames:
 
 
 def spread_words(words: Sequence[Word], clock: FrameClock) -> WordFrames:
-    """Give every frame the word in whose [start, end) the frame's start lies; of several, the first in the list.
+    """Give every frame the word with the frame's start in its [start, end); if there are several, the first one.
 
-    Moments are compared as whole nanoseconds, so that a word written as starting at 1.001 s starts with frame 30 at
+    Times are compared in whole nanoseconds, so that a word that starts at 1.001 s starts with frame 30 at
     30000/1001 Hz. (The paper's code takes start < t ≤ end; here a word begins with the frame that it begins with.)
 
     Args:
