@@ -95,7 +95,10 @@ EXAMPLES: dict[str, Write] = {
 
 def test_every_corpus_has_an_example() -> None:
     assert list(CORPORA) == sorted(CORPORA)
-    assert all(target.startswith(f"extract.corpora.{name}:") for name, target in CORPORA.items())
+    assert all(
+        target.startswith((f"extract.corpora.{name}:", f"extract.corpora.{name}.corpus:"))
+        for name, target in CORPORA.items()
+    )
     assert EXAMPLES.keys() == CORPORA.keys(), "write a tiny folder for the new corpus"
 
 

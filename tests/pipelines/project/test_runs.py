@@ -88,7 +88,7 @@ def edit_labels(project: Path) -> None:
 def edit_code(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("cache", "fusion"):
         shutil.copytree(ROOT / package, project / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (project / "code/fusion/layers.py").open("a", encoding="utf-8") as file:
+    with (project / "code/fusion/layers/heads.py").open("a", encoding="utf-8") as file:
         file.write("\nCHANGED = 1\n")
     monkeypatch.setattr(runs, "ROOT", project / "code")
     runs._digest_training.cache_clear()
