@@ -28,6 +28,7 @@ GROUPS = {
         "pipelines/stages/test_extraction.py",
         "pipelines/project/test_runs.py",
         "pipelines/stages/test_jobs.py",
+        "pipelines/stages/test_several_devices.py",
     ),
     "dvc": ("pipelines/test_dvc.py",),
     "s3": (
