@@ -163,7 +163,7 @@ class LocalFolder:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless it exists; false if it did."""
@@ -381,10 +381,10 @@ def _make_folders(path: Path) -> None:
     absent: Iterable[Path] = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in absent:
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk; otherwise a new file may be lost if the power fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

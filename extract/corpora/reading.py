@@ -164,6 +164,7 @@ def probe_videos(paths: Iterable[Path], sound_rate: Fraction | None = None) -> d
     """
 
     def look(path: Path) -> VideoInfo | AvFusionError:
+        """The contents of one video, or the error of reading it."""
         try:
             if sound_rate is not None and first_picture_s(path) is None:
                 clock = sound_clock(path, sound_rate)

@@ -24,6 +24,7 @@ from PIL import Image
 
 from cache.clock import FrameClock, check_length
 from cache.errors import FingerprintError, MediaError, MissingFileError, ShapeError
+from cache.places.folders import sync_folder
 from cache.settings import check_ranges, make_settings
 from extract.faces.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.faces.crop_records import VERSION, is_whole, read_crop_record, seal_zip
@@ -164,7 +165,7 @@ def write_crops(
         temporary.replace(out_zip)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(out_zip.parent)
+    sync_folder(out_zip.parent)
     return record
 
 
@@ -248,14 +249,6 @@ def crop_name(frame: int) -> str:
 
 def _digest_line(frame: int, data: bytes) -> bytes:
     return f"{frame + 1} {hashlib.sha256(data).hexdigest()}\n".encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def crops_are_current(

@@ -14,13 +14,12 @@ from extract.corpora import CORPORA
 from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
 from pipelines.cli.corpus import corpus
 from pipelines.cli.models import models
-from pipelines.cli.options import Device, Devices, FrameRate, KnownName, RecogniserName, weights_of
+from pipelines.cli.options import JSON, Device, Devices, FrameRate, KnownName, RecogniserName, weights_of
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.unlock import unlock
 from pipelines.console.console import Group, guarded, say, show
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _REDO = click.option("--redo", is_flag=True, help="Train again what is already there.")
 _DEVICE = click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
 
@@ -58,7 +57,7 @@ def plan() -> None:
 @avfusion.command("crops")
 @click.option("--redo", is_flag=True, help="Make again what is finished.")
 @_DEVICE
-@_JSON
+@JSON
 @guarded
 def crops(redo: bool, device: str, as_json: bool) -> None:
     """Find, follow and align the face of every trial; crops that are damaged are made again."""
@@ -130,7 +129,7 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     help="auto, cpu, cuda or cuda:N; several, such as cuda:0,cuda:1, for one process on each.",
 )
 @FEATURES
-@_JSON
+@JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
@@ -203,7 +202,7 @@ def extract_features(
     help="For loose media: folder for transcripts; those in it are kept.",
 )
 @click.option("--redo", is_flag=True, help="Recognise again what is finished.")
-@_JSON
+@JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def transcribe(
@@ -231,7 +230,7 @@ def transcribe(
 @click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
 @_REDO
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: bool) -> None:
     """Train the fusion systems of params.yaml on cached features, once per seed.
@@ -249,7 +248,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 
 @avfusion.command("evaluate", context_settings=_HELP)
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def evaluate_fusion(features: str, as_json: bool) -> None:
     """Predict a partition with every trained system and score it."""
@@ -279,7 +278,7 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
 @click.option("--if-any", is_flag=True, help="Only if there is a section 'matrix'; else leave empty outputs.")
 @_REDO
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems of matrix.yaml (or section 'matrix' of params.yaml), and show them, the best first."""
@@ -310,7 +309,7 @@ def report(features: str) -> None:
 
 
 @avfusion.command("compare")
-@_JSON
+@JSON
 @guarded
 def compare(as_json: bool) -> None:
     """All evaluated systems, the best first, with confidence intervals over trials."""
@@ -327,7 +326,7 @@ def compare(as_json: bool) -> None:
 @click.option("--corpus", default="", help="Name of the corpus; the project's by default. 'demo' runs in minutes.")
 @_REDO
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: str, as_json: bool) -> None:
     """Train the systems of a paper's table and print our figures beside the paper's.
@@ -366,7 +365,7 @@ def docs() -> None:
 
 @avfusion.command("list")
 @click.argument("what", type=click.Choice(["backbones", "models", "corpora"]))
-@_JSON
+@JSON
 @guarded
 def list_names(what: str, as_json: bool) -> None:
     """Names of backbones, fusion models or corpora, with what they are."""

@@ -7,10 +7,8 @@ from pathlib import Path
 import click
 
 from extract.corpora import CORPORA
-from pipelines.cli.options import KnownName
+from pipelines.cli.options import JSON, KnownName
 from pipelines.console.console import Group, guarded, show, warn
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 @click.group(cls=Group)
@@ -19,7 +17,7 @@ def corpus() -> None:
 
 
 @corpus.command("build")
-@_JSON
+@JSON
 @guarded
 def corpus_build(as_json: bool) -> None:
     """Read the corpus of params.yaml and write its manifest (the demo corpus is generated first)."""
@@ -53,7 +51,7 @@ def corpus_build(as_json: bool) -> None:
     help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
 )
 @click.option("--decode", is_flag=True, help="Decode every crop, picture and sound too; hours for a large corpus.")
-@_JSON
+@JSON
 @guarded
 def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
     """Report all faults of a corpus folder together, and what it holds by partition; exit code 1 if there are faults."""

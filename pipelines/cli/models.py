@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipelines.cli.options import JSON
 from pipelines.console.console import Group, guarded, show
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 @click.group(cls=Group)
@@ -15,7 +14,7 @@ def models() -> None:
 
 
 @models.command("ls")
-@_JSON
+@JSON
 @guarded
 def models_ls(as_json: bool) -> None:
     """Which networks are kept, and which runs name them."""
@@ -25,7 +24,7 @@ def models_ls(as_json: bool) -> None:
 
 
 @models.command("prune")
-@_JSON
+@JSON
 @guarded
 def models_prune(as_json: bool) -> None:
     """Remove the networks that no run names: going back to their settings trains them again."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines.cli.options import JSON
 from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
 
 if TYPE_CHECKING:
     from cache.corpus.manifest import Manifest
     from cache.store.verification import Finding, Holding
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 FEATURES = click.option(
     "--features",
     default="features",
@@ -49,7 +49,7 @@ def cache() -> None:
 
 @cache.command("ls")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def list_features(features: str, as_json: bool) -> None:
     """Which features there are, what they are made of, and how far they are done."""
@@ -60,7 +60,7 @@ def list_features(features: str, as_json: bool) -> None:
 @cache.command("info")
 @click.argument("fingerprint")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def info(fingerprint: str, features: str, as_json: bool) -> None:
     """The whole recipe of one fingerprint, and its trials."""
@@ -90,7 +90,7 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
 @click.argument("first")
 @click.argument("second")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def diff(first: str, second: str, features: str, as_json: bool) -> None:
     """In which settings two fingerprints differ."""
@@ -118,7 +118,7 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
 )
 @click.option("--seed", default=0, show_default=True, help="Of the choice of those trials.")
 @click.option("--drop", is_flag=True, help="Remove damaged trials, so that the next extraction makes them again.")
-@_JSON
+@JSON
 @guarded
 def verify(features: str, against_source: int, seed: int, drop: bool, as_json: bool) -> None:
     """Read everything back and compare with digests, receipts and the manifest; exit code 1 on any fault."""
@@ -142,7 +142,7 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
 @cache.command("prune")
 @click.option("--yes", is_flag=True, help="Remove it; without, only show what would go.")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def prune(yes: bool, features: str, as_json: bool) -> None:
     """Remove features that no receipt names, and what killed runs left behind.
@@ -176,7 +176,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 @click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial; may be given several times.")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def export_features(
     fingerprint: str, path: Path, kind: str, trials: tuple[str, ...], features: str, as_json: bool
@@ -206,7 +206,7 @@ def export_features(
 @click.option("--zeros-missing", is_flag=True, help="Frames of zeros alone were never seen.")
 @click.option("--no-manifest", is_flag=True, help="Do not compare with the project's corpus.")
 @FEATURES
-@_JSON
+@JSON
 @guarded
 def import_features(
     path: Path, kind: str, name: str, modality: str, rate: str, dtype: str, zeros_missing: bool, no_manifest: bool,

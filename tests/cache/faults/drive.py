@@ -55,7 +55,7 @@ def die_at(step: int) -> None:
 
         return run
 
-    for name in ("_write_synced", "_sync_folder"):
+    for name in ("_write_synced", "sync_folder"):
         setattr(places, name, dying(getattr(places, name)))
 
 

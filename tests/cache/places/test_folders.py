@@ -177,7 +177,7 @@ def break_at(patch: pytest.MonkeyPatch, step: int) -> list[int]:
 
     import cache.places.folders as places
 
-    for name in ("_write_synced", "_sync_folder"):
+    for name in ("_write_synced", "sync_folder"):
         patch.setattr(places, name, breaking(getattr(places, name)))
     patch.setattr(places.RemoteFolder, "write", breaking(places.RemoteFolder.write))
     return failed
