@@ -148,7 +148,8 @@ class FrameClock:
         """
         edges, unit = self._edges
         places = edges[:-1] + edges[1:] if centred else edges[:-1]
-        step, first = unit * per_s / (2 if centred else 1), Fraction(self.start_s) * per_s
+        step = unit * per_s / (2 if centred else 1)
+        first = Fraction(self.start_s) * per_s
         scale = step.denominator * first.denominator
         factor, offset = int(step * scale), int(first * scale)
         return [offset + factor * place for place in places.tolist()], scale

@@ -127,7 +127,8 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
 
 def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
     """Settings in which two recipes differ, each with both values; None if a recipe lacks the setting."""
-    ours, theirs = flatten(first.identity()), flatten(second.identity())
+    ours = flatten(first.identity())
+    theirs = flatten(second.identity())
     names = [*ours, *(name for name in theirs if name not in ours)]
     return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 

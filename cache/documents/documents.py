@@ -155,7 +155,8 @@ class ClockPart(Part):
         """Check that there is one time per frame, before the runs are expanded."""
         if self.times is not None:
             runs = [run.split("x") for run in self.times.partition(":")[2].split()]
-            number, last = 1 + sum(int(count) for count, _ in runs), sum(int(count) * int(step) for count, step in runs)
+            number = 1 + sum(int(count) for count, _ in runs)
+            last = sum(int(count) * int(step) for count, step in runs)
             if number != self.num_frames or last > _LAST_TICK:
                 raise ValueError(f"times of {number} pictures up to tick {last}, expected {self.num_frames} pictures")
 
@@ -218,7 +219,8 @@ def check_document(raw: Any, model: type[D]) -> D:
     """
     if not isinstance(raw, dict):
         raise ValueError(f"it holds {type(raw).__name__}, expected names and values")
-    field, version = model.model_fields.get("version"), raw.get("version")
+    field = model.model_fields.get("version")
+    version = raw.get("version")
     known = get_args(field.annotation) if field else ()
     if known and isinstance(version, int) and version not in known:
         raise OtherVersionError(

@@ -52,7 +52,8 @@ def _read(path: Path) -> Bundle:
         raise StoreError(f"Archive '{path}' was altered since it was exported: {error} Or export it again.") from error
 
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
-        features, record = store.read(trial_id, check=True), store.record(trial_id)
+        features = store.read(trial_id, check=True)
+        record = store.record(trial_id)
         return Item(trial_id, features.embeddings, features.valid, record.clock, record)
 
     return Bundle(store.spec, sorted(receipt.trials), load, name_of(store.path))

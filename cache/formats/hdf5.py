@@ -121,7 +121,8 @@ def _read(path: Path) -> Bundle:
 
 
 def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
-    what, name = f"Trial '{trial_id}' in '{path}'", encode_trial_id(trial_id)
+    what = f"Trial '{trial_id}' in '{path}'"
+    name = encode_trial_id(trial_id)
     with reading(what, "one of ours", "It is damaged; export it again.", StoreError), h5py.File(path, "r") as file:
         dataset = file[f"embeddings/{name}"]
         embeddings = take_features(dataset[()], what)

@@ -215,7 +215,8 @@ def _under_ids(bundle: Bundle, known: Set[str], path: Path) -> Bundle:
 
 
 def _item(store: FeatureStore, trial_id: str) -> Item:
-    features, record = store.read(trial_id, check=True), store.record(trial_id)
+    features = store.read(trial_id, check=True)
+    record = store.record(trial_id)
     return Item(trial_id, features.embeddings, features.valid, record.clock, record)
 
 
@@ -288,7 +289,8 @@ def _adopt(
     )  # fmt: skip
 
     def write(store: FeatureStore, item: Item) -> None:
-        record, made = store.find_record(item.trial_id), (digests[item.trial_id], clocks[item.trial_id])
+        record = store.find_record(item.trial_id)
+        made = (digests[item.trial_id], clocks[item.trial_id])
         if record is None or (record.source, record.clock) != made or not store.is_whole(item.trial_id):
             item = load(item.trial_id)
             source, clock = made
@@ -318,10 +320,8 @@ def _overflows(item: Item, dtype: str) -> list[str]:
     with np.errstate(over="ignore"):
         if np.isfinite(item.embeddings[item.valid].astype(dtype)).all():
             return []
-    largest, remedy = (
-        np.abs(item.embeddings[item.valid]).max(),
-        "scale them" if dtype == "float32" else "use '--dtype float32'",
-    )
+    largest = np.abs(item.embeddings[item.valid]).max()
+    remedy = "scale them" if dtype == "float32" else "use '--dtype float32'"
     return [
         f"trial '{item.trial_id}' has values up to {largest:.4g}, {dtype} ends at {np.finfo(dtype).max:.6g}: {remedy}"
     ]

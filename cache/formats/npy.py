@@ -47,7 +47,8 @@ def _read(path: Path) -> Bundle:
     def load(trial_id: str, clock: FrameClock | None = None) -> Item:
         """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
         file = find_file(files, trial_id, path)
-        embeddings, mask = take_features(_load(file), f"'{file}'"), path / "valid" / file.name
+        embeddings = take_features(_load(file), f"'{file}'")
+        mask = path / "valid" / file.name
         valid = np.ones(len(embeddings), bool)
         if mask.is_file():
             valid = take_marks(_load(mask), len(embeddings), f"'{mask}'")

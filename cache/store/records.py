@@ -43,7 +43,8 @@ class CommitDocument(ClockPart):
     @property
     def record(self) -> CommitRecord:
         """The record itself."""
-        clock, runs = self.clock, tuple((run[0], run[1]) for run in self.invalid)
+        clock = self.clock
+        runs = tuple((run[0], run[1]) for run in self.invalid)
         return CommitRecord(
             self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.versions, clock.times
         )

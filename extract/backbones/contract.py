@@ -106,7 +106,8 @@ class Backbone(nn.Module, ABC):
         )
 
     def _provenance(self) -> Provenance:
-        card, config = self.weights.card, {} if self.config is None else asdict(self.config)
+        card = self.weights.card
+        config = {} if self.config is None else asdict(self.config)
         if self.weights.seed is not None:
             return Provenance(self.weights.sha256, config=config)
         if card is None:

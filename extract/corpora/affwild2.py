@@ -164,7 +164,10 @@ class AffWild2(Corpus):
         def fault(error: AvFusionError) -> None:
             faults.append(of_trial(item.name, error))
 
-        info, labels, num_rows, words = probed.get(item.video) if item.video else None, None, 0, None
+        info = probed.get(item.video) if item.video else None
+        labels = None
+        num_rows = 0
+        words = None
         if isinstance(info, AvFusionError):
             fault(info)
             info = None

@@ -249,7 +249,8 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
         if not any(line):
             continue
         if len(line) != 3 or not line[0] or not line[1] or line[2] not in (*PARTITIONS, ""):
-            wanted, meant = ", ".join(PARTITIONS), line[2].lower() if len(line) == 3 else ""
+            wanted = ", ".join(PARTITIONS)
+            meant = line[2].lower() if len(line) == 3 else ""
             hint = f"; did you mean '{meant}'?" if meant in PARTITIONS and meant != line[2] else ""
             faults.append(
                 f"{place}: '{','.join(line)[:60]}', expected a trial, a subject and one of {wanted}, or nothing{hint}"
@@ -349,7 +350,8 @@ def _find_crops(index: FolderIndex, name: str) -> Path | None:
     Raises:
         CorpusError: if there are both, or neither a folder nor a zip.
     """
-    folders, archives = index.find(name, ("",)), index.find(name, (".zip",))
+    folders = index.find(name, ("",))
+    archives = index.find(name, (".zip",))
     found = [*folders, *archives]
     if len(found) > 1:
         where = " and ".join(f"'{path}'" for path in found)
@@ -363,7 +365,8 @@ def _find_crops(index: FolderIndex, name: str) -> Path | None:
 
 def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str], whose: str) -> None:
     """Warn about unused files."""
-    known, ends = set(names), {suffix.lower() for suffix in suffixes}
+    known = set(names)
+    ends = {suffix.lower() for suffix in suffixes}
     strays = [path for path in visible(folder) if trial_name(path) not in known or path.suffix.lower() not in ends]
     if strays:
         _log.warning(

@@ -90,7 +90,8 @@ class _Maker:
         remove_unfinished(path)
         reference = None
         if trial.face == REFERENCE:
-            picture, similarity = self.manifest.path(trial, "face"), self.config.reference_similarity
+            picture = self.manifest.path(trial, "face")
+            similarity = self.config.reference_similarity
             reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
         write_crops(
             video,

@@ -266,7 +266,8 @@ def align_face(
     picture = Image.fromarray(np.ascontiguousarray(region))
     if shrink > 1:
         picture = picture.reduce(shrink)
-    turn, shift = turn / shrink, (shift - complex(left, top)) / shrink
+    turn = turn / shrink
+    shift = (shift - complex(left, top)) / shrink
     matrix = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
     upright = picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.array(upright)
@@ -274,8 +275,10 @@ def align_face(
 
 def _similarity_to_frame(landmarks: NDArray[np.float32], size: int) -> tuple[complex, complex]:
     """Factor and shift from the aligned face to the frame, as x + iy, pixel corners at whole numbers."""
-    points, goal = np.asarray(landmarks, np.float64) + 0.5, (TEMPLATE + 0.5) * (size / TEMPLATE_SIZE)
-    source, target = points[:, 0] + 1j * points[:, 1], goal[:, 0] + 1j * goal[:, 1]
+    points = np.asarray(landmarks, np.float64) + 0.5
+    goal = (TEMPLATE + 0.5) * (size / TEMPLATE_SIZE)
+    source = points[:, 0] + 1j * points[:, 1]
+    target = goal[:, 0] + 1j * goal[:, 1]
     centred = source - source.mean()
     factor = complex((centred.conj() * (target - target.mean())).sum())
     if not np.isfinite(factor) or abs(factor) < 1e-9:

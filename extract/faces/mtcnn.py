@@ -55,7 +55,9 @@ class Cascade:
         boxes, owner = self._propose(sums)
         boxes, owner = self._refine(sums, boxes, owner)
         boxes, owner, points = self._locate(sums, boxes, owner)
-        faces, marks, of = boxes.cpu().numpy(), points.cpu().numpy(), owner.cpu().numpy()
+        faces = boxes.cpu().numpy()
+        marks = points.cpu().numpy()
+        of = owner.cpu().numpy()
         return [(faces[of == index], marks[of == index]) for index in range(len(pictures))]
 
     def _propose(self, sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +86,9 @@ class Cascade:
             return boxes, owner
         offsets, probability = _apply(self._second, crops)
         keep = probability[:, 1] > self._thresholds[1]
-        boxes, owner, offsets = torch.cat((boxes[keep, :4], probability[keep, 1:]), 1), owner[keep], offsets[keep]
+        boxes = torch.cat((boxes[keep, :4], probability[keep, 1:]), 1)
+        owner = owner[keep]
+        offsets = offsets[keep]
         keep = batched_nms(boxes[:, :4], boxes[:, 4], owner, 0.7)
         return steps.rerec(steps.bbreg(boxes[keep], offsets[keep])), owner[keep]
 
@@ -95,7 +99,9 @@ class Cascade:
             return boxes, owner, boxes.new_zeros((0, 5, 2))
         offsets, marks, probability = _apply(self._third, crops)
         keep = probability[:, 1] > self._thresholds[2]
-        boxes, owner, offsets = torch.cat((boxes[keep, :4], probability[keep, 1:]), 1), owner[keep], offsets[keep]
+        boxes = torch.cat((boxes[keep, :4], probability[keep, 1:]), 1)
+        owner = owner[keep]
+        offsets = offsets[keep]
         size = boxes[:, None, 2:4] - boxes[:, None, :2] + 1
         points = marks[keep].view(-1, 2, 5).transpose(1, 2) * size + boxes[:, None, :2] - 1
         boxes = steps.bbreg(boxes, offsets)
@@ -154,7 +160,8 @@ def _cut(sums: Tensor, boxes: Tensor, owner: Tensor, size: int) -> tuple[Tensor,
     """(N, 3, size, size) area averages of boxes, normalised; boxes without a pixel inside are dropped."""
     end = torch.tensor([sums.shape[2] - 1, sums.shape[1] - 1], device=sums.device)
     corners = boxes[:, :4].trunc().long()
-    low, high = corners[:, :2].clamp(min=1) - 1, torch.minimum(corners[:, 2:], end)
+    low = corners[:, :2].clamp(min=1) - 1
+    high = torch.minimum(corners[:, 2:], end)
     inside = (high > low).all(dim=1)
     boxes, owner, low, high = boxes[inside], owner[inside], low[inside], high[inside]
     left, right = (cell + low[:, :1] for cell in _cells(high[:, 0] - low[:, 0], size))

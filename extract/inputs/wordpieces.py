@@ -110,7 +110,8 @@ def _without_ends(spoken: list[bool]) -> list[bool]:
     """
     if not any(spoken):
         return [True] * len(spoken)
-    first, last = spoken.index(True), len(spoken) - 1 - spoken[::-1].index(True)
+    first = spoken.index(True)
+    last = len(spoken) - 1 - spoken[::-1].index(True)
     return [first <= i <= last for i in range(len(spoken))]
 
 

@@ -234,7 +234,8 @@ class AudioWindows:
         """
         windows = np.zeros((len(frames), self.window), np.float32)
         for row, start in zip(windows, self._starts[np.asarray(frames, np.int64)].tolist(), strict=True):
-            first, stop = max(start, 0), min(start + self.window, len(self._samples))
+            first = max(start, 0)
+            stop = min(start + self.window, len(self._samples))
             if first < stop:
                 row[first - start : stop - start] = self._samples[first:stop]
         return windows

@@ -177,7 +177,9 @@ def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
     Raises:
         MediaError: if it ends too early.
     """
-    names, streams, promised_s = set(container.format.name.split(",")), container.streams, Fraction(0)
+    names = set(container.format.name.split(","))
+    streams = container.streams
+    promised_s = Fraction(0)
     if counted := bool(names & _COUNTED_FORMATS):
         promised_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
     elif "avi" in names:

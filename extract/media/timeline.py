@@ -61,7 +61,8 @@ class Timeline:
 
         A rate is that of the intervals between pictures; how long the last one is held says nothing about it.
         """
-        number, ticks = len(self.times), np.frombuffer(self.times, np.int64) - self.times[0]
+        number = len(self.times)
+        ticks = np.frombuffer(self.times, np.int64) - self.times[0]
         if number == 1 or not ticks[-1]:
             rate = self.nominal_rate if self.nominal_rate > 0 else 1 / (max(self.last_duration, 1) * self.base)
             times = PictureTimes(self.base, tuple(ticks.tolist())) if number > 1 else None

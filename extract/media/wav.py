@@ -80,7 +80,9 @@ def check_length(path: Path) -> str:
         long_length: int | None = None
         slack = _LEAST_SLACK
         while len(header := file.read(8)) == 8:
-            name, length, begin = header[:4], _number(header[4:], order), file.tell()
+            name = header[:4]
+            length = _number(header[4:], order)
+            begin = file.tell()
             if name == b"ds64":
                 long_length = _number(file.read(16)[8:], order)
             elif name == b"fmt ":

@@ -131,7 +131,8 @@ def chunks(words: Sequence[str]) -> Iterator[tuple[Sequence[str], int]]:
 def _quiet(transformers: Any) -> Iterator[None]:
     """Keep transformers from drawing bars and warning while it loads."""
     logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -102,7 +102,8 @@ def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:
 
 def _utterances(endpointer: Any, samples: NDArray[np.float32]) -> Iterator[tuple[float, bytes]]:
     """Stretches of speech with their starts in seconds, cut at silences, at the latest after `LONGEST_UTTERANCE_S`."""
-    step, longest = endpointer.frame_bytes, round(LONGEST_UTTERANCE_S * RATE_HZ) * 2
+    step = endpointer.frame_bytes
+    longest = round(LONGEST_UTTERANCE_S * RATE_HZ) * 2
     heard, cut_s = bytearray(), 0.0  # speech not given out yet; length of what was, of this stretch
     for start in range(0, len(samples), step // 2):
         frame = _to_pcm(samples[start : start + step // 2])

@@ -244,7 +244,8 @@ def _fetch(card: WeightsCard) -> Path:
 
 def _verify(path: Path, card: WeightsCard) -> None:
     """Compare with what is published of the digest, and where that is not all of it, with the file that came first."""
-    found, kept = digest_file(path), path.with_name(f"{path.name}.sha256")
+    found = digest_file(path)
+    kept = path.with_name(f"{path.name}.sha256")
     if card.known_digits and not card.promises(found):
         raise WeightsError(
             f"Weights '{path}' have sha256 '{found[:12]}…', expected '{card.known_digits[:12]}…'. Delete the file and run again."

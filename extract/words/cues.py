@@ -79,7 +79,8 @@ class _Scanner:
     def scan(self) -> list[Cue]:
         """Every cue, in the order of the file."""
         cues: list[Cue] = []
-        at, number = (self._after_head() if self.kind == "vtt" else 0), 0
+        at = self._after_head() if self.kind == "vtt" else 0
+        number = 0
         while (at := self._after_blanks(at)) < len(self.lines):
             times_at = self._times_of_cue(at)
             if times_at is not None:

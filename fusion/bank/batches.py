@@ -89,7 +89,8 @@ class Batches:
     @property
     def labelled(self) -> Tensor:
         """(N, C) on the CPU: whether a window has at least one labelled frame of a target."""
-        parts, first = self._columns.split(4096, dim=1), len(self.bank.valid)
+        parts = self._columns.split(4096, dim=1)
+        first = len(self.bank.valid)
         counts = [self._flags[self._rows(*columns)][..., first:].any(dim=1) for columns in parts]
         return torch.cat(counts).cpu()
 

@@ -89,7 +89,8 @@ class LinearRegression(FusionModel):
             CorpusError: if a target has no labelled frame.
         """
         sums = self._sum(batches)
-        size, groups = self.regress.in_features, _group(sums, len(self.targets))
+        size = self.regress.in_features
+        groups = _group(sums, len(self.targets))
         if () in groups:
             names = ", ".join(self.targets[column] for column in groups[()])
             raise CorpusError(

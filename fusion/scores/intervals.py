@@ -70,7 +70,8 @@ def bootstrap(runs: Sequence[Measured], metrics: Metrics, draws: int, level: flo
             "between 0 and 1. Change the section 'evaluate'."
         )
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    weights, tails = torch.from_numpy(drawn.astype(np.float64)), [50 * (1 - level), 50 * (1 + level)]
+    weights = torch.from_numpy(drawn.astype(np.float64))
+    tails = [50 * (1 - level), 50 * (1 + level)]
     intervals = {}
     for name, kind in metrics.items():
         sums = (_stack(run[name], names) for run in runs)

@@ -137,7 +137,9 @@ class MomentMetric(Metric):
         *pair, counted = counted_frames(prediction, target, mask)
         if not len(counted):
             return self
-        both, outside, count = torch.stack(pair), ~counted, counted.sum(dim=0).double()
+        both = torch.stack(pair)
+        outside = ~counted
+        count = counted.sum(dim=0).double()
         # deviations from a counted frame of the series, so that a constant series has a spread of exactly 0
         first = both.gather(1, counted.int().argmax(dim=0).expand(2, 1, -1))
         shifted = (both - first).masked_fill(outside, 0)

@@ -169,10 +169,8 @@ def extract_features(
     from pipelines.stages.request import LooseMedia, Selection, loose_job, open_job, project_job
     from pipelines.stages.several_devices import extract_on
 
-    options, selection = (
-        EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled),
-        Selection(patterns, limit),
-    )
+    options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
+    selection = Selection(patterns, limit)
     if params is None:
         files = LooseMedia(media, rate, face)
         job = loose_job(weights_of(names, weights), files, options, selection, Path(str(out)))

@@ -93,7 +93,8 @@ class _LooseManifest(Manifest):
         if kind == "words" and trial.id in self.unclear:
             raise CorpusError(self.unclear[trial.id])
         if kind == "words":
-            folder, name = shlex.quote(str(file.parent)), shlex.quote(str(file))
+            folder = shlex.quote(str(file.parent))
+            name = shlex.quote(str(file))
             raise MissingFileError(
                 f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(TRANSCRIPTS[:-1])} or {TRANSCRIPTS[-1]}. Run "
                 f"'avfusion transcribe --out {folder} {name}'."
@@ -137,7 +138,8 @@ def loose_manifest(
             words = find_transcript(folders[folder], name)
         except AvFusionError as error:
             unclear[name] = str(error)
-        place, pictures = path.resolve().as_posix(), first_picture_s(path) is not None
+        place = path.resolve().as_posix()
+        pictures = first_picture_s(path) is not None
         if rate is not None and pictures and rate != clock.rate:
             warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
         kinds = {"audio": place} | ({"video": place, **person} if pictures else {})

@@ -247,7 +247,9 @@ def read_params(path: Path) -> Params:
         raise MissingFileError(
             f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
         )
-    raw, where, matrix = read_yaml(path), f"'{path}'", path.with_name(MATRIX)
+    raw = read_yaml(path)
+    where = f"'{path}'"
+    matrix = path.with_name(MATRIX)
     if matrix.is_file():
         if isinstance(raw, dict) and "matrix" in raw:
             raise SettingError(

@@ -91,7 +91,8 @@ def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     styles = {target: STYLES[place % len(STYLES)] for place, target in enumerate(targets)}
     entries = _history_legend(rows, colours, styles)
     across = min(len(systems), 3)
-    down, columns = -(-len(systems) // across), 6 if across == 3 else 4
+    down = -(-len(systems) // across)
+    columns = 6 if across == 3 else 4
     height = 2.2 * down + 0.5 + 0.2 * -(-len(entries) // columns)
     figure, panels = pyplot.subplots(
         down,

@@ -97,12 +97,14 @@ def _difference(store: FeatureStore, fresh: FeatureStore, trial_id: str) -> str:
     """How a stored trial differs from a fresh one, "" where it does not."""
     if store.record(trial_id).source != fresh.record(trial_id).source:
         return "its medium has changed since; extract again"
-    kept, made = store.read(trial_id, check=True), fresh.read(trial_id)
+    kept = store.read(trial_id, check=True)
+    made = fresh.read(trial_id)
     if not np.array_equal(kept.valid, made.valid):
         return (
             f"{int((kept.valid != made.valid).sum())} frames are valid in one and not in the other; extract with --redo"
         )
-    ours, theirs = kept.embeddings.astype(np.float64), made.embeddings.astype(np.float64)
+    ours = kept.embeddings.astype(np.float64)
+    theirs = made.embeddings.astype(np.float64)
     scale = float(np.sqrt(np.mean(theirs**2)))
     worst = float(np.abs(ours - theirs).max())
     if worst <= TOLERANCE * scale or worst == 0:

@@ -100,7 +100,8 @@ def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
 
 def seconds_per_search(request: Request, trial: Trial) -> float:
     """Seconds that reading one frame and looking for faces takes, by the first ones of a trial; 0 where it cannot be read."""
-    count, config = min(trial.clock.num_frames, SEARCHED), request.job.config.faces
+    count = min(trial.clock.num_frames, SEARCHED)
+    config = request.job.config.faces
     detector = make_detector(config, str(request.options.device))
     start = time.perf_counter()
     try:

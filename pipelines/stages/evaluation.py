@@ -235,7 +235,8 @@ def _summary(
 ) -> dict[str, dict[str, Figures]]:
     """Metric → target → figures; the standard deviation in its N - 1 form, nan for one run."""
     options = evaluate.draws, evaluate.level, evaluate.seed
-    intervals, around = bootstrap(measured, metrics, *options), bootstrap([ensemble], metrics, *options)
+    intervals = bootstrap(measured, metrics, *options)
+    around = bootstrap([ensemble], metrics, *options)
     together = _score(ensemble, targets, metrics)
     summary: dict[str, dict[str, Figures]] = {}
     for metric, own in together.items():

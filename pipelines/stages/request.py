@@ -58,7 +58,8 @@ class Selection:
             value for name, value in trials.items() if any(fnmatchcase(name, normal(pattern)) for pattern in patterns)
         ]
         if self.patterns and not chosen:
-            known, asked = ", ".join(list(trials)[:3]), "' or '".join(self.patterns)
+            known = ", ".join(list(trials)[:3])
+            asked = "' or '".join(self.patterns)
             raise SettingError(
                 f"No trial is named '{asked}'; there are {len(trials)}, such as {known}. Change "
                 "--trials; '*' stands for any characters."

@@ -64,7 +64,8 @@ def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[in
 
 def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
     """What is wrong with evaluating on a partition that some folds lack, and what to set instead."""
-    which, present = lacking[partition], [name for name, folds in lacking.items() if not folds]
+    which = lacking[partition]
+    present = [name for name, folds in lacking.items() if not folds]
     return (
         f"evaluate.partition is '{partition}', but fold{'s' * (len(which) > 1)} {', '.join(map(str, which))} "
         f"{'have' if len(which) > 1 else 'has'} no labelled trial in it; all have some in {' and '.join(present) or 'no partition'}. "
@@ -249,7 +250,8 @@ def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, fe
 
     stores = open_stores(features, system.modalities, manifest)
     trial_ids = [trial.id for trial in manifest.trials]
-    device, busy = str(choose_device(params.device)), params.workers * params.threads
+    device = str(choose_device(params.device))
+    busy = params.workers * params.threads
     return Bank.from_stores(stores, manifest, trial_ids, device, params.bank.memory_gb, ahead=busy < available_cores())
 
 

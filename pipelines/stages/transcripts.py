@@ -116,7 +116,8 @@ def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, re
     Raises:
         AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
-    outcome, places = Outcome(kept=list(recordings.kept), failures=dict(recordings.failures)), recordings.places
+    outcome = Outcome(kept=list(recordings.kept), failures=dict(recordings.failures))
+    places = recordings.places
 
     def is_finished(trial_id: str) -> bool:
         return not redo and places[trial_id][1].is_file()
@@ -124,7 +125,8 @@ def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, re
     if all(map(is_finished, places)):
         outcome.kept += places
     else:
-        hear, restorer = open_recogniser(recogniser), open_restorer(punctuation) if punctuation else None
+        hear = open_recogniser(recogniser)
+        restorer = open_restorer(punctuation) if punctuation else None
         made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
 
         def make(trial_id: str) -> None:

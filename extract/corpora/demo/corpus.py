@@ -150,7 +150,8 @@ def _plan(config: Config) -> list[_Video]:
     shared = config.num_trials >= 4
     num_videos = config.num_trials - shared
     num_subjects = min(config.num_subjects, num_videos)
-    num_test, num_validation = max(1, round(num_subjects / 4)), max(1, round(num_subjects / 6))
+    num_test = max(1, round(num_subjects / 4))
+    num_validation = max(1, round(num_subjects / 6))
     rng = _rng(config.seed, "plan")
     videos = []
     for index in range(num_videos):

@@ -127,7 +127,8 @@ class _Patch:
         """The square part of this patch about a point of the face."""
         x, y = self.pose.to_pixels(u, v)
         reach = radius * self.pose.scale + 2
-        left, top = max(0, int(x - reach) - self.left), max(0, int(y - reach) - self.top)
+        left = max(0, int(x - reach) - self.left)
+        top = max(0, int(y - reach) - self.top)
         part = np.s_[top : max(0, int(y + reach) + 2 - self.top), left : max(0, int(x + reach) + 2 - self.left)]
         return _Patch(self.pixels[:, *part], self.u[part], self.v[part], self.pose, self.left + left, self.top + top)
 
@@ -225,11 +226,13 @@ def _turn(u: Any, yaw: float) -> Any:
 
 def _patch_around(picture: Image, pose: Pose) -> _Patch:
     height, width = picture.shape[1:]
-    left, right = max(0, int(pose.x - 2.3 * pose.scale)), min(width, int(pose.x + 2.3 * pose.scale))
+    left = max(0, int(pose.x - 2.3 * pose.scale))
+    right = min(width, int(pose.x + 2.3 * pose.scale))
     top = max(0, int(pose.y - 2.0 * pose.scale))
     x = (np.arange(left, right, dtype=np.float32) - np.float32(pose.x)) / np.float32(pose.scale)
     y = (np.arange(top, height, dtype=np.float32)[:, None] - np.float32(pose.y)) / np.float32(pose.scale)
-    cos, sin = np.float32(np.cos(pose.roll)), np.float32(np.sin(pose.roll))
+    cos = np.float32(np.cos(pose.roll))
+    sin = np.float32(np.sin(pose.roll))
     return _Patch(picture[:, top:, left:right], cos * x + sin * y, cos * y - sin * x, pose, left, top)
 
 
@@ -244,7 +247,8 @@ def _skull(u: Image, v: Image, look: Look) -> Image:
 
 def _shading(patch: _Patch, look: Look, light: Light) -> Image:
     """Lambert's law on an ellipsoid with softer shadows for sockets and cheeks."""
-    nx, ny = patch.u / np.float32(1.12 * look.width), patch.v / np.float32(1.55)
+    nx = patch.u / np.float32(1.12 * look.width)
+    ny = patch.v / np.float32(1.55)
     nz = np.sqrt(np.maximum(0.02, 1.0 - nx * nx - ny * ny))
     lit = np.maximum(0.0, (light.u * nx + light.v * ny + nz) / np.float32(np.hypot(np.hypot(light.u, light.v), 1.0)))
     return np.float32(light.strength) * (0.42 + 0.62 * lit)
@@ -297,7 +301,8 @@ def _paint_folds(patch: _Patch, expression: Expression) -> None:
     """Paint the shadows of an expression: cheeks and folds of a smile, the furrow of a frown."""
     part = patch.near(0.0, 0.3, 1.15)
     u, v = np.abs(part.u), part.v
-    smile, frown = max(0.0, expression.smile), max(0.0, -expression.smile)
+    smile = max(0.0, expression.smile)
+    frown = max(0.0, -expression.smile)
     fold = np.abs(u - 0.26 - 0.34 * np.clip(v - 0.36, 0, 0.6) - 0.06 * smile)
     reach = np.clip((v - 0.34) / 0.1, 0, 1) * np.clip((1.0 - v) / 0.25, 0, 1)
     shadow = (0.05 + 0.26 * smile) * np.exp(-((fold / 0.045) ** 2)) * reach
@@ -334,7 +339,8 @@ def _paint_eye(patch: _Patch, look: Look, expression: Expression, side: int) -> 
 def _paint_brow(patch: _Patch, look: Look, expression: Expression, side: int) -> None:
     part = patch.near(side * 0.43, BROW_V, 0.55)
     out = part.u * side - 0.43  # -0.27 at the nose … 0.27 at the temple
-    frown, smile = max(0.0, -expression.smile), max(0.0, expression.smile)
+    frown = max(0.0, -expression.smile)
+    smile = max(0.0, expression.smile)
     line = BROW_V - 0.10 * expression.brows + 0.9 * out * out
     line = line + frown * (0.07 - 0.42 * out) * 0.8 - 0.04 * smile + 0.05 * out
     thick = look.brow_thickness * (1.0 - 0.9 * np.clip(out, -0.05, 0.3))

@@ -82,8 +82,10 @@ def write_script(
     def follow(latent: Track, noise: float) -> Track:
         return np.tanh(0.9 * (latent + noise * _smooth(rng, num_ticks)) / np.hypot(1.0, noise))
 
-    face_valence, face_arousal = follow(valence, FACE_VALENCE), follow(arousal, FACE_AROUSAL)
-    voice_valence, voice_arousal = follow(valence, VOICE_VALENCE), follow(arousal, VOICE_AROUSAL)
+    face_valence = follow(valence, FACE_VALENCE)
+    face_arousal = follow(arousal, FACE_AROUSAL)
+    voice_valence = follow(valence, VOICE_VALENCE)
+    voice_arousal = follow(arousal, VOICE_AROUSAL)
     words = lay_out_words(turns, follow(valence, WORDS_VALENCE), voice_arousal, rng)
     return Script(
         valence=np.tanh(0.85 * valence),
@@ -128,7 +130,8 @@ def _smooth(rng: np.random.Generator, num_ticks: int) -> Track:
 
 
 def _blink(rng: np.random.Generator, num_ticks: int) -> Track:
-    opening, tick = np.ones(num_ticks), int(rng.uniform(0.5, 3) * CONTROL_HZ)
+    opening = np.ones(num_ticks)
+    tick = int(rng.uniform(0.5, 3) * CONTROL_HZ)
     while tick < num_ticks:
         opening[tick : tick + int(0.12 * CONTROL_HZ)] = 0.1
         tick += int(rng.uniform(2, 5) * CONTROL_HZ)

@@ -67,7 +67,9 @@ def speak(
     """
     num_ticks = len(arousal)
     formants = np.tile(np.array([500.0, 1500.0, 2500.0]), (num_ticks, 1))
-    voiced, hiss, swing = np.zeros(num_ticks), np.zeros(num_ticks), np.zeros(num_ticks)
+    voiced = np.zeros(num_ticks)
+    hiss = np.zeros(num_ticks)
+    swing = np.zeros(num_ticks)
     for start, stop, vowel in _syllables(words, num_ticks):
         shape = np.sin(np.linspace(0.05, np.pi - 0.05, stop - start))
         formants[start:stop] = _VOWELS[vowel]
