@@ -43,7 +43,7 @@ numerical: setup ## the numerical tests with the instructions of an older proces
 	$(PYTEST) -m numerical
 
 bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 docs: setup ## write the generated pages anew: docs/params.md and docs/cli.md
 	$(BIN)/python -m pipelines docs

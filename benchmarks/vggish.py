@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from extraction import measure
 
+from benchmarks.extraction import measure
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from cache.store.store import FeatureStore
