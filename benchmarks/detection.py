@@ -1,6 +1,6 @@
 """Faces per second and how far they lie from those of facenet-pytorch's own MTCNN, one frame at a time.
 
-    python benchmarks/detection.py [--media ../shared/media] [--frames 48] [--rounds 3]
+    python -m benchmarks.detection [--media ../shared/media] [--frames 48] [--rounds 3]
 
 Pictures of 640x480, cut or shrunk from the videos of `--media`. All variants take turns in one process bound to one core
 with one thread of torch; the best round of each counts. Boxes and recall are compared with `MTCNN.detect` for the same

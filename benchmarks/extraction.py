@@ -1,8 +1,8 @@
 """Frames per second from face crops to the store: our engine, the bare network, and the loop that everybody writes.
 
-    python benchmarks/extraction.py [--frames 256] [--rounds 3] [--cores 1] [--backbones mobilefacenet facenet resnet50]
-    python benchmarks/extraction.py --scaling
-    python benchmarks/extraction.py --device cuda --cores 8 --threads 8 --batch-size 128 --frames 2048
+    python -m benchmarks.extraction [--frames 256] [--rounds 3] [--cores 1] [--backbones mobilefacenet facenet resnet50]
+    python -m benchmarks.extraction --scaling
+    python -m benchmarks.extraction --device cuda --cores 8 --threads 8 --batch-size 128 --frames 2048
 
 All variants take turns, on generated 112x112 JPEGs and random weights; the best round of each counts.
 

@@ -1,6 +1,6 @@
 """Peak memory of extraction from 1080p video: 10 minutes against 1, crops and MobileFaceNet.
 
-    python benchmarks/memory_long.py [--minutes 1 10]
+    python -m benchmarks.memory_long [--minutes 1 10]
 
 The picture stands still, which makes decoding cheap and changes nothing else: all 25 frames per second are decoded,
 converted, aligned and embedded, and every fifth one is searched for faces. `benchmarks/memory.py` does the same with a moving

@@ -1,6 +1,6 @@
 """Training beyond one model in memory: features larger than the memory budget, and seeds side by side in processes.
 
-    python benchmarks/training_scale.py [--repeats 200] [--seeds 8] [--workers 2]
+    python -m benchmarks.training_scale [--repeats 200] [--seeds 8] [--workers 2]
 
 Prints Markdown. The budget: the AV-RNN's training steps on features that stay in their stores (`fusion.bank.memory_gb`
 0, page cache warm), against the same steps on a resident bank, and both without the step; one CPU thread. The seeds: all

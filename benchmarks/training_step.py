@@ -1,6 +1,6 @@
 """What the data path of training costs: a step fed by the bank, and in the usual ways, against the same step on fixed tensors.
 
-    python benchmarks/training_step.py [--models rnn,leader_follower] [--repeats 20] [--device cpu] [--clock wall|cpu]
+    python -m benchmarks.training_step [--models rnn,leader_follower] [--repeats 20] [--device cpu] [--clock wall|cpu]
 
 Prints Markdown: minimum milliseconds of interleaved repeats, one CPU thread. Sources of batches: the bank; a DataLoader
 without workers over one memory-mapped npy per trial; the same over windows that zarr-python reads from the store.

@@ -1,6 +1,6 @@
 """VGGish: log-mel patches per second, shared spectrogram against one per frame, and the engine against the bare network.
 
-    python benchmarks/vggish.py [--seconds 60] [--rounds 3]
+    python -m benchmarks.vggish [--seconds 60] [--rounds 3]
 
 * per frame: torchvggish's own front end on the 0.975 s of sound of each frame, as the usual code does (30 frames timed);
 * ours: one spectrogram of the whole sound, patches cut from it, one per frame at 30 Hz;
