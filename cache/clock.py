@@ -151,7 +151,8 @@ class FrameClock:
         step = unit * per_s / (2 if centred else 1)
         first = Fraction(self.start_s) * per_s
         scale = step.denominator * first.denominator
-        factor, offset = int(step * scale), int(first * scale)
+        factor = int(step * scale)
+        offset = int(first * scale)
         return [offset + factor * place for place in places.tolist()], scale
 
     def nearest(self, moments_s: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -159,11 +160,11 @@ class FrameClock:
         since = np.asarray(moments_s, np.float64) - self.start_s
         if self.times is None:
             return np.rint(since * self.rate_hz).astype(np.int64)
-        starts, end_s = self.times_s() - self.start_s, self.duration_s
+        starts = self.times_s() - self.start_s
         interval_s = float(self.times.interval * self.times.unit)
         inside = np.searchsorted((starts[:-1] + starts[1:]) / 2, since, side="left")
         late = since - starts[-1] > interval_s / 2
-        inside = np.where(late, self.num_frames + np.rint((since - end_s) / interval_s), inside)
+        inside = np.where(late, self.num_frames + np.rint((since - self.duration_s) / interval_s), inside)
         early = since < -interval_s / 2
         return np.where(early, np.rint(since / interval_s), inside).astype(np.int64)
 
@@ -173,19 +174,9 @@ class FrameClock:
         return FrameClock(self.rate, num_frames, self.start_s, times)
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values; `cache.documents.documents.ClockPart` reads them."""
         document = {"rate": str(self.rate), "num_frames": self.num_frames, "start_s": float(self.start_s)}
         return document | ({} if self.times is None else {"times": str(self.times)})
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> FrameClock:
-        """Inverse of `to_document`; other keys are ignored.
-
-        Raises:
-            KeyError, TypeError, ValueError: if it is not a clock's document.
-        """
-        times = PictureTimes.parse(document["times"]) if "times" in document else None
-        return cls(Fraction(document["rate"]), document["num_frames"], document["start_s"], times)
 
     def short_document(self) -> dict[str, Any]:
         """Like `to_document`, with a digest instead of the times."""

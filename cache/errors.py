@@ -7,6 +7,8 @@ catch either.
 
 from collections.abc import Mapping
 
+_LONGEST_TEXT = 450  # characters of a library's text in a message of ours
+
 
 class AvFusionError(Exception):
     """Base of all errors of this project; the command line prints its text and exits with 1."""
@@ -78,6 +80,12 @@ def plain_error(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "Out of memory. Free some, or cut the recording into shorter ones."
-    text = " ".join(str(error).split())[:300].rstrip(".")
-    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind = type(error).__name__
+    text = short_text(error)
+    what = kind if text == kind else f"{kind}: {text}"
     return f"{what}. Check the trial's files; if they play or open elsewhere, report this with one of them."
+
+
+def short_text(error: Exception) -> str:
+    """The text of an error on one line, without full stop and the long context that libraries add; else its type."""
+    return " ".join(str(error).split())[:_LONGEST_TEXT].rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Libraries that only some users need; each belongs to an extra of the package, and asking for it says which."""
+"""Libraries that only some users need: the error for a missing one says how to install it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cache.errors import SettingError
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import a library of an extra of the package.
+    """Import a library that is an optional dependency.
 
     Args:
         module: dotted name.
-        extra: of setup.cfg that installs it.
-        purpose: what it is needed for, in words, for the message.
+        extra: the extra in setup.cfg that installs it.
+        purpose: what needs it, as the start of the message.
 
     Raises:
-        SettingError: if it is not installed; says how to install it.
+        SettingError: if it cannot be imported.
     """
     try:
         return importlib.import_module(module)

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import AvFusionError, CorpusError, StoreError
+from cache.errors import AvFusionError, CorpusError, StoreError, short_text
 from cache.names import decode_trial_id, encode_trial_id
-
-_LONGEST_REASON = 200  # characters of a library's text in a message of ours
 
 
 @contextmanager
@@ -50,10 +48,8 @@ def reading(
 
 
 def one_line(error: Exception) -> str:
-    """The text of an error on one line, without the long context that libraries add."""
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return " ".join(str(error).split())[:_LONGEST_REASON].removesuffix(".") or type(error).__name__
+    """The short text of an error, for messages that name the file themselves."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else short_text(error)
 
 
 def list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:

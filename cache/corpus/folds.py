@@ -115,14 +115,20 @@ def make_folds(
 
 
 def make_fold(
-    manifest: Manifest, index: int, train: Sequence[str], validate: Sequence[str], test: Sequence[str] = ()
+    manifest: Manifest,
+    index: int,
+    train: Sequence[str],
+    validate: Sequence[str],
+    test: Sequence[str] = (),
+    disjoint: bool = True,
 ) -> Fold:
-    """A fold of these trials; no two parts may share a subject.
+    """A fold of these trials, sorted.
 
     Args:
         manifest: the corpus that the ids belong to.
         index: number of the fold.
         train: trial ids, like `validate` and `test`.
+        disjoint: whether no two parts may share a subject.
 
     Raises:
         UnknownNameError: if a trial does not exist.
@@ -131,7 +137,7 @@ def make_fold(
     """
     fold = Fold(index, tuple(sorted(train)), tuple(sorted(validate)), tuple(sorted(test)))
     faults = _split_subjects(manifest, fold)
-    if faults:
+    if faults and disjoint:
         raise CorpusError(
             f"Fold {index} splits a subject: {'; '.join(faults)}. Put all trials of a subject in one part, or use grouped folds."
         )
@@ -165,10 +171,7 @@ def partition_fold(manifest: Manifest) -> Fold:
         CorpusError: if only some trials have a partition, or a subject is in two partitions.
         SettingError: if the corpus has no training or no validation trials.
     """
-    parts = {
-        name: [trial.id for trial in manifest.trials if trial.partition == name]
-        for name in ("train", "validation", "test", "")
-    }
+    parts = {name: [t.id for t in manifest.trials if t.partition == name] for name in (*PARTITIONS, "")}
     if parts[""] and len(parts[""]) < len(manifest.trials):
         raise CorpusError(
             f"{len(parts[''])} trials have no partition, e.g. '{parts[''][0]}'; expected all or none. Fix the corpus or use grouped folds."
@@ -227,9 +230,7 @@ def _rotate(
     chosen = len(blocks) - 1 - index
     validate = [trial.id for trial in blocks[chosen]]
     train = [trial.id for number, block in enumerate(blocks) if number != chosen for trial in block]
-    if disjoint:
-        return make_fold(manifest, index, train, validate, test)
-    return Fold(index, tuple(sorted(train)), tuple(sorted(validate)), tuple(sorted(test)))
+    return make_fold(manifest, index, train, validate, test, disjoint)
 
 
 def grouped_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
@@ -343,8 +344,5 @@ def load_folds(path: Path, manifest: Manifest) -> tuple[Fold, ...]:
     document = read_document(path, _FoldsDocument, remedy, CorpusError)
     if document is None:
         raise MissingFileError(f"No folds in '{path}'. Check the path, or leave 'folds.path' empty.")
-    parts = [(entry["index"], *(tuple(map(str, entry[part])) for part in _PARTS)) for entry in document.folds]
-    folds = tuple(make_fold(manifest, *part) if document.disjoint else Fold(*part) for part in parts)
-    for fold in folds:
-        _split_subjects(manifest, fold)  # raises on unknown trials
-    return folds
+    parts = [(entry["index"], {part: list(map(str, entry[part])) for part in _PARTS}) for entry in document.folds]
+    return tuple(make_fold(manifest, index, disjoint=document.disjoint, **ids) for index, ids in parts)

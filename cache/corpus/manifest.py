@@ -34,9 +34,7 @@ from cache.errors import CorpusError, MissingFileError
 from cache.names import require_known
 from cache.targets import AFFECT, Target, names_of
 
-VERSION = (
-    3  # 2: clocks of varying pictures, rates by the pictures' intervals, digests; 3: targets with kind, unit, range
-)
+VERSION = 3  # 2: clocks of varying pictures, digests; 3: targets with kind, unit, range
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro -f corpus'); features that still fit are kept."
 _LISTED = 10  # faults listed in a message; further ones are only counted
 PARTITIONS = ("train", "validation", "test")

@@ -40,19 +40,29 @@ def read_array(
     Raises:
         AvFusionError: of this kind, if the file is absent or differs in any way.
     """
-    folder, name = split_place(where)
-    size, expected = folder.size(name), _num_bytes(dtype, shape)
+    expected = _num_bytes(dtype, shape)
     try:
-        if size is None:
-            raise ValueError("it is absent")
-        if not expected <= size <= expected + _LARGEST_HEADER:
-            raise ValueError(f"{size} bytes, expected {expected} and a header")
-        content = folder.read(name) or b""
-        if digest_bytes(content) != digest:
-            raise ValueError("its digest does not match")
-        return _parse_array(content, dtype, shape)
+        return _parse_array(_read_verified(where, expected, expected + _LARGEST_HEADER, digest), dtype, shape)
     except ValueError as error:
         raise damaged(where, error, remedy, kind) from error
+
+
+def _read_verified(where: Where, least: int, most: int, digest: str) -> bytes:
+    """The content of a file, read only if its size is in bounds.
+
+    Raises:
+        ValueError: if it is absent, or its size or digest does not match.
+    """
+    folder, name = split_place(where)
+    size = folder.size(name)
+    if size is None:
+        raise ValueError("it is absent")
+    if not least <= size <= most:
+        raise ValueError(f"{size} bytes, expected {least} to {most}")
+    content = folder.read(name) or b""
+    if digest_bytes(content) != digest:
+        raise ValueError("its digest does not match")
+    return content
 
 
 def _num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -101,18 +111,9 @@ def read_arrays(
     kind: type[AvFusionError] = StoreError,
 ) -> dict[str, NDArray[Any]]:
     """The arrays in an npz file, all of which must be in `shapes`; otherwise like `read_array`."""
-    folder, name = split_place(where)
     most = sum(_num_bytes(dtype, shape) + 2 * (_LARGEST_HEADER + len(name.encode())) for name, shape in shapes.items())
-    size = folder.size(name)
     try:
-        if size is None:
-            raise ValueError("it is absent")
-        if size > most + _LARGEST_HEADER:
-            raise ValueError(f"{size} bytes, expected at most {most}")
-        content = folder.read(name) or b""
-        if digest_bytes(content) != digest:
-            raise ValueError("its digest does not match")
-        return dict(_unzip_arrays(content, dtype, shapes))
+        return dict(_unzip_arrays(_read_verified(where, 0, most + _LARGEST_HEADER, digest), dtype, shapes))
     except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise damaged(where, error, remedy, kind) from error
 

@@ -17,7 +17,7 @@ import pydantic
 import pydantic_core
 
 from cache.clock import FrameClock, PictureTimes
-from cache.errors import AvFusionError, StoreError
+from cache.errors import AvFusionError, StoreError, short_text
 from cache.places.folders import Where, split_place
 from cache.recipe import FeatureSpec, Provenance, fingerprint
 from cache.targets import Target
@@ -96,15 +96,8 @@ class ProvenancePart(Document):
     @property
     def provenance(self) -> Provenance:
         """The provenance itself."""
-        return Provenance(
-            self.weights,
-            self.origin,
-            self.licence,
-            tuple(self.parents),
-            tuple(self.trials),
-            self.config,
-            tuple(self.columns),
-        )
+        values = {name: value for name, value in vars(self).items() if name != DIGEST}
+        return Provenance(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
     def check(self) -> None:
         """Check the digest."""
@@ -129,8 +122,8 @@ class SpecPart(Part):
     @property
     def spec(self) -> FeatureSpec:
         """The recipe itself."""
-        known = {name: getattr(self, name) for name in type(self).model_fields}
-        return FeatureSpec(**{**known, "provenance": self.provenance.provenance if self.provenance else Provenance()})
+        provenance = self.provenance.provenance if self.provenance else Provenance()
+        return FeatureSpec(**{**vars(self), "provenance": provenance})
 
     def check(self) -> None:
         """Check that the modality is a word and the precision exists."""
@@ -276,8 +269,7 @@ def damaged(where: Where, error: Exception, remedy: str, kind: type[AvFusionErro
     """The error for a file that differs from what the pipeline wrote."""
     if isinstance(error, OtherVersionError):
         return kind(f"'{where}' {error}. {remedy}")
-    text = " ".join(str(error).split()).rstrip(".")[: _SHOWN * _LONGEST_FAULT]
-    return kind(f"'{where}' is damaged ({text or type(error).__name__}). {remedy}")
+    return kind(f"'{where}' is damaged ({short_text(error)}). {remedy}")
 
 
 def format_document(model: type[D], document: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:

@@ -7,11 +7,11 @@ Importing it restores the uncompressed store.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from cache.clock import FrameClock
 from cache.errors import CorpusError, MissingFileError, StoreError, VersionError
-from cache.formats.interchange import Bundle, Format, Item
+from cache.formats.interchange import Bundle, Format, Item, read_item
 from cache.store.feature_sets import find_set, locate_set, name_of
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
@@ -51,12 +51,7 @@ def _read(path: Path) -> Bundle:
     except (MissingFileError, StoreError) as error:
         raise StoreError(f"Archive '{path}' was altered since it was exported: {error} Or export it again.") from error
 
-    def load(trial_id: str, clock: FrameClock | None = None) -> Item:
-        features = store.read(trial_id, check=True)
-        record = store.record(trial_id)
-        return Item(trial_id, features.embeddings, features.valid, record.clock, record)
-
-    return Bundle(store.spec, sorted(receipt.trials), load, name_of(store.path))
+    return Bundle(store.spec, sorted(receipt.trials), partial(read_item, store), name_of(store.path))
 
 
 ZSTD = Format(_write, _read)

@@ -24,7 +24,7 @@ from cache.foreign import are_features, reading, take_features, take_marks
 from cache.formats.interchange import Bundle, Format, Item
 from cache.names import decode_trial_id, encode_trial_id
 from cache.recipe import canonical_json
-from cache.store.records import VERSION, CommitRecord, check_version, invalid_runs
+from cache.store.records import VERSION, CommitDocument, check_version, invalid_runs
 from cache.store.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ class _Sink(io.FileIO):
     def write(self, content: Buffer) -> int:
         """Write all of the content; after an error, write nothing."""
         view = memoryview(content).cast("B")
-        size, done = len(view), 0
+        done = 0
         try:
-            while self.error is None and done < size:
+            while self.error is None and done < len(view):
                 done += super().write(view[done:])
         except OSError as error:
             self.error = error
-        return size
+        return len(view)
 
     def readinto(self, buffer: Buffer) -> int:
         """Fill the whole buffer, with zeros for what could not be written."""
@@ -135,7 +135,7 @@ def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
         }
         if f"times/{name}" in file:
             document["times"] = file[f"times/{name}"].asstr()[()]
-        record = CommitRecord.from_document(document)
+        record = check_document(document, CommitDocument).record
     return Item(trial_id, embeddings, valid, record.clock, record)
 
 

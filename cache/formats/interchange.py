@@ -130,7 +130,7 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open_folder(partial.parent).remove(partial.name)
-        form.write(partial, store, (_item(store, trial_id) for trial_id in trial_ids))
+        form.write(partial, store, (read_item(store, trial_id) for trial_id in trial_ids))
         _sync(partial)
         partial.rename(path)
     except (OSError, StoreError) as error:
@@ -155,7 +155,7 @@ def _sync(partial: Path) -> None:
 
 
 def import_features(
-    path: Path, kind: str, features: Where, options: ImportOptions | None = None, manifest: Manifest | None = None
+    path: Path, kind: str, features: Where, options: ImportOptions = ImportOptions(), manifest: Manifest | None = None
 ) -> tuple[FeatureStore, Receipt]:
     """Make a store and its receipt from a file or folder in another format.
 
@@ -186,7 +186,7 @@ def import_features(
     else:
         spec = bundle.spec
         write = partial(_write_again, path)
-    name = (options.name if options else "") or bundle.name or spec.name
+    name = options.name or bundle.name or spec.name
     require_folder_name("Name", name, "Choose another with '--name'.")
     place = locate_set(features, name)
     store = FeatureStore.create(place.store, spec)
@@ -214,7 +214,8 @@ def _under_ids(bundle: Bundle, known: Set[str], path: Path) -> Bundle:
     return Bundle(None, sorted(names), load)
 
 
-def _item(store: FeatureStore, trial_id: str) -> Item:
+def read_item(store: FeatureStore, trial_id: str, clock: FrameClock | None = None) -> Item:
+    """A trial of one of our own stores, every byte checked; the clock is that of its record."""
     features = store.read(trial_id, check=True)
     record = store.record(trial_id)
     return Item(trial_id, features.embeddings, features.valid, record.clock, record)
@@ -238,10 +239,10 @@ def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
 
 
 def _adopt(
-    path: Path, kind: str, bundle: Bundle, options: ImportOptions | None, known_clocks: Mapping[str, FrameClock]
+    path: Path, kind: str, bundle: Bundle, options: ImportOptions, known_clocks: Mapping[str, FrameClock]
 ) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
     """A recipe for features of another program, and a function that writes its trials."""
-    if options is None or not options.name or not options.modality:
+    if not options.name or not options.modality:
         raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
     faults = _compare_trials(known_clocks.keys(), set(bundle.trial_ids)) if known_clocks else []
     clocks: dict[str, FrameClock] = {}
@@ -265,7 +266,8 @@ def _adopt(
             )
         if item.cut:
             fitted.append(f"'{trial_id}' ({item.cut:+d})")
-        clocks[trial_id], digests[trial_id] = clock, _digest(item)
+        clocks[trial_id] = clock
+        digests[trial_id] = _digest(item)
         found_dtype = "float16" if item.embeddings.dtype == np.float16 else "float32"
         faults += _overflows(item, options.dtype or found_dtype)
         shapes.setdefault((item.embeddings.shape[1], found_dtype), trial_id)
@@ -284,9 +286,8 @@ def _adopt(
         )
     ((dim, dtype),) = shapes
     content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
-    spec = FeatureSpec(
-        options.name, options.modality, dim, {"imported": kind, "content": content}, "imported", 1, options.dtype or dtype
-    )  # fmt: skip
+    settings = {"imported": kind, "content": content}
+    spec = FeatureSpec(options.name, options.modality, dim, settings, "imported", 1, options.dtype or dtype)
 
     def write(store: FeatureStore, item: Item) -> None:
         record = store.find_record(item.trial_id)
@@ -317,13 +318,15 @@ def _compare_trials(known: Set[str], found: Set[str]) -> list[str]:
 
 def _overflows(item: Item, dtype: str) -> list[str]:
     """The fault of a trial if its numbers are too large for the stored precision."""
+    sizes = np.where(item.valid[:, None], np.abs(item.embeddings), 0)
+    row, column = divmod(int(sizes.argmax()), sizes.shape[1])
     with np.errstate(over="ignore"):
-        if np.isfinite(item.embeddings[item.valid].astype(dtype)).all():
+        if np.isfinite(sizes[row, column].astype(dtype)):
             return []
-    largest = np.abs(item.embeddings[item.valid]).max()
-    remedy = "scale them" if dtype == "float32" else "use '--dtype float32'"
+    value, largest = item.embeddings[row, column], np.finfo(dtype).max
+    remedy = "scale the column" if dtype == "float32" else "use '--dtype float32'"
     return [
-        f"trial '{item.trial_id}' has values up to {largest:.4g}, {dtype} ends at {np.finfo(dtype).max:.6g}: {remedy}"
+        f"trial '{item.trial_id}' has {value:.4g} in row {row}, column {column}, {dtype} ends at {largest:.6g}: {remedy}"
     ]
 
 

@@ -25,6 +25,7 @@ from cache.store.store import FeatureStore
 _KNOWN_RATES = sorted([Fraction(n) for n in range(1, 241)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)])
 _LATEST_MS = 1e14  # three thousand years; also rejects non-finite timestamps
 _MOST_GAPS = 1000  # ticks per row that a file without a clock may span
+_LARGEST = float(np.finfo(np.float32).max)
 _ROUNDING_MS = 1.01  # timestamps, including the first one, may be rounded to whole milliseconds
 
 
@@ -65,7 +66,7 @@ def _read(path: Path) -> Bundle:
         embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
         embeddings[frames] = rows
         valid = np.isfinite(embeddings).all(axis=1)
-        with np.errstate(over="ignore" if spec else "warn"):  # our own are verified against a digest
+        with np.errstate(over="ignore"):  # only if our own were altered; their digest reveals it
             stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
         return Item(trial_id, stored, valid, clock, record)
 
@@ -81,7 +82,7 @@ def _parse(file: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         _check_header(file, header)
         for cells in reader:
             if any(cells):
-                rows.append(_numbers(cells, len(header), f"'{file}', line {reader.line_num}"))
+                rows.append(_numbers(cells, header, f"'{file}', line {reader.line_num}"))
         if not rows:
             raise CorpusError(
                 f"'{file}' has a header and no rows; expected a row for each frame. Give a MuSe feature file; export one of ours again."
@@ -105,10 +106,10 @@ def _check_header(file: Path, header: list[str]) -> None:
     )
 
 
-def _numbers(cells: list[str], columns: int, where: str) -> NDArray[np.float64]:
+def _numbers(cells: list[str], header: list[str], where: str) -> NDArray[np.float64]:
     """A row: timestamp, segment and features; only the timestamp must not be empty."""
-    if len(cells) != columns:
-        raise CorpusError(f"{where} has {len(cells)} cells, its header {columns}. Fix the row and import again.")
+    if len(cells) != len(header):
+        raise CorpusError(f"{where} has {len(cells)} cells, its header {len(header)}. Fix the row and import again.")
     try:
         row = np.array([float(cell) if cell.strip() else np.nan for cell in cells])
     except ValueError as error:
@@ -117,6 +118,14 @@ def _numbers(cells: list[str], columns: int, where: str) -> NDArray[np.float64]:
         ) from error
     if not abs(row[0]) < _LATEST_MS:
         raise CorpusError(f"{where} has timestamp '{cells[0]}', expected milliseconds. Fix the row and import again.")
+    with np.errstate(over="ignore"):
+        infinite = np.flatnonzero(np.isinf(row[2:].astype(np.float32))) + 2
+    for column in infinite:
+        if any(map(str.isdigit, cells[column])):  # not the word "inf", which marks an invalid frame
+            raise CorpusError(
+                f"{where} has '{cells[column]}' in column '{header[column]}', expected at most {_LARGEST:.6g} on either side "
+                "of 0, the end of float32. Scale the column and import again."
+            )
     return row
 
 

@@ -55,10 +55,10 @@ class Folder(Protocol):
         """Remove a file, or a folder with its contents; does nothing if it is absent."""
 
     def folders(self) -> list[str]:
-        """Names of the folders in this one."""
+        """Names of the folders in this one, hidden ones left out."""
 
     def files(self) -> list[str]:
-        """Names of the files in this one."""
+        """Names of the files in this one, hidden ones left out."""
 
     def leftovers(self) -> list[str]:
         """Names of folders left half-written by a killed process."""
@@ -121,29 +121,25 @@ def replace_suffix(where: Where, suffix: str) -> Where:
 
 
 class LocalFolder:
-    """A folder of a local file system."""
+    """A `Folder` of a local file system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.where: Where = path
 
     def child(self, name: str) -> LocalFolder:
-        """A folder below this one."""
         return LocalFolder(self.path / name)
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, None if it is absent."""
         try:
             return (self.path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Content of several files, None for each that is absent."""
         return [self.read(name) for name in names]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of a file."""
         with open(self.path / name, "rb") as file:
             file.seek(start)
             return file.read(stop - start)
@@ -166,7 +162,6 @@ class LocalFolder:
         sync_folder(path.parent)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; false if it did."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.path / name, "xb") as file:
@@ -203,7 +198,6 @@ class LocalFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with its contents."""
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -211,29 +205,24 @@ class LocalFolder:
             path.unlink(missing_ok=True)
 
     def folders(self) -> list[str]:
-        """Names of the folders in this one, hidden ones left out."""
         if not self.path.is_dir():
             return []
         with os.scandir(self.path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
     def files(self) -> list[str]:
-        """Names of the files in this one, hidden ones left out."""
         if not self.path.is_dir():
             return []
         return sorted(path.name for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
 
     def leftovers(self) -> list[str]:
-        """Names of folders left half-written by a killed process."""
         return sorted(path.name for kind in ("partial", "old") for path in self.path.glob(f".*.{kind}"))
 
     def sizes(self) -> dict[str, int]:
-        """Every file below, with its size in bytes."""
         files = (path for path in self.path.rglob("*") if path.is_file())
         return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes, None if it is absent."""
         try:
             return (self.path / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -248,12 +237,11 @@ class LocalFolder:
         return status.st_ino, status.st_mtime_ns
 
     def zarr_store(self) -> Any:
-        """For zarr to open."""
         return str(self.path)
 
 
 class RemoteFolder:
-    """A folder at an fsspec URL."""
+    """A `Folder` at an fsspec URL."""
 
     def __init__(self, url: str) -> None:
         self.where: Where = url.rstrip("/")
@@ -269,18 +257,15 @@ class RemoteFolder:
         self._fs = GuardedFileSystem(system, url)
 
     def child(self, name: str) -> RemoteFolder:
-        """A folder below this one."""
         return RemoteFolder(f"{self.where}/{name}")
 
     def read(self, name: str) -> bytes | None:
-        """Content of an object, None if it is absent."""
         try:
             return self._fs.cat_file(self._key(name))
         except FileNotFoundError:
             return None
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Content of several objects, fetched together."""
         keys = [self._key(name) for name in names]
         found = self._fs.cat(keys, on_error="return") if keys else {}
         results = [found.get(key) for key in keys]
@@ -290,7 +275,6 @@ class RemoteFolder:
         return [result if isinstance(result, bytes) else None for result in results]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of an object."""
         return self._fs.cat_file(self._key(name), start=start, end=stop)
 
     def write(self, name: str, content: bytes) -> None:
@@ -298,7 +282,6 @@ class RemoteFolder:
         self._fs.pipe_file(self._key(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Put an object unless it exists; false if it did."""
         try:
             self._fs.pipe_file(self._key(name), content, mode="create")
         except FileExistsError:
@@ -322,11 +305,9 @@ class RemoteFolder:
                 continue
 
     def folders(self) -> list[str]:
-        """Names of the prefixes in this one, hidden ones left out."""
         return self._list("directory")
 
     def files(self) -> list[str]:
-        """Names of the objects in this one, hidden ones left out."""
         return self._list("file")
 
     def leftovers(self) -> list[str]:
@@ -334,13 +315,11 @@ class RemoteFolder:
         return []
 
     def sizes(self) -> dict[str, int]:
-        """Every object below, with its size in bytes."""
         found = self._fs.find(self._root, detail=True)
         start = len(self._fs._strip_protocol(self._root)) + 1
         return {name[start:]: entry["size"] for name, entry in found.items()}
 
     def size(self, name: str) -> int | None:
-        """Size of an object in bytes, None if it is absent."""
         try:
             return self._fs.size(self._key(name))
         except FileNotFoundError:
@@ -351,7 +330,6 @@ class RemoteFolder:
         return None
 
     def zarr_store(self) -> Any:
-        """For zarr to open."""
         from zarr.storage import FsspecStore
 
         return FsspecStore.from_url(str(self.where), read_only=True)

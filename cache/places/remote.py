@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from cache.errors import AvFusionError, UnreachableError
+from cache.errors import AvFusionError, UnreachableError, short_text
 
 
 class GuardedFileSystem:
@@ -36,5 +36,6 @@ def wrap_remote_error(error: Exception, url: str) -> Exception:
     """Wrap a third-party error in an `UnreachableError`; pass Python's and our own errors through."""
     if isinstance(error, (OSError, AvFusionError)) or type(error).__module__ == "builtins":
         return error
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return UnreachableError(f"'{url}' cannot be reached: {reason}. Check the address, the credentials and the network.")
+    return UnreachableError(
+        f"'{url}' cannot be reached: {short_text(error)}. Check the address, the credentials and the network."
+    )

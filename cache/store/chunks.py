@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import AvFusionError, StoreError
+from cache.errors import AvFusionError, StoreError, short_text
 from cache.places.folders import Folder, LocalFolder
 from cache.places.remote import wrap_remote_error
 from cache.store.nodes import DIMENSIONS
@@ -35,7 +35,6 @@ LONGEST_CHUNK = 65_536  # frames; longer trials are split into equal chunks
 _PLAIN_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _PLAIN_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 _ZSTD_LEVEL = 9  # of archives, which are written once
-_REDO = "Run the extraction again; only this trial is redone."
 
 Rows = Callable[[slice], NDArray[Any]]
 """Reads consecutive rows of an array."""
@@ -90,12 +89,12 @@ def compress_chunks(chunks: Mapping[str, Buffer]) -> dict[str, Buffer]:
     return {name: codec.encode(content) for name, content in chunks.items()}
 
 
-def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> Rows | None:
+def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str) -> Rows | None:
     """A reader of rows without zarr, or None if the array is not plain memory.
 
     Args:
         folder: the array's folder, with `c/<i>/0` below it.
-        metadata: its `zarr.json`, checked by `nodes.parse_array`.
+        metadata: its `zarr.json`, checked by `nodes.parse_node`.
         remedy: what to do about a damaged trial, for messages.
 
     Raises:
@@ -117,7 +116,7 @@ def open_rows(folder: Folder, metadata: dict[str, Any], remedy: str = _REDO) -> 
     return chunks[0] if len(chunks) == 1 else _join(chunks, rows, num_frames)
 
 
-def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str = _REDO) -> Rows:
+def zarr_rows(folder: Folder, valid: NDArray[np.bool_], remedy: str) -> Rows:
     """A reader of rows through zarr, for arrays that are compressed, sharded or chunked differently.
 
     Args:
@@ -158,19 +157,11 @@ def _decoding(folder: Folder, remedy: str) -> Iterator[None]:
     except AvFusionError:
         raise
     except Exception as error:
-        found = (
-            error
-            if isinstance(folder, LocalFolder) or _is_of_zarr(error)
-            else wrap_remote_error(error, str(folder.where))
-        )
+        of_zarr = type(error).__module__.partition(".")[0] in ("zarr", "numcodecs")
+        found = error if isinstance(folder, LocalFolder) or of_zarr else wrap_remote_error(error, str(folder.where))
         if isinstance(found, AvFusionError):
             raise found from error
-        text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise StoreError(f"A chunk of '{folder.where}' cannot be decoded ({text}). {remedy}") from error
-
-
-def _is_of_zarr(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in ("zarr", "numcodecs")
+        raise StoreError(f"A chunk of '{folder.where}' cannot be decoded ({short_text(error)}). {remedy}") from error
 
 
 def _check_size(folder: Folder, name: str, expected: int, remedy: str) -> None:
@@ -201,8 +192,8 @@ def _fetch_chunk(folder: Folder, name: str, dtype: np.dtype[Any], rows: int, dim
 def _join(chunks: list[Rows], rows: int, num_frames: int) -> Rows:
     def read(wanted: slice) -> NDArray[Any]:
         start, stop, _ = wanted.indices(num_frames)
-        first, last = start // rows, max(start, stop - 1) // rows
-        last = min(last, len(chunks) - 1)
+        first = start // rows
+        last = min(max(start, stop - 1) // rows, len(chunks) - 1)
         parts = [
             chunks[i](slice(max(start - i * rows, 0), max(min(stop - i * rows, rows), 0)))
             for i in range(first, last + 1)

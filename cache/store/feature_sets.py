@@ -76,10 +76,9 @@ def group_sets(features: Where) -> list[tuple[list[Where], list[FeatureSet]]]:
 def store_of(receipt: Where) -> Where:
     """The store that belongs to a receipt."""
     folder, name = split_place(receipt)
-    inside = Path(folder.where).name == RECEIPTS
-    return join_place(
-        split_place(folder.where)[0].where if inside else folder.where, f"{name.removesuffix('.json')}.zarr"
-    )
+    if Path(folder.where).name == RECEIPTS:
+        folder, _ = split_place(folder.where)
+    return join_place(folder.where, f"{name.removesuffix('.json')}.zarr")
 
 
 def name_of(store: Where) -> str:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import SettingError, ShapeError
-from cache.store.records import CommitRecord
+from cache.errors import SettingError
 from cache.store.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -24,28 +23,10 @@ _BATCH = 8192  # frames per step of the incremental fit; at least ten times the 
 
 
 class Components(NamedTuple):
-    """Principal components: `components` (n, D), `mean` (D,), both float32, and `explained` (n,), shares of variance.
-
-    Embeddings x become `(x - mean) @ components.T`; rows of invalid frames must be set to zero again afterwards.
-    """
+    """Principal components: `components` (n, D) and `mean` (D,), both float32; x becomes `(x - mean) @ components.T`."""
 
     components: NDArray[np.float32]
     mean: NDArray[np.float32]
-    explained: NDArray[np.float64]
-
-    def apply(self, embeddings: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Project embeddings (T, D) to (T, n); zero where `valid` (T,) is false.
-
-        Raises:
-            ShapeError: if D differs from that of the components.
-        """
-        if embeddings.shape[1:] != self.mean.shape:
-            raise ShapeError(
-                f"Embeddings have shape {embeddings.shape}, expected (T, {len(self.mean)}). Fit the components again."
-            )
-        projected = np.asarray((embeddings.astype(np.float32) - self.mean) @ self.components.T, np.float32)
-        projected[~valid] = 0
-        return projected
 
 
 def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_only: bool = False) -> da.Array:
@@ -66,7 +47,9 @@ def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_o
     ids = store.trial_ids() if trial_ids is None else list(trial_ids)
     found = store.find_records(ids)
     records = {trial_id: found.get(trial_id) or store.record(trial_id) for trial_id in ids}
-    lengths = [_num_rows(records[trial_id], valid_only) for trial_id in ids]
+    lengths = [
+        int(records[trial_id].valid.sum()) if valid_only else records[trial_id].clock.num_frames for trial_id in ids
+    ]
     if not sum(lengths):
         raise SettingError(
             f"{len(ids)} trials of '{store.group}' have no frames to use; expected at least one. Name other trials."
@@ -105,23 +88,17 @@ def fit_pca(store: FeatureStore, trial_ids: Sequence[str], n: int) -> Components
             f"{min(rows.shape)}. Reduce the number of components."
         )
     fit = IncrementalPCA(n)
-    for batch in _batches(rows, max(_BATCH, 10 * n), n):
+    for batch in _batches(rows, max(_BATCH, 10 * n)):
         fit.partial_fit(batch)
-    return Components(
-        fit.components_.astype(np.float32), fit.mean_.astype(np.float32), np.asarray(fit.explained_variance_ratio_)
-    )
+    return Components(fit.components_.astype(np.float32), fit.mean_.astype(np.float32))
 
 
-def _batches(rows: da.Array, size: int, least: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks of about `size` rows, at least `least` each; one is in memory at a time."""
-    number = max(1, len(rows) // max(size, least))
+def _batches(rows: da.Array, size: int) -> Iterator[NDArray[np.float64]]:
+    """Blocks of about `size` rows, never fewer unless there are fewer in all; one is in memory at a time."""
+    number = max(1, len(rows) // size)
     edges = np.linspace(0, len(rows), number + 1).astype(int)
     for start, stop in pairwise(edges):
         yield rows[start:stop].astype(np.float64).compute(scheduler="synchronous")
-
-
-def _num_rows(record: CommitRecord, valid_only: bool) -> int:
-    return record.num_frames - (sum(stop - start for start, stop in record.invalid) if valid_only else 0)
 
 
 def _read(store: FeatureStore, trial_id: str, valid_only: bool) -> NDArray[Any]:

@@ -15,7 +15,7 @@ _SPEC = "avfusion_spec"
 _STORE = "avfusion_store"
 
 
-class Node(Part):
+class GroupNode(Part):
     """The `zarr.json` of a group."""
 
     zarr_format: Literal[3]
@@ -76,17 +76,8 @@ class ArrayNode(Part):
             raise ValueError(f"dimensions {self.dimension_names}, expected {DIMENSIONS}")
 
 
-def parse_group(content: bytes | None) -> dict[str, Any] | None:
-    """The `zarr.json` of a group, or None if it is absent or damaged."""
-    return _parse(content, Node)
-
-
-def parse_array(content: bytes | None) -> dict[str, Any] | None:
-    """The `zarr.json` of an array (T, D), or None if it is absent or damaged."""
-    return _parse(content, ArrayNode)
-
-
-def _parse(content: bytes | None, kind: type[Node] | type[ArrayNode]) -> dict[str, Any] | None:
+def parse_node(content: bytes | None, kind: type[GroupNode] | type[ArrayNode]) -> dict[str, Any] | None:
+    """A `zarr.json`, or None if it is absent or damaged."""
     try:
         document: dict[str, Any] = parse_json(content or b"")
         check_document(document, kind)
@@ -111,7 +102,7 @@ def find_layout(content: bytes | None, where: Where) -> int | None:
     Raises:
         VersionError: if a newer version of avfusion wrote it.
     """
-    metadata = parse_group(content)
+    metadata = parse_node(content, GroupNode)
     if metadata is None:
         return None
     attributes: dict[str, Any] = metadata.get("attributes", {})
@@ -125,7 +116,7 @@ def find_layout(content: bytes | None, where: Where) -> int | None:
 
 def find_spec(content: bytes | None) -> FeatureSpec | None:
     """The recipe in the `zarr.json` of a fingerprint's group, None if it is absent or damaged."""
-    document = ((parse_group(content) or {}).get("attributes") or {}).get(_SPEC)
+    document = ((parse_node(content, GroupNode) or {}).get("attributes") or {}).get(_SPEC)
     try:
         return check_document(document, SpecPart).spec
     except ValueError:

@@ -15,7 +15,7 @@ from cache.errors import FingerprintError, MissingFileError, VersionError
 from cache.places.folders import Where, split_place
 from cache.recipe import FeatureSpec
 from cache.store.feature_sets import store_of
-from cache.store.records import VERSION
+from cache.store.records import VERSION, CommitRecord
 from cache.store.store import FeatureStore
 
 
@@ -57,6 +57,11 @@ class ReceiptEntry:
     num_frames: int
     runtime: str = field(default="", compare=False)
 
+    @classmethod
+    def of(cls, record: CommitRecord) -> ReceiptEntry:
+        """The entry of a finished trial."""
+        return cls(record.source, record.embeddings, record.clock.num_frames, record.versions.get("runtime", ""))
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -74,11 +79,7 @@ class Receipt:
         """
         wanted = sorted(trial_ids)
         found = store.find_records(wanted)
-        records = {trial_id: found.get(trial_id) or store.record(trial_id) for trial_id in wanted}
-        entries = {
-            trial_id: ReceiptEntry(r.source, r.embeddings, r.num_frames, r.versions.get("runtime", ""))
-            for trial_id, r in records.items()
-        }
+        entries = {name: ReceiptEntry.of(found.get(name) or store.record(name)) for name in wanted}
         return cls(store.spec, entries)
 
     def save(self, path: Where) -> None:

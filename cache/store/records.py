@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain
 from typing import Any, Literal
 
@@ -11,8 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock, PictureTimes
-from cache.documents.documents import ClockPart, Number, Pair, check_document, is_signed
+from cache.clock import FrameClock
+from cache.documents.documents import ClockPart, Number, Pair, is_signed
 from cache.errors import VersionError
 from cache.recipe import canonical_json
 
@@ -43,11 +42,8 @@ class CommitDocument(ClockPart):
     @property
     def record(self) -> CommitRecord:
         """The record itself."""
-        clock = self.clock
         runs = tuple((run[0], run[1]) for run in self.invalid)
-        return CommitRecord(
-            self.source, self.embeddings, clock.num_frames, clock.rate, clock.start_s, runs, self.versions, clock.times
-        )
+        return CommitRecord(self.source, self.embeddings, self.clock, runs, self.versions)
 
 
 @dataclass(frozen=True)
@@ -57,32 +53,21 @@ class CommitRecord:
     Attributes:
         source: digest of the bytes that the backbone read.
         embeddings: digest of the stored bytes and of the invalid runs.
-        num_frames: T.
-        rate: frames per second.
-        start_s: moment of frame 0, seconds.
+        clock: the clock that the trial was computed on.
         invalid: half-open runs of frames that the backbone never saw.
         versions: versions of the libraries that computed it.
-        times: times of the pictures, if the frames have no constant rate.
     """
 
     source: str
     embeddings: str
-    num_frames: int
-    rate: Fraction
-    start_s: float
+    clock: FrameClock
     invalid: tuple[tuple[int, int], ...]
     versions: dict[str, str]
-    times: PictureTimes | None = None
-
-    @property
-    def clock(self) -> FrameClock:
-        """The clock that the trial was computed on."""
-        return FrameClock(self.rate, self.num_frames, self.start_s, self.times)
 
     @property
     def valid(self) -> NDArray[np.bool_]:
         """(T,) true where the backbone saw input."""
-        valid = np.ones(self.num_frames, bool)
+        valid = np.ones(self.clock.num_frames, bool)
         for start, stop in self.invalid:
             valid[start:stop] = False
         return valid
@@ -94,23 +79,14 @@ class CommitRecord:
             "state": "complete",
             "source": self.source,
             "embeddings": self.embeddings,
-            "num_frames": self.num_frames,
-            "rate": str(self.rate),
-            "start_s": self.start_s,
+            "num_frames": self.clock.num_frames,
+            "rate": str(self.clock.rate),
+            "start_s": self.clock.start_s,
             "first_frame": 0,
             "invalid": [list(run) for run in self.invalid],
             "versions": self.versions,
         }
-        return document if self.times is None else {**document, "times": str(self.times)}
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> CommitRecord:
-        """Inverse of `to_document`.
-
-        Raises:
-            ValueError: if it is not a commit record.
-        """
-        return check_document(document, CommitDocument).record
+        return document if self.clock.times is None else {**document, "times": str(self.clock.times)}
 
 
 def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,7 @@ Readers reject an array without a commit record and writers redo it, so a killed
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,10 @@ from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreEr
 from cache.names import decode_trial_id, encode_trial_id
 from cache.places.folders import Where, open_folder
 from cache.recipe import FeatureSpec
-from cache.store.chunks import (
-    Rows,
-    array_metadata,
-    compress_chunks,
-    open_rows,
-    split_chunks,
-    zarr_rows,
-)
+from cache.store.chunks import Rows, array_metadata, compress_chunks, open_rows, split_chunks, zarr_rows
 from cache.store.locks import Claim, claim, sweep
-from cache.store.nodes import find_layout, find_spec, format_recipe, format_root, parse_array
+from cache.store.nodes import ArrayNode, find_layout, find_spec, format_recipe, format_root, parse_node
 from cache.store.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
-
-if TYPE_CHECKING:
-    pass
 
 DROP_FIRST = "'avfusion cache verify --drop', then "
 """In messages: remove a trial with altered bytes before it is computed again."""
@@ -132,7 +122,7 @@ class FeatureStore:
         names = self._folder.folders() if trial_ids is None else [encode_trial_id(i) for i in trial_ids]
         documents = self._folder.read_many([f"{name}/zarr.json" for name in names])
         found = {
-            decode_trial_id(name): find_commit(parse_array(content), f"{self.group}/{name}")
+            decode_trial_id(name): find_commit(parse_node(content, ArrayNode), f"{self.group}/{name}")
             for name, content in zip(names, documents, strict=True)
         }
         return {trial_id: record for trial_id, record in found.items() if record is not None}
@@ -188,7 +178,11 @@ class FeatureStore:
             handle = self._handles[trial_id] = self._open(trial_id)
         if check:
             whole = handle.rows(slice(None))
-            self._check(trial_id, whole, handle.record)
+            if digest_embeddings(whole, handle.record.invalid) != handle.record.embeddings:
+                raise StoreError(
+                    f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or "
+                    f"the disk is failing. Run {DROP_FIRST}{self._redo}; only this trial is redone."
+                )
             return Features(whole[wanted], handle.valid[wanted])
         return Features(handle.rows(wanted), handle.valid[wanted])
 
@@ -220,14 +214,7 @@ class FeatureStore:
         stored = self._prepare(trial_id, embeddings, valid, clock)
         runs = invalid_runs(valid)
         record = CommitRecord(
-            source,
-            digest_embeddings(stored, runs),
-            clock.num_frames,
-            clock.rate,
-            clock.start_s,
-            runs,
-            {"numpy": np.__version__, **(versions or {})},
-            clock.times,
+            source, digest_embeddings(stored, runs), clock, runs, {"numpy": np.__version__, **(versions or {})}
         )
         attributes = {COMMIT: sign(record.to_document())}
         metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
@@ -260,21 +247,23 @@ class FeatureStore:
 
     def _open(self, trial_id: str) -> _Handle:
         name = encode_trial_id(trial_id)
-        key, folder = f"{name}/zarr.json", self._folder.child(name)
+        key = f"{name}/zarr.json"
+        folder = self._folder.child(name)
+        remedy = f"Run {self._redo} again; only this trial is redone."
         while True:
             stamp = self._folder.stamp(key)
-            metadata = parse_array(folder.read("zarr.json"))
+            metadata = parse_node(folder.read("zarr.json"), ArrayNode)
             record = find_commit(metadata, str(folder.where))
             if metadata is None or record is None:
                 raise self._unfinished(trial_id)
-            found, expected = metadata["shape"], [record.num_frames, self.spec.dim]
+            found, expected = metadata["shape"], [record.clock.num_frames, self.spec.dim]
             if found != expected or metadata["data_type"] != self.spec.dtype:
                 raise StoreError(
                     f"'{folder.where}' has shape {found} of {metadata['data_type']}, expected {expected} of {self.spec.dtype}. "
-                    f"Run {self._redo} again; only this trial is redone."
+                    f"{remedy}"
                 )
             try:
-                rows = open_rows(folder, metadata, f"Run {self._redo} again; only this trial is redone.")
+                rows = open_rows(folder, metadata, remedy)
             except StoreError:
                 if self._folder.stamp(key) == stamp:
                     raise
@@ -283,17 +272,7 @@ class FeatureStore:
                 break
         valid = record.valid
         valid.flags.writeable = False
-        if rows is None:
-            packed = zarr_rows(folder, valid, f"Run {self._redo} again; only this trial is redone.")
-            return _Handle(record, packed, valid, plain=False)
-        return _Handle(record, rows, valid, plain=True)
-
-    def _check(self, trial_id: str, embeddings: NDArray[Any], record: CommitRecord) -> None:
-        if digest_embeddings(embeddings, record.invalid) != record.embeddings:
-            raise StoreError(
-                f"The embeddings of trial '{trial_id}' in '{self.group}' differ from their digest: the file was altered or the "
-                f"disk is failing. Run {DROP_FIRST}{self._redo}; only this trial is redone."
-            )
+        return _Handle(record, rows or zarr_rows(folder, valid, remedy), valid, plain=rows is not None)
 
     def _unfinished(self, trial_id: str) -> StoreError:
         return StoreError(

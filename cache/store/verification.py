@@ -12,7 +12,7 @@ from cache.places.folders import Where, open_folder
 from cache.recipe import FeatureSpec, flatten
 from cache.store.feature_sets import FeatureSet, group_sets, list_sets
 from cache.store.locks import locks_place, sweep
-from cache.store.receipt import Receipt, is_unread
+from cache.store.receipt import Receipt, ReceiptEntry, is_unread
 from cache.store.records import CommitRecord
 from cache.store.store import DROP_FIRST, FeatureStore, fingerprints
 
@@ -166,7 +166,8 @@ def remove_leftovers(features: Where) -> list[str]:
 
 
 def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> Iterator[Finding]:
-    place, name = str(holding.path), holding.fingerprint
+    place = str(holding.path)
+    name = holding.fingerprint
     if holding.problem:
         yield Finding(place, name, "", holding.problem)
         return
@@ -214,11 +215,7 @@ def _compare_receipt(
         record = records.get(trial_id)
         if record is None:
             yield Finding(where, name, trial_id, "the receipt names it, but the store does not have it; extract again")
-        elif (record.source, record.embeddings, record.num_frames) != (
-            entry.source,
-            entry.embeddings,
-            entry.num_frames,
-        ):
+        elif ReceiptEntry.of(record) != entry:
             yield Finding(where, name, trial_id, "the store's embeddings differ from the receipt; extract again")
     if manifest is None:
         return

@@ -71,8 +71,8 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
     trials = [
         {
             "trial": trial_id,
-            "frames": record.num_frames,
-            "rate_hz": round(float(record.rate), 3),
+            "frames": record.clock.num_frames,
+            "rate_hz": round(record.clock.rate_hz, 3),
             "invalid": sum(stop - start for start, stop in record.invalid),
         }
         for trial_id, record in sorted(store.find_records().items())
@@ -247,7 +247,7 @@ def _row(holding: Holding) -> dict[str, Any]:
         store = holding.open()
         records = store.find_records()
         row |= {"trials": len(records), "unfinished": len(store.unfinished())}
-        row["frames"] = sum(record.num_frames for record in records.values())
+        row["frames"] = sum(record.clock.num_frames for record in records.values())
         made_of = describe(store.spec)
     return {**row, "receipts": list(holding.receipts), "store": str(holding.path), "made of": made_of}
 

@@ -351,14 +351,18 @@ def test_what_we_exported_comes_back_under_its_own_name_or_another(
     assert open_receipt(tmp_path / "again/receipts/third.json")[0].spec == store.spec
 
 
-@pytest.mark.parametrize(("dtype", "value", "remedy"), [("float16", 1e5, "--dtype float32"), ("", 1e300, "scale them")])
+@pytest.mark.parametrize(
+    ("dtype", "value", "remedy"), [("float16", 1e5, "--dtype float32"), ("", -1e300, "scale the column")]
+)
 def test_numbers_too_large_for_the_precision_are_told_before_anything_is_written(
     tmp_path: Path, dtype: str, value: float, remedy: str
 ) -> None:
     (tmp_path / "npy").mkdir()
     np.save(tmp_path / "npy/a.npy", np.zeros((5, 2)))
-    np.save(tmp_path / "npy/b.npy", np.full((5, 2), value))
-    with pytest.raises(CorpusError, match=f"trial 'b' has values up to 1e\\+.* ends at .*{remedy}"):
+    rows = np.zeros((5, 2))
+    rows[3, 1] = value
+    np.save(tmp_path / "npy/b.npy", rows)
+    with pytest.raises(CorpusError, match=f"trial 'b' has -?1e\\+.* in row 3, column 1, .* ends at .*{remedy}"):
         import_features(tmp_path / "npy", "npy", tmp_path / "x", ImportOptions("my", "audio", rate="25", dtype=dtype))
     assert not (tmp_path / "x").exists()
 

@@ -57,6 +57,15 @@ REFUSED = {
     "no time": (PLAIN.replace("500,", ",").encode(), "a.csv', line 3 has timestamp '', expected milliseconds"),
     "endless": (PLAIN.replace("500,", "inf,").encode(), "a.csv', line 3 has timestamp 'inf'"),
     "far": (PLAIN.replace("500,", "1e300,").encode(), "a.csv', line 3 has timestamp '1e300'"),
+    "beyond float32": (PLAIN.replace("0.25", "1e39").encode(), "a.csv', line 3 has '1e39' in column 'f0', expected at"),
+    "below float32": (
+        PLAIN.replace("-2e-1", "-4e38").encode(),
+        "line 3 has '-4e38' in column 'f1', expected at most 3.4",
+    ),
+    "beyond float64": (
+        PLAIN.replace("0.25", "1e400").encode(),
+        "line 3 has '1e400' in column 'f0', expected at most 3.4",
+    ),
     "gap": (PLAIN.replace("1000,", "10000000,").encode(), "span 10000 s, 20001 frames at 2 Hz"),
     "open quote": (PLAIN.replace("0.25", '"0.25').encode(), "cannot be read as a MuSe feature file (unexpected end"),
     "NUL": (PLAIN.replace("0.25", "\0").encode(), "a.csv'"),
@@ -75,6 +84,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "features").exists()
+
+
+def test_the_largest_float32_is_kept_and_infinity_is_an_invalid_frame(tmp_path: Path) -> None:
+    store = load(tmp_path, PLAIN.replace("0.25", "3.40282347e38").replace("nan", "-inf").encode())
+    embeddings, valid = store.read("a")
+    assert (embeddings[1, 0], valid.tolist()) == (np.finfo(np.float32).max, [True, True, False])
 
 
 def test_names_and_hidden_files(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_reads_back_what_was_written(path: Path, trial_id: str) -> None:
     np.testing.assert_array_equal(features.embeddings, np.where(valid[:, None], values, 0).astype(np.float16))
     assert store.trial_ids() == [trial_id]
     record = store.record(trial_id)
-    assert (record.num_frames, record.rate) == (20, Fraction(30000, 1001))
+    assert (record.clock.num_frames, record.clock.rate) == (20, Fraction(30000, 1001))
     inside = {p.resolve() for p in path.parents[2].rglob("*")}
     assert all(p.is_relative_to(path.parents[1].resolve()) for p in inside)
 
