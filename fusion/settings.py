@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cache.errors import SettingError
-from cache.names import require_known
 from cache.settings import Faults, check_ranges, expected_one_of
 from cache.windows import TAILS
 
@@ -18,6 +17,9 @@ LOSSES = {
     "batch": "fusion.scores.losses:ccc_loss",
     "window": "fusion.scores.losses:windowed_ccc_loss",
 }
+
+LOSS_KINDS = dict.fromkeys(LOSSES, "continuous")
+"""Loss → the kind of target that it is for."""
 
 OPTIMIZERS = {
     "adam": "torch.optim:Adam",
@@ -170,12 +172,3 @@ class TrainConfig:
         if not self.per_target or len(self.targets) == 1:
             return (self,)
         return tuple(replace(self, targets=(target,)) for target in self.targets)
-
-    def check_targets(self, known: tuple[str, ...]) -> None:
-        """Check that the corpus labels every target.
-
-        Raises:
-            UnknownNameError: if a target is not among `known`.
-        """
-        for target in self.targets:
-            require_known("target", target, known)

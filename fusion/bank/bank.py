@@ -172,8 +172,6 @@ class Bank:
             UnknownNameError: if the bank does not hold a trial.
             SettingError: if a modality has no valid frame in them.
         """
-        for trial_id in trial_ids:
-            self.span(trial_id)
         return {
             modality: measure_moments(modality, (self._valid_rows(modality, trial_id) for trial_id in trial_ids)).to(
                 self.device

@@ -53,17 +53,18 @@ class Batches:
     """Windows of a bank in batches, for any number of passes through the same buffers."""
 
     def __init__(self, bank: Bank, windows: Sequence[Window], length: int, batch_size: int) -> None:
-        self.bank, self.windows, self.length, self.batch_size = bank, tuple(windows), length, batch_size
+        self.bank = bank
+        self.windows = tuple(windows)
+        self.length = length
+        self.batch_size = batch_size
         for window in self.windows:
             span = bank.span(window.trial_id)
             if window.num_frames > length or window.start < 0 or window.stop > span.stop - span.start:
                 raise ShapeError(
                     f"{window} does not fit {length} frames of a trial of {span.stop - span.start}. Cut the windows again."
                 )
-        columns = ([bank.starts[w.trial_id] + w.start, w.stride, w.num_frames] for w in self.windows)
-        self._columns = (
-            torch.tensor(list(columns), dtype=torch.int64).reshape(-1, 3).T.contiguous()
-        )  # first, stride, used
+        columns = [(bank.starts[w.trial_id] + w.start, w.stride, w.num_frames) for w in self.windows]
+        self._columns = torch.tensor(columns, dtype=torch.int64).reshape(-1, 3).T.contiguous()  # first, stride, used
         self._steps = torch.arange(length)
         labelled = bank.labels.isfinite()
         self._targets = bank.labels.masked_fill(~labelled, 0)
@@ -101,9 +102,22 @@ class Batches:
         chosen = order.split(self.batch_size) if count else ()
         return self._prefetch(chosen) if self._ahead and len(chosen) > 1 else map(self.gather, chosen)
 
-    def gather(self, chosen: Tensor) -> Batch:
-        """The batch of the windows with these indices, (B,) int64."""
-        return self._gather(chosen, self._scratch[0])
+    def gather(self, chosen: Tensor, buffers: int = 0) -> Batch:
+        """The batch of the windows with these indices, (B,) int64, in one of the sets of buffers."""
+        columns = self._columns[:, chosen]
+        rows = self._rows(*columns)
+        shape = rows.shape
+        flat = rows.flatten()
+        flags = self._flags.index_select(0, flat).view(*shape, -1)
+        valid = dict(zip(self._scratch[buffers], flags.unbind(dim=-1), strict=False))
+        wanted = Wanted(tuple([self.windows[i] for i in chosen.tolist()]), columns, flat, self.length)
+        embeddings = {}
+        for modality, (buffer, block) in self._scratch[buffers].items():
+            result = buffer[: len(flat)]
+            self.bank.embeddings[modality].gather(wanted, valid[modality], result, block)
+            embeddings[modality] = result.view(*shape, -1)
+        targets = self._targets.index_select(0, flat).view(*shape, -1)
+        return Batch(embeddings, valid, flags[..., len(valid) :], targets, wanted.windows, columns[2])
 
     def _prefetch(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
         """Gather one batch ahead in a thread, alternating between two sets of buffers."""
@@ -111,7 +125,7 @@ class Batches:
 
         def gather(index: int) -> Batch:
             with torch.inference_mode(inference):
-                return self._gather(chosen[index], self._scratch[index % 2])
+                return self.gather(chosen[index], index % 2)
 
         with ThreadPoolExecutor(1, "bank") as thread:
             pending = thread.submit(gather, 0)
@@ -127,18 +141,3 @@ class Batches:
         if len(used) and int(used.min()) < self.length:
             rows = rows.masked_fill_(self._steps >= used[:, None], len(self._targets) - 1)
         return rows.to(self.bank.device, non_blocking=True)
-
-    def _gather(self, chosen: Tensor, scratch: dict[str, tuple[Tensor, Tensor]]) -> Batch:
-        columns = self._columns[:, chosen]
-        rows = self._rows(*columns)
-        shape, flat = rows.shape, rows.flatten()
-        flags = self._flags.index_select(0, flat).view(*shape, -1)
-        valid = dict(zip(scratch, flags.unbind(dim=-1), strict=False))
-        wanted = Wanted(tuple([self.windows[i] for i in chosen.tolist()]), columns, flat, self.length)
-        embeddings = {}
-        for modality, (buffer, block) in scratch.items():
-            result = buffer[: len(flat)]
-            self.bank.embeddings[modality].gather(wanted, valid[modality], result, block)
-            embeddings[modality] = result.view(*shape, -1)
-        targets = self._targets.index_select(0, flat).view(*shape, -1)
-        return Batch(embeddings, valid, flags[..., len(valid) :], targets, wanted.windows, columns[2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fusion.bank.rows import ResidentRows, Rows, Wanted, block_size
 
 
 @dataclass(frozen=True, eq=False)
-class MappedRows(Rows):
+class MappedRows:
     """One modality of a bank, in its store.
 
     Attributes:
@@ -30,16 +31,14 @@ class MappedRows(Rows):
 
     store: FeatureStore
     moments: Moments | None = None
-    waits = True
+    waits: ClassVar[bool] = True
 
     @property
     def dim(self) -> int:
-        """D."""
         return self.store.spec.dim
 
     @property
     def dtype(self) -> torch.dtype:
-        """The stored type."""
         dtype: torch.dtype = getattr(torch, self.store.spec.dtype)
         return dtype
 
@@ -102,7 +101,8 @@ def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_
     """
     if not memory_gb >= 0:
         raise SettingError(f"memory_gb is {memory_gb}, expected 0 or more. Change params.yaml.")
-    left, chosen = memory_gb * 1e9, set()
+    left = memory_gb * 1e9
+    chosen = set()
     sizes = {m: 2 * num_frames * store.spec.dim * np.dtype(store.spec.dtype).itemsize for m, store in stores.items()}
     for modality in sorted(sizes, key=lambda name: (sizes[name], name)):
         left -= sizes[modality]

@@ -61,7 +61,8 @@ def measure_moments(modality: str, trials: Iterable[tuple[Tensor, Tensor]]) -> M
     Raises:
         SettingError: if no frame is valid.
     """
-    count, mean, square = 0, torch.zeros(()), torch.zeros(())
+    count = 0
+    mean = square = torch.zeros(())
     for embeddings, valid in trials:
         frames = embeddings[valid].double()
         if len(frames) == 0:
@@ -69,11 +70,9 @@ def measure_moments(modality: str, trials: Iterable[tuple[Tensor, Tensor]]) -> M
         centre = frames.mean(dim=0)
         spread = (frames - centre).square().sum(dim=0)
         total = count + len(frames)
-        delta = centre - mean if count else torch.zeros_like(centre)
-        square = (
-            (square if count else torch.zeros_like(centre)) + spread + delta.square() * (count * len(frames) / total)
-        )
-        mean = mean + delta * (len(frames) / total) if count else centre
+        delta = centre - mean
+        square = square + spread + delta.square() * (count * len(frames) / total)
+        mean = mean + delta * (len(frames) / total)
         count = total
     if count == 0:
         raise SettingError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Wanted:
     length: int
 
 
-class Rows(ABC):
+class Rows(Protocol):
     """Embeddings (D,) of the frames of some trials.
 
     Attributes:
@@ -44,24 +43,19 @@ class Rows(ABC):
     waits: ClassVar[bool]
 
     @property
-    @abstractmethod
     def dim(self) -> int:
         """D."""
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The stored type."""
 
-    @abstractmethod
     def to(self, device: torch.device) -> Self:
         """The same, for batches on a device."""
 
-    @abstractmethod
     def trial(self, trial_id: str, span: slice) -> Tensor:
         """(T, D) rows of a trial; `span` is its rows in the bank."""
 
-    @abstractmethod
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> Rows:
         """Some trials only, normalised.
 
@@ -71,7 +65,6 @@ class Rows(ABC):
             spans: trial id → its rows in the bank, in their new order.
         """
 
-    @abstractmethod
     def make_block(self, num_frames: int, length: int, device: torch.device) -> Tensor:
         """Scratch (rows, D) in the stored type for `gather`.
 
@@ -81,7 +74,6 @@ class Rows(ABC):
             device: of the batches.
         """
 
-    @abstractmethod
     def gather(self, wanted: Wanted, valid: Tensor, result: Tensor, block: Tensor) -> None:
         """Fill (B * L, D) float32 with windows, zero in padding.
 
@@ -99,7 +91,7 @@ def block_size(num_frames: int, dim: int, device: torch.device) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class ResidentRows(Rows):
+class ResidentRows:
     """Embeddings in memory.
 
     Attributes:
@@ -107,16 +99,14 @@ class ResidentRows(Rows):
     """
 
     values: Tensor
-    waits = False
+    waits: ClassVar[bool] = False
 
     @property
     def dim(self) -> int:
-        """D."""
         return self.values.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The stored type."""
         return self.values.dtype
 
     def to(self, device: torch.device) -> ResidentRows:

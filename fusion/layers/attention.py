@@ -154,7 +154,8 @@ class CrossStack(nn.ModuleList):
 
     def forward(self, target: Tensor, source: Tensor, outside: Tensor | None = None) -> Tensor:
         """target and source (B, L, dim), outside (B, L) true in padding → (B, L, dim)."""
-        x, layers = target, list(self)
+        x = target
+        layers = list(self)
         for layer in layers if self.keep_target else layers[-1:]:
             x = layer(x, source, outside)
         return x

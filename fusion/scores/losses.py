@@ -22,19 +22,17 @@ from fusion.settings import CLASS_WEIGHTINGS, LOSSES
 
 NUM_SECTORS, NUM_RINGS = 8, 3
 NUM_POLAR_CLASSES = NUM_SECTORS * NUM_RINGS
-RADIUS_EDGES = tuple(
-    ring * math.sqrt(2) / NUM_RINGS for ring in range(1, NUM_RINGS)
-)  # .4714, .9428; the rim is sqrt(2)
+RADIUS_EDGES = tuple(ring * math.sqrt(2) / NUM_RINGS for ring in range(1, NUM_RINGS))  # the rim is sqrt(2)
 ANGLE_EDGES = tuple((sector - 4) * math.pi / 4 for sector in range(1, NUM_SECTORS))  # from -3/4 pi to 3/4 pi
 
 LAMBDA_CE = 0.88  # the default, from the recurrent model in [Karas2022, Table 4]
 
 # Class = sector + 8 ring; sectors 0-3 are negative arousal. From the authors' code of [Karas2022].
 CLASS_WEIGHTS = (
-    1.28, 1.06, 0.81, 0.89, 0.81, 0.81, 0.81, 0.81,
-    1.28, 1.28, 1.26, 1.28, 0.81, 0.81, 0.81, 0.81,
-    1.28, 1.28, 1.28, 1.28, 0.81, 0.83, 0.81, 0.83,
-)  # fmt: skip
+    *(1.28, 1.06, 0.81, 0.89, 0.81, 0.81, 0.81, 0.81),
+    *(1.28, 1.28, 1.26, 1.28, 0.81, 0.81, 0.81, 0.81),
+    *(1.28, 1.28, 1.28, 1.28, 0.81, 0.83, 0.81, 0.83),
+)
 
 _EPSILON = 1e-8  # keeps the CCC of two equal constants finite; a label variance is about 0.1
 
@@ -137,7 +135,7 @@ def cross_entropy_loss(logits: Tensor, classes: Tensor, mask: Tensor, weight: Te
     Args:
         logits: (B, L, 24).
         classes: (B, L) int64.
-        mask: (B, L, C), true where the frame counts for this target.
+        mask: (B, L), true where the frame counts.
         weight: (24,) weight of each class.
 
     Returns:

@@ -27,6 +27,7 @@ class Metric(ABC):
 
     Attributes:
         title: its heading in tables.
+        kind: the kind of target that it is for.
         higher_is_better: whether the run with the highest score is the best; else the lowest.
         digits: decimal places in tables.
         in_unit: whether it is in the unit of the target; then targets of different ranges are not averaged.
@@ -35,6 +36,7 @@ class Metric(ABC):
     """
 
     title: ClassVar[str]
+    kind: ClassVar[str] = "continuous"
     higher_is_better: ClassVar[bool] = True
     digits: ClassVar[int] = 3
     in_unit: ClassVar[bool] = False
@@ -98,9 +100,9 @@ class MeanMetric(Metric):
         self.count = torch.zeros(1, dtype=torch.float64)  # (C,)
         self.total = torch.zeros(1, dtype=torch.float64)
 
-    @abstractmethod
     def frame(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(N, C) twice → (N, C)."""
+        raise NotImplementedError
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Self:
         """Add frames; see `Metric.update`."""
@@ -193,8 +195,7 @@ def counted_frames(prediction: Tensor, target: Tensor, mask: Tensor | None) -> t
     p, t = (x.detach().cpu().double().reshape(-1, x.shape[-1]) for x in (prediction, target))
     if mask is None:
         return p, t, torch.ones_like(p, dtype=torch.bool)
-    counted = (
-        (mask if mask.ndim == prediction.ndim else mask[..., None]).cpu().expand(prediction.shape).reshape(p.shape)
-    )
+    each = mask if mask.ndim == prediction.ndim else mask[..., None]
+    counted = each.cpu().expand(prediction.shape).reshape(p.shape)
     kept = counted.any(dim=1)
     return p[kept], t[kept], counted[kept]

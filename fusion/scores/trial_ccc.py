@@ -23,7 +23,3 @@ class TrialCCC(MeanMetric):
         self.count = self.count + own.isfinite()
         self.total = self.total + own.nan_to_num()
         return self
-
-    def frame(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Never called: a single frame has no CCC."""
-        raise NotImplementedError

@@ -30,7 +30,7 @@ from cache.documents.documents import (
     format_document,
     read_document,
 )
-from cache.errors import MissingFileError, WeightsError
+from cache.errors import MissingFileError, WeightsError, short_text
 from cache.recipe import FeatureSpec
 from cache.settings import make_settings
 from cache.targets import Target, names_of
@@ -94,12 +94,12 @@ class Checkpoint:
         document = {**self._document(), "sha256": digest_bytes(tensors)}
         text = format_document(_CheckpointDocument, document, sort_keys=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workshop:
-            fresh, old = Path(workshop) / "fresh", Path(workshop) / "old"
+            fresh = Path(workshop) / "fresh"
             fresh.mkdir()
             _write_through(fresh / TENSORS, tensors)
             _write_through(fresh / DOCUMENT, text)
             if folder.exists():
-                folder.rename(old)
+                folder.rename(Path(workshop) / "old")
             fresh.rename(folder)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -192,8 +192,9 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
             },
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
-        text = " ".join(str(error).split())
-        raise WeightsError(f"Checkpoint '{folder}' does not fit the model it names: {text} Train it again.") from error
+        raise WeightsError(
+            f"Checkpoint '{folder}' does not fit the model it names: {short_text(error)}. Train it again."
+        ) from error
 
 
 def _write_through(path: Path, data: bytes) -> None:

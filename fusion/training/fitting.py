@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -183,7 +184,8 @@ def _train_epoch(
     """One epoch of optimiser steps; returns the mean loss over windows."""
     model.train()
     run.schedule.before_epoch(len(batches))
-    total, count = torch.zeros(()), 0
+    total = torch.zeros(())
+    count = 0
     for batch in batches:
         loss = objective(model(batch.inputs), batch.targets, batch.mask)
         run.optimizer.zero_grad()
@@ -192,12 +194,7 @@ def _train_epoch(
         run.schedule.after_step()
         total = total.to(loss.device) + loss.detach() * len(batch.windows)
         count += len(batch.windows)
-    return _finite_mean(total, count, epoch, run.config)
-
-
-def _finite_mean(total: Tensor, count: int, epoch: int, config: TrainConfig) -> float:
-    """Mean loss of an epoch; a nan or infinite loss persists in the sum, so one check per epoch is enough."""
     mean = float(total) / count
-    if not torch.isfinite(total):
-        raise AvFusionError(f"The training loss became {mean} in epoch {epoch} with lr {config.lr:g}. Lower 'lr'.")
+    if not math.isfinite(mean):  # nan and infinity stay in the sum, so one check per epoch is enough
+        raise AvFusionError(f"The training loss became {mean} in epoch {epoch} with lr {run.config.lr:g}. Lower 'lr'.")
     return mean

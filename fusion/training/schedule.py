@@ -134,7 +134,8 @@ class Plateau(Constant):
         if self._epoch >= self._config.warmup_epochs:
             self._bad = 0 if improved else self._bad + 1
             if self._bad > self._config.plateau_patience:
-                self._cuts, self._bad = self._cuts + 1, 0
+                self._cuts += 1
+                self._bad = 0
         self._epoch += 1
         self._move()
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from cache.corpus.folds import Fold
 from cache.errors import CorpusError, SettingError
-from cache.targets import names_of
+from cache.targets import Target
 from fusion.bank.bank import Bank
 from fusion.bank.batches import Batch, Batches
 from fusion.bank.counted_padding import count_padding, padding_rows
 from fusion.model import FusionModel
 from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
-from fusion.settings import TrainConfig
+from fusion.settings import LOSS_KINDS, TrainConfig
 from fusion.training.building import build_model
 from fusion.training.checkpoint import Checkpoint, current_versions
 from fusion.training.fitting import EpochRecord, Groups, fit
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         UnknownNameError: if the model, a target or a trial does not exist.
-        SettingError: if settings contradict each other.
+        SettingError: if settings contradict each other, or a target's kind.
         CorpusError: if training or validation trials have no labels.
         AvFusionError: if the loss becomes nan or infinite.
     """
@@ -75,9 +75,10 @@ def train(
         raise SettingError(
             f"'per_target' asks for {len(config.networks())} networks, expected one at a time. Train each of 'config.networks()'."
         )
-    config.check_targets(names_of(bank.targets))
+    bank = bank.select_targets(config.targets)
+    _check_kinds(bank.targets, config.loss)
     moments = bank.measure(fold.train)
-    resident = bank.select_targets(config.targets).normalised(moments, [*fold.train, *fold.validate])
+    resident = bank.normalised(moments, [*fold.train, *fold.validate])
     padding = None if config.masked else padding_rows(moments)
     batches = _WindowBatches(_training_batches(resident, fold, config), config, padding)
     objective = _make_objective(resident, fold, config)
@@ -109,6 +110,16 @@ def train(
         dict(resident.projections),
     )
     return TrainResult(checkpoint, history, best_epoch)
+
+
+def _check_kinds(targets: Sequence[Target], loss: str) -> None:
+    """Check that the loss, and the metric that chooses epochs, are for targets of this kind."""
+    for name, kind in {f"loss '{loss}'": LOSS_KINDS[loss], f"metric '{CCC.title}'": CCC.kind}.items():
+        others = [f"'{target.name}' is of kind '{target.kind}'" for target in targets if target.kind != kind]
+        if others:
+            raise SettingError(
+                f"Target {', '.join(others)}, but {name} is for kind '{kind}'. Change 'loss', or leave it out of 'targets'."
+            )
 
 
 class _WindowBatches:

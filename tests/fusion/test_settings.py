@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from cache.errors import SettingError, UnknownNameError
+from cache.errors import SettingError
 from cache.names import load_named
-from fusion.settings import ACTIVATIONS, CLASS_WEIGHTINGS, LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
+from cache.targets import KINDS
+from fusion.scores.metric import load_metrics
+from fusion.settings import ACTIVATIONS, CLASS_WEIGHTINGS, LOSS_KINDS, LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -34,9 +36,9 @@ def test_ranges(settings, text):
         TrainConfig(**settings)
 
 
-def test_targets_must_be_labelled():
-    with pytest.raises(UnknownNameError, match="Unknown target 'arousal'"):
-        TrainConfig().check_targets(("valence",))
+def test_every_loss_and_metric_names_a_kind_of_target():
+    assert LOSS_KINDS.keys() == LOSSES.keys()
+    assert {*LOSS_KINDS.values(), *(metric.kind for metric in load_metrics().values())} <= set(KINDS)
 
 
 @pytest.mark.parametrize("table", [LOSSES, OPTIMIZERS, SCHEDULES, CLASS_WEIGHTINGS, ACTIVATIONS])

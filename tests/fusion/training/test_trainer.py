@@ -9,13 +9,14 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+import cache.targets
 import fusion.training.trainer
 from cache.corpus.folds import Fold
 from cache.errors import AvFusionError, CorpusError, SettingError, UnknownNameError
 from fusion.model import FusionModel
 from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
-from fusion.settings import TrainConfig
+from fusion.settings import LOSS_KINDS, TrainConfig
 from fusion.training.inference import predict
 from fusion.training.trainer import TrainResult, train
 
@@ -294,6 +295,19 @@ def test_refuses_unknown_names(corpus):
         run(corpus, replace(QUICK, targets=("anger",)))
     with pytest.raises(UnknownNameError, match="Unknown trial of the bank 'x'"):
         run(corpus, fold=Fold(0, ("x",), ("a",)))
+
+
+def test_loss_and_metric_must_be_for_the_kind_of_every_target(corpus, monkeypatch):
+    monkeypatch.setattr(cache.targets, "KINDS", ("continuous", "classes"))
+    whole = corpus.bank()
+    bank = replace(whole, targets=(whole.targets[0], replace(whole.targets[1], kind="classes")))
+    text = "Target 'arousal' is of kind 'classes', but {} is for kind 'continuous'. Change"
+    with pytest.raises(SettingError, match=text.format("loss 'batch'")):
+        run(corpus, bank=bank)
+    assert run(corpus, replace(QUICK, epochs=1, targets=("valence",)), bank=bank).history
+    monkeypatch.setitem(LOSS_KINDS, "batch", "classes")
+    with pytest.raises(SettingError, match=text.format("metric 'CCC'")):
+        run(corpus, replace(QUICK, targets=("arousal",)), bank=bank)
 
 
 def test_windows_longer_than_every_trial(corpus):
