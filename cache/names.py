@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -23,7 +23,7 @@ from cache.errors import SettingError, UnknownNameError
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and suffixes need the rest
 
 
-def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+def require_known(kind: str, name: str, known: Collection[str]) -> None:
     """Check that a name is among the known ones; the error suggests the nearest one.
 
     Args:
@@ -34,9 +34,9 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     Raises:
         UnknownNameError: if `name` is not in `known`.
     """
-    ordered = sorted(known)
-    if name in ordered:
+    if name in known:
         return
+    ordered = sorted(known)
     near = difflib.get_close_matches(name, ordered, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise UnknownNameError(f"Unknown {kind} '{name}'; expected one of {', '.join(ordered)}.{guess}")

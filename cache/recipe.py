@@ -136,6 +136,8 @@ def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any
 def differences(old: FeatureSpec, new: FeatureSpec) -> str:
     """Describe how a new recipe differs from an old one."""
     if old.input is None and new.input is not None:
-        return "an older program made them, which did not write down how faces were cropped or words transcribed"
+        return (
+            "an older version of avfusion made them, which did not record how faces were cropped or words transcribed"
+        )
     found = compare(old, new).items()
     return "; ".join(f"{name}: {first}, now {second}" for name, (first, second) in found)

@@ -96,15 +96,13 @@ def _cut_sequence(num_frames: int, length: int, hop: int, tail: str) -> Iterator
         yield start + hop, num_frames
 
 
-def stitch(
-    windows: Sequence[Window], values: NDArray[np.floating], num_frames: int | None = None
-) -> NDArray[np.float64]:
+def stitch(windows: Sequence[Window], values: NDArray[np.floating], num_frames: int) -> NDArray[np.float64]:
     """Put the values of one trial's windows back on its frames, averaging where windows overlap.
 
     Args:
         windows: windows of one trial, in any order.
         values: (N, L, C), one row per window; values in padding are ignored.
-        num_frames: T; by default the trial ends with the last frame of the windows.
+        num_frames: T, frames of the trial.
 
     Returns:
         (T, C), summed in float64.
@@ -119,20 +117,19 @@ def stitch(
         )
     used = np.array([window.num_frames for window in windows])
     end = max(window.stop for window in windows)
-    total = end if num_frames is None else num_frames
-    if used.max() > values.shape[1] or end > total:
+    if used.max() > values.shape[1] or end > num_frames:
         raise ShapeError(
-            f"Windows of up to {used.max()} frames end at frame {end}; expected at most {values.shape[1]} frames, ending by {total}."
+            f"Windows of up to {used.max()} frames end at frame {end}; expected at most {values.shape[1]} frames, ending by {num_frames}."
         )
     starts, strides = (np.array([getattr(window, name) for window in windows]) for name in ("start", "stride"))
     steps = np.arange(values.shape[1])
     inside = steps < used[:, None]
     frames = (starts[:, None] + strides[:, None] * steps)[inside]
-    counts = np.bincount(frames, minlength=total)
+    counts = np.bincount(frames, minlength=num_frames)
     if not counts.all():
         raise ShapeError(
-            f"Trial '{names.pop()}': frame {int(np.argmin(counts))} of {total} is in no window; cut with tail 'align' or 'pad'."
+            f"Trial '{names.pop()}': frame {int(np.argmin(counts))} of {num_frames} is in no window; cut with tail 'align' or 'pad'."
         )
     kept = values[inside]
-    sums = [np.bincount(frames, weights=kept[:, column], minlength=total) for column in range(values.shape[2])]
-    return np.stack(sums, axis=1) / counts[:, None] if sums else np.zeros((total, 0))
+    sums = [np.bincount(frames, weights=kept[:, column], minlength=num_frames) for column in range(values.shape[2])]
+    return np.stack(sums, axis=1) / counts[:, None] if sums else np.zeros((num_frames, 0))

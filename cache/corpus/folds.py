@@ -153,10 +153,10 @@ def _split_subjects(manifest: Manifest, fold: Fold) -> list[str]:
     subject_of = {trial.id: trial.subject for trial in manifest.trials}
     part_of: dict[str, str] = {}
     faults = []
-    for part, ids in (("train", fold.train), ("validate", fold.validate), ("test", fold.test)):
+    for part in _PARTS:
+        ids: tuple[str, ...] = getattr(fold, part)
         for trial_id in ids:
-            if trial_id not in subject_of:
-                require_known("trial", trial_id, subject_of)
+            require_known("trial", trial_id, subject_of)
         for subject in sorted({subject_of[trial_id] for trial_id in ids}):
             earlier = part_of.setdefault(subject, part)
             if earlier != part:

@@ -159,11 +159,8 @@ class Manifest:
         Raises:
             UnknownNameError: if there is none.
         """
-        found = self._by_id.get(trial_id)
-        if found is None:
-            require_known("trial", trial_id, self._by_id)
-        assert found is not None
-        return found
+        require_known("trial", trial_id, self._by_id)
+        return self._by_id[trial_id]
 
     @functools.cached_property
     def _by_id(self) -> dict[str, Trial]:

@@ -120,7 +120,7 @@ def _read(path: Path) -> Bundle:
     return Bundle(spec, ids, partial(_load, path))
 
 
-def _load(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
+def _load(path: Path, trial_id: str, clock: FrameClock | None) -> Item:
     what = f"Trial '{trial_id}' in '{path}'"
     name = encode_trial_id(trial_id)
     with reading(what, "one of ours", "It is damaged; export it again.", StoreError), h5py.File(path, "r") as file:
@@ -194,7 +194,7 @@ def _foreign_ids(path: Path, file: h5py.File) -> list[str]:
             "row and one column. Fix or remove them, and import again."
         )
     if left:
-        warnings.warn(f"Of '{path}' these datasets are left out, which hold no features: {_first(left)}.", stacklevel=2)
+        warnings.warn(f"These datasets of '{path}' hold no features and are left out: {_first(left)}.", stacklevel=2)
     return sorted(ids)
 
 
@@ -203,7 +203,7 @@ def _first(texts: list[str]) -> str:
     return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
-def _load_foreign(path: Path, trial_id: str, clock: FrameClock | None = None) -> Item:
+def _load_foreign(path: Path, trial_id: str, clock: FrameClock | None) -> Item:
     what = f"Dataset '{trial_id}' of '{path}'"
     with reading(what, "numbers"), h5py.File(path, "r") as file:
         embeddings = take_features(file[trial_id][()], what)

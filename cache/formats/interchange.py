@@ -123,7 +123,7 @@ def export_features(store: FeatureStore, trial_ids: Sequence[str], kind: str, pa
     form: Format = load_named("format", FORMATS, kind)
     if path.exists():
         raise SettingError(f"'{path}' exists; an export never writes over anything. Remove it or choose another name.")
-    known = store.trial_ids()
+    known = store.find_records()
     for trial_id in trial_ids:
         require_known("finished trial", trial_id, known)
     partial = path.with_name(f".{path.name}.partial")
@@ -280,7 +280,7 @@ def _adopt(
         raise CorpusError(f"'{path}' does not fit: {'; '.join(faults)}. Fix the files and import again.")
     if fitted:
         warnings.warn(
-            f"{len(fitted)} trials of '{path}' had rows more (+, cut off) or fewer (-, the last one repeated) than their clock: "
+            f"{len(fitted)} trials of '{path}' had more rows (+, cut off) or fewer (-, the last one repeated) than their clock: "
             f"{', '.join(fitted[:5])}{', …' if len(fitted) > 5 else ''}.",
             stacklevel=3,
         )

@@ -50,7 +50,7 @@ def _read(path: Path) -> Bundle:
     spec, records = load_sidecar(path)
     files = list_files(path, ".csv", ours=spec is not None)
 
-    def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+    def load(trial_id: str, clock: FrameClock | None) -> Item:
         """Load one trial and place its rows on the clock by their timestamps."""
         file = find_file(files, trial_id, path)
         times, rows = _parse(file)
@@ -141,7 +141,7 @@ def _infer_clock(file: Path, times: NDArray[np.float64]) -> FrameClock:
         )
     near = [
         rate for rate in fitting if rate < fitting[0] * Fraction(101, 100)
-    ]  # 29.97 and 30 Hz fit a short trial alike
+    ]  # 29.97 and 30 Hz fit short trials alike
     rate = min(near, key=lambda one: misses[one])
     num_frames = int(np.rint(since[-1] / 1000 * float(rate))) + 1
     if num_frames > _MOST_GAPS * len(times):

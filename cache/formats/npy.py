@@ -44,7 +44,7 @@ def _read(path: Path) -> Bundle:
     spec, records = load_sidecar(path)
     files = list_files(path, ".npy", ours=spec is not None)
 
-    def load(trial_id: str, clock: FrameClock | None = None) -> Item:
+    def load(trial_id: str, clock: FrameClock | None) -> Item:
         """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
         file = find_file(files, trial_id, path)
         embeddings = take_features(_load(file), f"'{file}'")

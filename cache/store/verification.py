@@ -185,7 +185,7 @@ def _verify_holding(holding: Holding, progress: Callable[[int, str], None]) -> I
         try:
             features = store.read(trial_id, check=True)
             if features.embeddings[~features.valid].any():
-                raise StoreError(f"Rows of frames never seen are not zero. Run {DROP_FIRST}the extraction again.")
+                raise StoreError(f"Rows of invalid frames are not zero. Run {DROP_FIRST}the extraction again.")
             progress(len(features.valid), trial_id)
         except UnreachableError:
             raise

@@ -20,13 +20,11 @@ from cache.recipe import FeatureSpec, differences
 from cache.store.store import FeatureStore
 from cache.targets import Target, names_of, to_unit
 from cache.windows import Window, cut_windows
-from fusion.bank.batches import Batch, Batches
+from fusion.bank.batches import Batches
 from fusion.bank.mapped import choose_resident, load_rows
 from fusion.bank.normalisation import Moments, measure_moments
 from fusion.bank.projection import Projection
 from fusion.bank.rows import ResidentRows, Rows
-
-__all__ = ["Bank", "Batch", "Batches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +95,8 @@ class Bank:
         starts = _starts(lengths)
         for trial in trials:
             if trial.labels is not None:
-                labels.numpy()[starts[trial.id] : starts[trial.id] + lengths[trial.id]] = to_unit(
-                    trial.labels, manifest.targets
-                )
+                span = slice(starts[trial.id], starts[trial.id] + lengths[trial.id])
+                labels.numpy()[span] = to_unit(trial.labels, manifest.targets)
         return cls(
             {modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
             {modality: valid.to(device) for modality, (_, valid) in rows.items()},
@@ -148,7 +145,7 @@ class Bank:
         names = names_of(self.targets)
         for target in targets:
             require_known("target", target, names)
-        columns = [names.index(target) for target in targets]
+        columns = list(map(names.index, targets))
         return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
 
     def projected(self, projections: Mapping[str, Projection]) -> Bank:
@@ -172,12 +169,11 @@ class Bank:
             UnknownNameError: if the bank does not hold a trial.
             SettingError: if a modality has no valid frame in them.
         """
-        return {
-            modality: measure_moments(modality, (self._valid_rows(modality, trial_id) for trial_id in trial_ids)).to(
-                self.device
-            )
-            for modality in self.embeddings
-        }
+        moments = {}
+        for modality in self.embeddings:
+            trials = (self._valid_rows(modality, trial_id) for trial_id in trial_ids)
+            moments[modality] = measure_moments(modality, trials).to(self.device)
+        return moments
 
     def _valid_rows(self, modality: str, trial_id: str) -> tuple[Tensor, Tensor]:
         rows = self.rows(modality, trial_id)

@@ -40,13 +40,13 @@ class Positions(nn.Module):
 
 
 class FrameConv(nn.Conv1d):
-    """Convolution along time that keeps the number of frames: (B, L, dim_in) → (B, L, dim_out).
+    """Convolution over 3 frames that keeps their number.
 
     It sees zeros beyond the ends of a window, so padding inside the window must be zero too.
     """
 
-    def __init__(self, dim_in: int, dim_out: int, kernel: int = 3) -> None:
-        super().__init__(dim_in, dim_out, kernel, padding="same")
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out, 3, padding="same")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, dim_in) → (B, L, dim_out)."""

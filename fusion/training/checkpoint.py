@@ -7,7 +7,6 @@ computed for a new video. Nothing is pickled, and equal content gives equal byte
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
@@ -29,6 +28,7 @@ from cache.documents.documents import (
     digest_bytes,
     format_document,
     read_document,
+    write_file,
 )
 from cache.errors import MissingFileError, WeightsError, short_text
 from cache.recipe import FeatureSpec
@@ -95,9 +95,8 @@ class Checkpoint:
         text = format_document(_CheckpointDocument, document, sort_keys=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workshop:
             fresh = Path(workshop) / "fresh"
-            fresh.mkdir()
-            _write_through(fresh / TENSORS, tensors)
-            _write_through(fresh / DOCUMENT, text)
+            write_file(fresh / TENSORS, tensors)
+            write_file(fresh / DOCUMENT, text)
             if folder.exists():
                 folder.rename(Path(workshop) / "old")
             fresh.rename(folder)
@@ -125,11 +124,6 @@ class Checkpoint:
             "versions": self.versions,
             "projections": sorted(self.projections),
         }
-
-
-def current_versions() -> dict[str, str]:
-    """Library → version, for the libraries that affect trained weights."""
-    return {"torch": str(torch.__version__)}
 
 
 def load(folder: Path | str) -> Checkpoint:
@@ -195,10 +189,3 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
         raise WeightsError(
             f"Checkpoint '{folder}' does not fit the model it names: {short_text(error)}. Train it again."
         ) from error
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
@@ -57,32 +57,11 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     return [replace(each, values=from_unit(each.values, checkpoint.targets)) for each in own]
 
 
-def predict_ensemble(
-    checkpoints: Iterable[Checkpoint], bank: Bank, trial_ids: Sequence[str] | None = None
-) -> list[Prediction]:
-    """Predict trials with several models: networks of single targets, of several seeds or folds, or a mix of these.
-
-    Args:
-        checkpoints: at least one; each normalises with its own moments and cuts its own windows.
-        bank: features as stored.
-        trial_ids: trials to predict; by default all in the bank.
-
-    Returns:
-        The models' predictions, combined by `merge`.
-
-    Raises:
-        SettingError: if there is no checkpoint.
-        FingerprintError: if the bank's features differ from those of training.
-        UnknownNameError: if the bank lacks a trial or a modality of a model.
-    """
-    return merge([predict(checkpoint, bank, trial_ids) for checkpoint in checkpoints])
-
-
 def merge(runs: Sequence[Sequence[Prediction]]) -> list[Prediction]:
     """Mean prediction for each trial and target over the runs that have it.
 
     Args:
-        runs: the predictions of each model; they may differ in trials and targets.
+        runs: the predictions of each model: networks of single targets, of several seeds or folds, or a mix of these.
 
     Returns:
         One prediction per trial; trials and targets are in order of first appearance.
@@ -129,8 +108,9 @@ def run_model(
     """
     windows = bank.cut(trial_ids, window, hop)
     values = np.empty((len(windows), window, len(model.targets)), np.float32)
-    was_training, row = model.training, 0
+    was_training = model.training
     model.eval().to(bank.device)
+    row = 0
     try:
         with torch.inference_mode():
             for batch in bank.batches(windows, window, batch_size).epoch():

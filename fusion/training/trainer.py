@@ -20,7 +20,7 @@ from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
 from fusion.settings import LOSS_KINDS, TrainConfig
 from fusion.training.building import build_model
-from fusion.training.checkpoint import Checkpoint, current_versions
+from fusion.training.checkpoint import Checkpoint
 from fusion.training.fitting import EpochRecord, Groups, fit
 from fusion.training.inference import run_model
 
@@ -105,7 +105,7 @@ def train(
         fold,
         config,
         history[best_epoch].validation,
-        current_versions(),
+        {"torch": str(torch.__version__)},
         resident.targets,
         dict(resident.projections),
     )

@@ -23,7 +23,7 @@ from cache.targets import MEAN, Target, names_of
 from fusion.scores.intervals import Measured, Metrics, bootstrap, measure, score
 from fusion.scores.metric import Metric, load_metrics
 from fusion.training.checkpoint import Checkpoint
-from fusion.training.inference import Prediction, merge, predict_ensemble
+from fusion.training.inference import Prediction, merge, predict
 from pipelines.console.console import progress
 from pipelines.console.escaping import as_json
 from pipelines.project import paths
@@ -178,7 +178,7 @@ def _predict_runs(
                 )
             networks = load_networks(folder)
             _refuse_stale(name, system, params, seed, networks)
-            predictions = predict_ensemble(networks, bank, trial_ids)
+            predictions = merge([predict(network, bank, trial_ids) for network in networks])
             runs[fold.index, seed] = [_order(prediction, manifest.names) for prediction in predictions]
             advance(1, name)
     return runs

@@ -75,13 +75,13 @@ def test_stitch_undoes_cut(numbers, tail, columns):
     cut = np.full((len(windows), length, columns), np.nan)  # padding must not be looked at
     for row, window in zip(cut, windows, strict=True):
         row[: window.num_frames] = values[list(window.frames)]
-    np.testing.assert_allclose(stitch(windows, cut), values, rtol=1e-12)
+    np.testing.assert_allclose(stitch(windows, cut, num_frames), values, rtol=1e-12)
 
 
 def test_stitch_averages_overlaps_in_float64():
     windows = [Window("a", 0, 2), Window("a", 1, 3)]
     values = np.array([[[1.0], [2.0]], [[4.0], [5.0]]], np.float32)
-    result = stitch(windows, values)
+    result = stitch(windows, values, 3)
     assert result.dtype == np.float64
     assert result.tolist() == [[1.0], [3.0], [5.0]]
 
@@ -89,12 +89,12 @@ def test_stitch_averages_overlaps_in_float64():
 @pytest.mark.parametrize(
     ("windows", "shape", "num_frames", "text"),
     [
-        ([Window("a", 0, 2), Window("b", 0, 2)], (2, 2, 1), None, "2 trials"),
-        ([Window("a", 0, 2)], (2, 2, 1), None, "expected one trial and"),
-        ([Window("a", 0, 2)], (1, 2), None, "expected one trial and"),
-        ([Window("a", 0, 3)], (1, 2, 1), None, "expected at most 2 frames"),
+        ([Window("a", 0, 2), Window("b", 0, 2)], (2, 2, 1), 3, "2 trials"),
+        ([Window("a", 0, 2)], (2, 2, 1), 3, "expected one trial and"),
+        ([Window("a", 0, 2)], (1, 2), 3, "expected one trial and"),
+        ([Window("a", 0, 3)], (1, 2, 1), 3, "expected at most 2 frames"),
         ([Window("a", 0, 3)], (1, 3, 1), 2, "ending by 2"),
-        ([Window("a", 1, 3)], (1, 2, 1), None, "frame 0 of 3 is in no window"),
+        ([Window("a", 1, 3)], (1, 2, 1), 3, "frame 0 of 3 is in no window"),
         ([Window("a", 0, 3)], (1, 3, 1), 5, "frame 3 of 5 is in no window"),
     ],
 )

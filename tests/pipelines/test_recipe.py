@@ -61,7 +61,7 @@ def test_features_of_an_older_program_are_read_and_computed_again(project: Path,
     assert old.spec.upstream is None
     result = run("extract", "--backbone", "mobilefacenet", "--json")
     assert '"computed": 3' in result.stdout
-    assert "an older program made them, which did not write down how faces were cropped" in result.stderr
+    assert "an older version of avfusion made them, which did not record how faces were cropped" in result.stderr
     assert len(FeatureStore("features/visual/mobilefacenet.zarr", old.spec.fingerprint).trial_ids()) == 2
     assert find_set("features", "mobilefacenet").receipt == RECEIPT
 

@@ -82,7 +82,7 @@ def test_a_failed_save_leaves_the_older_checkpoint(corpus, tmp_path, monkeypatch
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("fusion.training.checkpoint.os.fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         make(corpus, seed=1).save(tmp_path / "run")
     assert files(tmp_path / "run") == before

@@ -15,7 +15,7 @@ from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
 from fusion.training.checkpoint import Checkpoint
-from fusion.training.inference import Prediction, merge, predict, predict_ensemble, run_model
+from fusion.training.inference import Prediction, merge, predict, run_model
 
 
 class Echo(FusionModel):
@@ -71,18 +71,18 @@ def test_an_ensemble_is_the_mean_of_its_members(corpus):
     single = [checkpoint(corpus, 2, ("arousal",)), checkpoint(corpus, 3, ("valence",))]
     bank, chosen = corpus.bank(), ["f", "a"]
     members = [predict(member, bank, chosen) for member in (both, other, *single)]
-    result = predict_ensemble([both, other, *single], bank, chosen)
+    result = merge(members)
     assert [prediction.trial_id for prediction in result] == chosen
     for index, prediction in enumerate(result):
         assert prediction.targets == ("valence", "arousal")
         values = [member[index].values for member in members]
         pair = np.concatenate([values[3], values[2]], axis=1)
         np.testing.assert_allclose(prediction.values, (values[0] + values[1] + pair) / 3, atol=1e-6)
-    alone = predict_ensemble(single, bank, ["f"])[0]
+    alone = merge(members[2:])[0]
     assert alone.targets == ("arousal", "valence")
     np.testing.assert_array_equal(alone.values[:, 0], members[2][0].values[:, 0])
     with pytest.raises(SettingError, match="0 models; expected at least one.*Name"):
-        predict_ensemble([], bank)
+        merge([])
 
 
 def test_runs_of_folds_are_joined_trial_by_trial():
