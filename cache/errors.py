@@ -5,7 +5,7 @@ units. Each type also inherits a suitable builtin (never `KeyError`, whose text 
 catch either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _LONGEST_TEXT = 450  # characters of a library's text in a message of ours
 
@@ -84,6 +84,16 @@ def plain_error(error: Exception) -> str:
     text = short_text(error)
     what = kind if text == kind else f"{kind}: {text}"
     return f"{what}. Check the trial's files; if they play or open elsewhere, report this with one of them."
+
+
+def list_faults(faults: Sequence[str], most: int) -> str:
+    """Faults on one line, separated by semicolons; those after the first `most` are only counted.
+
+    >>> list_faults(["no sound", "no words", "no face"], 2)
+    'no sound; no words; and 1 more'
+    """
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "; ".join([*faults[:most], *more])
 
 
 def short_text(error: Exception) -> str:

@@ -30,7 +30,7 @@ from cache.documents.documents import (
     write_document,
     write_file,
 )
-from cache.errors import CorpusError, MissingFileError
+from cache.errors import CorpusError, MissingFileError, list_faults
 from cache.names import require_known
 from cache.targets import AFFECT, Target, names_of
 
@@ -142,9 +142,8 @@ class Manifest:
                         f"the first is {column[frames[0]]:g} in frame {frames[0]}"
                     )
         if faults:
-            more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
             raise CorpusError(
-                f"Labels leave the declared range: {'; '.join(faults[:_LISTED] + more)}. Declare the range that the labels have "
+                f"Labels leave the declared range: {list_faults(faults, _LISTED)}. Declare the range that the labels have "
                 "('corpus.settings.targets' of a folder of your own, else the targets of the reader), or correct them."
             )
 

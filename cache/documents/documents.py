@@ -17,7 +17,7 @@ import pydantic
 import pydantic_core
 
 from cache.clock import FrameClock, PictureTimes
-from cache.errors import AvFusionError, StoreError, short_text
+from cache.errors import AvFusionError, StoreError, list_faults, short_text
 from cache.places.folders import Where, split_place
 from cache.recipe import FeatureSpec, Provenance, fingerprint
 from cache.targets import Target
@@ -225,8 +225,7 @@ def check_document(raw: Any, model: type[D]) -> D:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {_fault(e)}" for e in error.errors(include_url=False)]
-        more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise ValueError("; ".join(faults[:_SHOWN] + more)) from error
+        raise ValueError(list_faults(faults, _SHOWN)) from error
 
 
 def _fault(error: Any) -> str:

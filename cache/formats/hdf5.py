@@ -19,7 +19,7 @@ import numpy as np
 
 from cache.clock import FrameClock
 from cache.documents.documents import SpecPart, check_document, parse_json, sign
-from cache.errors import CorpusError, StoreError
+from cache.errors import CorpusError, StoreError, list_faults
 from cache.foreign import are_features, reading, take_features, take_marks
 from cache.formats.interchange import Bundle, Format, Item
 from cache.names import decode_trial_id, encode_trial_id
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _SPEC = "avfusion_spec"
 _TRIALS = "avfusion_trials"  # their number
+_LISTED = 5  # datasets listed in a message
 
 
 class _Sink(io.FileIO):
@@ -163,7 +164,7 @@ def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
     file.visititems(see_node)
     if found:
         raise CorpusError(
-            f"'{path}' points to other files, which are not opened: {_first(found)}. Write everything into one file, for "
+            f"'{path}' points to other files, which are not opened: {list_faults(found, _LISTED)}. Write everything into one file, for "
             "example with h5repack, and import that."
         )
 
@@ -190,17 +191,14 @@ def _foreign_ids(path: Path, file: h5py.File) -> list[str]:
     file.visititems(visit)
     if refused or (left and not ids):
         raise CorpusError(
-            f"'{path}' holds datasets that are not features: {_first(refused or left)}; expected numbers (T, D), at least one "
+            f"'{path}' holds datasets that are not features: {list_faults(refused or left, _LISTED)}; expected numbers (T, D), at least one "
             "row and one column. Fix or remove them, and import again."
         )
     if left:
-        warnings.warn(f"These datasets of '{path}' hold no features and are left out: {_first(left)}.", stacklevel=2)
+        warnings.warn(
+            f"These datasets of '{path}' hold no features and are left out: {list_faults(left, _LISTED)}.", stacklevel=2
+        )
     return sorted(ids)
-
-
-def _first(texts: list[str]) -> str:
-    """The first five of several faults."""
-    return "; ".join(texts[:5]) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 def _load_foreign(path: Path, trial_id: str, clock: FrameClock | None) -> Item:

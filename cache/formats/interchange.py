@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import Document, SpecPart, read_document, write_document
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError, list_faults
 from cache.foreign import match_names, one_line
 from cache.names import load_named, require_folder_name, require_known
 from cache.places.folders import Where, open_folder
@@ -281,7 +281,7 @@ def _adopt(
     if fitted:
         warnings.warn(
             f"{len(fitted)} trials of '{path}' had more rows (+, cut off) or fewer (-, the last one repeated) than their clock: "
-            f"{', '.join(fitted[:5])}{', …' if len(fitted) > 5 else ''}.",
+            f"{list_faults(fitted, 5)}.",
             stacklevel=3,
         )
     ((dim, dtype),) = shapes
