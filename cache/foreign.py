@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import AvFusionError, CorpusError, StoreError, short_text
-from cache.names import decode_trial_id, encode_trial_id
+from cache.errors import AvFusionError, CorpusError, short_text
+from cache.names import encode_trial_id
 
 
 @contextmanager
@@ -50,47 +50,6 @@ def reading(
 def one_line(error: Exception) -> str:
     """The short text of an error, for messages that name the file themselves."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else short_text(error)
-
-
-def list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:
-    """The visible files with this suffix (in any case) in a folder, by trial.
-
-    Args:
-        folder: folder with one file per trial.
-        suffix: e.g. ".npy".
-        ours: whether our recipe is beside them; then their names are percent-encoded, else used as they are.
-
-    Raises:
-        CorpusError: if it is not a folder, cannot be listed, or two files have the same name.
-    """
-    if not folder.is_dir():
-        raise CorpusError(
-            f"'{folder}' is not a folder; expected one with a {suffix} file for each trial. Name the folder."
-        )
-    with reading(f"'{folder}'", "a folder"):
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == suffix)
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.name.startswith("."):  # left by macOS and editors
-            continue
-        trial_id = decode_trial_id(file.stem) if ours else file.stem
-        if trial_id in found:
-            raise CorpusError(
-                f"'{found[trial_id]}' and '{file}' name the same trial. Remove one of them and import again."
-            )
-        found[trial_id] = file
-    return found
-
-
-def find_file(files: Mapping[str, Path], trial_id: str, folder: Path) -> Path:
-    """The file of a trial listed in a recipe.
-
-    Raises:
-        StoreError: if there is none.
-    """
-    if trial_id not in files:
-        raise StoreError(f"Trial '{trial_id}' of the recipe in '{folder}' has no file there. Export it again.")
-    return files[trial_id]
 
 
 def match_names(names: Iterable[str], known: Iterable[str], where: Path) -> dict[str, str]:

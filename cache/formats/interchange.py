@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest
-from cache.documents.documents import Document, SpecPart, read_document, write_document
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, StoreError, list_faults
 from cache.foreign import match_names, one_line
 from cache.names import load_named, require_folder_name, require_known
@@ -30,7 +29,7 @@ from cache.places.folders import Where, open_folder
 from cache.recipe import FeatureSpec, canonical_json
 from cache.store.feature_sets import locate_set
 from cache.store.receipt import Receipt
-from cache.store.records import VERSION, CommitDocument, CommitRecord, check_version, digest_embeddings, invalid_runs
+from cache.store.records import CommitRecord, digest_embeddings, invalid_runs
 from cache.store.store import FeatureStore
 
 FORMATS = {
@@ -357,33 +356,3 @@ def _digest(item: Item) -> str:
     state.update(rows.view(np.uint8).data)
     state.update(item.valid.tobytes())
     return state.hexdigest()
-
-
-def save_sidecar(folder: Path, spec: FeatureSpec, records: Mapping[str, CommitRecord]) -> None:
-    """Write recipe and commit records beside files that cannot contain them."""
-    document = {
-        "version": VERSION,
-        "spec": spec.to_document(),
-        "trials": {trial_id: record.to_document() for trial_id, record in sorted(records.items())},
-    }
-    write_document(folder / SIDECAR, _SidecarDocument, document)
-
-
-class _SidecarDocument(Document):
-    version: int
-    spec: SpecPart
-    trials: dict[str, CommitDocument]
-
-
-def load_sidecar(folder: Path) -> tuple[FeatureSpec | None, dict[str, CommitRecord]]:
-    """Read what `save_sidecar` wrote; the recipe is None if there is no such file.
-
-    Raises:
-        StoreError: if it is damaged or has a newer version.
-    """
-    path = folder / SIDECAR
-    document = read_document(path, _SidecarDocument, "Export again, or remove it to import new features.")
-    if document is None:
-        return None, {}
-    check_version(str(path), document.version)
-    return document.spec.spec, {trial_id: entry.record for trial_id, entry in document.trials.items()}

@@ -1,8 +1,7 @@
 """MuSe CSV: a folder with one `<trial>.csv` per trial, columns `timestamp` (milliseconds), `segment_id`, `f0`, `f1`, ….
 
 Rows of frames that the backbone never saw contain `nan`; an import may also lack them. Exports set `segment_id` to 1
-everywhere, and imports ignore it. Byte order marks, quotes and line ends of any system are accepted; names are
-percent-encoded if `avfusion.json` is beside the files, else used unchanged.
+everywhere, and imports ignore it. Byte order marks, quotes and line ends of any system are accepted.
 """
 
 from __future__ import annotations
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError
-from cache.foreign import find_file, list_files, reading
-from cache.formats.interchange import SLACK, Bundle, Format, Item, load_sidecar, save_sidecar
-from cache.names import encode_trial_id
+from cache.foreign import reading
+from cache.formats.interchange import SLACK, Bundle, Format, Item
+from cache.formats.sidecar import Loaded, read_folder, write_folder
+from cache.recipe import FeatureSpec
+from cache.store.records import CommitRecord
 from cache.store.store import FeatureStore
 
 _KNOWN_RATES = sorted([Fraction(n) for n in range(1, 241)] + [Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)])
@@ -30,47 +31,40 @@ _ROUNDING_MS = 1.01  # timestamps, including the first one, may be rounded to wh
 
 
 def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
-    path.mkdir(parents=True)
     digits = 5 if store.spec.dtype == "float16" else 9  # enough to distinguish every number from its neighbours
-    records = {}
-    for item in items:
-        assert item.record is not None
+    header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(store.spec.dim))])
+    formats = ["%.10g", "%d", *[f"%.{digits}g"] * store.spec.dim]
+
+    def write(file: Path, item: Item, record: CommitRecord) -> None:
         rows = np.where(item.valid[:, None], item.embeddings.astype(np.float64), np.nan)
-        times = (1000 * item.record.clock.times_s())[:, None]
+        times = (1000 * record.clock.times_s())[:, None]
         table = np.concatenate([times, np.ones_like(times), rows], axis=1)
-        header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(store.spec.dim))])
-        formats = ["%.10g", "%d", *[f"%.{digits}g"] * store.spec.dim]
-        target = path / f"{encode_trial_id(item.trial_id)}.csv"
-        np.savetxt(target, table, fmt=formats, delimiter=",", header=header, comments="")
-        records[item.trial_id] = item.record
-    save_sidecar(path, store.spec, records)
+        np.savetxt(file, table, fmt=formats, delimiter=",", header=header, comments="")
+
+    write_folder(path, store.spec, items, ".csv", write)
 
 
 def _read(path: Path) -> Bundle:
-    spec, records = load_sidecar(path)
-    files = list_files(path, ".csv", ours=spec is not None)
+    return read_folder(path, ".csv", _load)
 
-    def load(trial_id: str, clock: FrameClock | None) -> Item:
-        """Load one trial and place its rows on the clock by their timestamps."""
-        file = find_file(files, trial_id, path)
-        times, rows = _parse(file)
-        record = records.get(trial_id)
-        clock = record.clock if record else clock or _infer_clock(file, times)
-        own = record is not None and len(times) == clock.num_frames  # two pictures may have the same time
-        frames = np.arange(len(times)) if own else clock.nearest(times / 1000)
-        if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames + SLACK:
-            raise CorpusError(
-                f"'{file}' has two rows for one frame, or rows outside {clock.num_frames} frames at {clock.rate} Hz. "
-                "Fix the column 'timestamp' (milliseconds)."
-            )
-        embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
-        embeddings[frames] = rows
-        valid = np.isfinite(embeddings).all(axis=1)
-        with np.errstate(over="ignore"):  # only if our own were altered; their digest reveals it
-            stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
-        return Item(trial_id, stored, valid, clock, record)
 
-    return Bundle(spec, sorted(records if spec else files), load)
+def _load(file: Path, clock: FrameClock | None, spec: FeatureSpec | None) -> Loaded:
+    """Load one trial and place its rows on the clock by their timestamps."""
+    times, rows = _parse(file)
+    clock = clock or _infer_clock(file, times)
+    own = spec is not None and len(times) == clock.num_frames  # two pictures may have the same time
+    frames = np.arange(len(times)) if own else clock.nearest(times / 1000)
+    if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames + SLACK:
+        raise CorpusError(
+            f"'{file}' has two rows for one frame, or rows outside {clock.num_frames} frames at {clock.rate} Hz. "
+            "Fix the column 'timestamp' (milliseconds)."
+        )
+    embeddings = np.full((max(clock.num_frames, int(frames.max()) + 1), rows.shape[1]), np.nan)
+    embeddings[frames] = rows
+    valid = np.isfinite(embeddings).all(axis=1)
+    with np.errstate(over="ignore"):  # only if our own were altered; their digest reveals it
+        stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
+    return stored, valid, clock
 
 
 def _parse(file: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

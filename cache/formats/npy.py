@@ -1,7 +1,4 @@
-"""A folder of npy files: `<trial>.npy` (T, D), `valid/<trial>.npy` (T,), and recipe and records in `avfusion.json`.
-
-Names are percent-encoded if `avfusion.json` is beside them, else used unchanged. Hidden files are ignored.
-"""
+"""A folder of npy files: `<trial>.npy` (T, D), `valid/<trial>.npy` (T,), and recipe and records in `avfusion.json`."""
 
 from __future__ import annotations
 
@@ -15,22 +12,22 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError
-from cache.foreign import find_file, list_files, reading, take_features, take_marks
-from cache.formats.interchange import Bundle, Format, Item, load_sidecar, save_sidecar
-from cache.names import encode_trial_id
+from cache.foreign import reading, take_features, take_marks
+from cache.formats.interchange import Bundle, Format, Item
+from cache.formats.sidecar import Loaded, read_folder, write_folder
+from cache.recipe import FeatureSpec
+from cache.store.records import CommitRecord
 from cache.store.store import FeatureStore
 
 
 def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
-    (path / "valid").mkdir(parents=True)
-    records = {}
-    for item in items:
-        assert item.record is not None
-        name = f"{encode_trial_id(item.trial_id)}.npy"
-        _save(path / name, item.embeddings)
-        _save(path / "valid" / name, item.valid)
-        records[item.trial_id] = item.record
-    save_sidecar(path, store.spec, records)
+    def write(file: Path, item: Item, record: CommitRecord) -> None:
+        mask = file.parent / "valid" / file.name
+        mask.parent.mkdir(exist_ok=True)
+        _save(file, item.embeddings)
+        _save(mask, item.valid)
+
+    write_folder(path, store.spec, items, ".npy", write)
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:
@@ -41,24 +38,20 @@ def _save(file: Path, array: NDArray[Any]) -> None:
 
 
 def _read(path: Path) -> Bundle:
-    spec, records = load_sidecar(path)
-    files = list_files(path, ".npy", ours=spec is not None)
-
-    def load(trial_id: str, clock: FrameClock | None) -> Item:
-        """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
-        file = find_file(files, trial_id, path)
-        embeddings = take_features(_load(file), f"'{file}'")
-        mask = path / "valid" / file.name
-        valid = np.ones(len(embeddings), bool)
-        if mask.is_file():
-            valid = take_marks(_load(mask), len(embeddings), f"'{mask}'")
-        record = records.get(trial_id)
-        return Item(trial_id, embeddings, valid, record.clock if record else clock, record)
-
-    return Bundle(spec, sorted(records if spec else files), load)
+    return read_folder(path, ".npy", _load)
 
 
-def _load(file: Path) -> NDArray[Any]:
+def _load(file: Path, clock: FrameClock | None, spec: FeatureSpec | None) -> Loaded:
+    """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
+    embeddings = take_features(_load_array(file), f"'{file}'")
+    mask = file.parent / "valid" / file.name
+    valid = np.ones(len(embeddings), bool)
+    if mask.is_file():
+        valid = take_marks(_load_array(mask), len(embeddings), f"'{mask}'")
+    return embeddings, valid, clock
+
+
+def _load_array(file: Path) -> NDArray[Any]:
     """The only array of a file; mapped first, so that a file too short for its header raises."""
     with reading(f"'{file}'", "an npy file of numbers"):
         if file.stat().st_size == 0:
