@@ -80,7 +80,7 @@ def test_other_widths_are_named(tmp_path: Path) -> None:
 )
 def test_scalars_and_texts_are_left_out_with_a_warning(tmp_path: Path, value: object, text: str) -> None:
     path = make(tmp_path, lambda file: file.__setitem__("note", value))
-    with pytest.warns(UserWarning, match=f"these datasets are left out, .*{re.escape(text)}"):
+    with pytest.warns(UserWarning, match=f"hold no features and are left out: .*{re.escape(text)}"):
         store = load(path)
     assert store.trial_ids() == ["good"]
 
