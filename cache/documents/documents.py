@@ -96,8 +96,9 @@ class ProvenancePart(Document):
     @property
     def provenance(self) -> Provenance:
         """The provenance itself."""
-        values = {name: value for name, value in vars(self).items() if name != DIGEST}
-        return Provenance(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        values: dict[str, Any] = {name: value for name, value in vars(self).items() if name != DIGEST}
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Provenance(**values)
 
     def check(self) -> None:
         """Check the digest."""
