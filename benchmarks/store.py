@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.store_stages import measure_bank, measure_extraction
 from cache.clock import FrameClock
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
 
@@ -53,7 +53,7 @@ class Layouts:
         self.rows = np.empty((sum(lengths), dim), np.float16)
         for start, stop in zip(self.starts[:-1], self.starts[1:], strict=True):
             self.rows[start:stop] = rng.standard_normal((stop - start, dim), np.float32)
-        self.spec = FeatureSpec("bench", "visual", dim)
+        self.recipe = Recipe("bench", "visual", dim)
 
     def trial(self, index: int) -> NDArray[np.float16]:
         """Embeddings of one trial."""
@@ -61,7 +61,7 @@ class Layouts:
 
     def write_ours(self, path: Path) -> FeatureStore:
         """A store as extraction writes it."""
-        store = FeatureStore.create(path, self.spec)
+        store = FeatureStore.create(path, self.recipe)
         for index in range(len(self.names)):
             self.write_one(store, index)
         return store
@@ -85,7 +85,7 @@ class Layouts:
         maps = [np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.names]
         readers["npy per trial, memmaps kept open"] = lambda i, s, out: np.copyto(out, maps[i][s : s + len(out)])
         self.write_ours(self.folder / "ours.zarr")
-        store = FeatureStore(self.folder / "ours.zarr", self.spec.fingerprint)
+        store = FeatureStore(self.folder / "ours.zarr", self.recipe.fingerprint)
         readers[OURS] = lambda i, s, out: np.copyto(out, store.read(self.names[i], s, s + len(out)).embeddings)
         readers["h5py, chunks of 256"] = self._h5py()
         if importlib.util.find_spec("lmdb"):
@@ -191,7 +191,7 @@ def measure_loading(layouts: Layouts, readers: dict[str, Read], repeats: int) ->
             np.copyto(out, np.load(layouts.folder / f"{layouts.names[index]}.npy"))
 
     def load_ours(check: bool) -> None:
-        store = FeatureStore(layouts.folder / "ours.zarr", layouts.spec.fingerprint)
+        store = FeatureStore(layouts.folder / "ours.zarr", layouts.recipe.fingerprint)
         for index, out in parts():
             np.copyto(out, store.read(layouts.names[index], check=check).embeddings)
 
@@ -207,7 +207,7 @@ def measure_loading(layouts: Layouts, readers: dict[str, Read], repeats: int) ->
 def measure_writing(layouts: Layouts, repeats: int) -> dict[str, list[float]]:
     """Milliseconds per trial of `np.save` with fsync and of a commit, trial by trial in turns."""
     times: dict[str, list[float]] = {"np.save + fsync": [], OURS: [], "zarr-python, its defaults, no fsync": []}
-    store = FeatureStore.create(layouts.folder / "written.zarr", layouts.spec)
+    store = FeatureStore.create(layouts.folder / "written.zarr", layouts.recipe)
     group = zarr.open_group(layouts.folder / "written-defaults.zarr", mode="w")
     number = min(len(layouts.names), 10 * repeats)
     for index in range(number):
@@ -231,7 +231,7 @@ def measure_opening(folder: Path, trials: int, repeats: int) -> float:
     rng = np.random.default_rng(0)
     paths = []
     for name in ("a", "b", "c"):
-        store = FeatureStore.create(folder / f"{name}.zarr", FeatureSpec(name, "visual", 8))
+        store = FeatureStore.create(folder / f"{name}.zarr", Recipe(name, "visual", 8))
         for index in range(trials):
             rows = rng.normal(size=(10, 8))
             clock = FrameClock(Fraction(30), 10)
@@ -259,7 +259,7 @@ def measure_size(layouts: Layouts) -> tuple[float, float, float]:
 
 def profile(layouts: Layouts, number: int) -> str:
     """Where the time of random windows goes beyond the copy itself."""
-    store = FeatureStore(layouts.folder / "ours.zarr", layouts.spec.fingerprint)
+    store = FeatureStore(layouts.folder / "ours.zarr", layouts.recipe.fingerprint)
     for name in layouts.names:
         store.read(name)
     start = time.perf_counter()
@@ -267,7 +267,7 @@ def profile(layouts: Layouts, number: int) -> str:
         store.read(layouts.names[index % len(layouts.names)], 10, 10 + WINDOW)
     read = (time.perf_counter() - start) / number
     profiler = cProfile.Profile()
-    fresh = FeatureStore(layouts.folder / "ours.zarr", layouts.spec.fingerprint)
+    fresh = FeatureStore(layouts.folder / "ours.zarr", layouts.recipe.fingerprint)
     profiler.enable()
     for name in layouts.names:
         fresh.read(name, check=True)
@@ -291,7 +291,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 def report_stages(layouts: Layouts, options: argparse.Namespace) -> None:
     """Measure the store inside the two stages and print it."""
     lengths = dict(zip(layouts.names, layouts.lengths, strict=True))
-    bank, npy = measure_bank(layouts.folder / "ours.zarr", layouts.spec, lengths, options.repeats)
+    bank, npy = measure_bank(layouts.folder / "ours.zarr", layouts.recipe, lengths, options.repeats)
     size = layouts.rows.nbytes / 1e6
     table(
         ("loading the bank of training", "MB/s", "of np.load"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.devices import choose_device, keep_big_buffers
@@ -101,8 +101,8 @@ def _take_turns(
     backbone: Backbone, folder: Path, manifest: Manifest, options: EngineOptions, executor: Executor, repeats: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of each round with and without writing, after one of each that warms up."""
-    path, spec = folder / "extracted.zarr", backbone.spec("float16")
-    stores = FeatureStore.create(path, spec), Unwritten.create(path, spec)
+    path, recipe = folder / "extracted.zarr", backbone.recipe("float16")
+    stores = FeatureStore.create(path, recipe), Unwritten.create(path, recipe)
     times: tuple[list[float], list[float]] = [], []
     for _ in range(repeats + 1):
         for store, seconds in zip(stores, times, strict=True):
@@ -113,12 +113,12 @@ def _take_turns(
     return times[0][1:], times[1][1:]
 
 
-def measure_bank(path: Path, spec: FeatureSpec, lengths: dict[str, int], repeats: int) -> tuple[float, float]:
+def measure_bank(path: Path, recipe: Recipe, lengths: dict[str, int], repeats: int) -> tuple[float, float]:
     """Seconds to load a whole store into a bank, every byte checked, and of `np.load` over one npy per trial into one tensor.
 
     Args:
         path: of the store; the npy files lie beside it.
-        spec: of its features.
+        recipe: of its features.
         lengths: trial → its number of frames.
         repeats: rounds, of which the best counts.
 
@@ -129,11 +129,11 @@ def measure_bank(path: Path, spec: FeatureSpec, lengths: dict[str, int], repeats
     manifest, total = Manifest(path.parent, tuple(trials)), sum(lengths.values())
 
     def bank() -> None:
-        loaded = Bank.from_stores({"visual": FeatureStore(path, spec.fingerprint)}, manifest, list(lengths))
+        loaded = Bank.from_stores({"visual": FeatureStore(path, recipe.fingerprint)}, manifest, list(lengths))
         assert len(loaded.labels) == total + 1
 
     def npy() -> None:
-        rows, row = torch.zeros(total + 1, spec.dim, dtype=torch.float16), 0
+        rows, row = torch.zeros(total + 1, recipe.dim, dtype=torch.float16), 0
         for name, number in lengths.items():
             rows.numpy()[row : row + number] = np.load(path.parent / f"{name}.npy")
             row += number

@@ -22,7 +22,7 @@ from training_step import feed, make_corpus, make_step, measure
 
 from cache.corpus.folds import make_folds
 from cache.corpus.manifest import Manifest
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from extract.engine.devices import keep_big_buffers
 from fusion.bank.bank import Bank
@@ -73,9 +73,7 @@ class Trainer:
         keep_big_buffers()
         torch.set_num_threads(1)
         manifest = Manifest.load(folder)
-        stores = {
-            m: FeatureStore.create(folder / f"{m}.zarr", FeatureSpec("random", m, dim)) for m, dim in DIMS.items()
-        }
+        stores = {m: FeatureStore.create(folder / f"{m}.zarr", Recipe("random", m, dim)) for m, dim in DIMS.items()}
         self._bank = Bank.from_stores(stores, manifest, [trial.id for trial in manifest.trials], ahead=ahead)
         self._fold = make_folds(manifest, "grouped", 5)[0]
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from cache.names import encode_trial_id
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from cache.windows import Window
 from extract.engine.devices import keep_big_buffers
@@ -58,7 +58,7 @@ def make_corpus(
     """Random float16 features: 2 % of the frames without a face, 5 % of the trials shorter; also as npy files."""
     rng = np.random.default_rng(0)
     trials = []
-    stores = {m: FeatureStore.create(folder / f"{m}.zarr", FeatureSpec("random", m, dim)) for m, dim in dims.items()}
+    stores = {m: FeatureStore.create(folder / f"{m}.zarr", Recipe("random", m, dim)) for m, dim in dims.items()}
     for i in range(num_trials):
         name, length = f"t{i:03d}", num_frames if i % 20 else num_frames * 2 // 3
         clock = FrameClock(Fraction(30), length)
@@ -66,7 +66,7 @@ def make_corpus(
         trials.append(Trial(name, name, "train", clock, {}, labels))
         for modality, store in stores.items():
             valid = rng.random(length) > (0.02 if modality == "visual" else -1)
-            rows = rng.standard_normal((length, store.spec.dim), np.float32).astype(np.float16)
+            rows = rng.standard_normal((length, store.recipe.dim), np.float32).astype(np.float16)
             store.write(name, rows, valid, source="xxh3:0", clock=clock)
             np.save(folder / f"{modality}-{name}.npy", store.read(name).embeddings)
     return stores, Manifest(folder, tuple(trials))

@@ -96,7 +96,7 @@ def main() -> None:
 
         def engine() -> int:
             with tempfile.TemporaryDirectory(dir=folder) as into:
-                store = FeatureStore.create(Path(into) / "vggish.zarr", backbone.spec())
+                store = FeatureStore.create(Path(into) / "vggish.zarr", backbone.recipe())
                 how = EngineOptions(BATCH, device="cpu")
                 return extract_features(backbone, store, manifest, manifest.trials, None, how).frames
 

@@ -55,7 +55,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class FeatureSpec:
+class Recipe:
     """The recipe of a set of features: the whole chain from the media to the stored numbers.
 
     Attributes:
@@ -125,7 +125,7 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name in document for key, value in flatten(document[name], f"{prefix}{name}.").items()}
 
 
-def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+def compare(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
     """Settings in which two recipes differ, each with both values; None if a recipe lacks the setting."""
     ours = flatten(first.identity())
     theirs = flatten(second.identity())
@@ -133,7 +133,7 @@ def compare(first: FeatureSpec, second: FeatureSpec) -> dict[str, tuple[Any, Any
     return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
 
-def differences(old: FeatureSpec, new: FeatureSpec) -> str:
+def differences(old: Recipe, new: Recipe) -> str:
     """Describe how a new recipe differs from an old one."""
     if old.input is None and new.input is not None:
         return (

@@ -12,10 +12,10 @@ from extract.backbones.contract import load_backbone
 def main() -> tuple[int, ...]:
     """Embed two grey pictures with seeded random weights."""
     backbone = load_backbone("mobilefacenet", "random")
-    size = backbone.spec().settings["size"]
+    size = backbone.recipe().settings["size"]
     pictures = torch.from_numpy(np.full((2, size, size, 3), 127, np.uint8))
     embeddings = backbone.embed(pictures)
-    print(f"{backbone.name} {backbone.spec().fingerprint[:12]}: {tuple(embeddings.shape)}")
+    print(f"{backbone.name} {backbone.recipe().fingerprint[:12]}: {tuple(embeddings.shape)}")
     return tuple(embeddings.shape)
 
 

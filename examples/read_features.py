@@ -12,7 +12,7 @@ from cache.store.receipt import open_receipt
 def main(path: str) -> None:
     """Print every trial with its length and how much of it the backbone saw."""
     store, receipt = open_receipt(Path(path))
-    print(f"{receipt.spec.name}: {receipt.spec.dim} dimensions, weights {receipt.spec.weights_sha256[:16]}")
+    print(f"{receipt.recipe.name}: {receipt.recipe.dim} dimensions, weights {receipt.recipe.weights_sha256[:16]}")
     for trial_id in receipt.trials:
         embeddings, valid = store.read(trial_id)
         print(f"  {trial_id}: {len(embeddings)} frames, {valid.mean():.0%} seen")

@@ -21,7 +21,7 @@ from cache.documents.arrays import format_arrays, read_arrays
 from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.errors import AvFusionError
 from cache.formats.interchange import export_features, import_features
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.receipt import Receipt
 from cache.store.store import FeatureStore
 from extract.weights.weights import WeightsCard, load_weights
@@ -120,7 +120,7 @@ def folds(folder: Path) -> Kind:
 
 def make_store(folder: Path) -> FeatureStore:
     store = FeatureStore.create(
-        folder / "visual/mobilefacenet.zarr", FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
+        folder / "visual/mobilefacenet.zarr", Recipe("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
     )
     for seed, name in enumerate("ab"):
         rows = np.random.default_rng(seed).normal(size=(20, 8)).astype(np.float32)
@@ -142,7 +142,7 @@ def export(kind: str) -> Callable[[Path], Kind]:
         def read() -> object:
             store, made = import_features(folder / "out", kind, folder / f"again{next(number)}")
             rows = [store.read(name, check=True) for name in store.trial_ids()]
-            return store.spec, made, store.find_records(), [(f.embeddings.tobytes(), f.valid.tobytes()) for f in rows]
+            return store.recipe, made, store.find_records(), [(f.embeddings.tobytes(), f.valid.tobytes()) for f in rows]
 
         export_features(make_store(folder), ["a", "b"], kind, folder / "out")
         out = folder / "out"
@@ -176,14 +176,14 @@ def run(folder: Path) -> Kind:
     def read() -> object:
         (found,) = runs.load_networks(folder / "run")
         state = {name: tensor.numpy().tobytes() for name, tensor in found.model.state_dict().items()}
-        return state, found.fold, found.training, found.specs, found.targets, runs.read_history(folder / "run")
+        return state, found.fold, found.training, found.recipes, found.targets, runs.read_history(folder / "run")
 
     with torch.random.fork_rng():
         model = build_model("rnn", {"visual": 8}, ("valence", "arousal"), {"d_model": 4})
-    specs = {"visual": FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff")}
+    recipes = {"visual": Recipe("mobilefacenet", "visual", 8, {"size": 112}, "00ff")}
     moments = {"visual": Moments(torch.zeros(8), torch.ones(8))}
     targets = Manifest(folder, ()).targets
-    Checkpoint(model, moments, specs, FOLD, TrainConfig(), {"valence": 0.5}, {"torch": "2"}, targets).save(
+    Checkpoint(model, moments, recipes, FOLD, TrainConfig(), {"valence": 0.5}, {"torch": "2"}, targets).save(
         folder / "run"
     )
     runs.save_run(folder / "run", "0" * 64, [{"epoch": 1, "ccc": 0.25, "loss": 0.125}])

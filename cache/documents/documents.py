@@ -19,7 +19,7 @@ import pydantic_core
 from cache.clock import FrameClock, PictureTimes
 from cache.errors import AvFusionError, StoreError, list_faults, short_text
 from cache.places.folders import Where, split_place
-from cache.recipe import FeatureSpec, Provenance, fingerprint
+from cache.recipe import Provenance, Recipe, fingerprint
 from cache.targets import Target
 
 DIGEST = "digest"
@@ -106,8 +106,8 @@ class ProvenancePart(Document):
             raise ValueError("its digest does not match its content")
 
 
-class SpecPart(Part):
-    """A recipe, as in `cache.recipe.FeatureSpec`."""
+class RecipePart(Part):
+    """A recipe, as in `cache.recipe.Recipe`."""
 
     name: str
     modality: str
@@ -121,14 +121,14 @@ class SpecPart(Part):
     provenance: ProvenancePart | None = None
 
     @property
-    def spec(self) -> FeatureSpec:
+    def recipe(self) -> Recipe:
         """The recipe itself."""
         provenance = self.provenance.provenance if self.provenance else Provenance()
-        return FeatureSpec(**{**vars(self), "provenance": provenance})
+        return Recipe(**{**vars(self), "provenance": provenance})
 
     def check(self) -> None:
         """Check that the modality is a word and the precision exists."""
-        _ = self.spec
+        _ = self.recipe
 
 
 class ClockPart(Part):

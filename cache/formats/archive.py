@@ -20,7 +20,7 @@ from cache.store.verification import list_holdings
 
 def _write(path: Path, origin: FeatureStore, items: Iterable[Item]) -> None:
     place = locate_set(path, name_of(origin.path))
-    store = FeatureStore.create(place.store, origin.spec)
+    store = FeatureStore.create(place.store, origin.recipe)
     for item in items:
         assert item.record is not None
         record = item.record
@@ -51,7 +51,7 @@ def _read(path: Path) -> Bundle:
     except (MissingFileError, StoreError) as error:
         raise StoreError(f"Archive '{path}' was altered since it was exported: {error} Or export it again.") from error
 
-    return Bundle(store.spec, sorted(receipt.trials), partial(read_item, store), name_of(store.path))
+    return Bundle(store.recipe, sorted(receipt.trials), partial(read_item, store), name_of(store.path))
 
 
 ZSTD = Format(_write, _read)

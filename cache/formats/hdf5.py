@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from cache.clock import FrameClock
-from cache.documents.documents import SpecPart, check_document, parse_json, sign
+from cache.documents.documents import RecipePart, check_document, parse_json, sign
 from cache.errors import CorpusError, StoreError, list_faults
 from cache.foreign import are_features, reading, take_features, take_marks
 from cache.formats.interchange import Bundle, Format, Item
@@ -30,7 +30,7 @@ from cache.store.store import FeatureStore
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
 
-_SPEC = "avfusion_spec"
+_RECIPE = "avfusion_spec"
 _TRIALS = "avfusion_trials"  # their number
 _LISTED = 5  # datasets listed in a message
 
@@ -79,8 +79,8 @@ def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
     with _Sink(path, "x+b") as sink:
         with h5py.File(sink, "w") as file:
             file.attrs["avfusion_version"] = VERSION
-            file.attrs[_SPEC] = canonical_json(store.spec.to_document())
-            file.attrs["avfusion_fingerprint"] = store.spec.fingerprint
+            file.attrs[_RECIPE] = canonical_json(store.recipe.to_document())
+            file.attrs["avfusion_fingerprint"] = store.recipe.fingerprint
             for item in items:
                 _write_item(file, item)
                 sink.check()
@@ -108,17 +108,17 @@ def _read(path: Path) -> Bundle:
         raise CorpusError(f"'{path}' is a folder; expected an HDF5 file. Check the path and the format.")
     with reading(f"'{path}'", "an HDF5 file"), h5py.File(path, "r") as file:
         _refuse_elsewhere(path, file)
-        if _SPEC not in file.attrs:
+        if _RECIPE not in file.attrs:
             return Bundle(None, _foreign_ids(path, file), partial(_load_foreign, path))
         with reading(f"The recipe in '{path}'", "one of ours", "Export it again.", StoreError):
             check_version(str(path), int(file.attrs["avfusion_version"]))
-            spec = check_document(parse_json(str(file.attrs[_SPEC]).encode()), SpecPart).spec
-            if file.attrs["avfusion_fingerprint"] != spec.fingerprint:
+            recipe = check_document(parse_json(str(file.attrs[_RECIPE]).encode()), RecipePart).recipe
+            if file.attrs["avfusion_fingerprint"] != recipe.fingerprint:
                 raise ValueError("it does not hash to its fingerprint")
             ids = sorted(decode_trial_id(name) for name in file.get("embeddings", ()))
             if len(ids) != file.attrs[_TRIALS]:
                 raise ValueError(f"{len(ids)} trials, expected {file.attrs[_TRIALS]}")
-    return Bundle(spec, ids, partial(_load, path))
+    return Bundle(recipe, ids, partial(_load, path))
 
 
 def _load(path: Path, trial_id: str, clock: FrameClock | None) -> Item:

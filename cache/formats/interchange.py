@@ -26,7 +26,7 @@ from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingEr
 from cache.foreign import match_names, one_line
 from cache.names import load_named, require_folder_name, require_known
 from cache.places.folders import Where, open_folder
-from cache.recipe import FeatureSpec, canonical_json
+from cache.recipe import Recipe, canonical_json
 from cache.store.feature_sets import locate_set
 from cache.store.receipt import Receipt
 from cache.store.records import CommitRecord, digest_embeddings, invalid_runs
@@ -67,13 +67,13 @@ class Bundle(NamedTuple):
     """The content of a file or folder.
 
     Attributes:
-        spec: its recipe, None if another program wrote it.
+        recipe: how it was made, None if another program wrote it.
         trial_ids: its trials.
         load: loads a trial; the clock is for files of other programs in formats that place rows by their times.
         name: name of the feature set, "" if the format lacks it.
     """
 
-    spec: FeatureSpec | None
+    recipe: Recipe | None
     trial_ids: list[str]
     load: Callable[[str, FrameClock | None], Item]
     name: str = ""
@@ -179,16 +179,16 @@ def import_features(
     if not bundle.trial_ids:
         raise CorpusError(f"'{path}' holds no features in format '{kind}'. Check the path and the format.")
     known_clocks = {trial.id: trial.clock for trial in manifest.trials} if manifest is not None else {}
-    if bundle.spec is None:
+    if bundle.recipe is None:
         bundle = _under_ids(bundle, known_clocks.keys(), path)
-        spec, write = _adopt(path, kind, bundle, options, known_clocks)
+        recipe, write = _adopt(path, kind, bundle, options, known_clocks)
     else:
-        spec = bundle.spec
+        recipe = bundle.recipe
         write = partial(_write_again, path)
-    name = options.name or bundle.name or spec.name
+    name = options.name or bundle.name or recipe.name
     require_folder_name("Name", name, "Choose another with '--name'.")
     place = locate_set(features, name)
-    store = FeatureStore.create(place.store, spec)
+    store = FeatureStore.create(place.store, recipe)
     for trial_id in bundle.trial_ids:
         item = bundle.load(trial_id, known_clocks.get(trial_id))
         try:
@@ -224,7 +224,7 @@ def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
     """Write a trial from our own export in `path`, unless the store already has it intact."""
     record = item.record
     assert record is not None
-    stored = np.ascontiguousarray(item.embeddings, np.dtype(store.spec.dtype).newbyteorder("<"))
+    stored = np.ascontiguousarray(item.embeddings, np.dtype(store.recipe.dtype).newbyteorder("<"))
     if digest_embeddings(stored, invalid_runs(item.valid)) != record.embeddings:
         raise StoreError(
             f"Trial '{item.trial_id}' in '{path}' differs from the digest that was exported with it: it was altered since. Export it "
@@ -239,7 +239,7 @@ def _write_again(path: Path, store: FeatureStore, item: Item) -> None:
 
 def _adopt(
     path: Path, kind: str, bundle: Bundle, options: ImportOptions, known_clocks: Mapping[str, FrameClock]
-) -> tuple[FeatureSpec, Callable[[FeatureStore, Item], None]]:
+) -> tuple[Recipe, Callable[[FeatureStore, Item], None]]:
     """A recipe for features of another program, and a function that writes its trials."""
     if not options.name or not options.modality:
         raise SettingError(f"'{path}' does not say what it holds. Give its name and modality ('--name', '--modality').")
@@ -286,7 +286,7 @@ def _adopt(
     ((dim, dtype),) = shapes
     content = hashlib.sha256(canonical_json(digests).encode()).hexdigest()
     settings = {"imported": kind, "content": content}
-    spec = FeatureSpec(options.name, options.modality, dim, settings, "imported", 1, options.dtype or dtype)
+    recipe = Recipe(options.name, options.modality, dim, settings, "imported", 1, options.dtype or dtype)
 
     def write(store: FeatureStore, item: Item) -> None:
         record = store.find_record(item.trial_id)
@@ -296,7 +296,7 @@ def _adopt(
             source, clock = made
             store.write(item.trial_id, item.embeddings, item.valid, source=source, clock=clock)
 
-    return spec, write
+    return recipe, write
 
 
 def _mark_missing(item: Item, options: ImportOptions) -> Item:

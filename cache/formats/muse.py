@@ -19,7 +19,7 @@ from cache.errors import CorpusError
 from cache.foreign import reading
 from cache.formats.interchange import SLACK, Bundle, Format, Item
 from cache.formats.sidecar import Loaded, read_folder, write_folder
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.records import CommitRecord
 from cache.store.store import FeatureStore
 
@@ -31,9 +31,9 @@ _ROUNDING_MS = 1.01  # timestamps, including the first one, may be rounded to wh
 
 
 def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
-    digits = 5 if store.spec.dtype == "float16" else 9  # enough to distinguish every number from its neighbours
-    header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(store.spec.dim))])
-    formats = ["%.10g", "%d", *[f"%.{digits}g"] * store.spec.dim]
+    digits = 5 if store.recipe.dtype == "float16" else 9  # enough to distinguish every number from its neighbours
+    header = ",".join(["timestamp", "segment_id", *(f"f{i}" for i in range(store.recipe.dim))])
+    formats = ["%.10g", "%d", *[f"%.{digits}g"] * store.recipe.dim]
 
     def write(file: Path, item: Item, record: CommitRecord) -> None:
         rows = np.where(item.valid[:, None], item.embeddings.astype(np.float64), np.nan)
@@ -41,18 +41,18 @@ def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
         table = np.concatenate([times, np.ones_like(times), rows], axis=1)
         np.savetxt(file, table, fmt=formats, delimiter=",", header=header, comments="")
 
-    write_folder(path, store.spec, items, ".csv", write)
+    write_folder(path, store.recipe, items, ".csv", write)
 
 
 def _read(path: Path) -> Bundle:
     return read_folder(path, ".csv", _load)
 
 
-def _load(file: Path, clock: FrameClock | None, spec: FeatureSpec | None) -> Loaded:
+def _load(file: Path, clock: FrameClock | None, recipe: Recipe | None) -> Loaded:
     """Load one trial and place its rows on the clock by their timestamps."""
     times, rows = _parse(file)
     clock = clock or _infer_clock(file, times)
-    own = spec is not None and len(times) == clock.num_frames  # two pictures may have the same time
+    own = recipe is not None and len(times) == clock.num_frames  # two pictures may have the same time
     frames = np.arange(len(times)) if own else clock.nearest(times / 1000)
     if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= clock.num_frames + SLACK:
         raise CorpusError(
@@ -63,7 +63,7 @@ def _load(file: Path, clock: FrameClock | None, spec: FeatureSpec | None) -> Loa
     embeddings[frames] = rows
     valid = np.isfinite(embeddings).all(axis=1)
     with np.errstate(over="ignore"):  # only if our own were altered; their digest reveals it
-        stored = np.where(valid[:, None], embeddings, 0).astype(spec.dtype if spec else np.float32)
+        stored = np.where(valid[:, None], embeddings, 0).astype(recipe.dtype if recipe else np.float32)
     return stored, valid, clock
 
 

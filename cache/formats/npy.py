@@ -15,7 +15,7 @@ from cache.errors import CorpusError
 from cache.foreign import reading, take_features, take_marks
 from cache.formats.interchange import Bundle, Format, Item
 from cache.formats.sidecar import Loaded, read_folder, write_folder
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.records import CommitRecord
 from cache.store.store import FeatureStore
 
@@ -27,7 +27,7 @@ def _write(path: Path, store: FeatureStore, items: Iterable[Item]) -> None:
         _save(file, item.embeddings)
         _save(mask, item.valid)
 
-    write_folder(path, store.spec, items, ".npy", write)
+    write_folder(path, store.recipe, items, ".npy", write)
 
 
 def _save(file: Path, array: NDArray[Any]) -> None:
@@ -41,7 +41,7 @@ def _read(path: Path) -> Bundle:
     return read_folder(path, ".npy", _load)
 
 
-def _load(file: Path, clock: FrameClock | None, spec: FeatureSpec | None) -> Loaded:
+def _load(file: Path, clock: FrameClock | None, recipe: Recipe | None) -> Loaded:
     """Load one trial; raises unless it is a (T, D) array of numbers with a (T,) mask."""
     embeddings = take_features(_load_array(file), f"'{file}'")
     mask = file.parent / "valid" / file.name

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
-from cache.documents.documents import Document, SpecPart, read_document, write_document
+from cache.documents.documents import Document, RecipePart, read_document, write_document
 from cache.errors import CorpusError, StoreError
 from cache.foreign import reading
 from cache.formats.interchange import SIDECAR, Bundle, Item
 from cache.names import decode_trial_id, encode_trial_id
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.records import VERSION, CommitDocument, CommitRecord, check_version
 
 Loaded = tuple[NDArray[Any], NDArray[np.bool_], FrameClock | None]
@@ -27,12 +27,12 @@ Loaded = tuple[NDArray[Any], NDArray[np.bool_], FrameClock | None]
 
 class _SidecarDocument(Document):
     version: int
-    spec: SpecPart
+    spec: RecipePart
     trials: dict[str, CommitDocument]
 
 
 def write_folder(
-    path: Path, spec: FeatureSpec, items: Iterable[Item], suffix: str, write: Callable[[Path, Item, CommitRecord], None]
+    path: Path, recipe: Recipe, items: Iterable[Item], suffix: str, write: Callable[[Path, Item, CommitRecord], None]
 ) -> None:
     """Write a folder; `write` makes the file of one trial."""
     path.mkdir(parents=True)
@@ -41,13 +41,11 @@ def write_folder(
         assert item.record is not None
         write(path / f"{encode_trial_id(item.trial_id)}{suffix}", item, item.record)
         trials[item.trial_id] = item.record.to_document()
-    document = {"version": VERSION, "spec": spec.to_document(), "trials": dict(sorted(trials.items()))}
+    document = {"version": VERSION, "spec": recipe.to_document(), "trials": dict(sorted(trials.items()))}
     write_document(path / SIDECAR, _SidecarDocument, document)
 
 
-def read_folder(
-    path: Path, suffix: str, load: Callable[[Path, FrameClock | None, FeatureSpec | None], Loaded]
-) -> Bundle:
+def read_folder(path: Path, suffix: str, load: Callable[[Path, FrameClock | None, Recipe | None], Loaded]) -> Bundle:
     """Read a folder; `load` is given a trial's file, its clock if known, and the recipe if the folder has one.
 
     Raises:
@@ -56,19 +54,19 @@ def read_folder(
     """
     sidecar = path / SIDECAR
     document = read_document(sidecar, _SidecarDocument, "Export again, or remove it to import new features.")
-    spec = None if document is None else document.spec.spec
+    recipe = None if document is None else document.spec.recipe
     records = {} if document is None else {name: entry.record for name, entry in document.trials.items()}
     if document is not None:
         check_version(str(sidecar), document.version)
-    files = _list_files(path, suffix, ours=spec is not None)
+    files = _list_files(path, suffix, ours=recipe is not None)
 
     def load_trial(trial_id: str, clock: FrameClock | None) -> Item:
         if trial_id not in files:
             raise StoreError(f"Trial '{trial_id}' of the recipe in '{path}' has no file there. Export it again.")
         record = records.get(trial_id)
-        return Item(trial_id, *load(files[trial_id], record.clock if record else clock, spec), record)
+        return Item(trial_id, *load(files[trial_id], record.clock if record else clock, recipe), record)
 
-    return Bundle(spec, sorted(records if spec else files), load_trial)
+    return Bundle(recipe, sorted(records if recipe else files), load_trial)
 
 
 def _list_files(folder: Path, suffix: str, ours: bool) -> dict[str, Path]:

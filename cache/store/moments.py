@@ -58,8 +58,8 @@ def to_dask(store: FeatureStore, trial_ids: Sequence[str] | None = None, valid_o
     blocks = [
         da.from_delayed(
             read(store, trial_id, valid_only, dask_key_name=f"{trial_id}-{records[trial_id].embeddings}-{valid_only}"),
-            (length, store.spec.dim),
-            np.dtype(store.spec.dtype),
+            (length, store.recipe.dim),
+            np.dtype(store.recipe.dtype),
         )
         for trial_id, length in zip(ids, lengths, strict=True)
         if length

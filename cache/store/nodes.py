@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from cache.documents.documents import DIGEST, Number, Pair, Part, SpecPart, Values, check_document, parse_json, sign
+from cache.documents.documents import DIGEST, Number, Pair, Part, RecipePart, Values, check_document, parse_json, sign
 from cache.places.folders import Where
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.records import VERSION, check_version
 
 DIMENSIONS: list[str | None] = ["frame", "embedding"]
-_SPEC = "avfusion_spec"
+_RECIPE = "avfusion_spec"
 _STORE = "avfusion_store"
 
 
@@ -91,9 +91,9 @@ def format_root() -> bytes:
     return _format_group(sign({_STORE: VERSION}))
 
 
-def format_recipe(spec: FeatureSpec) -> bytes:
+def format_recipe(recipe: Recipe) -> bytes:
     """The `zarr.json` of a fingerprint's group."""
-    return _format_group({_SPEC: spec.to_document()})
+    return _format_group({_RECIPE: recipe.to_document()})
 
 
 def find_layout(content: bytes | None, where: Where) -> int | None:
@@ -114,11 +114,11 @@ def find_layout(content: bytes | None, where: Where) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def find_spec(content: bytes | None) -> FeatureSpec | None:
+def find_recipe(content: bytes | None) -> Recipe | None:
     """The recipe in the `zarr.json` of a fingerprint's group, None if it is absent or damaged."""
-    document = ((parse_node(content, GroupNode) or {}).get("attributes") or {}).get(_SPEC)
+    document = ((parse_node(content, GroupNode) or {}).get("attributes") or {}).get(_RECIPE)
     try:
-        return check_document(document, SpecPart).spec
+        return check_document(document, RecipePart).recipe
     except ValueError:
         return None
 

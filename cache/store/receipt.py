@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.documents.documents import Document, NumFrames, Part, SpecPart, read_document, write_document, write_file
+from cache.documents.documents import Document, NumFrames, Part, RecipePart, read_document, write_document, write_file
 from cache.errors import FingerprintError, MissingFileError, VersionError
 from cache.places.folders import Where, split_place
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.feature_sets import store_of
 from cache.store.records import VERSION, CommitRecord
 from cache.store.store import FeatureStore
@@ -29,12 +29,12 @@ class _EntryPart(Part):
 class _ReceiptDocument(Document):
     version: int
     fingerprint: str
-    spec: SpecPart
+    spec: RecipePart
     trials: dict[str, _EntryPart]
 
     def check(self) -> None:
         """Check that the recipe hashes to the fingerprint."""
-        if self.spec.spec.fingerprint != self.fingerprint:
+        if self.spec.recipe.fingerprint != self.fingerprint:
             raise ValueError(f"its recipe does not hash to '{self.fingerprint[:12]}'")
 
 
@@ -67,7 +67,7 @@ class ReceiptEntry:
 class Receipt:
     """The result of an extraction: the recipe, and the digests of each trial."""
 
-    spec: FeatureSpec
+    recipe: Recipe
     trials: dict[str, ReceiptEntry]
 
     @classmethod
@@ -80,14 +80,14 @@ class Receipt:
         wanted = sorted(trial_ids)
         found = store.find_records(wanted)
         entries = {name: ReceiptEntry.of(found.get(name) or store.record(name)) for name in wanted}
-        return cls(store.spec, entries)
+        return cls(store.recipe, entries)
 
     def save(self, path: Where) -> None:
         """Write the receipt, replacing an older one atomically; equal content is left untouched."""
         document = {
             "version": VERSION,
-            "fingerprint": self.spec.fingerprint,
-            "spec": self.spec.to_document(),
+            "fingerprint": self.recipe.fingerprint,
+            "spec": self.recipe.to_document(),
             "trials": {trial_id: vars(entry) for trial_id, entry in sorted(self.trials.items())},
         }
         write_document(path, _ReceiptDocument, document, sort_keys=True)
@@ -115,7 +115,7 @@ class Receipt:
         if document.version > VERSION:
             raise VersionError(f"Receipt '{path}' was written by a newer version of avfusion. Update avfusion.")
         trials = {trial_id: ReceiptEntry(**vars(entry)) for trial_id, entry in document.trials.items()}
-        return cls(document.spec.spec, trials)
+        return cls(document.spec.recipe, trials)
 
 
 def save_unread(path: Where) -> None:
@@ -138,7 +138,7 @@ def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
         FingerprintError: if the sources or embeddings of a trial differ from the receipt.
     """
     receipt = Receipt.load(path)
-    store = FeatureStore(store_of(path), receipt.spec.fingerprint)
+    store = FeatureStore(store_of(path), receipt.recipe.fingerprint)
     found = Receipt.of(store, receipt.trials)
     stale = [trial_id for trial_id, entry in receipt.trials.items() if found.trials[trial_id] != entry]
     if stale:

@@ -19,10 +19,10 @@ from cache.documents.documents import sign
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnreachableError
 from cache.names import decode_trial_id, encode_trial_id
 from cache.places.folders import Where, open_folder
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.chunks import Rows, array_metadata, compress_chunks, open_rows, split_chunks, zarr_rows
 from cache.store.locks import Claim, claim, sweep
-from cache.store.nodes import ArrayNode, find_layout, find_spec, format_recipe, format_root, parse_node
+from cache.store.nodes import ArrayNode, find_layout, find_recipe, format_recipe, format_root, parse_node
 from cache.store.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
 
 DROP_FIRST = "'avfusion cache verify --drop', then "
@@ -75,15 +75,15 @@ class FeatureStore:
         if content is None:
             raise MissingFileError(f"No feature store at '{self.path}'. Run the extraction first: 'dvc repro'.")
         layout = find_layout(content, self.path)
-        self.spec = _read_spec(self._folder.read("zarr.json"), self.path, fingerprint)
+        self.recipe = _read_recipe(self._folder.read("zarr.json"), self.path, fingerprint)
         if layout is None:
             raise StoreError(f"'{self.path}/zarr.json' is damaged. Run {self._redo} again; what is finished is kept.")
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path, self.spec.fingerprint)
+        return type(self), (self.path, self.recipe.fingerprint)
 
     @classmethod
-    def create(cls, path: Where, spec: FeatureSpec) -> FeatureStore:
+    def create(cls, path: Where, recipe: Recipe) -> FeatureStore:
         """Open for writing, creating store and group if they are absent; finished trials are not touched.
 
         Raises:
@@ -94,14 +94,14 @@ class FeatureStore:
         try:
             if layout is None:
                 root.write("zarr.json", format_root())
-            if find_spec(root.read(f"{spec.fingerprint}/zarr.json")) != spec:
-                root.write(f"{spec.fingerprint}/zarr.json", format_recipe(spec))
+            if find_recipe(root.read(f"{recipe.fingerprint}/zarr.json")) != recipe:
+                root.write(f"{recipe.fingerprint}/zarr.json", format_recipe(recipe))
             sweep(root.where)
         except OSError as error:
             raise StoreError(
                 f"No features can be written to '{path}' ({error}). Free space or fix the permissions and run again."
             ) from error
-        return cls(path, spec.fingerprint)
+        return cls(path, recipe.fingerprint)
 
     def trial_ids(self) -> list[str]:
         """Ids of all finished trials, sorted."""
@@ -209,7 +209,7 @@ class FeatureStore:
             compressed: compress with zstd, for archives: smaller, but slower to read.
 
         Raises:
-            ShapeError: if shapes do not match the clock and the spec, or a number is not finite in the stored dtype.
+            ShapeError: if shapes do not match the clock and the recipe, or a number is not finite in the stored dtype.
         """
         stored = self._prepare(trial_id, embeddings, valid, clock)
         runs = invalid_runs(valid)
@@ -217,7 +217,7 @@ class FeatureStore:
             source, digest_embeddings(stored, runs), clock, runs, {"numpy": np.__version__, **(versions or {})}
         )
         attributes = {COMMIT: sign(record.to_document())}
-        metadata = array_metadata(stored.shape, self.spec.dtype, attributes, compressed=compressed)
+        metadata = array_metadata(stored.shape, self.recipe.dtype, attributes, compressed=compressed)
         chunks = split_chunks(stored)
         self._folder.write_array(encode_trial_id(trial_id), compress_chunks(chunks) if compressed else chunks, metadata)
         self._handles.pop(trial_id, None)
@@ -243,7 +243,7 @@ class FeatureStore:
 
     def lock_name(self, trial_id: str) -> str:
         """Name of a trial's claim."""
-        return f"{self.spec.fingerprint[:8]}.{encode_trial_id(trial_id)}"
+        return f"{self.recipe.fingerprint[:8]}.{encode_trial_id(trial_id)}"
 
     def _open(self, trial_id: str) -> _Handle:
         name = encode_trial_id(trial_id)
@@ -256,10 +256,10 @@ class FeatureStore:
             record = find_commit(metadata, str(folder.where))
             if metadata is None or record is None:
                 raise self._unfinished(trial_id)
-            found, expected = metadata["shape"], [record.clock.num_frames, self.spec.dim]
-            if found != expected or metadata["data_type"] != self.spec.dtype:
+            found, expected = metadata["shape"], [record.clock.num_frames, self.recipe.dim]
+            if found != expected or metadata["data_type"] != self.recipe.dtype:
                 raise StoreError(
-                    f"'{folder.where}' has shape {found} of {metadata['data_type']}, expected {expected} of {self.spec.dtype}. "
+                    f"'{folder.where}' has shape {found} of {metadata['data_type']}, expected {expected} of {self.recipe.dtype}. "
                     f"{remedy}"
                 )
             try:
@@ -284,28 +284,28 @@ class FeatureStore:
     def _redo(self) -> str:
         return (
             "'avfusion cache import'"
-            if "imported" in self.spec.settings
-            else f"'extract-features --backbone {self.spec.name}'"
+            if "imported" in self.recipe.settings
+            else f"'extract-features --backbone {self.recipe.name}'"
         )
 
     def _prepare(
         self, trial_id: str, embeddings: NDArray[Any], valid: NDArray[np.bool_], clock: FrameClock
     ) -> NDArray[Any]:
-        expected = (clock.num_frames, self.spec.dim)
+        expected = (clock.num_frames, self.recipe.dim)
         if embeddings.shape != expected or valid.shape != expected[:1]:
             raise ShapeError(
                 f"Trial '{trial_id}' has embeddings of shape {embeddings.shape} and valid of shape {valid.shape}, expected "
-                f"{expected} and {expected[:1]}. The backbone '{self.spec.name}' must give one row per frame."
+                f"{expected} and {expected[:1]}. The backbone '{self.recipe.name}' must give one row per frame."
             )
         with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(embeddings, np.dtype(self.spec.dtype).newbyteorder("<"))
+            stored = np.ascontiguousarray(embeddings, np.dtype(self.recipe.dtype).newbyteorder("<"))
         if not valid.all():
             stored = stored.copy() if np.may_share_memory(stored, embeddings) else stored
             stored[~valid] = 0
         if not _all_finite(stored):
             raise ShapeError(
-                f"Trial '{trial_id}' has embeddings that are not finite in {self.spec.dtype}. Check the weights of backbone "
-                f"'{self.spec.name}', or store float32."
+                f"Trial '{trial_id}' has embeddings that are not finite in {self.recipe.dtype}. Check the weights of backbone "
+                f"'{self.recipe.name}', or store float32."
             )
         return stored
 
@@ -324,21 +324,21 @@ def fingerprints(path: Where) -> list[str]:
     return [name for name, content in zip(names, documents, strict=True) if content is not None]
 
 
-def _read_spec(content: bytes | None, path: Where, fingerprint: str) -> FeatureSpec:
+def _read_recipe(content: bytes | None, path: Where, fingerprint: str) -> Recipe:
     if content is None:
         raise FingerprintError(
             f"Store '{path}' has no features with fingerprint '{fingerprint[:12]}'; it has "
             f"{', '.join(name[:12] for name in fingerprints(path)) or 'none'}. Run the extraction with these settings."
         )
-    spec = find_spec(content)
-    if spec is None:
+    recipe = find_recipe(content)
+    if recipe is None:
         raise FingerprintError(
             f"The recipe in '{path}/{fingerprint}/zarr.json' is damaged. Run the extraction (or import) with these settings "
             "again to restore it; finished trials are kept."
         )
-    if spec.fingerprint != fingerprint:
+    if recipe.fingerprint != fingerprint:
         raise FingerprintError(
-            f"The recipe in '{path}/{fingerprint}' hashes to '{spec.fingerprint[:12]}', not to its name: it was edited. Run the "
+            f"The recipe in '{path}/{fingerprint}' hashes to '{recipe.fingerprint[:12]}', not to its name: it was edited. Run the "
             "extraction (or import) with these settings again to restore it; finished trials are kept."
         )
-    return spec
+    return recipe

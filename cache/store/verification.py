@@ -9,7 +9,7 @@ from cache.corpus.manifest import Manifest
 from cache.errors import AvFusionError, SettingError, StoreError, UnknownNameError, UnreachableError, VersionError
 from cache.names import decode_trial_id
 from cache.places.folders import Where, open_folder
-from cache.recipe import FeatureSpec, flatten
+from cache.recipe import Recipe, flatten
 from cache.store.feature_sets import FeatureSet, group_sets, list_sets
 from cache.store.locks import locks_place, sweep
 from cache.store.receipt import Receipt, ReceiptEntry, is_unread
@@ -94,14 +94,14 @@ def find_holding(features: Where, start: str) -> Holding:
     return matches[0]
 
 
-def describe(spec: FeatureSpec) -> str:
+def describe(recipe: Recipe) -> str:
     """Describe a recipe in words."""
-    chain = {**(spec.upstream or {}), **spec.settings}
+    chain = {**(recipe.upstream or {}), **recipe.settings}
     settings = ", ".join(f"{key} {value}" for key, value in flatten(chain).items())
-    weights = spec.weights_sha256 if ":" in spec.weights_sha256 else spec.weights_sha256[:12] or "none"
+    weights = recipe.weights_sha256 if ":" in recipe.weights_sha256 else recipe.weights_sha256[:12] or "none"
     return (
-        f"{spec.name} ({spec.modality}), {spec.dim} numbers per frame as {spec.dtype}, weights {weights}, "
-        f"algorithm {spec.algorithm}{'; ' + settings if settings else ''}"
+        f"{recipe.name} ({recipe.modality}), {recipe.dim} numbers per frame as {recipe.dtype}, weights {weights}, "
+        f"algorithm {recipe.algorithm}{'; ' + settings if settings else ''}"
     )
 
 
@@ -200,7 +200,7 @@ def _verify_receipts(features: Where, manifest: Manifest | None) -> Iterator[Fin
         where = str(found.receipt)
         try:
             receipt = Receipt.load(where)
-            records = FeatureStore(found.store, receipt.spec.fingerprint).find_records(receipt.trials)
+            records = FeatureStore(found.store, receipt.recipe.fingerprint).find_records(receipt.trials)
         except AvFusionError as error:
             yield Finding(where, "", "", str(error))
             continue
@@ -210,7 +210,7 @@ def _verify_receipts(features: Where, manifest: Manifest | None) -> Iterator[Fin
 def _compare_receipt(
     where: str, receipt: Receipt, records: dict[str, CommitRecord], manifest: Manifest | None
 ) -> Iterator[Finding]:
-    name = receipt.spec.fingerprint
+    name = receipt.recipe.fingerprint
     for trial_id, entry in receipt.trials.items():
         record = records.get(trial_id)
         if record is None:
@@ -251,7 +251,7 @@ def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, str]:
         if is_unread(found.receipt):
             continue
         try:
-            named[found] = Receipt.load(found.receipt).spec.fingerprint
+            named[found] = Receipt.load(found.receipt).recipe.fingerprint
         except UnreachableError:
             raise
         except StoreError:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cache.errors import FingerprintError, MissingFileError, UnknownNameError, WeightsError
 from cache.names import config_of, load_named
-from cache.recipe import FeatureSpec, Provenance, differences
+from cache.recipe import Provenance, Recipe, differences
 from cache.settings import as_settings
 from extract.backbones import BACKBONES
 from extract.inputs.contract import Input
@@ -80,9 +80,7 @@ class Backbone(nn.Module, ABC):
         self.input.check(batch)
         return self(batch)
 
-    def spec(
-        self, dtype: str = "float16", precision: str = "fp32", upstream: dict[str, Any] | None = None
-    ) -> FeatureSpec:
+    def recipe(self, dtype: str = "float16", precision: str = "fp32", upstream: dict[str, Any] | None = None) -> Recipe:
         """The recipe of this backbone's embeddings.
 
         Args:
@@ -92,7 +90,7 @@ class Backbone(nn.Module, ABC):
         """
         settings = self.settings() if precision == "fp32" else {**self.settings(), "precision": precision}
         read = {"kind": self.input.name, "version": self.input.version}
-        return FeatureSpec(
+        return Recipe(
             self.name,
             self.modality,
             self.dim,
@@ -136,31 +134,33 @@ def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
     return backbone
 
 
-def rebuild(spec: FeatureSpec, weights: str = "") -> Backbone:
+def rebuild(recipe: Recipe, weights: str = "") -> Backbone:
     """Rebuild the backbone that computed some features from their recipe alone.
 
     Args:
-        spec: the recipe.
+        recipe: of the features.
         weights: path of the weights file; needed where their name alone does not load them.
 
     Raises:
         WeightsError: if these are not the recipe's weights; says which ones are and where they come from.
         FingerprintError: if this version would compute different features with them.
     """
-    about = spec.provenance
-    wanted = f"'{about.weights}' (sha256 {spec.weights_sha256[:12]}…{', ' + about.origin if about.origin else ''})"
+    about = recipe.provenance
+    wanted = f"'{about.weights}' (sha256 {recipe.weights_sha256[:12]}…{', ' + about.origin if about.origin else ''})"
     try:
-        backbone = load_backbone(spec.name, weights or about.weights, about.config)
+        backbone = load_backbone(recipe.name, weights or about.weights, about.config)
     except (MissingFileError, UnknownNameError) as error:
-        raise WeightsError(f"Backbone '{spec.name}' needs its weights {wanted}. Give their path. ({error})") from error
-    if backbone.weights.sha256 != spec.weights_sha256:
         raise WeightsError(
-            f"The weights of backbone '{spec.name}' have sha256 '{backbone.weights.sha256[:12]}…', expected {wanted}. Give those."
+            f"Backbone '{recipe.name}' needs its weights {wanted}. Give their path. ({error})"
+        ) from error
+    if backbone.weights.sha256 != recipe.weights_sha256:
+        raise WeightsError(
+            f"The weights of backbone '{recipe.name}' have sha256 '{backbone.weights.sha256[:12]}…', expected {wanted}. Give those."
         )
-    found = backbone.spec(spec.dtype, spec.settings.get("precision", "fp32"), spec.upstream)
-    if found != spec:
+    found = backbone.recipe(recipe.dtype, recipe.settings.get("precision", "fp32"), recipe.upstream)
+    if found != recipe:
         raise FingerprintError(
-            f"Backbone '{spec.name}' now computes different features ({differences(spec, found)}). Use the version of avfusion "
+            f"Backbone '{recipe.name}' now computes different features ({differences(recipe, found)}). Use the version of avfusion "
             "that computed these features, or extract and train again."
         )
     return backbone

@@ -81,7 +81,7 @@ def extract_features(
 
     Args:
         backbone: the network.
-        store: opened with `FeatureStore.create` and the backbone's spec.
+        store: opened with `FeatureStore.create` and the backbone's recipe.
         manifest: of the corpus.
         trials: the trials to finish.
         crops: folder of our crop zips, None if the corpus brings its own.
@@ -276,7 +276,7 @@ class _Engine:
         except BaseException:
             claim.release()
             raise
-        dtype = self.store.spec.dtype if alignment.is_single else "float32"
+        dtype = self.store.recipe.dtype if alignment.is_single else "float32"
         found = np.zeros((alignment.starts[-1], self.backbone.dim), dtype)
         return Run(trial, source, digest, alignment, found, claim)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from cache.corpus.manifest import Manifest
 from cache.errors import FingerprintError, SettingError
 from cache.names import require_known
-from cache.recipe import FeatureSpec, differences
+from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
 from cache.targets import Target, names_of, to_unit
 from cache.windows import Window, cut_windows
@@ -38,7 +38,7 @@ class Bank:
         starts: trial id → its first row.
         lengths: trial id → its number of frames, in the order of the rows.
         targets: the label columns, with their original ranges.
-        specs: modality → recipe of its features.
+        recipes: modality → recipe of its features.
         projections: modality → the principal components that its embeddings were reduced to.
         ahead: whether a thread gathers the next batch while the current one is computed, if a core is free.
     """
@@ -49,7 +49,7 @@ class Bank:
     starts: dict[str, int]
     lengths: dict[str, int]
     targets: tuple[Target, ...]
-    specs: dict[str, FeatureSpec]
+    recipes: dict[str, Recipe]
     projections: dict[str, Projection] = field(default_factory=dict)
     ahead: bool = True
 
@@ -104,7 +104,7 @@ class Bank:
             starts,
             lengths,
             manifest.targets,
-            {modality: store.spec for modality, store in sorted(stores.items())},
+            {modality: store.recipe for modality, store in sorted(stores.items())},
             ahead=ahead,
         )
 
@@ -203,7 +203,7 @@ class Bank:
             )
             for modality in valid
         }
-        specs = {modality: self.specs[modality] for modality in valid}
+        recipes = {modality: self.recipes[modality] for modality in valid}
         projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
         return replace(
             self,
@@ -212,7 +212,7 @@ class Bank:
             labels=self.labels[rows],
             starts=_starts(lengths),
             lengths=lengths,
-            specs=specs,
+            recipes=recipes,
             projections=projections,
         )
 
@@ -238,7 +238,7 @@ class Bank:
         """
         return Batches(self, windows, length, batch_size)
 
-    def check_specs(self, expected: Mapping[str, FeatureSpec]) -> None:
+    def check_recipes(self, expected: Mapping[str, Recipe]) -> None:
         """Check that the features are the ones that a model was trained on.
 
         Args:
@@ -249,12 +249,12 @@ class Bank:
             FingerprintError: if a recipe differs; the message names the modality, both fingerprints, and what differs.
         """
         for modality in expected:
-            require_known("modality of the bank", modality, self.specs)
+            require_known("modality of the bank", modality, self.recipes)
         faults = [
-            f"{modality} features have fingerprint '{self.specs[modality].fingerprint}', the model was trained on "
-            f"'{spec.fingerprint}' ({differences(spec, self.specs[modality])})"
-            for modality, spec in sorted(expected.items())
-            if self.specs[modality] != spec
+            f"{modality} features have fingerprint '{self.recipes[modality].fingerprint}', the model was trained on "
+            f"'{recipe.fingerprint}' ({differences(recipe, self.recipes[modality])})"
+            for modality, recipe in sorted(expected.items())
+            if self.recipes[modality] != recipe
         ]
         if faults:
             raise FingerprintError(f"{'; '.join(faults)}. Extract with the settings of training, or train again.")

@@ -35,11 +35,11 @@ class MappedRows:
 
     @property
     def dim(self) -> int:
-        return self.store.spec.dim
+        return self.store.recipe.dim
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.store.spec.dtype)
+        dtype: torch.dtype = getattr(torch, self.store.recipe.dtype)
         return dtype
 
     def to(self, device: torch.device) -> MappedRows:
@@ -103,7 +103,9 @@ def choose_resident(stores: Mapping[str, FeatureStore], num_frames: int, memory_
         raise SettingError(f"memory_gb is {memory_gb}, expected 0 or more. Change params.yaml.")
     left = memory_gb * 1e9
     chosen = set()
-    sizes = {m: 2 * num_frames * store.spec.dim * np.dtype(store.spec.dtype).itemsize for m, store in stores.items()}
+    sizes = {
+        m: 2 * num_frames * store.recipe.dim * np.dtype(store.recipe.dtype).itemsize for m, store in stores.items()
+    }
     for modality in sorted(sizes, key=lambda name: (sizes[name], name)):
         left -= sizes[modality]
         if left >= 0:
@@ -132,11 +134,11 @@ def load_rows(modality: str, store: FeatureStore, lengths: Mapping[str, int], re
     if absent:
         names = ", ".join(f"'{name}'" for name in absent[:5])
         raise StoreError(
-            f"The {modality} features '{store.spec.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
+            f"The {modality} features '{store.recipe.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
             "Run the extraction again."
         )
     num_rows = sum(lengths.values()) + 1
-    embeddings = torch.zeros(num_rows * resident, store.spec.dim, dtype=getattr(torch, store.spec.dtype))
+    embeddings = torch.zeros(num_rows * resident, store.recipe.dim, dtype=getattr(torch, store.recipe.dtype))
     valid = torch.zeros(num_rows, dtype=torch.bool)
     row = 0
     for trial_id, num_frames in lengths.items():

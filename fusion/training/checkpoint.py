@@ -22,7 +22,7 @@ from cache.corpus.folds import Fold
 from cache.documents.documents import (
     Document,
     Number,
-    SpecPart,
+    RecipePart,
     TargetPart,
     Values,
     digest_bytes,
@@ -31,7 +31,7 @@ from cache.documents.documents import (
     write_file,
 )
 from cache.errors import MissingFileError, WeightsError, short_text
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.settings import make_settings
 from cache.targets import Target, names_of
 from fusion.bank.normalisation import Moments
@@ -50,7 +50,7 @@ class _CheckpointDocument(Document):
     settings: Values
     dims: dict[str, Number]
     targets: list[TargetPart]
-    specs: dict[str, SpecPart]
+    specs: dict[str, RecipePart]
     fold_index: int
     fold: dict[str, list[str]]
     training: Values
@@ -67,7 +67,7 @@ class Checkpoint:
     Attributes:
         model: with its trained weights, name, settings, dims and targets.
         moments: modality → moments that normalise its features.
-        specs: modality → recipe of the features that it was trained on.
+        recipes: modality → recipe of the features that it was trained on.
         fold: the trials for training, validation and testing.
         training: the settings of the run; inference uses the same window and hop.
         validation: target → CCC on the fold's validation trials.
@@ -78,7 +78,7 @@ class Checkpoint:
 
     model: FusionModel
     moments: dict[str, Moments]
-    specs: dict[str, FeatureSpec]
+    recipes: dict[str, Recipe]
     fold: Fold
     training: TrainConfig
     validation: dict[str, float]
@@ -116,7 +116,7 @@ class Checkpoint:
             "settings": self.model.settings,
             "dims": self.model.dims,
             "targets": [asdict(target) for target in self.targets],
-            "specs": {modality: spec.to_document() for modality, spec in self.specs.items()},
+            "specs": {modality: recipe.to_document() for modality, recipe in self.recipes.items()},
             "fold_index": self.fold.index,
             "fold": {part: list(getattr(self.fold, part)) for part in ("train", "validate", "test")},
             "training": asdict(self.training),
@@ -174,7 +174,7 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
         return Checkpoint(
             model.eval(),
             moments,
-            {modality: part.spec for modality, part in document.specs.items()},
+            {modality: part.recipe for modality, part in document.specs.items()},
             Fold(document.fold_index, **{part: tuple(names) for part, names in document.fold.items()}),
             make_settings(TrainConfig, document.training, "section 'training'"),
             {target: nan if ccc is None else ccc for target, ccc in document.validation.items()},

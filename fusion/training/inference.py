@@ -48,7 +48,7 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
         FingerprintError: if the bank's features differ from those of training.
         UnknownNameError: if the bank lacks a trial or a modality of the model.
     """
-    bank.check_specs(checkpoint.specs)
+    bank.check_recipes(checkpoint.recipes)
     chosen = list(bank.lengths if trial_ids is None else trial_ids)
     normalised = bank.projected(checkpoint.projections).normalised(checkpoint.moments, chosen)
     training = checkpoint.training

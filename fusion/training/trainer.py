@@ -101,7 +101,7 @@ def train(
     checkpoint = Checkpoint(
         network.eval(),
         moments,
-        dict(resident.specs),
+        dict(resident.recipes),
         fold,
         config,
         history[best_epoch].validation,

@@ -77,7 +77,7 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
         }
         for trial_id, record in sorted(store.find_records().items())
     ]
-    recipe = {"fingerprint": store.spec.fingerprint, **store.spec.to_document()}
+    recipe = {"fingerprint": store.recipe.fingerprint, **store.recipe.to_document()}
     if as_json:
         say_json({"recipe": recipe, "trials": trials})
         return
@@ -100,7 +100,7 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
     stores = [find_holding(features, start).open() for start in (first, second)]
     rows = [
         {"setting": name, "first": ours, "second": theirs}
-        for name, (ours, theirs) in compare(stores[0].spec, stores[1].spec).items()
+        for name, (ours, theirs) in compare(stores[0].recipe, stores[1].recipe).items()
     ]
     show(rows, as_json)
     if not rows and not as_json:
@@ -219,7 +219,8 @@ def import_features(
     options = ImportOptions(name, modality, rate, dtype, zeros_missing)
     store, receipt = load(path, kind, features, options, None if no_manifest else _manifest())
     show(
-        [{"fingerprint": store.spec.fingerprint[:12], "trials": len(receipt.trials), "store": str(store.path)}], as_json
+        [{"fingerprint": store.recipe.fingerprint[:12], "trials": len(receipt.trials), "store": str(store.path)}],
+        as_json,
     )
 
 
@@ -248,7 +249,7 @@ def _row(holding: Holding) -> dict[str, Any]:
         records = store.find_records()
         row |= {"trials": len(records), "unfinished": len(store.unfinished())}
         row["frames"] = sum(record.clock.num_frames for record in records.values())
-        made_of = describe(store.spec)
+        made_of = describe(store.recipe)
     return {**row, "receipts": list(holding.receipts), "store": str(holding.path), "made of": made_of}
 
 

@@ -110,7 +110,7 @@ class Digests:
         if (modality, backbone) not in self._known:
             store = self._open_stores({modality: backbone})[modality]
             embeddings = {trial_id: record.embeddings for trial_id, record in store.find_records(self._trials).items()}
-            self._known[modality, backbone] = {"": store.spec.fingerprint, **embeddings}
+            self._known[modality, backbone] = {"": store.recipe.fingerprint, **embeddings}
         return [self._known[modality, backbone][key] for key in ("", *trial_ids)]
 
     @functools.cache  # noqa: B019 - as long as the digests themselves

@@ -182,8 +182,8 @@ def _say_stale(stale: list[str]) -> list[str]:
 def _untrained(params: FusionParams, features: Where) -> list[str]:
     """A warning that names the feature sets of random weights."""
     used = {name for system in params.systems.values() for name in system.modalities.values()}
-    specs = {name: Receipt.load(find_set(features, name).receipt).spec for name in sorted(used)}
-    random = [name for name, spec in specs.items() if spec.weights_sha256.startswith("random:")]
+    recipes = {name: Receipt.load(find_set(features, name).receipt).recipe for name in sorted(used)}
+    random = [name for name, recipe in recipes.items() if recipe.weights_sha256.startswith("random:")]
     if not random:
         return []
     return [

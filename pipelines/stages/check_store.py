@@ -54,11 +54,11 @@ def check_against_source(
         backbone = load_backbone(section.backbone, section.weights, section.settings)
         where = str(find_set(features, name).receipt)
         store, receipt = open_receipt(where)
-        precision = str(receipt.spec.settings.get("precision", "fp32"))
-        asked = backbone.spec(section.dtype, precision, backbone.input.upstream(manifest, config))
-        if receipt.spec != asked:
-            text = f"params.yaml asks for other features than the receipt names ({differences(receipt.spec, asked)}); extract again"
-            findings.append(Finding(where, receipt.spec.fingerprint, "", text))
+        precision = str(receipt.recipe.settings.get("precision", "fp32"))
+        asked = backbone.recipe(section.dtype, precision, backbone.input.upstream(manifest, config))
+        if receipt.recipe != asked:
+            text = f"params.yaml asks for other features than the receipt names ({differences(receipt.recipe, asked)}); extract again"
+            findings.append(Finding(where, receipt.recipe.fingerprint, "", text))
             continue
         trials = _sample(manifest, receipt, number, seed)
         findings += recompute(
@@ -78,12 +78,12 @@ def recompute(
     """Recompute trials in a temporary store and report where they differ."""
     findings = []
     with tempfile.TemporaryDirectory() as folder:
-        fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.spec)
+        fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.recipe)
         outcome = extract_features(backbone, fresh, manifest, trials, crops, options)
         for trial in trials:
             text = outcome.failures.get(trial.id) or _difference(store, fresh, trial.id)
             if text:
-                findings.append(Finding(str(store.path), store.spec.fingerprint, trial.id, text))
+                findings.append(Finding(str(store.path), store.recipe.fingerprint, trial.id, text))
     return findings
 
 

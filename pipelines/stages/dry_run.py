@@ -33,9 +33,9 @@ def plan(request: Request) -> list[dict[str, Any]]:
 
 
 def _plan(request: Request, load: Load) -> dict[str, Any]:
-    spec, name = load.spec, load.name
+    recipe, name = load.recipe, load.name
     try:
-        store = FeatureStore(locate_set(request.job.features, name).store, spec.fingerprint)
+        store = FeatureStore(locate_set(request.job.features, name).store, recipe.fingerprint)
     except (MissingFileError, FingerprintError):
         store = None
     states: dict[str, list[Trial]] = {"do": [], "crop": [], "kept": []}
@@ -55,13 +55,13 @@ def _plan(request: Request, load: Load) -> dict[str, Any]:
         seconds += uncropped * seconds_per_search(request, states["crop"][0])
     return {
         "features": name,
-        "fingerprint": spec.fingerprint[:12],
+        "fingerprint": recipe.fingerprint[:12],
         "to_do": len(to_do),
         "without_crops": len(states["crop"]),
         "kept": len(states["kept"]),
         "unreadable": len(faults),
         "frames": frames,
-        "megabytes": round(frames * spec.dim * np.dtype(spec.dtype).itemsize / 1e6, 1),
+        "megabytes": round(frames * recipe.dim * np.dtype(recipe.dtype).itemsize / 1e6, 1),
         "seconds": round(seconds, 1),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import AvFusionError, MissingFileError, TrialsFailedError
 from cache.places.folders import Where, is_file, remove_file, replace_suffix
-from cache.recipe import FeatureSpec, differences
+from cache.recipe import Recipe, differences
 from cache.store.feature_sets import FeatureSet, find_set, locate_set
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore, fingerprints
@@ -147,8 +147,8 @@ def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told 
     keep_big_buffers()
     backbone = load.backbone
     place = locate_set(request.job.features, load.name)
-    _tell_why(request.job.features, place, load.spec)
-    store = FeatureStore.create(place.store, load.spec)
+    _tell_why(request.job.features, place, load.recipe)
+    store = FeatureStore.create(place.store, load.recipe)
     crops = made if "crops" in backbone.input.media else None
     faults = load.faults | ({} if crops is None else crops.failures)
     trials = [trial for trial in request.chosen.trials if trial.id not in faults]
@@ -159,22 +159,22 @@ def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told 
 
         outcome = extract_features(backbone, store, request.chosen, trials, request.crops, load.options, advance_trial)
     outcome.failures |= faults
-    return Extraction(place, outcome, store.spec.fingerprint, crops)
+    return Extraction(place, outcome, store.recipe.fingerprint, crops)
 
 
-def _tell_why(features: Where, place: FeatureSet, spec: FeatureSpec) -> None:
+def _tell_why(features: Where, place: FeatureSet, recipe: Recipe) -> None:
     """Say why features that are there are computed again, under another recipe or in another place."""
     try:
-        if spec.fingerprint in fingerprints(place.store):
+        if recipe.fingerprint in fingerprints(place.store):
             return
         found = find_set(features, place.name)
-        known = Receipt.load(found.receipt).spec
+        known = Receipt.load(found.receipt).recipe
     except AvFusionError:  # no store or no receipt yet, or a damaged one, which is reported where it is read
         return
-    if known != spec:
+    if known != recipe:
         note(
             f"'{found.store}' holds other features of '{place.name}', which are kept; these are computed: "
-            f"{differences(known, spec)}."
+            f"{differences(known, recipe)}."
         )
     elif found != place:
         note(

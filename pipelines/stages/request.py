@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cache.corpus.manifest import Manifest
 from cache.errors import AvFusionError, SettingError
 from cache.places.folders import Where
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from extract.backbones.contract import Backbone, load_backbone
 from extract.corpora.file_names import normal
 from extract.engine.cropping import crops_folder
@@ -164,7 +164,7 @@ class Request:
             faults |= self._lacking(backbone)
         else:
             require_medium(self.corpus, self.chosen.trials, backbone.input)
-        return Load(name, backbone, options, backbone.spec(section.dtype, options.precision, upstream), faults)
+        return Load(name, backbone, options, backbone.recipe(section.dtype, options.precision, upstream), faults)
 
     def _lacking(self, backbone: Backbone) -> dict[str, str]:
         """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
@@ -185,14 +185,14 @@ class Load:
         name: of the set.
         backbone: the network.
         options: how it runs.
-        spec: recipe of its features.
+        recipe: of its features.
         faults: trial id → why it cannot be read.
     """
 
     name: str
     backbone: Backbone
     options: EngineOptions
-    spec: FeatureSpec
+    recipe: Recipe
     faults: dict[str, str]
 
 

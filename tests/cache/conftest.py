@@ -12,10 +12,10 @@ import pytest
 
 from cache.clock import FrameClock
 from cache.places.folders import Where
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 
-SPEC = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
+RECIPE = Recipe("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
 
 
 def make_clock(num_frames: int = 20) -> FrameClock:
@@ -38,7 +38,7 @@ def write_trial(store: FeatureStore, trial_id: str, num_frames: int = 20, seed: 
 @pytest.fixture
 def made() -> SimpleNamespace:
     """The helpers above."""
-    return SimpleNamespace(spec=SPEC, clock=make_clock, features=make_features, write=write_trial)
+    return SimpleNamespace(recipe=RECIPE, clock=make_clock, features=make_features, write=write_trial)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

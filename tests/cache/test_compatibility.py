@@ -28,7 +28,7 @@ FINGERPRINTS = {
 @pytest.mark.parametrize(("name", "dtype"), [("visual/mobilefacenet", "float16"), ("audio/conv1d", "float32")])
 def test_version_1_is_read(name: str, dtype: str) -> None:
     store, receipt = open_receipt(OLD / f"{name}.json")
-    assert store.spec.fingerprint == FINGERPRINTS[name]
+    assert store.recipe.fingerprint == FINGERPRINTS[name]
     assert store.trial_ids() == list(receipt.trials) == ["10-60-1280x720_right", "video 59/left"]
     for number, (trial_id, num_frames) in enumerate((("10-60-1280x720_right", 50), ("video 59/left", 30))):
         features, record = store.read(trial_id, check=True), store.record(trial_id)
@@ -69,9 +69,9 @@ def test_a_newer_store_is_refused(newer: Path) -> None:
         StoreError, match=r"conv1d.zarr' has layout version 2; this program reads up to 1. Update avfusion."
     ):
         open_receipt(newer / "audio/conv1d.json")
-    spec = Receipt.load(newer / "audio/conv1d.json").spec
+    recipe = Receipt.load(newer / "audio/conv1d.json").recipe
     with pytest.raises(StoreError, match="layout version 2"):
-        FeatureStore.create(newer / "audio/conv1d.zarr", spec)
+        FeatureStore.create(newer / "audio/conv1d.zarr", recipe)
 
 
 def test_a_newer_trial_is_refused_and_never_written_over(newer: Path) -> None:

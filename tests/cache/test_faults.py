@@ -230,8 +230,8 @@ def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pyt
 
     monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
     backbone = load_backbone("conv1d", "random")
-    store = FeatureStore.create("memory://stale/conv1d.zarr", backbone.spec())
-    lock = f"{store.spec.fingerprint[:8]}.b.lock"
+    store = FeatureStore.create("memory://stale/conv1d.zarr", backbone.recipe())
+    lock = f"{store.recipe.fingerprint[:8]}.b.lock"
     locks = open_folder("memory://stale/.conv1d.zarr.locks")
     locks.write(lock, b'{"pid": 7, "host": "elsewhere", "since": "2026-11-21T04:00:00+00:00"}')
     manifest = read_corpus(corpus)

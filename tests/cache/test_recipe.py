@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from cache.documents.documents import SpecPart, check_document
+from cache.documents.documents import RecipePart, check_document
 from cache.errors import SettingError
-from cache.recipe import FeatureSpec, Provenance, canonical_json, compare
+from cache.recipe import Provenance, Recipe, canonical_json, compare
 
-SPEC = FeatureSpec("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, "ab12", 1)
+RECIPE = Recipe("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, "ab12", 1)
 
 
 @pytest.mark.parametrize(
@@ -30,35 +30,35 @@ SPEC = FeatureSpec("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, 
     ],
 )
 def test_every_field_counts(change: dict) -> None:
-    assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
+    assert replace(RECIPE, **change).fingerprint != RECIPE.fingerprint
 
 
 def test_order_of_settings_does_not_count() -> None:
-    assert replace(SPEC, settings={"mean": [0.5, 0.5], "size": 160}).fingerprint == SPEC.fingerprint
-    assert check_document(SPEC.to_document(), SpecPart).spec == SPEC
+    assert replace(RECIPE, settings={"mean": [0.5, 0.5], "size": 160}).fingerprint == RECIPE.fingerprint
+    assert check_document(RECIPE.to_document(), RecipePart).recipe == RECIPE
 
 
 def test_the_fingerprint_is_pinned() -> None:
     """A change here orphans every store in the world."""
-    assert SPEC.fingerprint == "54ab15caac916a6a57688b6e85dd617b49c1404a7d6861aef44af96d0f2552b3"
+    assert RECIPE.fingerprint == "54ab15caac916a6a57688b6e85dd617b49c1404a7d6861aef44af96d0f2552b3"
 
 
 def test_provenance_travels_and_does_not_count() -> None:
     known = Provenance("vggface2", "https://example.org/w.pt", "MIT", ("ab",), ("t1", "t2"), {"variant": ""}, ("AU01",))
-    spec = replace(SPEC, provenance=known)
-    assert spec.fingerprint == SPEC.fingerprint
-    found = check_document(json.loads(json.dumps(spec.to_document())), SpecPart).spec
-    assert (found, found.provenance) == (spec, known)
-    edited = spec.to_document()
+    recipe = replace(RECIPE, provenance=known)
+    assert recipe.fingerprint == RECIPE.fingerprint
+    found = check_document(json.loads(json.dumps(recipe.to_document())), RecipePart).recipe
+    assert (found, found.provenance) == (recipe, known)
+    edited = recipe.to_document()
     edited["provenance"]["trials"] = ["t3"]
     with pytest.raises(ValueError, match="its digest"):
-        check_document(edited, SpecPart)
+        check_document(edited, RecipePart)
 
 
 def test_differences_are_named() -> None:
-    first, second = (replace(SPEC, upstream={"crops": {"size": size, "quality": 95}}) for size in (112, 96))
+    first, second = (replace(RECIPE, upstream={"crops": {"size": size, "quality": 95}}) for size in (112, 96))
     assert compare(first, second) == {"upstream.crops.size": (112, 96)}
-    assert compare(SPEC, SPEC) == {}
+    assert compare(RECIPE, RECIPE) == {}
 
 
 def test_canonical_json_refuses_nan() -> None:
@@ -69,8 +69,8 @@ def test_canonical_json_refuses_nan() -> None:
 @pytest.mark.parametrize("change", [{"modality": "../video"}, {"modality": ""}, {"dtype": "float64"}, {"dim": 0}])
 def test_impossible_recipes_are_refused(change: dict) -> None:
     with pytest.raises(SettingError, match=f"'{next(iter(change.values()))}'|and 0 dim"):
-        replace(SPEC, **change)
+        replace(RECIPE, **change)
 
 
 def test_kinds_of_input_are_open() -> None:
-    assert replace(SPEC, modality="pose").modality == "pose"
+    assert replace(RECIPE, modality="pose").modality == "pose"

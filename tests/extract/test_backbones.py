@@ -60,7 +60,7 @@ def test_the_same_input_gives_the_same_embedding(backbone: Backbone) -> None:
     assert torch.equal(again.embed(batch), expected)
     other = load_backbone(backbone.name, "random:7")
     assert not torch.allclose(other.embed(batch), expected)
-    assert backbone.spec().fingerprint == again.spec().fingerprint != other.spec().fingerprint
+    assert backbone.recipe().fingerprint == again.recipe().fingerprint != other.recipe().fingerprint
 
 
 def test_a_row_does_not_depend_on_its_batch(backbone: Backbone) -> None:
@@ -97,9 +97,9 @@ def test_folding_changes_nothing_but_the_last_bits(backbone: Backbone) -> None:
 
 
 def test_the_recipe_is_plain_data(backbone: Backbone) -> None:
-    spec = backbone.spec()
-    assert spec.dim == backbone.dim
-    assert spec.weights_sha256.startswith("random:")
+    recipe = backbone.recipe()
+    assert recipe.dim == backbone.dim
+    assert recipe.weights_sha256.startswith("random:")
     assert type(backbone).__doc__
 
 
@@ -126,7 +126,7 @@ def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "w.pt").unlink()  # up to 290 MB
     batch = inputs(backbone, 2)
     assert torch.equal(again.embed(batch), backbone.embed(batch))
-    assert len(again.spec().weights_sha256) == 64
+    assert len(again.recipe().weights_sha256) == 64
 
 
 def test_every_backbone_says_where_its_weights_come_from() -> None:
@@ -188,7 +188,7 @@ def test_bgr_weights_see_the_channels_reversed() -> None:
     rgb, bgr = load_backbone("mobilefacenet", "random"), load_backbone("mobilefacenet", "random", {"colour": "bgr"})
     batch = inputs(rgb, 2)
     torch.testing.assert_close(bgr.embed(batch), rgb.embed(batch.flip(3)))
-    assert bgr.spec().fingerprint != rgb.spec().fingerprint
+    assert bgr.recipe().fingerprint != rgb.recipe().fingerprint
 
 
 @pytest.mark.parametrize(

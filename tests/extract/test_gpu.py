@@ -103,7 +103,7 @@ def test_extraction_gives_the_embeddings_of_the_cpu(tmp_path: Path, monkeypatch:
     backbone = load_random("mobilefacenet")
 
     def extract(device: str) -> tuple[FeatureStore, Outcome]:
-        store = FeatureStore.create(tmp_path / f"{device}.zarr", backbone.spec("float32"))
+        store = FeatureStore.create(tmp_path / f"{device}.zarr", backbone.recipe("float32"))
         options = EngineOptions(batch_size=4, device=device)
         return store, extract_features(backbone, store, manifest, manifest.trials, None, options)
 

@@ -89,7 +89,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def test_through_the_engine(backbone: Doubling, manifest: Manifest, tmp_path: Path) -> None:
-    store = FeatureStore.create(tmp_path / "pulse.zarr", backbone.spec("float32"))
+    store = FeatureStore.create(tmp_path / "pulse.zarr", backbone.recipe("float32"))
     outcome = extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(batch_size=3))
     assert (outcome.computed, outcome.failures, outcome.blind) == (["a", "b"], {}, ["b"])
     found = store.read("a", check=True)
@@ -99,10 +99,10 @@ def test_through_the_engine(backbone: Doubling, manifest: Manifest, tmp_path: Pa
 
 
 def test_the_version_of_an_input_is_part_of_the_recipe(backbone: Doubling, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = backbone.spec()
+    before = backbone.recipe()
     assert before.input == {"kind": "pulse", "version": 7}
     monkeypatch.setattr(PulseInput, "version", 8)
-    assert backbone.spec().fingerprint != before.fingerprint
+    assert backbone.recipe().fingerprint != before.fingerprint
 
 
 def test_a_corpus_without_the_medium_is_refused(manifest: Manifest) -> None:

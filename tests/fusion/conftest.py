@@ -12,7 +12,7 @@ import pytest
 from cache.clock import FrameClock
 from cache.corpus.folds import Fold, partition_fold
 from cache.corpus.manifest import Manifest, Trial
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from fusion.bank.bank import Bank
 
@@ -39,7 +39,7 @@ def write_store(
 ) -> FeatureStore:
     """Features of all trials."""
     dim = next(iter(embeddings.values())).shape[1]
-    store = FeatureStore.create(folder / f"{modality}.zarr", FeatureSpec("toy", modality, dim, settings or {}))
+    store = FeatureStore.create(folder / f"{modality}.zarr", Recipe("toy", modality, dim, settings or {}))
     for name, rows in embeddings.items():
         clock = FrameClock(Fraction(25), len(rows))
         store.write(name, rows, valid[name], source="xxh3:0", clock=clock)

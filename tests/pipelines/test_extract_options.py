@@ -129,8 +129,8 @@ def test_precision_is_part_of_the_recipe(project: Path, run: Run) -> None:
     row = rows(run("extract", "--backbone", "conv1d", "--precision", "bf16", "--json"))[0]
     receipt = open_receipt(AUDIO)[1]
     assert row["computed"] == 3
-    assert row["fingerprint"] == receipt.spec.fingerprint[:12] != before.spec.fingerprint[:12]
-    assert receipt.spec.settings["precision"] == "bf16"
+    assert row["fingerprint"] == receipt.recipe.fingerprint[:12] != before.recipe.fingerprint[:12]
+    assert receipt.recipe.settings["precision"] == "bf16"
     assert rows(run("extract", "--backbone", "conv1d", "--json"))[0]["kept"] == 3
     assert open_receipt(AUDIO)[1] == before
 
@@ -141,7 +141,7 @@ def test_openvino_is_recorded_and_no_other_recipe(project: Path, run: Run) -> No
     expected = np.array(open_receipt(AUDIO)[0].read(first).embeddings, np.float32)
     rows(run("extract", "--backbone", "conv1d", "--runtime", "openvino", "--redo", "--json"))
     store, receipt = open_receipt(AUDIO)
-    assert receipt.spec == before.spec
+    assert receipt.recipe == before.recipe
     assert store.record(first).versions["runtime"] == "openvino"
     assert (before.trials[first].runtime, receipt.trials[first].runtime) == ("torch", "openvino")
     assert json.loads(AUDIO.read_text())["trials"][first]["runtime"] == "openvino"
@@ -186,7 +186,7 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
     assert remedy in result.stderr
     assert remedy in run(*arguments, "--dry-run", *media).stderr
     receipt = open_receipt(out / "receipts/bert.json")[1]
-    store = FeatureStore(out / "bert.zarr", receipt.spec.fingerprint)
+    store = FeatureStore(out / "bert.zarr", receipt.recipe.fingerprint)
     assert list(receipt.trials) == ["a"]
     assert store.read("a").valid.sum() > 10
 

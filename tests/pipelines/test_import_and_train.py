@@ -52,7 +52,7 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
     with pytest.raises(MissingFileError, match="'units'.*'opneface'.*Did you mean 'openface'"):
         open_stores(tmp_path / "features", {"units": "opneface"}, manifest)
     stores = open_stores(tmp_path / "features", {"units": "openface"}, manifest)
-    assert stores["units"].spec.modality == "pose"
+    assert stores["units"].recipe.modality == "pose"
     bank = Bank.from_stores(stores, manifest, list("abcd"))
     fold = make_fold(manifest, 0, list("abc"), ["d"])
     result = train(bank, fold, "rnn", {}, TrainConfig(epochs=8, lr=0.01, batch_size=4))
@@ -84,9 +84,9 @@ def test_two_sets_of_one_backbone_and_imported_ones_in_one_system(
     assert result.exit_code == 1
     assert "'long', which is not there" in result.stderr
     assert run("extract", "--backbone", "long").exit_code == 0
-    specs = [open_receipt(Path(f"features/receipts/{name}.json"))[0].spec for name in ("conv1d", "long")]
-    assert [spec.name for spec in specs] == ["conv1d", "conv1d"]
-    assert specs[0].fingerprint != specs[1].fingerprint
+    recipes = [open_receipt(Path(f"features/receipts/{name}.json"))[0].recipe for name in ("conv1d", "long")]
+    assert [recipe.name for recipe in recipes] == ["conv1d", "conv1d"]
+    assert recipes[0].fingerprint != recipes[1].fingerprint
     assert Path("features/receipts/conv1d.json").read_bytes() == before
     for command in ("train", "evaluate", "report", "plan"):
         result = run(command)

@@ -58,25 +58,25 @@ def test_features_of_an_older_program_are_read_and_computed_again(project: Path,
     RECEIPT.unlink()
     shutil.copytree(OLD / "visual", "features/visual")
     old, _ = open_receipt(find_set("features", "mobilefacenet").receipt)
-    assert old.spec.upstream is None
+    assert old.recipe.upstream is None
     result = run("extract", "--backbone", "mobilefacenet", "--json")
     assert '"computed": 3' in result.stdout
     assert "an older version of avfusion made them, which did not record how faces were cropped" in result.stderr
-    assert len(FeatureStore("features/visual/mobilefacenet.zarr", old.spec.fingerprint).trial_ids()) == 2
+    assert len(FeatureStore("features/visual/mobilefacenet.zarr", old.recipe.fingerprint).trial_ids()) == 2
     assert find_set("features", "mobilefacenet").receipt == RECEIPT
 
 
 def test_the_recipe_lies_in_store_receipt_and_checkpoint(project: Path, run: Run) -> None:
     assert run("train", "--system", "visual").exit_code == 0
-    spec = Receipt.load(RECEIPT).spec
-    assert spec.upstream is not None
-    assert spec.upstream["crops"]["size"] == 112
-    assert spec.input == {"kind": "images", "version": 1}
-    assert (spec.provenance.weights, spec.provenance.config) == ("random:2022", {"variant": "", "colour": ""})
-    store = FeatureStore("features/mobilefacenet.zarr", spec.fingerprint)
+    recipe = Receipt.load(RECEIPT).recipe
+    assert recipe.upstream is not None
+    assert recipe.upstream["crops"]["size"] == 112
+    assert recipe.input == {"kind": "images", "version": 1}
+    assert (recipe.provenance.weights, recipe.provenance.config) == ("random:2022", {"variant": "", "colour": ""})
+    store = FeatureStore("features/mobilefacenet.zarr", recipe.fingerprint)
     checkpoint = load("work/models/visual/fold0/seed0")
-    assert checkpoint.specs == {"visual": spec}
-    assert store.spec.provenance == checkpoint.specs["visual"].provenance == spec.provenance
+    assert checkpoint.recipes == {"visual": recipe}
+    assert store.recipe.provenance == checkpoint.recipes["visual"].provenance == recipe.provenance
 
 
 def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path, run: Run, tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path
 
     fresh, crops = {}, tmp_path / "crops"
     crops.mkdir()
-    for modality, spec in checkpoint.specs.items():
-        backbone = rebuild(spec)
+    for modality, recipe in checkpoint.recipes.items():
+        backbone = rebuild(recipe)
         if "crops" in backbone.input.media:
-            config = CropConfig.from_document(spec.upstream["crops"])
+            config = CropConfig.from_document(recipe.upstream["crops"])
             video = manifest.path(trial, "video")
             write_crops(video, trial.clock, trial.face, crops / f"{encode_trial_id(trial.id)}.zip", config, trial.id)
-        fresh[modality] = FeatureStore.create(tmp_path / f"{modality}.zarr", spec)
+        fresh[modality] = FeatureStore.create(tmp_path / f"{modality}.zarr", recipe)
         outcome = extract_features(backbone, fresh[modality], manifest, [trial], crops, EngineOptions(device="cpu"))
         assert not outcome.failures
     found = predict(checkpoint, Bank.from_stores(fresh, manifest, [trial.id]))[0]
@@ -111,15 +111,15 @@ def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path
 
 
 def test_weights_that_are_not_there_are_named(project: Path, tmp_path: Path) -> None:
-    spec = Receipt.load(RECEIPT).spec
-    about = replace(spec.provenance, weights="face.pt", origin="https://example.org/face.pt")
-    ours = replace(spec, weights_sha256="ab" * 32, provenance=about)
+    recipe = Receipt.load(RECEIPT).recipe
+    about = replace(recipe.provenance, weights="face.pt", origin="https://example.org/face.pt")
+    ours = replace(recipe, weights_sha256="ab" * 32, provenance=about)
     with pytest.raises(WeightsError, match=r"'face.pt' \(sha256 abababababab…, https://example.org/face.pt\)"):
         rebuild(ours)
     with pytest.raises(WeightsError, match="have sha256 'random:2022…', expected 'face.pt'"):
         rebuild(ours, "random")
     with pytest.raises(FingerprintError, match="algorithm: 99, now "):
-        rebuild(replace(spec, algorithm=99))
+        rebuild(replace(recipe, algorithm=99))
 
 
 def test_who_heard_the_words_is_part_of_the_recipe(project: Path) -> None:

@@ -284,7 +284,7 @@ def test_every_document_of_a_store_says_the_same_or_is_refused(tmp_path: Path, m
     """A sample of all bits of the manifest, a receipt and folds; whatever is read is what was written."""
     manifest = Manifest(tmp_path, tuple(Trial(i, i, "train", made.clock(), {"video": "a/b.mp4"}) for i in "ab"))
     manifest.save(tmp_path)
-    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.recipe)
     made.write(store, "a")
     Receipt.of(store, ["a"]).save(tmp_path / "receipts/mobilefacenet.json")
     save_folds((Fold(0, ("a",), ("b",)),), tmp_path / "folds.json", manifest)
@@ -307,14 +307,14 @@ def test_every_document_of_a_store_says_the_same_or_is_refused(tmp_path: Path, m
 def test_a_trial_is_refused_reported_dropped_and_made_again_whatever_flips(
     tmp_path: Path, made: SimpleNamespace
 ) -> None:
-    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "mobilefacenet.zarr", made.recipe)
     for trial_id in ("a", "b"):
         made.write(store, trial_id)
     path = Path(store.group) / "a/zarr.json"
     whole, record, rows = path.read_bytes(), store.record("a"), store.read("a").embeddings.copy()
     for content in flips(whole)[::29]:
         path.write_bytes(content)
-        fresh = FeatureStore(store.path, store.spec.fingerprint)
+        fresh = FeatureStore(store.path, store.recipe.fingerprint)
         if fresh.is_whole("a"):
             assert fresh.record("a") == record
             np.testing.assert_array_equal(fresh.read("a", check=True).embeddings, rows)
@@ -325,7 +325,7 @@ def test_a_trial_is_refused_reported_dropped_and_made_again_whatever_flips(
         found = verify(tmp_path)
         assert [(finding.trial, finding.fault, finding.damaged) for finding in found] == [("a", True, True)]
     path.write_bytes(whole[:50])
-    assert FeatureStore(store.path, store.spec.fingerprint).drop("a")
+    assert FeatureStore(store.path, store.recipe.fingerprint).drop("a")
     made.write(store, "a")
     assert verify(tmp_path) == []
 
@@ -334,15 +334,15 @@ def test_a_trial_is_refused_reported_dropped_and_made_again_whatever_flips(
 def test_root_and_recipe_are_written_again(tmp_path: Path, made: SimpleNamespace, name: str) -> None:
     """What is refused by readers is put right by the next writer, which keeps what is finished."""
     where = tmp_path / "mobilefacenet.zarr"
-    store = FeatureStore.create(where, made.spec)
+    store = FeatureStore.create(where, made.recipe)
     made.write(store, "a")
-    path = where / (name if name == "zarr.json" else f"{made.spec.fingerprint}/zarr.json")
+    path = where / (name if name == "zarr.json" else f"{made.recipe.fingerprint}/zarr.json")
     whole = path.read_bytes()
     for content in flips(whole)[::11]:
         path.write_bytes(content)
-        found, told = outcome(lambda: FeatureStore(where, made.spec.fingerprint).trial_ids())
+        found, told = outcome(lambda: FeatureStore(where, made.recipe.fingerprint).trial_ids())
         assert found == ["a"] or "again" in told
         assert found or any(finding.fault for finding in verify(tmp_path))
-        FeatureStore.create(where, made.spec)
-        assert FeatureStore(where, made.spec.fingerprint).read("a", check=True).valid.shape == (20,)
+        FeatureStore.create(where, made.recipe)
+        assert FeatureStore(where, made.recipe.fingerprint).read("a", check=True).valid.shape == (20,)
         path.write_bytes(whole)

@@ -83,7 +83,7 @@ def extract(order: dict[str, Any]) -> dict[str, Any]:
     backbone = load_backbone("conv1d", order.get("weights", "random"), {"window_s": 0.1})  # short windows are quick
     os.environ.update(order.get("env", {}))
     features = order["features"]
-    store = FeatureStore.create(f"{features}/conv1d.zarr", backbone.spec())
+    store = FeatureStore.create(f"{features}/conv1d.zarr", backbone.recipe())
     trials = manifest.trials[::-1] if order.get("backwards") else manifest.trials
     outcome = extract_features(backbone, store, manifest, trials, None, EngineOptions(batch_size=16))
     if not outcome.failures:

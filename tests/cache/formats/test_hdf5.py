@@ -130,7 +130,7 @@ def test_nothing_is_opened_in_other_files(tmp_path: Path, name: str, monkeypatch
 
 @pytest.mark.parametrize("name", ["link", "raw", "virtual"])
 def test_nor_in_a_file_of_ours(tmp_path: Path, made, name: str) -> None:  # type: ignore[no-untyped-def]
-    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.recipe)
     made.write(store, "a")
     export_features(store, ["a"], "hdf5", tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "a") as file:
@@ -183,7 +183,7 @@ def test_flipped_bytes_never_end_in_a_traceback(tmp_path: Path, seed: int) -> No
     ],
 )
 def test_a_spoiled_file_of_ours_is_named(tmp_path: Path, made, spoil: Write, text: str) -> None:  # type: ignore[no-untyped-def]
-    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.recipe)
     made.write(store, "a")
     export_features(store, ["a"], "hdf5", tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "a") as file:

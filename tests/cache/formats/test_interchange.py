@@ -20,7 +20,7 @@ from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import sign
 from cache.errors import CorpusError, MissingFileError, SettingError, StoreError, UnknownNameError
 from cache.formats.interchange import FORMATS, ImportOptions, export_features, import_features
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.feature_sets import name_of
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
@@ -33,8 +33,8 @@ FOREIGN = sorted(FORMATS.keys() - {"zstd"})  # what other programs write too
 
 @pytest.fixture(params=["float16", "float32"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, made: SimpleNamespace) -> FeatureStore:
-    spec = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff", dtype=request.param)
-    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", spec)
+    recipe = Recipe("mobilefacenet", "visual", 8, {"size": 112}, "00ff", dtype=request.param)
+    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", recipe)
     for seed, trial_id in enumerate(IDS):
         made.write(store, trial_id, 20 + seed, seed)
     values, _ = made.features(20)
@@ -52,7 +52,7 @@ def test_hdf5_holds_the_times_of_a_long_video(tmp_path: Path, made: SimpleNamesp
     ticks = np.cumsum(np.random.default_rng(0).integers(2900, 3100, number)) - 3000
     clock = FrameClock(Fraction(30), number, times=PictureTimes(Fraction(1, 90000), (0, *ticks[1:].tolist())))
     assert len(str(clock.times)) > 100_000
-    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "features/mobilefacenet.zarr", made.recipe)
     store.write("a", np.zeros((number, 8), np.float32), np.ones(number, bool), source="s", clock=clock)
     export_features(store, ["a"], "hdf5", tmp_path / "out.h5")
     again, _ = import_features(tmp_path / "out.h5", "hdf5", tmp_path / "again")
@@ -63,7 +63,7 @@ def test_hdf5_holds_the_times_of_a_long_video(tmp_path: Path, made: SimpleNamesp
 def test_out_and_back_is_the_same_store(store: FeatureStore, tmp_path: Path, kind: str) -> None:
     export_features(store, store.trial_ids(), kind, tmp_path / "out")
     again, receipt = import_features(tmp_path / "out", kind, tmp_path / "again")
-    assert again.spec == store.spec
+    assert again.recipe == store.recipe
     assert again.find_records() == store.find_records()
     for trial_id in store.trial_ids():
         before, after = store.read(trial_id), again.read(trial_id, check=True)
@@ -248,7 +248,7 @@ def test_features_of_others_become_a_store(tmp_path: Path, kind: str) -> None:
     arrays = foreign(tmp_path)
     manifest = manifest_of({"a": 30, "b": 40})
     store, receipt = import_features(tmp_path / kind, kind, tmp_path / "features", OPTIONS, manifest)
-    assert (store.spec.name, store.spec.modality, store.spec.dim) == ("egemaps", "audio", 4)
+    assert (store.recipe.name, store.recipe.modality, store.recipe.dim) == ("egemaps", "audio", 4)
     assert list(receipt.trials) == ["a", "b"]
     opened, _ = open_receipt(tmp_path / "features/receipts/egemaps.json")
     features = opened.read("b", check=True)
@@ -264,13 +264,13 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     manifest = manifest_of({"a": 30, "b": 40})
     first, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", OPTIONS, manifest)
     again, _ = import_features(tmp_path / "npy", "npy", tmp_path / "elsewhere", OPTIONS, manifest)
-    assert first.spec.fingerprint == again.spec.fingerprint
+    assert first.recipe.fingerprint == again.recipe.fingerprint
     arrays["a"][0, 0] += 1
     np.save(tmp_path / "npy/a.npy", arrays["a"])
     other, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", OPTIONS, manifest)
-    assert other.spec.fingerprint != first.spec.fingerprint
+    assert other.recipe.fingerprint != first.recipe.fingerprint
     opened, _ = open_receipt(tmp_path / "features/receipts/egemaps.json")
-    assert opened.spec.fingerprint == other.spec.fingerprint
+    assert opened.recipe.fingerprint == other.recipe.fingerprint
 
 
 def test_zeros_may_mean_missing(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_zeros_may_mean_missing(tmp_path: Path) -> None:
     options = ImportOptions("egemaps", "audio", rate="25", dtype="float16", zeros_missing=True)
     store, _ = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
     assert np.flatnonzero(~store.read("b").valid).tolist() == [5, 7]
-    assert store.spec.dtype == "float16"
+    assert store.recipe.dtype == "float16"
 
 
 @pytest.mark.parametrize(
@@ -343,12 +343,12 @@ def test_what_we_exported_comes_back_under_its_own_name_or_another(
     store: FeatureStore, tmp_path: Path, kind: str
 ) -> None:
     shutil.copytree(str(store.path), tmp_path / "features/face_tuned.zarr")
-    tuned = FeatureStore(tmp_path / "features/face_tuned.zarr", store.spec.fingerprint)
+    tuned = FeatureStore(tmp_path / "features/face_tuned.zarr", store.recipe.fingerprint)
     export_features(tuned, ["P1"], kind, tmp_path / "out")
     imported, _ = import_features(tmp_path / "out", kind, tmp_path / "again")
-    assert name_of(imported.path) == ("face_tuned" if kind == "zstd" else store.spec.name)
+    assert name_of(imported.path) == ("face_tuned" if kind == "zstd" else store.recipe.name)
     import_features(tmp_path / "out", kind, tmp_path / "again", ImportOptions("third"))
-    assert open_receipt(tmp_path / "again/receipts/third.json")[0].spec == store.spec
+    assert open_receipt(tmp_path / "again/receipts/third.json")[0].recipe == store.recipe
 
 
 @pytest.mark.parametrize(

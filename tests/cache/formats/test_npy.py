@@ -96,7 +96,7 @@ def test_numbers_of_any_kind_are_features(folder: Path, dtype: str) -> None:
     np.save(folder / "other.npy", ROWS.astype(dtype))
     store = load(folder)
     np.testing.assert_array_equal(store.read("other").embeddings, ROWS.astype(dtype).astype(np.float32))
-    assert store.spec.dtype == "float32"
+    assert store.recipe.dtype == "float32"
 
 
 def test_hidden_files_are_not_looked_at_and_capitals_are(folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_names_of_others_are_taken_as_they_are(folder: Path) -> None:
 
 
 def test_our_own_names_are_decoded(tmp_path: Path, made) -> None:  # type: ignore[no-untyped-def]
-    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "ours/a.zarr", made.recipe)
     ids = ["a b", "a%20b", ".hidden", "._c"]
     for trial_id in ids:
         made.write(store, trial_id)

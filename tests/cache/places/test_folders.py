@@ -35,23 +35,23 @@ def path(features: Where) -> Where:
 
 
 def test_reads_back_what_was_written(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     for trial_id in ("video 59/left", "..", "P1"):
         made.write(store, trial_id)
     values, valid = made.features()
-    again = FeatureStore(path, made.spec.fingerprint)
+    again = FeatureStore(path, made.recipe.fingerprint)
     features = again.read("video 59/left", check=True)
     np.testing.assert_array_equal(features.embeddings, np.where(valid[:, None], values, 0).astype(np.float16))
     np.testing.assert_array_equal(features.valid, valid)
     assert again.trial_ids() == ["..", "P1", "video 59/left"]
-    assert fingerprints(path) == [made.spec.fingerprint]
-    files = open_folder(path).child(f"{made.spec.fingerprint}/P1").sizes()
+    assert fingerprints(path) == [made.recipe.fingerprint]
+    files = open_folder(path).child(f"{made.recipe.fingerprint}/P1").sizes()
     assert sorted(files) == ["c/0/0", "zarr.json"]
     assert files["c/0/0"] == 20 * 8 * 2
 
 
 def test_slices_are_those_of_a_list(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
     whole = store.read("P1")
     for start, stop in ((3, 9), (0, None), (15, 99), (7, 7), (-5, None), (9, 3)):
@@ -61,7 +61,7 @@ def test_slices_are_those_of_a_list(path: Where, made: SimpleNamespace) -> None:
 
 
 def test_slices_across_chunks(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     values = np.random.default_rng(0).normal(size=(65_537, 8)).astype(np.float16)
     store.write("long", values, np.ones(65_537, bool), source="s", clock=made.clock(65_537))
     for start, stop in ((32_768, 32_770), (0, 5), (32_769, 65_537), (65_536, None), (0, None), (65_537, 70_000)):
@@ -70,10 +70,10 @@ def test_slices_across_chunks(path: Where, made: SimpleNamespace) -> None:
 
 
 def test_zarr_reads_the_same_bytes(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
     group = zarr.open_group(open_folder(path).zarr_store(), mode="r")
-    array = group[f"{made.spec.fingerprint}/P1"]
+    array = group[f"{made.recipe.fingerprint}/P1"]
     assert isinstance(array, zarr.Array)
     np.testing.assert_array_equal(array[:], store.read("P1").embeddings)
     assert array.metadata.dimension_names == ("frame", "embedding")
@@ -82,28 +82,28 @@ def test_zarr_reads_the_same_bytes(path: Where, made: SimpleNamespace) -> None:
 
 def test_what_is_compressed_goes_through_zarr(path: Where, made: SimpleNamespace) -> None:
     """An archive that somebody compressed is the same store, only slower."""
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
     before, record = store.read("P1").embeddings.copy(), store.record("P1")
     url = path if isinstance(path, Path) else zarr.storage.FsspecStore.from_url(path)
     array = zarr.create_array(
-        url, name=f"{made.spec.fingerprint}/P1", shape=before.shape, chunks=(7, 3), dtype="float16", fill_value=0,
+        url, name=f"{made.recipe.fingerprint}/P1", shape=before.shape, chunks=(7, 3), dtype="float16", fill_value=0,
         compressors=zarr.codecs.ZstdCodec(), overwrite=True, zarr_format=3, attributes={COMMIT: record.to_document()},
     )  # fmt: skip
     array[:] = before
-    features = FeatureStore(path, made.spec.fingerprint).read("P1", 3, 11, check=True)
+    features = FeatureStore(path, made.recipe.fingerprint).read("P1", 3, 11, check=True)
     np.testing.assert_array_equal(features.embeddings, before[3:11])
 
 
 def test_rewriting_is_seen_by_stores_opened_anew_and_never_mixed(path: Where, made: SimpleNamespace) -> None:
-    writer = FeatureStore.create(path, made.spec)
+    writer = FeatureStore.create(path, made.recipe)
     made.write(writer, "P1", 20)
-    reader = FeatureStore(path, made.spec.fingerprint)
+    reader = FeatureStore(path, made.recipe.fingerprint)
     old = reader.read("P1")
     bytes_before = old.embeddings.tobytes()
     made.write(writer, "P1", 30, seed=1)
     assert len(writer.read("P1").valid) == 30
-    assert len(FeatureStore(path, made.spec.fingerprint).read("P1").valid) == 30
+    assert len(FeatureStore(path, made.recipe.fingerprint).read("P1").valid) == 30
     assert old.embeddings.tobytes() == bytes_before
     assert len(reader.read("P1").valid) == 20
     assert len(reader.read("P1", check=True).valid) == 30
@@ -113,7 +113,7 @@ def test_receipts_lie_beside_the_store(path: Where, made: SimpleNamespace) -> No
     receipt = replace_suffix(path, ".json")
     with pytest.raises(MissingFileError, match="--backbone mobilefacenet"):
         open_receipt(receipt)
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     for trial_id in ("b", "a"):
         made.write(store, trial_id)
     Receipt.of(store, ["a", "b"]).save(receipt)
@@ -129,7 +129,7 @@ def test_a_write_that_breaks_off_leaves_nothing_half_readable(
     path: Where, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, rewritten: bool
 ) -> None:
     """Break at every step of a write in turn; what can be read before and after is a whole trial or none."""
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "done")
     steps = 0
     while True:
@@ -144,17 +144,17 @@ def test_a_write_that_breaks_off_leaves_nothing_half_readable(
             else:
                 break
             assert broken
-        fresh = FeatureStore(path, made.spec.fingerprint)
+        fresh = FeatureStore(path, made.recipe.fingerprint)
         assert "done" in fresh.trial_ids()
         if "P1" in fresh.trial_ids():
             assert len(fresh.read("P1", check=True).valid) in ((20, 30) if rewritten else (30,))
         else:
             with pytest.raises(StoreError, match="'P1' is not finished"):
                 fresh.read("P1")
-        open_folder(path).child(made.spec.fingerprint).remove("P1")
+        open_folder(path).child(made.recipe.fingerprint).remove("P1")
         steps += 1
     assert steps >= 2
-    assert len(FeatureStore(path, made.spec.fingerprint).read("P1", check=True).valid) == 30
+    assert len(FeatureStore(path, made.recipe.fingerprint).read("P1", check=True).valid) == 30
     assert store.trial_ids() == ["P1", "done"]
     assert not [name for name in open_folder(path).sizes() if "/." in name]
 
@@ -184,25 +184,25 @@ def break_at(patch: pytest.MonkeyPatch, step: int) -> list[int]:
 
 
 def test_a_truncated_chunk_is_refused(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
-    open_folder(path).write(f"{made.spec.fingerprint}/P1/c/0/0", b"x" * 100)
+    open_folder(path).write(f"{made.recipe.fingerprint}/P1/c/0/0", b"x" * 100)
     with pytest.raises(StoreError, match="is 100 bytes long, expected 320 bytes"):
-        FeatureStore(path, made.spec.fingerprint).read("P1")
+        FeatureStore(path, made.recipe.fingerprint).read("P1")
 
 
 def test_an_array_whose_shape_belies_its_record_is_refused(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
     metadata = array_metadata((19, 8), "float16", {COMMIT: store.record("P1").to_document()})
-    open_folder(path).write(f"{made.spec.fingerprint}/P1/zarr.json", metadata)
+    open_folder(path).write(f"{made.recipe.fingerprint}/P1/zarr.json", metadata)
     with pytest.raises(StoreError, match=r"has shape \[19, 8\] of float16, expected \[20, 8\]"):
-        FeatureStore(path, made.spec.fingerprint).read("P1")
+        FeatureStore(path, made.recipe.fingerprint).read("P1")
 
 
 def test_one_claim_at_a_time(path: Where, made: SimpleNamespace) -> None:
-    first = FeatureStore.create(path, made.spec)
-    second = FeatureStore(path, made.spec.fingerprint)
+    first = FeatureStore.create(path, made.recipe)
+    second = FeatureStore(path, made.recipe.fingerprint)
     claim = first.claim("P 1")
     assert claim is not None
     with claim:
@@ -220,7 +220,7 @@ def test_one_claim_at_a_time(path: Where, made: SimpleNamespace) -> None:
 
 
 def test_stores_travel_to_other_processes(path: Where, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(path, made.spec)
+    store = FeatureStore.create(path, made.recipe)
     made.write(store, "P1")
     store.read("P1")
     again = pickle.loads(pickle.dumps(store))
@@ -228,7 +228,7 @@ def test_stores_travel_to_other_processes(path: Where, made: SimpleNamespace) ->
 
 
 def test_open_trials_keep_no_file_open(tmp_path: Path, made: SimpleNamespace) -> None:
-    store = FeatureStore.create(tmp_path / "a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "a.zarr", made.recipe)
     before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else None
     for index in range(20):
         made.write(store, str(index))
@@ -243,7 +243,7 @@ def test_open_trials_keep_no_file_open(tmp_path: Path, made: SimpleNamespace) ->
 def test_where_files_cannot_be_mapped_they_are_read(
     tmp_path: Path, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, refusal: int | None
 ) -> None:
-    store = FeatureStore.create(tmp_path / "a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "a.zarr", made.recipe)
     made.write(store, "P1")
     expected = store.read("P1").embeddings
 
@@ -255,7 +255,7 @@ def test_where_files_cannot_be_mapped_they_are_read(
         monkeypatch.setattr(chunks, "sys", SimpleNamespace(platform="win32"))
     else:
         monkeypatch.setattr(chunks, "_mmap", lambda: refuse)
-    features = FeatureStore(tmp_path / "a.zarr", made.spec.fingerprint).read("P1", check=True)
+    features = FeatureStore(tmp_path / "a.zarr", made.recipe.fingerprint).read("P1", check=True)
     np.testing.assert_array_equal(features.embeddings, expected)
     assert not features.embeddings.flags.writeable
 
@@ -284,14 +284,14 @@ def test_a_place_that_does_not_answer_is_told_in_one_sentence(
     def fail(*_: object, **__: object) -> None:
         raise LibraryError("Unable to locate\ncredentials")
 
-    store = FeatureStore.create("memory://unreachable/x.zarr", made.spec)
+    store = FeatureStore.create("memory://unreachable/x.zarr", made.recipe)
     made.write(store, "P1")
     expected = "cannot be reached: Unable to locate credentials. Check the address, the credentials"
     for name in ("cat_file", "ls"):
         with monkeypatch.context() as patch:
             patch.setattr(MemoryFileSystem, name, fail)
             with pytest.raises(UnreachableError, match=expected):
-                FeatureStore("memory://unreachable/x.zarr", made.spec.fingerprint).trial_ids()
+                FeatureStore("memory://unreachable/x.zarr", made.recipe.fingerprint).trial_ids()
             if name == "cat_file":
                 with pytest.raises(UnreachableError):  # and never taken for damage, which would be dropped
                     store.is_whole("P1")

@@ -130,7 +130,7 @@ def test_create_sweeps_away_what_killed_processes_left(tmp_path: Path, made) -> 
     place = tmp_path / ".a.zarr.locks"
     place.mkdir()
     (place / "x.P1").write_text("{}")
-    FeatureStore.create(tmp_path / "a.zarr", made.spec)
+    FeatureStore.create(tmp_path / "a.zarr", made.recipe)
     assert not place.exists()
 
 

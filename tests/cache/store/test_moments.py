@@ -17,7 +17,7 @@ from cache.store.store import FeatureStore
 
 @pytest.fixture
 def store(tmp_path: Path, made: SimpleNamespace) -> FeatureStore:
-    store = FeatureStore.create(tmp_path / "a.zarr", made.spec)
+    store = FeatureStore.create(tmp_path / "a.zarr", made.recipe)
     for seed, (name, num_frames) in enumerate({"c": 50, "a": 70, "b": 30}.items()):
         made.write(store, name, num_frames, seed)
     values, _ = made.features(20)

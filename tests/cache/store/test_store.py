@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from cache.clock import FrameClock
 from cache.documents.documents import sign
 from cache.errors import FingerprintError, MissingFileError, ShapeError, StoreError, UnknownNameError
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.chunks import chunk_rows
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore, invalid_runs
 
-SPEC = FeatureSpec("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
+RECIPE = Recipe("mobilefacenet", "visual", 8, {"size": 112}, "00ff")
 
 
 def clock(num_frames: int) -> FrameClock:
@@ -51,11 +51,11 @@ def path(tmp_path: Path) -> Path:
     "trial_id", ["10-60-1280x720_right", "video 59", "../../escape", "...", "日本/left", "a%20b", "x" * 200]
 )
 def test_reads_back_what_was_written(path: Path, trial_id: str) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, trial_id)
     values, valid = embeddings(20)
 
-    features = FeatureStore(path, SPEC.fingerprint).read(trial_id, check=True)
+    features = FeatureStore(path, RECIPE.fingerprint).read(trial_id, check=True)
 
     np.testing.assert_array_equal(features.valid, valid)
     np.testing.assert_array_equal(features.embeddings, np.where(valid[:, None], values, 0).astype(np.float16))
@@ -67,9 +67,9 @@ def test_reads_back_what_was_written(path: Path, trial_id: str) -> None:
 
 
 def test_is_an_ordinary_zarr_with_one_plain_chunk(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
-    array = zarr.open(str(path), mode="r")[SPEC.fingerprint]["P1"]
+    array = zarr.open(str(path), mode="r")[RECIPE.fingerprint]["P1"]
     features = store.read("P1")
     np.testing.assert_array_equal(array[:], features.embeddings)
     assert not features.embeddings.flags.owndata
@@ -80,7 +80,7 @@ def test_is_an_ordinary_zarr_with_one_plain_chunk(path: Path) -> None:
 
 
 def test_reads_a_slice(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
     whole, part = store.read("P1"), store.read("P1", 5, 9)
     np.testing.assert_array_equal(part.embeddings, whole.embeddings[5:9])
@@ -88,14 +88,14 @@ def test_reads_a_slice(path: Path) -> None:
 
 
 def test_a_trial_without_a_single_valid_frame_is_kept(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     values, _ = embeddings(20)
     store.write("P1", values, np.zeros(20, bool), source="s", clock=clock(20))
     assert not store.read("P1", check=True).valid.any()
 
 
 def test_long_trials_are_split_into_equal_chunks(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     values = np.random.default_rng(0).normal(size=(65_537, 8)).astype(np.float16)
     store.write("long", values, np.ones(65_537, bool), source="s", clock=clock(65_537))
     np.testing.assert_array_equal(store.read("long", check=True).embeddings, values)
@@ -121,7 +121,7 @@ def test_runs_say_just_which_frames_are_invalid(flags: list[bool]) -> None:
 
 
 def test_an_array_without_commit_record_is_refused(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
     metadata = store.group / "P1/zarr.json"
     document = json.loads(metadata.read_text())
@@ -133,7 +133,7 @@ def test_an_array_without_commit_record_is_refused(path: Path) -> None:
 
 
 def test_a_flipped_byte_is_found(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
     chunk = store.group / "P1/c/0/0"
     content = bytearray(chunk.read_bytes())
@@ -144,7 +144,7 @@ def test_a_flipped_byte_is_found(path: Path) -> None:
 
 
 def test_altered_valid_runs_are_found(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
     metadata = store.group / "P1/zarr.json"
     document = json.loads(metadata.read_text())
@@ -160,7 +160,7 @@ def test_altered_valid_runs_are_found(path: Path) -> None:
 
 
 def test_a_truncated_chunk_is_refused(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "P1")
     os.truncate(store.group / "P1/c/0/0", 100)
     with pytest.raises(StoreError, match="is 100 bytes long, expected 320 bytes"):
@@ -168,38 +168,38 @@ def test_a_truncated_chunk_is_refused(path: Path) -> None:
 
 
 def test_other_fingerprints_live_side_by_side_and_are_never_mixed(path: Path) -> None:
-    other = FeatureSpec("mobilefacenet", "visual", 8, {"size": 96}, "00ff")
-    write(FeatureStore.create(path, SPEC), "P1")
+    other = Recipe("mobilefacenet", "visual", 8, {"size": 96}, "00ff")
+    write(FeatureStore.create(path, RECIPE), "P1")
     write(FeatureStore.create(path, other), "P2")
-    assert FeatureStore(path, SPEC.fingerprint).trial_ids() == ["P1"]
+    assert FeatureStore(path, RECIPE.fingerprint).trial_ids() == ["P1"]
     with pytest.raises(FingerprintError, match="has no features with fingerprint '000000000000'"):
         FeatureStore(path, "0" * 64)
 
 
 def test_an_edited_recipe_is_refused(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     metadata = store.group / "zarr.json"
     metadata.write_text(metadata.read_text().replace("00ff", "00fe"))
     with pytest.raises(FingerprintError, match="edited.*again"):
-        FeatureStore(path, SPEC.fingerprint)
+        FeatureStore(path, RECIPE.fingerprint)
 
 
 def test_a_newer_layout_is_refused(path: Path) -> None:
-    FeatureStore.create(path, SPEC)
+    FeatureStore.create(path, RECIPE)
     metadata = path / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"avfusion_store": 1', '"avfusion_store": 2'))
     with pytest.raises(StoreError, match="zarr.json' is damaged"):  # its digest is of version 1
-        FeatureStore(path, SPEC.fingerprint)
+        FeatureStore(path, RECIPE.fingerprint)
     document = json.loads(metadata.read_text())
     document["attributes"] = sign(document["attributes"])
     metadata.write_text(json.dumps(document))
     with pytest.raises(StoreError, match="layout version 2; this program reads up to 1"):
-        FeatureStore(path, SPEC.fingerprint)
+        FeatureStore(path, RECIPE.fingerprint)
 
 
 def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="Run the extraction first"):
-        FeatureStore(tmp_path / "none.zarr", SPEC.fingerprint)
+        FeatureStore(tmp_path / "none.zarr", RECIPE.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_an_absent_store_says_what_to_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_never_written(path: Path, values: np.ndarray, valid: np.ndarray, text: str) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     with pytest.raises(ShapeError, match=text):
         store.write("P1", values, valid, source="s", clock=clock(20))
     assert store.trial_ids() == []
@@ -220,11 +220,11 @@ def test_what_does_not_fit_is_never_written(path: Path, values: np.ndarray, vali
 @pytest.mark.parametrize("trial_id", ["", "é" * 100])
 def test_impossible_ids_are_refused(path: Path, trial_id: str) -> None:
     with pytest.raises(UnknownNameError, match="Rename the trial"):
-        write(FeatureStore.create(path, SPEC), trial_id)
+        write(FeatureStore.create(path, RECIPE), trial_id)
 
 
 def test_receipts_depend_on_content_alone(path: Path, tmp_path: Path) -> None:
-    store, other = FeatureStore.create(path, SPEC), FeatureStore.create(tmp_path / "again.zarr", SPEC)
+    store, other = FeatureStore.create(path, RECIPE), FeatureStore.create(tmp_path / "again.zarr", RECIPE)
     for trial_id in ("a", "b"):
         write(store, trial_id)
     for trial_id in ("b", "z", "a"):
@@ -237,7 +237,7 @@ def test_receipts_depend_on_content_alone(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_receipt_refuses_features_that_were_made_anew(path: Path) -> None:
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     write(store, "a")
     Receipt.of(store, ["a"]).save(path.with_suffix(".json"))
     write(store, "a", seed=1)
@@ -255,9 +255,9 @@ def test_sigkill_while_writing_leaves_nothing_that_looks_finished(path: Path) ->
         import cache.places.folders
         from cache.store.store import FeatureStore
         from cache.clock import FrameClock
-        from cache.recipe import FeatureSpec
-        spec = FeatureSpec("mobilefacenet", "visual", 8, {{"size": 112}}, "00ff")
-        store = FeatureStore.create({str(path)!r}, spec)
+        from cache.recipe import Recipe
+        recipe = Recipe("mobilefacenet", "visual", 8, {{"size": 112}}, "00ff")
+        store = FeatureStore.create({str(path)!r}, recipe)
         def write(name):
             store.write(name, np.ones((20, 8)), np.ones(20, bool), source="s", clock=FrameClock(Fraction(25), 20))
         write("first")
@@ -272,7 +272,7 @@ def test_sigkill_while_writing_leaves_nothing_that_looks_finished(path: Path) ->
     )
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    store = FeatureStore.create(path, SPEC)
+    store = FeatureStore.create(path, RECIPE)
     assert (store.group / ".second.partial/c/0/0").exists()
     assert store.trial_ids() == ["first"]
     write(store, "second")

@@ -29,7 +29,7 @@ from cache.store.verification import (
 
 
 def fill(features: Where, made: SimpleNamespace, **changes: object) -> FeatureStore:
-    store = FeatureStore.create(f"{features}/mobilefacenet.zarr", replace(made.spec, **changes))
+    store = FeatureStore.create(f"{features}/mobilefacenet.zarr", replace(made.recipe, **changes))
     for trial_id in ("a", "b", "c"):
         made.write(store, trial_id)
     return store
@@ -90,7 +90,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
 
 def test_dropping_damaged_trials_lets_the_next_run_mend_them(features: Where, made: SimpleNamespace) -> None:
     store = fill(features, made)
-    open_folder(features).write(f"mobilefacenet.zarr/{store.spec.fingerprint}/b/c/0/0", bytes(320))
+    open_folder(features).write(f"mobilefacenet.zarr/{store.recipe.fingerprint}/b/c/0/0", bytes(320))
     (finding,) = verify(features)
     assert (finding.trial, finding.damaged) == ("b", True)
     fresh = FeatureStore(finding.store, finding.fingerprint)
@@ -105,7 +105,7 @@ def test_a_trial_that_is_worked_on_is_not_dropped(features: Where, made: SimpleN
     claim = store.claim("a")
     assert claim is not None
     with claim:
-        assert not FeatureStore(store.path, store.spec.fingerprint).drop("a")
+        assert not FeatureStore(store.path, store.recipe.fingerprint).drop("a")
     assert store.trial_ids() == ["a", "b", "c"]
 
 
@@ -114,7 +114,7 @@ def test_prune_takes_only_what_nobody_names(features: Where, made: SimpleNamespa
     give_receipt(features, kept)
     give_receipt(features, copied, "an older one")
     (holding,) = prunable(features)
-    assert holding.fingerprint == gone.spec.fingerprint
+    assert holding.fingerprint == gone.recipe.fingerprint
     claim = gone.claim("d")
     assert claim is not None
     with claim:
@@ -123,7 +123,7 @@ def test_prune_takes_only_what_nobody_names(features: Where, made: SimpleNamespa
             prune(holding)
     prune(holding)
     left = {one.fingerprint for one in list_holdings(features)}
-    assert left == {kept.spec.fingerprint, copied.spec.fingerprint}
+    assert left == {kept.recipe.fingerprint, copied.recipe.fingerprint}
     assert prunable(features) == []
     assert {finding.store for finding in verify(features)} == {f"{features}/receipts/an older one.json"}
 
@@ -146,25 +146,25 @@ def test_leftovers_go(tmp_path: Path, made: SimpleNamespace) -> None:
 
 
 def test_recipes_in_words_and_their_differences(made: SimpleNamespace) -> None:
-    other = replace(made.spec, settings={"size": 96, "mean": {"r": 0.5}}, weights_sha256="random:0")
-    assert describe(made.spec) == (
+    other = replace(made.recipe, settings={"size": 96, "mean": {"r": 0.5}}, weights_sha256="random:0")
+    assert describe(made.recipe) == (
         "mobilefacenet (visual), 8 numbers per frame as float16, weights 00ff, algorithm 1; size 112"
     )
     assert "weights random:0" in describe(other)
-    assert compare(made.spec, other) == {
+    assert compare(made.recipe, other) == {
         "settings.size": (112, 96),
         "weights_sha256": ("00ff", "random:0"),
         "settings.mean.r": (None, 0.5),
     }
-    assert compare(made.spec, made.spec) == {}
+    assert compare(made.recipe, made.recipe) == {}
 
 
 def test_fingerprints_are_found_by_their_start_or_their_receipt(features: Where, made: SimpleNamespace) -> None:
     store = fill(features, made)
     fill(features, made, settings={"size": 96})
     give_receipt(features, store)
-    for start in (store.spec.fingerprint[:6], store.spec.fingerprint, "mobilefacenet"):
-        assert find_holding(features, start).open().spec == store.spec
+    for start in (store.recipe.fingerprint[:6], store.recipe.fingerprint, "mobilefacenet"):
+        assert find_holding(features, start).open().recipe == store.recipe
     for start in ("", "nothing"):
         with pytest.raises(UnknownNameError, match="avfusion cache ls"):
             find_holding(features, start)
@@ -188,9 +188,9 @@ def test_what_a_newer_program_wrote_is_told_and_left_alone(tmp_path: Path, made:
     path.write_text(json.dumps(document))
     (Path(other.group) / "b/c/0/0").write_bytes(b"short")
     found = {(finding.fingerprint, finding.trial): finding.text for finding in verify(tmp_path)}
-    assert "has layout version 2" in found[store.spec.fingerprint, ""]
-    assert "is 5 bytes long" in found[other.spec.fingerprint, "b"]
-    assert [holding.fingerprint for holding in prunable(tmp_path)] == [other.spec.fingerprint]
+    assert "has layout version 2" in found[store.recipe.fingerprint, ""]
+    assert "is 5 bytes long" in found[other.recipe.fingerprint, "b"]
+    assert [holding.fingerprint for holding in prunable(tmp_path)] == [other.recipe.fingerprint]
 
 
 def test_a_receipt_of_the_same_content_stays(tmp_path: Path, made: SimpleNamespace) -> None:

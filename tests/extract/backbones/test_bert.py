@@ -98,7 +98,7 @@ def test_words_agree_with_transformers(folder: Path, capfd: pytest.CaptureFixtur
     expected = reference(network, tokenizer, [[TEXT[i] for i in sentence] for sentence in SENTENCES])
     assert backbone.dim == expected.shape[1] == 24
     torch.testing.assert_close(embed(backbone, words_of(TEXT)), expected, rtol=1e-4, atol=1e-4)
-    assert len(backbone.spec().weights_sha256) == 64
+    assert len(backbone.recipe().weights_sha256) == 64
 
 
 def test_minilm_agrees_with_transformers() -> None:
@@ -200,11 +200,11 @@ def test_older_checkpoints_load(folder: Path, tmp_path: Path) -> None:
     old = load_backbone("bert", str(tmp_path))
     words = words_of(TEXT)
     torch.testing.assert_close(embed(old, words), embed(new, words))
-    assert old.spec().fingerprint != new.spec().fingerprint
+    assert old.recipe().fingerprint != new.recipe().fingerprint
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = load_backbone("bert", str(tmp_path))
     assert not torch.allclose(embed(cased, words)[0], embed(old, words)[0])
-    assert cased.spec().fingerprint != old.spec().fingerprint
+    assert cased.recipe().fingerprint != old.recipe().fingerprint
 
 
 def spoil(folder: Path, target: Path, name: str, content: str | None) -> str:
@@ -303,7 +303,7 @@ def test_frames_of_a_trial_get_their_words(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"words": [{}]}')
     trials.append(Trial("c", "c", "", clock, {"words": "c.json"}))
     backbone = load_backbone("bert", "random")
-    store = FeatureStore.create(tmp_path / "bert.zarr", backbone.spec("float32"))
+    store = FeatureStore.create(tmp_path / "bert.zarr", backbone.recipe("float32"))
     outcome = extract_features(
         backbone, store, Manifest(tmp_path, tuple(trials)), trials, None, EngineOptions(batch_size=2, device="cpu")
     )

@@ -65,7 +65,7 @@ def test_karas_divides_by_half_the_range() -> None:
     half = load_backbone("facenet", "random", {"standardise": "half"})
     white = torch.full((1, 160, 160, 3), 255, dtype=torch.uint8)
     assert float(half.input.normalise(white).max()) == pytest.approx(1)  # type: ignore[attr-defined]
-    assert half.spec().fingerprint != load_backbone("facenet", "random").spec().fingerprint
+    assert half.recipe().fingerprint != load_backbone("facenet", "random").recipe().fingerprint
     with pytest.raises(SettingError, match="no standardisation 'whole'; expected one of fixed, half"):
         load_backbone("facenet", "random", {"standardise": "whole"})
 

@@ -70,8 +70,8 @@ def test_untrained_imagenet_embeddings_fit_float16() -> None:
     embeddings = backbone.embed(torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8))
     assert embeddings.half().isfinite().all()
     assert embeddings.std() > 1e-3
-    assert backbone.spec().dim == 2048
-    assert backbone.spec().fingerprint != load_backbone("resnet50", "random").spec().fingerprint
+    assert backbone.recipe().dim == 2048
+    assert backbone.recipe().fingerprint != load_backbone("resnet50", "random").recipe().fingerprint
 
 
 def test_variants_and_weights_that_do_not_exist(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_with_the_postprocessing_as_well_it_is_torchvggish(
 def test_every_setting_is_in_the_fingerprint(load: Callable[..., VGGish], tmp_path: Path) -> None:
     torch.save({"pca_eigen_vectors": torch.eye(128), "pca_means": torch.zeros(128, 1)}, tmp_path / "pca.pth")
     variants = [{}, {"start": "centred"}, {"final_relu": True}, {"pca": "random"}, {"pca": str(tmp_path / "pca.pth")}]
-    assert len({load(**settings).spec().fingerprint for settings in variants}) == 5
+    assert len({load(**settings).recipe().fingerprint for settings in variants}) == 5
 
 
 def test_settings_and_weights_that_do_not_fit(load: Callable[..., VGGish], tmp_path: Path) -> None:

@@ -105,9 +105,9 @@ def test_lower_precision_is_near_and_another_recipe(precision: str) -> None:
     found = TorchExecutor(backbone, choose_device("cpu"), precision)(batch)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
-    assert backbone.spec("float16", "fp32") == backbone.spec()
-    assert backbone.spec("float16", precision).settings["precision"] == precision
-    assert backbone.spec("float16", precision).fingerprint != backbone.spec().fingerprint
+    assert backbone.recipe("float16", "fp32") == backbone.recipe()
+    assert backbone.recipe("float16", precision).settings["precision"] == precision
+    assert backbone.recipe("float16", precision).fingerprint != backbone.recipe().fingerprint
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -196,7 +196,7 @@ def test_batches_cross_trials_and_every_subset_gives_the_same_bytes(tmp_path: Pa
     options = EngineOptions(batch_size=SIZE, device="cpu", runtime=runtime)
     digests = []
     for name, runs in (("whole", [(0, 1, 2, 3, 4)]), ("parts", [(3,), (4, 0), (0, 1, 2, 3, 4)])):
-        store = FeatureStore.create(tmp_path / f"{name}.zarr", backbone.spec())
+        store = FeatureStore.create(tmp_path / f"{name}.zarr", backbone.recipe())
         for chosen in runs:
             trials = [manifest.trials[i] for i in chosen]
             assert not extract_features(backbone, store, manifest, trials, None, options).failures
@@ -233,7 +233,7 @@ def test_a_toy_runtime_runs_through_the_engine(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(RUNTIMES, "toy", "toy_runtime:ToyExecutor")
     manifest = make_sounds(tmp_path, (5, 17))
     backbone = load_backbone("conv1d", "random")
-    store = FeatureStore.create(tmp_path / "conv1d.zarr", backbone.spec())
+    store = FeatureStore.create(tmp_path / "conv1d.zarr", backbone.recipe())
     options = EngineOptions(batch_size=SIZE, device="cpu", runtime="toy")
     assert not extract_features(backbone, store, manifest, manifest.trials, None, options).failures
     embeddings, valid = store.read("1")
@@ -254,7 +254,7 @@ def test_a_bad_trial_fails_alone_within_a_batch(tmp_path: Path) -> None:
     manifest = make_sounds(tmp_path, (5, 6, 7))
     (tmp_path / "1.wav").write_bytes(b"no sound")
     backbone = load_backbone("conv1d", "random")
-    store = FeatureStore.create(tmp_path / "conv1d.zarr", backbone.spec())
+    store = FeatureStore.create(tmp_path / "conv1d.zarr", backbone.recipe())
     options = EngineOptions(batch_size=64, device="cpu")
     outcome = extract_features(backbone, store, manifest, manifest.trials, None, options)
     assert (outcome.computed, list(outcome.failures), outcome.frames) == (["0", "2"], ["1"], 12)

@@ -94,7 +94,7 @@ def extract(folder: Path, clock: FrameClock, seconds: float, clicks: Sequence[in
     soundfile.write(folder / "clicks.wav", samples, RATE_HZ, subtype="PCM_16")
     backbone = Loudness(Weights(None, "random:0", None, "random"))
     manifest = Manifest(folder, (Trial("a", "a", "", clock, {"audio": "clicks.wav"}),))
-    store = FeatureStore.create(folder / f"{batch_size}.zarr", backbone.spec("float32"))
+    store = FeatureStore.create(folder / f"{batch_size}.zarr", backbone.recipe("float32"))
     outcome = extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(batch_size=batch_size))
     assert not outcome.failures
     assert outcome.frames == clock.num_frames

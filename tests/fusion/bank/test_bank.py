@@ -13,7 +13,7 @@ import torch
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest
 from cache.errors import FingerprintError, SettingError, ShapeError, StoreError, UnknownNameError
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from cache.windows import Window
 from fusion.bank.bank import Bank
@@ -62,7 +62,7 @@ def write_trial(folder: Path, rows: np.ndarray, dtype: str = "float16") -> tuple
     from cache.corpus.manifest import Trial
 
     clock = FrameClock(Fraction(25), len(rows))
-    store = FeatureStore.create(folder / "toy.zarr", FeatureSpec("toy", "visual", rows.shape[1], dtype=dtype))
+    store = FeatureStore.create(folder / "toy.zarr", Recipe("toy", "visual", rows.shape[1], dtype=dtype))
     store.write("t", rows, np.ones(len(rows), bool), source="xxh3:0", clock=clock)
     return Manifest(folder, (Trial("t", "s", "train", clock, {}),)), store
 
@@ -192,12 +192,12 @@ def test_refuses_nothing(corpus):
 
 def test_fingerprints_are_compared_by_modality(corpus):
     bank = corpus.bank("a")
-    bank.check_specs(bank.specs)
-    other = replace(bank.specs["audio"], algorithm=9)
+    bank.check_recipes(bank.recipes)
+    other = replace(bank.recipes["audio"], algorithm=9)
     with pytest.raises(
         FingerprintError,
-        match=f"audio features have fingerprint '{bank.specs['audio'].fingerprint}', the model was trained on '{other.fingerprint}'",
+        match=f"audio features have fingerprint '{bank.recipes['audio'].fingerprint}', the model was trained on '{other.fingerprint}'",
     ):
-        bank.check_specs({**bank.specs, "audio": other})
+        bank.check_recipes({**bank.recipes, "audio": other})
     with pytest.raises(UnknownNameError, match="Unknown modality of the bank 'text'"):
-        bank.check_specs({"text": other})
+        bank.check_recipes({"text": other})

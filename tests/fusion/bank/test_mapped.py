@@ -12,7 +12,7 @@ import torch
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import SettingError, StoreError
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from fusion.bank.bank import Bank
 from fusion.bank.mapped import MappedRows
@@ -26,7 +26,7 @@ LENGTHS = {"a": 400, "b": 333, "c": 80}
 
 def make_bank(folder, dtype: str, memory_gb: float) -> Bank:
     rng = np.random.default_rng(0)
-    trials, store = [], FeatureStore.create(folder / "toy.zarr", FeatureSpec("toy", "visual", 6, dtype=dtype))
+    trials, store = [], FeatureStore.create(folder / "toy.zarr", Recipe("toy", "visual", 6, dtype=dtype))
     for name, length in LENGTHS.items():
         clock = FrameClock(Fraction(25), length)
         valid = rng.random(length) > 0.1
@@ -121,7 +121,7 @@ def test_altered_bytes_are_refused_before_training(tmp_path):
     data = bytearray(chunk.read_bytes())
     data[5] ^= 1
     chunk.write_bytes(bytes(data))
-    fingerprint = FeatureSpec("toy", "visual", 6).fingerprint
+    fingerprint = Recipe("toy", "visual", 6).fingerprint
     clock = FrameClock(Fraction(25), 333)
     manifest = Manifest(tmp_path, (Trial("b", "b", "train", clock, {}),))
     with pytest.raises(StoreError, match="differ from their digest"):

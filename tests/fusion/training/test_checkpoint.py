@@ -28,7 +28,7 @@ def make(corpus, name: str = "rnn", seed: int = 0) -> Checkpoint:
     model = build_model(name, bank.dims, TARGETS, {})
     training = TrainConfig(window=model.fixed_length or 8, hop=6, seed=seed)
     return Checkpoint(
-        model.eval(), bank.measure(["a", "b"]), bank.specs, Fold(2, ("a", "b"), ("d",)), training,
+        model.eval(), bank.measure(["a", "b"]), bank.recipes, Fold(2, ("a", "b"), ("d",)), training,
         {"valence": 0.25, "arousal": -0.5}, {"torch": "2"}, AFFECT,
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_save_load_same_output(corpus, tmp_path, name):
     assert not again.model.training
     for before, after in zip(predict(checkpoint, corpus.bank()), predict(again, corpus.bank()), strict=True):
         assert (before.values == after.values).all()
-    for field in ("specs", "fold", "training", "validation", "versions", "targets"):
+    for field in ("recipes", "fold", "training", "validation", "versions", "targets"):
         assert getattr(again, field) == getattr(checkpoint, field)
     assert (again.model.name, again.model.dims, again.model.targets) == (name, checkpoint.model.dims, TARGETS)
 
@@ -139,10 +139,10 @@ def test_damaged_document(corpus, tmp_path, text):
 def test_refuses_other_features(corpus, tmp_path):
     checkpoint = make(corpus)
     checkpoint.save(tmp_path / "run")
-    ours = checkpoint.specs["visual"]
+    ours = checkpoint.recipes["visual"]
     other = replace(ours, upstream={"crops": {"size": 96}})
-    specs = {modality: spec.to_document() for modality, spec in checkpoint.specs.items()}
-    edit(tmp_path / "run", specs={**specs, "visual": other.to_document()})
+    recipes = {modality: recipe.to_document() for modality, recipe in checkpoint.recipes.items()}
+    edit(tmp_path / "run", specs={**recipes, "visual": other.to_document()})
     with pytest.raises(FingerprintError) as caught:
         predict(load(tmp_path / "run"), corpus.bank())
     for text in ("visual", other.fingerprint, ours.fingerprint, "size"):

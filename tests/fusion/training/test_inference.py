@@ -62,7 +62,7 @@ def checkpoint(corpus, seed: int, targets: tuple[str, ...], **training: object) 
     model = build_model("rnn", bank.dims, targets, {"d_model": 4, "d_hidden": 4}).eval()
     config = TrainConfig(targets=targets, **{"window": 8, "hop": 6, **training})
     declared = tuple(map(Target, targets))
-    return Checkpoint(model, bank.measure(["a", "b"]), bank.specs, corpus.fold, config, {}, {}, declared)
+    return Checkpoint(model, bank.measure(["a", "b"]), bank.recipes, corpus.fold, config, {}, {}, declared)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(corpus):

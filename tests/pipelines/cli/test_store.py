@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache.clock import FrameClock
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.receipt import Receipt
 from cache.store.store import FeatureStore
 from pipelines.cli.commands import avfusion
 
-SPEC = FeatureSpec("facenet", "visual", 8, {"size": 160}, "ab12cd34ef56ab12")
+RECIPE = Recipe("facenet", "visual", 8, {"size": 160}, "ab12cd34ef56ab12")
 
 
 def write(store: FeatureStore, trial_id: str) -> None:
@@ -27,8 +27,8 @@ def write(store: FeatureStore, trial_id: str) -> None:
     store.write(trial_id, values, np.arange(20) > 3, source="s", clock=clock)
 
 
-def fill(folder: Path, spec: FeatureSpec = SPEC) -> FeatureStore:
-    store = FeatureStore.create(folder / f"features/{spec.name}.zarr", spec)
+def fill(folder: Path, recipe: Recipe = RECIPE) -> FeatureStore:
+    store = FeatureStore.create(folder / f"features/{recipe.name}.zarr", recipe)
     for trial_id in ("P1", "video 59"):
         write(store, trial_id)
     return store
@@ -54,12 +54,12 @@ def run_json(*arguments: str, code: int = 0) -> object:
 
 def test_ls(store: FeatureStore) -> None:
     (row,) = run_json("ls")
-    assert row["fingerprint"] == store.spec.fingerprint
+    assert row["fingerprint"] == store.recipe.fingerprint
     assert (row["trials"], row["frames"], row["receipts"]) == (2, 40, ["facenet"])
     assert row["bytes"] > 40 * 8 * 2
     output = run("ls").stdout
     assert "facenet (visual), 8 numbers per frame as float16, weights ab12cd34ef56, algorithm 1; size 160" in output
-    assert store.spec.fingerprint[:12] in output
+    assert store.recipe.fingerprint[:12] in output
     assert run("ls", "--features", "nowhere").stdout == ""
 
 
@@ -67,15 +67,15 @@ def test_info(store: FeatureStore) -> None:
     document = run_json("info", "facenet")
     assert document["recipe"]["settings"] == {"size": 160}
     assert [trial["invalid"] for trial in document["trials"]] == [4, 4]
-    assert "settings.size" in run("info", store.spec.fingerprint[:5]).stdout
+    assert "settings.size" in run("info", store.recipe.fingerprint[:5]).stdout
     refused = run("info", "nothing")
     assert refused.exit_code == 1
     assert "'nothing' names 0 fingerprints in 'features', expected 1 of" in refused.stderr
 
 
 def test_diff(store: FeatureStore, tmp_path: Path) -> None:
-    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
-    rows = run_json("diff", store.spec.fingerprint, other.spec.fingerprint)
+    other = fill(tmp_path, replace(RECIPE, settings={"size": 112}))
+    rows = run_json("diff", store.recipe.fingerprint, other.recipe.fingerprint)
     assert rows == [{"setting": "settings.size", "first": 160, "second": 112}]
     assert run("diff", "facenet", "facenet").stderr == "They are the same.\n"
 
@@ -109,16 +109,16 @@ def test_a_damaged_root_is_told_with_what_mends_it(store: FeatureStore, content:
         assert expected in result.stdout + result.stderr
         assert "No feature store" not in result.stdout + result.stderr
     assert run("verify").exit_code == 1
-    assert FeatureStore.create(store.path, store.spec).trial_ids() == ["P1", "video 59"]
+    assert FeatureStore.create(store.path, store.recipe).trial_ids() == ["P1", "video 59"]
     assert run("verify").exit_code == 0
 
 
 def test_prune(store: FeatureStore, tmp_path: Path) -> None:
-    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
+    other = fill(tmp_path, replace(RECIPE, settings={"size": 112}))
     shown = run("prune")
     assert shown.exit_code == 0
-    assert other.spec.fingerprint[:12] in shown.stdout
-    assert store.spec.fingerprint[:12] not in shown.stdout
+    assert other.recipe.fingerprint[:12] in shown.stdout
+    assert store.recipe.fingerprint[:12] not in shown.stdout
     assert "Nothing was removed; add --yes." in shown.stderr
     assert Path(other.group).exists()
     assert "Removed 1 fingerprints" in run("prune", "--yes").stderr
@@ -128,7 +128,7 @@ def test_prune(store: FeatureStore, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--yes",)])
 def test_prune_says_what_it_cannot_judge(store: FeatureStore, tmp_path: Path, options: tuple[str, ...]) -> None:
-    other = fill(tmp_path, replace(SPEC, settings={"size": 112}))
+    other = fill(tmp_path, replace(RECIPE, settings={"size": 112}))
     (tmp_path / "features/receipts/facenet.json").write_text('{"fingerprint": "ab')
     result = run("prune", *options)
     assert result.exit_code == 0
@@ -146,7 +146,7 @@ def test_prune_says_what_it_cannot_judge(store: FeatureStore, tmp_path: Path, op
 def test_export_and_import(store: FeatureStore, tmp_path: Path, kind: str) -> None:
     assert run_json("export", "facenet", "out", "--to", kind) == [{"path": "out", "trials": 2}]
     (row,) = run_json("import", "out", "--from", kind, "--features", "again")
-    assert row["fingerprint"] == store.spec.fingerprint[:12]
+    assert row["fingerprint"] == store.recipe.fingerprint[:12]
     receipts = [tmp_path / place / "receipts/facenet.json" for place in ("features", "again")]
     assert receipts[0].read_bytes() == receipts[1].read_bytes()
     assert run("verify", "--features", "again").exit_code == 0

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from cache.clock import FrameClock
 from cache.errors import CorpusError
-from cache.recipe import FeatureSpec
+from cache.recipe import Recipe
 from cache.store.receipt import Receipt
 from cache.store.store import FeatureStore
 from pipelines.cli.commands import avfusion, extract_features
@@ -142,7 +142,7 @@ def test_scripts_of_their_own_escape_too() -> None:
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}],
 )
 def test_terminals_of_other_encodings(tmp_path: Path, environment: dict[str, str]) -> None:
-    store = FeatureStore.create(tmp_path / "my.zarr", FeatureSpec("my", "audio", 2, {"note": "日本 ±"}))
+    store = FeatureStore.create(tmp_path / "my.zarr", Recipe("my", "audio", 2, {"note": "日本 ±"}))
     store.write("Zoë 日本", np.ones((3, 2)), np.ones(3, bool), source="s", clock=FrameClock(Fraction(25), 3))
     Receipt.of(store, store.trial_ids()).save(tmp_path / "receipts/my.json")
     shown = run_process("cache", "info", "my", "--features", str(tmp_path), **environment)

@@ -54,7 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     manifest = Manifest(tmp_path / "media", trials)
     manifest.save(tmp_path / "work/corpus")
     backbone = load_backbone("conv1d", "random", {"window_s": 0.1})
-    store = FeatureStore.create("features/conv1d.zarr", backbone.spec())
+    store = FeatureStore.create("features/conv1d.zarr", backbone.recipe())
     extract_features(backbone, store, manifest, trials, None, EngineOptions(batch_size=7))
     Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     return store
@@ -98,7 +98,7 @@ def test_changed_settings_are_found(project: FeatureStore) -> None:
 
 def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> None:
     backbone, manifest = load_backbone("conv1d", "random", {"window_s": 0.1}), Manifest.load(Path("work/corpus"))
-    store = FeatureStore.create("features/conv1d.zarr", backbone.spec("float16", "bf16"))
+    store = FeatureStore.create("features/conv1d.zarr", backbone.recipe("float16", "bf16"))
     extract_features(backbone, store, manifest, manifest.trials, None, EngineOptions(precision="bf16"))
     Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     result, findings = verify(2)
@@ -108,4 +108,4 @@ def test_stores_of_lower_precision_are_computed_in_it(project: FeatureStore) -> 
     store.write("a", kept.embeddings * np.float16(1.1), kept.valid, source=record.source, clock=record.clock)
     Receipt.of(store, "abc").save("features/receipts/conv1d.json")
     result, (finding,) = verify(3)
-    assert (result.exit_code, finding["trial"], finding["fingerprint"]) == (1, "a", store.spec.fingerprint)
+    assert (result.exit_code, finding["trial"], finding["fingerprint"]) == (1, "a", store.recipe.fingerprint)
