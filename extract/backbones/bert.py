@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
-from cache.extras import import_extra
 from extract.backbones.contract import Backbone
+from extract.extras import import_extra
 from extract.inputs.sentences import SentenceInput
 from extract.inputs.wordpieces import Speller
 from extract.weights.hub import find_model, weight_file

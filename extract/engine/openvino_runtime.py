@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import SettingError
-from cache.extras import import_extra
 from extract.backbones.contract import Backbone
 from extract.engine.devices import choose_device
 from extract.engine.runtimes import Executor, refuse_sentences
+from extract.extras import import_extra
 
 
 class OpenVinoExecutor(Executor):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import WeightsError
-from cache.extras import import_extra
+from extract.extras import import_extra
 from extract.words.words import Word, split_sentences
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

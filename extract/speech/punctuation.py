@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cache.errors import ShapeError, WeightsError
-from cache.extras import import_extra
+from extract.extras import import_extra
 from extract.weights.hub import find_model
 from extract.words.words import Word
 

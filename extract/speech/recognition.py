@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
-from cache.extras import import_extra
+from extract.extras import import_extra
 from extract.media.audio import load_audio
 from extract.speech.punctuation import Restorer, restore_punctuation
 from extract.words.transcripts import write_words

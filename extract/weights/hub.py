@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError, WeightsError
-from cache.extras import import_extra
 from cache.foreign import one_line
+from extract.extras import import_extra
 
 TIMEOUT_S = 30.0
 """For the hub's answers; downloads of files follow the library's own HF_HUB_DOWNLOAD_TIMEOUT."""

@@ -25,7 +25,7 @@ from cache.documents.documents import (
     write_document,
 )
 from cache.errors import CorpusError, MissingFileError
-from cache.extras import import_extra
+from extract.extras import import_extra
 from extract.words.entries import AlteredError, EncodingError, Entry, MalformedError, fault_of
 from extract.words.subtitles import read_cues
 from extract.words.word_lists import read_word_lists
