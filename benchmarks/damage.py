@@ -3,17 +3,17 @@
     python -m benchmarks.damage [--each 25] [--seed 0]
 
 Builds a small project (corpus, transcripts, crops, features, two networks of two epochs, scores, report), then flips single bits of its
-files, or cuts them off, with their time stamps kept, and runs every command that reads such a file, in this process. Each
+files, or truncates them, keeping their time stamps, and runs every command that reads such a file, in this process. Each
 damage counts as one of:
 
     refused     a command says which file is damaged and what to do, exit code 1
     repaired    a command made the file again, just as it was
-    same        the damaged file means the same (the case of an exponent, a digit beyond a number's precision)
-    not read    no command reads the file, and with the damage all of them end as before
+    same        the damaged file means the same (e.g. a digit beyond a number's precision)
+    not read    no command reads the file, and all of them end as before
     silent      a command succeeded with different results, or all of them ignored the damage
     traceback   a command crashed instead of reporting an error
 
-Media and annotations of the demo corpus are left out: they are its input, and whoever changes them changes the corpus.
+Media and annotations of the demo corpus are left out: they are the input, and a change to them is a change of the corpus.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames per second from face crops to the store: our engine, the bare network, and the loop that everybody writes.
+"""Frames per second from face crops to the store: our engine, the bare network, and the usual loop.
 
     python -m benchmarks.extraction [--frames 256] [--rounds 3] [--cores 1] [--backbones mobilefacenet facenet resnet50]
     python -m benchmarks.extraction --scaling
@@ -7,17 +7,17 @@
 All variants take turns, on generated 112x112 JPEGs and random weights; the best round of each counts.
 
 * usual loop: Pillow, torchvision transforms, one frame at a time, eager, without gradients, each row written to a Zarr
-  array as it comes; "in a list": the rows are kept and written once. In a process of its own, with the allocator as it is;
-* bare network: our executor on one batch that lies in memory, nothing else, with torch, compiled by torch (half a minute,
-  not counted) and with OpenVINO;
+  array immediately; "in a list": the rows are kept and written once. In a separate process with the default allocator;
+* bare network: our executor on one batch in memory, with torch, compiled by torch (half a minute, not counted) and with
+  OpenVINO;
 * engine: `extract_features` from a folder of crops to a finished store on disk, on the same runtime, whose set-up (one to
   three seconds for OpenVINO) is not counted;
-* sgemm: a product of two matrices of 1536x1536 (8192x8192 on CUDA) in float32, the machine's rate for the share of it that
-  a network reaches.
+* sgemm: a product of two matrices of 1536x1536 (8192x8192 on CUDA) in float32, the machine's rate to which networks are
+  compared.
 
-The processes are bound to `--cores` cores, so that decoding cannot hide on another one; `--threads` of them decode for the
-engine. With `--device cuda` everything that computes does so there, the usual loop too, and there is no OpenVINO. With `--scaling`: batches of 64
-against 8, and two threads against one, bare networks. Prints Markdown tables.
+The processes are bound to `--cores` cores, so that decoding cannot hide on another one; `--threads` threads decode for the
+engine. With `--device cuda` everything, including the usual loop, computes there, without OpenVINO. With `--scaling`: bare networks,
+batches of 64 against 8, and two threads against one. Prints Markdown tables.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Malformed inputs over every parser of what comes from outside: what is refused, what is read, and what should never be.
+"""Malformed inputs for every parser of outside files: what is read, what is an error, and what should never happen.
 
     python -m benchmarks.malformed --inputs 10000
 
-Each input is a sound file with a few random changes: bytes flipped, cut, repeated, numbers replaced by absurd ones. It has to be
-read, or refused with one of this project's errors, within seconds and without asking for gigabytes.
+Each input is a valid file with a few random changes: bytes flipped, cut or repeated, numbers replaced by absurd ones. It has to be
+read, or to raise one of this project's errors, within seconds and without asking for gigabytes.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory_long [--minutes 1 10]
 
-The picture stands still, which makes decoding cheap and changes nothing else: all 25 frames per second are decoded,
-converted, aligned and embedded, and every fifth one is searched for faces. `benchmarks/memory.py` does the same with a moving
-320x240 picture. Each length runs in a process of its own. Prints a Markdown table; the ratio should be at most 1.15.
+The picture is still, which only makes decoding cheaper: all 25 frames per second are decoded, converted, aligned and
+embedded, and every fifth one is searched for faces. `benchmarks/memory.py` does the same with a moving 320x240 picture. Each length runs
+in a separate process. Prints a Markdown table; the ratio should be at most 1.15.
 """
 
 from __future__ import annotations

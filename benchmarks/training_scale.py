@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_scale [--repeats 200] [--seeds 8] [--workers 2]
 
-Prints Markdown. The budget: the AV-RNN's training steps on features that stay in their stores (`fusion.bank.memory_gb`
-0, page cache warm), against the same steps on a resident bank, and both without the step; one CPU thread. The seeds: all
-of them with `--workers` processes against one seed, start of the processes and loading included.
+Prints Markdown. Memory: the AV-RNN's training steps on features that stay in their stores (`fusion.bank.memory_gb` 0, warm page
+cache), against the same steps on a resident bank, and both without the step; one CPU thread. Seeds: all of them
+with `--workers` processes against one seed, including the start of the processes and loading.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the data path of training costs: a step fed by the bank, and in the usual ways, against the same step on fixed tensors.
+"""The cost of training's data path: a step fed by the bank, and in the usual ways, against the same step on fixed tensors.
 
     python -m benchmarks.training_step [--models rnn,leader_follower] [--repeats 20] [--device cpu] [--clock wall|cpu]
 
