@@ -155,7 +155,7 @@ def test_registered_weights_know_their_colours(tmp_path: Path, monkeypatch: pyte
     content = {"state_dict": body.state_dict(), "best_acc": np.float64(0.9), "optimizer": {"step": torch.zeros(2)}}
     for name, colour in (("treb1en", "bgr"), ("xuexingyu24", "bgr")):
         torch.save(content, tmp_path / f"{name}.pt")
-        with pytest.warns(UserWarning, match=f"Nobody published a full digest of weights '{name}'"):
+        with pytest.warns(UserWarning, match=f"a full digest of weights '{name}'"):
             assert load_backbone("mobilefacenet", name).settings()["colour"] == colour
         assert load_backbone("mobilefacenet", name, {"colour": "rgb"}).settings()["colour"] == "rgb"
     assert load_backbone("mobilefacenet", str(tmp_path / "treb1en.pt")).settings()["colour"] == "rgb"
@@ -194,11 +194,7 @@ def test_bgr_weights_see_the_channels_reversed() -> None:
 @pytest.mark.parametrize(
     ("wanted", "error", "text"),
     [
-        (
-            "facenett",
-            UnknownNameError,
-            "Unknown weights 'facenett'; expected one of foamliu, landmarks, random, treb1en",
-        ),
+        ("facenett", UnknownNameError, "'facenett'; expected one of foamliu, landmarks, random, treb1en"),
         ("none/here.pt", MissingFileError, "do not exist. Give a path"),
         ("random:x", WeightsError, "name no seed"),
     ],
@@ -211,7 +207,7 @@ def test_weights_arguments(wanted: str, error: type[Exception], text: str) -> No
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 truncated"])
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         load_weights(str(tmp_path / "w.pt"), {})
 
 
@@ -246,5 +242,5 @@ def test_torn_weights_are_told(tmp_path: Path) -> None:
         content = (tmp_path / "whole.pt").read_bytes()
         for size in (0, 1, 1000, 20_000, len(content) - 100):
             (tmp_path / "torn.pt").write_bytes(content[:size])
-            with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+            with pytest.raises(WeightsError, match="cannot be read"):
                 load_backbone("conv1d", str(tmp_path / "torn.pt"))

@@ -195,9 +195,7 @@ def test_altered_exports_are_refused(store: FeatureStore, tmp_path: Path) -> Non
     export_features(store, ["P1"], "npy", tmp_path / "out")
     values = np.load(tmp_path / "out/P1.npy")
     np.save(tmp_path / "out/P1.npy", values * 2)
-    with pytest.raises(
-        StoreError, match="'P1' in '.*' differs from the digest that was exported .* '--name' and '--modality'"
-    ):
+    with pytest.raises(StoreError, match="'P1' in '.*' differs from the digest .* '--name' and '--modality'"):
         import_features(tmp_path / "out", "npy", tmp_path / "again")
     (tmp_path / "out/avfusion.json").write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
@@ -312,9 +310,11 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as caught:
         import_features(tmp_path / "npy", "npy", tmp_path / "features", replace(OPTIONS, rate="25"), manifest)
     for text in (
-        "'d' of the manifest is absent", "'c' is not in the manifest", "'a' has 30 rows, expected 33",
+        "'d' of the manifest is absent",
+        "'c' is not in the manifest",
+        "'a' has 30 rows, expected 33",
         "3 numbers (float16), e.g. 'c', 4 numbers (float32), e.g. 'a'",
-    ):  # fmt: skip
+    ):
         assert text in str(caught.value)
 
 

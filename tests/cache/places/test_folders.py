@@ -87,9 +87,17 @@ def test_what_is_compressed_goes_through_zarr(path: Where, made: SimpleNamespace
     before, record = store.read("P1").embeddings.copy(), store.record("P1")
     url = path if isinstance(path, Path) else zarr.storage.FsspecStore.from_url(path)
     array = zarr.create_array(
-        url, name=f"{made.recipe.fingerprint}/P1", shape=before.shape, chunks=(7, 3), dtype="float16", fill_value=0,
-        compressors=zarr.codecs.ZstdCodec(), overwrite=True, zarr_format=3, attributes={COMMIT: record.to_document()},
-    )  # fmt: skip
+        url,
+        name=f"{made.recipe.fingerprint}/P1",
+        shape=before.shape,
+        chunks=(7, 3),
+        dtype="float16",
+        fill_value=0,
+        compressors=zarr.codecs.ZstdCodec(),
+        overwrite=True,
+        zarr_format=3,
+        attributes={COMMIT: record.to_document()},
+    )
     array[:] = before
     features = FeatureStore(path, made.recipe.fingerprint).read("P1", 3, 11, check=True)
     np.testing.assert_array_equal(features.embeddings, before[3:11])

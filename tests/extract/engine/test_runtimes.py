@@ -140,7 +140,7 @@ def test_compiling_is_asked_for_once_or_refused(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("name", "device", "runtime", "precision", "compiled", "text"),
     [
-        ("bert", "cpu", "openvino", "fp32", False, "sentences of any length, which OpenVINO cannot run well"),
+        ("bert", "cpu", "openvino", "fp32", False, "bert.* OpenVINO .*Run it alone, with '--runtime torch'"),
         ("bert", "cpu", "torch", "fp32", True, "which --compile cannot run well.* Run it alone"),
         (
             "conv1d",
@@ -269,7 +269,7 @@ def test_a_batch_is_filled_with_copies_of_its_last_row() -> None:
 
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b'\x08\0\0\0\0\0\0\0{"a":1}}')
-    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         load_weights(str(tmp_path / "w.safetensors"), {})
 
 

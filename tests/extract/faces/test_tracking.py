@@ -196,5 +196,5 @@ def test_a_single_frame() -> None:
 
 
 def test_unknown_face() -> None:
-    with pytest.raises(SettingError, match="Face 'biggest' of a trial; expected one of largest, centre, left, right"):
+    with pytest.raises(SettingError, match="'biggest' .*one of largest, centre, left, right"):
         follow_face({}, FaceConfig(), "biggest", 10, SIZE)

@@ -40,9 +40,13 @@ def mel_features() -> ModuleType:
 
 def reference(module: ModuleType, samples: NDArray[np.float32]) -> NDArray[np.float64]:
     return module.log_mel_spectrogram(
-        samples.astype(np.float64), 16_000, log_offset=0.01, num_mel_bins=64, lower_edge_hertz=125,
+        samples.astype(np.float64),
+        16_000,
+        log_offset=0.01,
+        num_mel_bins=64,
+        lower_edge_hertz=125,
         upper_edge_hertz=7500,
-    )  # fmt: skip
+    )
 
 
 def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:

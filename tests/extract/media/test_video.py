@@ -340,10 +340,18 @@ def test_more_than_two_is_refused_before_anything_is_read(tmp_path: Path, media:
     path = media.write_video(tmp_path / "v.mp4", 60)
     with pytest.raises(ShapeError) as caught:
         next(read_frames(path, FrameClock(Fraction(25), 60 + extra), "P23"))
-    assert str(caught.value) == (
-        f"Trial 'P23' has {60 + extra} frames at 25 per second, but '{path}' lasts 2.40 s, which is 60 of them; a difference "
-        "of 2 is allowed. If the file has changed since the corpus was built, run 'avfusion corpus build' again."
-    )
+    said = str(caught.value)
+    for value in (
+        "'P23'",
+        f"{60 + extra} frames",
+        "25 per second",
+        f"'{path}'",
+        "2.40 s",
+        "60 of them",
+        "2 is allowed",
+    ):
+        assert value in said
+    assert "run 'avfusion corpus build' again" in said
 
 
 def test_repeated_ticks_share_an_array_and_unwanted_ones_are_skipped(tmp_path: Path, media: SimpleNamespace) -> None:
@@ -443,9 +451,16 @@ def test_a_promised_length_is_held_to(
 ) -> None:
     rate_hz = 48000 if audio_codec == "libopus" else 44100
     path = media.write_video(
-        tmp_path / name, 250, 25, codec=codec, draw=noise, container_options=options,
-        audio=hum(sound_s) if sound_s else None, audio_codec=audio_codec, audio_rate=rate_hz,
-    )  # fmt: skip
+        tmp_path / name,
+        250,
+        25,
+        codec=codec,
+        draw=noise,
+        container_options=options,
+        audio=hum(sound_s) if sound_s else None,
+        audio_codec=audio_codec,
+        audio_rate=rate_hz,
+    )
     assert probe(path).duration_s == pytest.approx(10, abs=0.1)
     whole = path.read_bytes()
     for share in (0.3, 0.6, 0.9):

@@ -21,9 +21,17 @@ from extract.weights.weights import WeightsCard, load_weights
 
 FOAMLIU = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilefacenet_foamliu.pt"
 PREFIXES = (
-    "_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone.", "model.backbone.",
-    "student.encoder.net._orig_mod.", "module.module.",
-)  # fmt: skip
+    "_orig_mod.",
+    "module.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model.",
+    "net.",
+    "backbone.",
+    "model.backbone.",
+    "student.encoder.net._orig_mod.",
+    "module.module.",
+)
 Save = Callable[[dict[str, Tensor], Path], object]
 SAVE: dict[str, Save] = {
     "plain": lambda tensors, path: torch.save(tensors, path),
@@ -52,7 +60,7 @@ def load(folder: Path, tensors: dict[str, Tensor], kind: str = "plain") -> Any:
 def test_a_prefix_of_all_names_is_left_out_and_told(
     tmp_path: Path, tensors: dict[str, Tensor], prefix: str, kind: str
 ) -> None:
-    with pytest.warns(UserWarning, match="tensors of weights .* which was left out: they fit then") as warned:
+    with pytest.warns(UserWarning, match="tensors of weights .* left out") as warned:
         backbone = load(tmp_path, {prefix + name: value for name, value in tensors.items()}, kind)
     assert [f"start with '{prefix}'" in str(one.message) for one in warned] == [True]
     found = backbone.body.state_dict()
@@ -140,9 +148,7 @@ def test_a_published_digest_is_demanded(place: Path) -> None:
 def test_where_none_is_published_the_first_file_counts(place: Path, digits: int) -> None:
     found = digest(place)
     card = replace(CARD, sha256_start=found[:digits])
-    with pytest.warns(
-        UserWarning, match=f"Nobody published a full digest of weights 'short'; .*'{found}', which later"
-    ):
+    with pytest.warns(UserWarning, match=f"a full digest of weights 'short'; .*'{found}'"):
         assert load_weights("short", {"short": card}).sha256 == found
     assert (place / "short.pt.sha256").read_text() == f"{found}\n"
     assert load_weights("short", {"short": card}).sha256 == found  # told once
@@ -193,7 +199,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | Exception], None
         (OSError(28, "full"), CARD, r"could not be downloaded \(No space left on device\)"),
         (b"x", replace(CARD, sha256="0" * 64), r"\(it has sha256 '2d711642b726…', expected '000000000000…'\)"),
         (b"x", replace(CARD, sha256_start="00"), r"\(it has sha256 '2d711642b726…', expected '00…'\)"),
-        (b"<!DOCTYPE html>", CARD, r"\(what came is not a file of tensors\)"),
+        (b"<!DOCTYPE html>", CARD, r"\(.* not a file of tensors\)"),
     ],
 )
 def test_a_failed_download_says_what_to_fetch_and_where_to_put_it(

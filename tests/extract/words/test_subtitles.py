@@ -179,7 +179,7 @@ def test_text_without_times_is_a_fault_that_names_its_lines(kind: str, separator
     first = len(head) + 5
     (place, fault), (last_place, last_fault) = faults_of("\n".join(head + cues), kind)
     assert place == f"lines {first} to {first + 1}"
-    assert "'2 / gamma delta' stands in no cue, expected a line 'hh:mm:ss" in fault
+    assert "'2 / gamma delta' stands in no cue, expected" in fault
     assert (last_place, "'4 / zeta'" in last_fault) == (f"lines {first + 7} to {first + 8}", True)
 
 
@@ -196,7 +196,7 @@ def test_text_without_times_is_a_fault_that_names_its_lines(kind: str, separator
         ("srt", VTT, [("line 1", "'WEBVTT' stands")]),
         ("srt", "1\noops --> oops\nHi\n", [("lines 1 to 3", "stands in no cue")]),
         ("srt", "1\n00:00:01,000 --> oops\nHi\n", [("cue 1 (line 2)", "'00:00:01,000 --> oops' is not a line of times")]),
-        ("srt", "1\n00:00:01,000 -> 00:00:02,000\nHi", [("cue 1 (line 2)", "is not a line of times, expected 'hh:mm:ss,mmm")]),
+        ("srt", "1\n00:00:01,000 -> 00:00:02,000\nHi", [("cue 1 (line 2)", "times, expected 'hh:mm:ss,mmm")]),
         ("srt", "1\n00:00:01:000 --> 00:00:02:000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
         ("srt", "1\n-00:00:01,000 --> 00:00:02,000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
         ("srt", "1\n00:61:01,000 --> 00:62:02,000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
@@ -205,7 +205,7 @@ def test_text_without_times_is_a_fault_that_names_its_lines(kind: str, separator
         ("srt", "1\n00:00:03,000 --> 00:00:02,500\nHi you\n", [("cue 1 (line 2)", "it ends at 2.5 s before it starts at 3.0 s")]),
         ("srt", "1\n999:00:03,000 --> 999:00:04,000\nHi\n", [("cue 1 (line 2)", "it ends at 3596404.0 s, expected 0 s to 1000000")]),
         ("vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", [("cue 1 (line 3)", "'00:01.000 -> 00:02.500' is not a line of times")]),
-        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", [("cue 1 (line 3)", "is not a line of times, expected 'hh:mm:ss.mmm")]),
+        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", [("cue 1 (line 3)", "times, expected 'hh:mm:ss.mmm")]),
         ("vtt", "WEBVTT\n\n\n00:01.000 --> 00:02.000\nhi\n\nho\nhu\n", [("lines 7 to 8", "'ho / hu' stands in no cue")]),
         ("vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\n\nho\n", [("line 5", "'ho' stands in no cue")]),
         ("vtt", "WEBVTT\n \nho\n \n00:01.000 --> 00:02.000\nhi", [("line 3", "'ho' stands in no cue")]),
@@ -221,7 +221,7 @@ def test_lines_that_do_not_fit(kind: str, text: str, expected: list[tuple[str, s
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.srt", "", r"a.srt' cannot be read: it holds no cue; expected each to be a number.* Fix the file.$"),
+        ("a.srt", "", r"a.srt' cannot be read: .*no cue; .* Fix the file.$"),
         ("a.srt", " \n\n", "it holds no cue"),
         ("a.vtt", "", "its first line is ''; expected 'WEBVTT'"),
         ("a.vtt", "00:01.000 --> 00:02.500\nhi\n", "its first line is '00:01.000 --> 00:02.500'; expected 'WEBVTT'"),

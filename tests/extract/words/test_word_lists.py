@@ -134,7 +134,7 @@ def test_they_are_counted_in_one_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"words": [word("x"), word("y", 1)]}, r"of its 2 word\(s\) none has a start and an end; .*SetWords\(True\)"),
+        ({"words": [word("x"), word("y", 1)]}, r"of its 2 word\(s\) none .*SetWords\(True\)"),
         ({"segments": [{"text": " x y", "start": 0, "end": 1}]}, r"of its 2 word\(s\) none .* word_timestamps=True"),
         ({"text": "one two"}, r"of its 2 word\(s\) none"),
         ({"words": [A, word("x", -1)]}, r"has 1 fault\(s\)\. words\[1\]: the start is -1 s, expected 0 s to 1000000 s"),
@@ -143,7 +143,7 @@ def test_they_are_counted_in_one_warning(tmp_path: Path) -> None:
         ({"words": [A, word("x", "nan", 2)]}, r"words\[1\]: the start is 'nan', expected seconds"),
         ({"words": [A, word("x", 2, 1)]}, r"words\[1\]: it ends at 1 s before it starts at 2 s"),
         ({"words": [A, word("x", [1], 2)]}, r"words\[1\]: the start is \[1\], expected seconds"),
-        ({"words": [A, {"case": "not-found-in-audio"}]}, r"words\[1\]: the text is None, expected a word"),
+        ({"words": [A, {"case": "not-found-in-audio"}]}, r"words\[1\]: .* None, expected a word"),
         ({"words": [A, {"word": "\ud800", "start": 1, "end": 2}]}, r"words\[1\]: the text is '.ud800', expected a word"),
         ({"segments": [{"words": [A]}, {"words": [word("", 1, 2)]}]}, r"segments\[1\].words\[0\]: the text is ''"),
         ([{"result": [A]}, {"alternatives": [{"result": [word("x", 3, 2)]}]}], r"\[1\].alternatives\[0\].result\[0\]: it ends"),

@@ -89,7 +89,7 @@ def test_a_leader_of_any_name_leads():
 
 
 def test_an_unknown_leader_is_refused():
-    with pytest.raises(UnknownNameError, match="Unknown leader 'vizual'; expected one of audio, visual. Did you mean"):
+    with pytest.raises(UnknownNameError, match="'vizual'; expected one of audio, visual. Did you mean"):
         build_model("leader_follower", {"audio": 3, "visual": 3}, ("valence",), {"leader": "vizual"})
     with pytest.raises(SettingError, match="'modal_dim' is 5, expected a multiple of 2 heads"):
         build_model("leader_follower", {"audio": 3}, ("valence",), {"modal_dim": 5})

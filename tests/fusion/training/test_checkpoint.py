@@ -28,9 +28,15 @@ def make(corpus, name: str = "rnn", seed: int = 0) -> Checkpoint:
     model = build_model(name, bank.dims, TARGETS, {})
     training = TrainConfig(window=model.fixed_length or 8, hop=6, seed=seed)
     return Checkpoint(
-        model.eval(), bank.measure(["a", "b"]), bank.recipes, Fold(2, ("a", "b"), ("d",)), training,
-        {"valence": 0.25, "arousal": -0.5}, {"torch": "2"}, AFFECT,
-    )  # fmt: skip
+        model.eval(),
+        bank.measure(["a", "b"]),
+        bank.recipes,
+        Fold(2, ("a", "b"), ("d",)),
+        training,
+        {"valence": 0.25, "arousal": -0.5},
+        {"torch": "2"},
+        AFFECT,
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,7 +96,7 @@ def test_a_failed_save_leaves_the_older_checkpoint(corpus, tmp_path, monkeypatch
 
 
 def test_missing(corpus, tmp_path):
-    with pytest.raises(MissingFileError, match=r"model.json and model.safetensors missing. Train a model first"):
+    with pytest.raises(MissingFileError, match=r"model.json and model.safetensors missing. Train"):
         load(tmp_path / "nowhere")
     make(corpus).save(tmp_path / "run")
     (tmp_path / "run" / "model.json").unlink()

@@ -54,9 +54,14 @@ def run(scores: dict[int, float], config: TrainConfig = PUBLISHED, groups=groups
     """Epochs of a run whose validation score is 0.1 in the first epoch, `scores` where named, and 0 else."""
     told: list[EpochRecord] = []
     history, best = fit(
-        Tower(), squared, OneBatch(), lambda: {"valence": scores.get(len(told), 0.1 if not told else 0.0)}, config,
-        groups, told.append,
-    )  # fmt: skip
+        Tower(),
+        squared,
+        OneBatch(),
+        lambda: {"valence": scores.get(len(told), 0.1 if not told else 0.0)},
+        config,
+        groups,
+        told.append,
+    )
     assert list(history) == told
     return told, best
 

@@ -189,7 +189,7 @@ def test_the_cross_entropy_is_left_out_for_models_without_classes_unless_asked_f
     automatic = train(bank, corpus.fold, "tcn", small, QUICK)
     without = train(bank, corpus.fold, "tcn", small, replace(QUICK, lambda_ce=0.0))
     assert automatic.history == without.history
-    with pytest.raises(SettingError, match="the model has no polar classes. Leave it out, or set it to 0"):
+    with pytest.raises(SettingError, match="no polar classes. Leave it out"):
         train(bank, corpus.fold, "tcn", small, replace(QUICK, lambda_ce=0.5))
     with_head = run(corpus)
     assert with_head.history == run(corpus, replace(QUICK, lambda_ce=0.88)).history
@@ -252,7 +252,7 @@ def test_a_fixed_window_length_must_be_met(corpus, monkeypatch):
 def test_a_loss_that_is_not_finite_is_an_error_with_a_remedy(corpus):
     bank = corpus.bank()
     bank.labels[bank.span("a")] = 1e30
-    with pytest.raises(AvFusionError, match="The training loss became nan in epoch 0 with lr 0.01. Lower 'lr'"):
+    with pytest.raises(AvFusionError, match="nan in epoch 0 with lr 0.01. Lower 'lr'"):
         run(corpus, bank=bank)
 
 
@@ -268,7 +268,7 @@ def test_refuses_trials_without_labels(corpus):
 def test_a_target_without_any_label_is_refused_by_its_name(corpus):
     bank = corpus.bank()
     bank.labels[bank.span("d"), 1] = math.nan
-    with pytest.raises(CorpusError, match="None of 1 validation trials has a labelled frame of arousal. Choose"):
+    with pytest.raises(CorpusError, match="None of 1 validation trials .* arousal. Choose"):
         run(corpus, bank=bank, fold=Fold(0, ("a", "b"), ("d",)))
     with pytest.raises(CorpusError, match="training windows.*arousal. Check the labels"):
         run(corpus, bank=bank, fold=Fold(0, ("d",), ("a",)))
