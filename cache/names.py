@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 from cache.errors import SettingError, UnknownNameError
 
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and suffixes need the rest
+_LONGEST_FOLDER_NAME = 200  # bytes; the names of its receipt, locks and failures are longer
 
 
 def require_known(kind: str, name: str, known: Collection[str]) -> None:
@@ -51,10 +52,14 @@ def require_folder_name(kind: str, name: str, remedy: str) -> None:
         remedy: what to do instead.
 
     Raises:
-        SettingError: if the name has anything but letters, digits, '_', '-' and '.', or starts with one of the last two.
+        SettingError: if the name has anything but letters, digits, '_', '-' and '.', starts with one of the last two, or is
+            longer than 200 bytes.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise SettingError(f"{kind} '{name}' cannot name a folder; use letters, digits, '_', '-' and '.'. {remedy}")
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > _LONGEST_FOLDER_NAME:
+        raise SettingError(
+            f"{kind} '{name}' cannot name a folder; use letters, digits, '_', '-' and '.', at most {_LONGEST_FOLDER_NAME} bytes. "
+            f"{remedy}"
+        )
 
 
 def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:

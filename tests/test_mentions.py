@@ -1,4 +1,4 @@
-"""Every command and option that a message, a docstring or a page names exists."""
+"""Every command and option that a message, a docstring or a page names exists, and every file and module of a page."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ FILES = sorted(
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "dvc.yaml", "params.yaml")),
     ]
 )
+PAGES = [path for path in FILES if path.suffix == ".md" and path.name not in ("params.md", "cli.md")]
+SETTINGS = (ROOT / "docs/params.md").read_text(encoding="utf-8")
 # A command begins a line or a quotation, or follows another one.
 MENTION = re.compile(rf"(?:^\s*|[`'\"]|; |\$ |&& )({'|'.join(SCRIPTS)})(?= )([^`'\"#;\n]*)", re.M)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b")
@@ -75,6 +77,28 @@ def test_commands_and_options_that_a_text_names_exist(path: Path) -> None:
     known = options_of(avfusion).union(*FOREIGN.values())
     faults += [f"no command has {option}" for option in sorted(set(OPTION.findall(text)) - known)]
     assert not faults
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_modules_that_a_page_names_exist(path: Path) -> None:
+    named = re.findall(r"`([\w./-]+)`", path.read_text(encoding="utf-8"))
+    files = [name for name in named if name.endswith(".py")]
+    modules = [name for name in named if re.match(r"(cache|extract|fusion|pipelines)\.\w", name)]
+    faults = [name for name in files if not (ROOT / name).is_file() and not list(ROOT.glob(f"tests/cache/**/{name}"))]
+    assert faults + [name for name in modules if not exists(name.split("."))] == []
+
+
+def exists(parts: list[str]) -> bool:
+    """Whether this is a module or folder, a name in one, or a setting of params.yaml."""
+    if (ROOT.joinpath(*parts)).is_dir() or (ROOT.joinpath(*parts).with_suffix(".py")).is_file():
+        return True
+    module = ROOT.joinpath(*parts[:-1]).with_suffix(".py")
+    if module.is_file():
+        return (
+            re.search(rf"^(def|class) {parts[-1]}\b|^{parts[-1]}\b", module.read_text(encoding="utf-8"), re.M)
+            is not None
+        )
+    return f"## {'.'.join(parts[:2])}" in SETTINGS or f"| `{'.'.join(parts[1:])}` |" in SETTINGS
 
 
 def test_the_collection_finds_what_is_there_and_refuses_what_is_not() -> None:

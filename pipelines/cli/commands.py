@@ -14,17 +14,15 @@ from extract.corpora import CORPORA
 from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
 from pipelines.cli.corpus import corpus
 from pipelines.cli.models import models
-from pipelines.cli.options import JSON, Device, Devices, FrameRate, KnownName, RecogniserName, weights_of
+from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.unlock import unlock
 from pipelines.console.console import Group, guarded, say, show
+from pipelines.project import paths
 
-_REDO = click.option("--redo", is_flag=True, help="Train again what is already there.")
-_DEVICE = click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
-
-
-_HELP = {"help_option_names": ["-h", "--help"]}  # for the commands, too, that are scripts of their own
+_REDO = click.option("--redo", is_flag=True, help="Train finished networks again.")
+_HELP = {"help_option_names": ["-h", "--help"]}  # also of the commands that are scripts
 
 
 @click.group(cls=Group, context_settings=_HELP)
@@ -43,34 +41,32 @@ for command in (cache_commands, corpus, models, unlock):
 @avfusion.command("plan")
 @guarded
 def plan() -> None:
-    """Write down what the stages of dvc.yaml depend on (stage `plan`).
+    """Record what the stages of dvc.yaml depend on (stage `plan`).
 
-    Changed files of the corpus or settings make `dvc repro` run what depends on them again.
+    If files of the corpus or settings have changed, `dvc repro` then runs what depends on them again.
     """
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.stages.plan import plan_stages
 
-    plan_stages(read_params(paths.PARAMS))
+    plan_stages(read_params())
 
 
 @avfusion.command("crops")
-@click.option("--redo", is_flag=True, help="Make again what is finished.")
-@_DEVICE
+@click.option("--redo", is_flag=True, help="Make finished crops again.")
+@click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
 @JSON
 @guarded
 def crops(redo: bool, device: str, as_json: bool) -> None:
-    """Find, follow and align the face of every trial; crops that are damaged are made again."""
+    """Find, follow and align the face of every trial; damaged crops are made again."""
     from cache.corpus.manifest import Manifest
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.stages.crops import make_crops, save_crops_receipt
     from pipelines.stages.extraction import raise_failures
 
-    config = read_params(paths.PARAMS).crops
+    config = read_params().crops
     manifest = Manifest.load(paths.CORPUS)
-    outcome = make_crops(manifest, manifest.trials, config, paths.CROPS, device, redo)
-    raise_failures("crops", outcome, paths.CROPS / "failures.json")
+    outcome = make_crops(manifest, config, paths.CROPS, device, redo)
+    raise_failures(("crops", outcome, paths.CROPS / "failures.json"))
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
 
@@ -81,36 +77,35 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     "names",
     multiple=True,
     required=True,
-    help="Name of a feature set of params.yaml, or of a backbone for loose media; may be given several times. 'all' for all of "
-    "params.yaml.",
+    help="Name of a feature set in params.yaml ('all' for every one), or of a backbone for loose media; may be repeated.",
 )
 @click.option(
     "--weights",
     multiple=True,
-    help="For loose media: a registered name, a path, or 'random'; with several backbones NAME=WEIGHTS for each.",
+    help="For loose media: a registered name, a path, or 'random'; for several backbones NAME=WEIGHTS for each.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for crops and features."
 )
-@click.option(
-    "--rate",
-    type=FrameRate(),
-    help="Frames per second for sound files without a picture.  [default: 25]",
-)
+@click.option("--rate", type=FrameRate(), help="Frames per second for sound files without a picture.  [default: 25]")
 @click.option(
     "--face",
     default="largest",
     show_default=True,
-    help="For loose media: whose face is followed: largest, centre, left, right, or a picture of the person.",
+    help="For loose media: which face to follow: largest, centre, left, right, or a picture of the person.",
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
-@click.option("--redo", is_flag=True, help="Compute again what is finished.")
-@click.option("--trials", "patterns", multiple=True, help="Only trials of this id, such as 'train_*'.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many trials.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, how much and how long; write nothing.")
+@click.option("--redo", is_flag=True, help="Compute finished trials again.")
 @click.option(
-    "--if-read", is_flag=True, help="Only what a system of params.yaml reads; else leave a receipt that says so."
+    "--trials", "patterns", multiple=True, help="Only trials whose id matches, e.g. 'train_*'; may be repeated."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N trials.")
+@click.option("--dry-run", is_flag=True, help="Show how much there is to do and how long it would take; write nothing.")
+@click.option(
+    "--if-read",
+    is_flag=True,
+    help="Only sets that a system in params.yaml reads; the others get a receipt that says so.",
 )
 @click.option("--runtime", default=DEFAULT_RUNTIME, show_default=True, type=click.Choice(list(RUNTIMES)))
 @click.option(
@@ -118,68 +113,78 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
     default="fp32",
     show_default=True,
     type=click.Choice(PRECISIONS),
-    help="Of convolutions and products; part of the features' recipe.",
+    help="Precision of convolutions and products; part of the features' recipe.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")
 @click.option(
     "--device",
     default="auto",
     show_default=True,
-    type=Devices(),
-    help="auto, cpu, cuda or cuda:N; several, such as cuda:0,cuda:1, for one process on each.",
+    type=DEVICES,
+    help="auto, cpu, cuda or cuda:N; a list such as cuda:0,cuda:1 starts one process on each.",
 )
 @FEATURES
 @JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def extract_features(
-    names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, rate: Fraction | None, face: str, media: tuple[Path, ...],
-    batch_size: int, threads: int, redo: bool, patterns: tuple[str, ...], limit: int | None, dry_run: bool, if_read: bool,
-    runtime: str, precision: str, compiled: bool, device: str, features: str, as_json: bool,
-) -> None:  # fmt: skip
+    names: tuple[str, ...],
+    weights: tuple[str, ...],
+    out: Path | None,
+    rate: Fraction | None,
+    face: str,
+    patterns: tuple[str, ...],
+    limit: int | None,
+    dry_run: bool,
+    if_read: bool,
+    features: str,
+    as_json: bool,
+    media: tuple[Path, ...],
+    **running: Any,
+) -> None:
     """Run backbones and store their embeddings as feature sets.
 
-    Without MEDIA: over the project's corpus, with the settings of params.yaml. With MEDIA: over these files, into --out;
-    words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). A receipt is written once
-    every trial is finished; what failed is listed beside the store, and taken up by the next run.
+    Without MEDIA: over the project's corpus, with the settings in params.yaml. With MEDIA: over these files, into --out;
+    words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). The receipt is written when
+    every trial is finished; failed trials are listed beside the store, and the next run tries them again.
     """
     if media and not (weights and out):
         raise click.UsageError("With media files, give --weights and --out too.")
     if not media and (weights or out):
         raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
     if media and "all" in names:
-        raise click.UsageError("'all' stands for the feature sets of params.yaml; with media files, name backbones.")
+        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
     if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
-        raise click.UsageError("--features is where the project's go; those of media files go into --out.")
-    from pipelines.project import paths
-    from pipelines.project.params import ALL, read_params
+        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
+    from pipelines.project.params import ALL, FeatureSetParams, read_params
     from pipelines.stages.plan import leave_unread
 
-    params = None if media else read_params(paths.PARAMS)
-    known = BACKBONES if params is None else [*params.extract, *BACKBONES, ALL]
+    params = None if media else read_params()
+    known = BACKBONES if params is None else {*params.extract, *BACKBONES, ALL}
     for name in names:
-        KnownName("backbone" if media else "feature set", sorted(set(known))).convert(name, None, None)
+        KnownName("backbone" if media else "feature set", known).convert(name, None, None)
     if if_read and params:
         names = leave_unread(names, params, features)
-        if not names:  # before torch is imported, which takes longer
+        if not names:  # before torch is imported, which takes seconds
             return
     from extract.engine.embedding import EngineOptions
+    from extract.faces.crops import CropConfig
     from pipelines.stages import extraction as stage
     from pipelines.stages.dry_run import plan as plan_extraction
-    from pipelines.stages.request import LooseMedia, Selection, loose_job, open_job, project_job
+    from pipelines.stages.request import Job, LooseMedia, Selection, open_job
     from pipelines.stages.several_devices import extract_on
 
-    options = EngineOptions(batch_size, threads, device, redo, runtime, precision, compiled)
+    options = EngineOptions(**running)
     selection = Selection(patterns, limit)
     if params is None:
-        files = LooseMedia(media, rate, face)
-        job = loose_job(weights_of(names, weights), files, options, selection, Path(str(out)))
+        sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights_of(names, weights).items()}
+        job = Job(sets, LooseMedia(media, rate, face), CropConfig(), Path(str(out)), options, selection)
     else:
-        job = project_job(names, params, options, selection, features)
+        job = Job(params.feature_sets(names), params.corpus, params.crops, features, options, selection)
     if dry_run:
         show(plan_extraction(open_job(job, build=False)), as_json)
         return
-    done = extract_on(job, device.split(","))
+    done = extract_on(job, running["device"].split(","))
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
 
@@ -189,57 +194,60 @@ def extract_features(
     "--recogniser",
     default="pocketsphinx",
     show_default=True,
-    type=RecogniserName(),
+    type=RECOGNISER,
     help="pocketsphinx, or vosk:<folder of a model>.",
 )
-@click.option("--punctuate", is_flag=True, help="Restore punctuation, so that sentences are known.")
+@click.option("--punctuate", is_flag=True, help="Restore punctuation, which marks the ends of sentences.")
 @click.option("--punctuation-model", default="", help="Folder or hub name of another model for --punctuate.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="For loose media: folder for transcripts; those in it are kept.",
+    help="For loose media: folder for transcripts; existing ones are kept.",
 )
-@click.option("--redo", is_flag=True, help="Recognise again what is finished.")
+@click.option("--redo", is_flag=True, help="Recognise finished trials again.")
 @JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
 def transcribe(
-    recogniser: str, punctuate: bool, punctuation_model: str, out: Path | None, redo: bool, media: tuple[Path, ...],
+    recogniser: str,
+    punctuate: bool,
+    punctuation_model: str,
+    out: Path | None,
+    redo: bool,
     as_json: bool,
-) -> None:  # fmt: skip
-    """Recognise speech, for trials without words (or for loose MEDIA, into --out)."""
+    media: tuple[Path, ...],
+) -> None:
+    """Recognise speech in trials without words (or in loose MEDIA, into --out)."""
     if bool(media) != bool(out):
         raise click.UsageError("Media files and --out go together; without both, the project's trials are transcribed.")
     if punctuation_model and not punctuate:
         raise click.UsageError("--punctuation-model goes with --punctuate.")
     from extract.speech.punctuation import MODEL
-    from pipelines.project import paths
     from pipelines.stages import transcripts as stage
     from pipelines.stages.extraction import raise_failures
 
     punctuation = (punctuation_model or MODEL) if punctuate else ""
     recordings = stage.find_project() if out is None else stage.find_loose(media, out, redo)
     outcome = stage.transcribe_all(recordings, recogniser, punctuation, redo)
-    raise_failures("words", outcome, (out or paths.WORDS) / stage.FAILURES)
+    raise_failures(("words", outcome, (out or paths.WORDS) / stage.FAILURES))
     show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
 
 
 @avfusion.command("train", context_settings=_HELP)
-@click.option("--system", "systems", multiple=True, help="Only this system of params.yaml; may be given several times.")
+@click.option("--system", "systems", multiple=True, help="Only this system in params.yaml; may be repeated.")
 @_REDO
 @FEATURES
 @JSON
 @guarded
 def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: bool) -> None:
-    """Train the fusion systems of params.yaml on cached features, once per seed.
+    """Train the fusion systems in params.yaml on stored features, once per seed.
 
-    Networks that were made of the same settings, features, labels and code are kept, so that a killed run goes on.
+    Networks trained with the same settings, features, labels and code are kept, so a killed run continues where it stopped.
     """
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.stages.training import train_systems
 
-    params = read_params(paths.PARAMS)
+    params = read_params()
     rows = train_systems(params.fusion, systems, features=features, redo=redo, partition=params.evaluate.partition)
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
 
@@ -249,13 +257,12 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 @JSON
 @guarded
 def evaluate_fusion(features: str, as_json: bool) -> None:
-    """Predict a partition with every trained system and score it."""
-    from pipelines.project import paths
+    """Predict a partition with every trained system and score the predictions."""
     from pipelines.project.params import read_params
     from pipelines.project.scores import spread
     from pipelines.stages.evaluation import evaluate_systems
 
-    params = read_params(paths.PARAMS)
+    params = read_params()
     document = evaluate_systems(params.fusion, params.evaluate, features=features)
     rows = [
         {
@@ -273,19 +280,18 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
 
 
 @avfusion.command("matrix")
-@click.option("--if-any", is_flag=True, help="Only if there is a section 'matrix'; else leave empty outputs.")
+@click.option("--if-any", is_flag=True, help="If there is no section 'matrix', write empty outputs and succeed.")
 @_REDO
 @FEATURES
 @JSON
 @guarded
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
-    """Train and evaluate the systems of matrix.yaml (or section 'matrix' of params.yaml), and show them, the best first."""
-    from pipelines.project import paths
+    """Train and evaluate the systems in matrix.yaml (or section 'matrix' of params.yaml), and list them, best first."""
     from pipelines.project.params import read_params
     from pipelines.report.compare import compare_systems, table_rows
     from pipelines.stages.matrix import leave_empty, train_matrix
 
-    params = read_params(paths.PARAMS)
+    params = read_params()
     if if_any and params.matrix is None:
         leave_empty()
         return
@@ -299,19 +305,17 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
 @guarded
 def report(features: str) -> None:
     """Write results/report.md with tables and figures."""
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.report.markdown import write_report
 
-    say(write_report(read_params(paths.PARAMS).fusion, features))
+    say(write_report(read_params().fusion, features))
 
 
 @avfusion.command("compare")
 @JSON
 @guarded
 def compare(as_json: bool) -> None:
-    """All evaluated systems, the best first, with confidence intervals over trials."""
-    from pipelines.project import paths
+    """List all evaluated systems, best first, with confidence intervals over trials."""
     from pipelines.report.compare import compare_systems, table_rows
 
     rows = compare_systems([paths.PROJECT.scores, paths.MATRIX.scores])
@@ -321,7 +325,7 @@ def compare(as_json: bool) -> None:
 @avfusion.command("reproduce")
 @click.argument("paper")
 @click.option("--table", required=True, help="Number of the table in the paper.")
-@click.option("--corpus", default="", help="Name of the corpus; the project's by default. 'demo' runs in minutes.")
+@click.option("--corpus", default="", help="Name of the corpus; by default the project's. 'demo' runs in minutes.")
 @_REDO
 @FEATURES
 @JSON
@@ -332,10 +336,9 @@ def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: s
     PAPER is karas2022 (tables 2, 3, 5), zhang2023 (1) or praveen2024 (1). Table 5 counts parameters and needs no data.
     """
     from pipelines.papers.reproduce import markdown, reproduce
-    from pipelines.project import paths
     from pipelines.project.params import read_params
 
-    document = reproduce(paper, table, lambda: read_params(paths.PARAMS), corpus, features, redo)
+    document = reproduce(paper, table, lambda: read_params(), corpus, features, redo)
     if as_json:
         show([document], as_json)
     else:
@@ -345,7 +348,7 @@ def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: s
 @avfusion.command("params")
 @guarded
 def params() -> None:
-    """Every setting of params.yaml with its default and meaning."""
+    """List every setting of params.yaml with its default and meaning."""
     from pipelines.cli.reference import params_page
 
     say(params_page())
@@ -366,7 +369,7 @@ def docs() -> None:
 @JSON
 @guarded
 def list_names(what: str, as_json: bool) -> None:
-    """Names of backbones, fusion models or corpora, with what they are."""
+    """List backbones, fusion models or corpora, each with a line of description."""
     from cache.names import summary
     from fusion.models import MODELS
 

@@ -1,4 +1,4 @@
-"""Commands `avfusion corpus …`: read or generate the recordings, and check them."""
+"""Commands `avfusion corpus …`: read or generate a corpus, and check one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import click
 from extract.corpora import CORPORA
 from pipelines.cli.options import JSON, KnownName
 from pipelines.console.console import Group, guarded, show, warn
+from pipelines.project import paths
 
 
 @click.group(cls=Group)
 def corpus() -> None:
-    """Read or generate the recordings."""
+    """Read, generate or check a corpus."""
 
 
 @corpus.command("build")
 @JSON
 @guarded
 def corpus_build(as_json: bool) -> None:
-    """Read the corpus of params.yaml and write its manifest (the demo corpus is generated first)."""
-    from pipelines.project import paths
+    """Read the corpus in params.yaml and write its manifest (the demo corpus is generated first)."""
     from pipelines.project.params import read_params
     from pipelines.stages.corpus import build_corpus
 
-    manifest = build_corpus(read_params(paths.PARAMS).corpus, paths.CORPUS)
+    manifest = build_corpus(read_params().corpus, paths.CORPUS)
     partitions = sorted({trial.partition for trial in manifest.trials})
     members = {name: [trial for trial in manifest.trials if trial.partition == name] for name in partitions}
     show(
@@ -48,19 +48,20 @@ def corpus_build(as_json: bool) -> None:
     "--corpus",
     "name",
     type=KnownName("corpus", CORPORA),
-    help="Name of a corpus; else that of params.yaml if DIR is its root, else recognised.",
+    help="Name of the corpus; by default that in params.yaml if DIR is its root, else recognised.",
 )
-@click.option("--decode", is_flag=True, help="Decode every crop, picture and sound too; hours for a large corpus.")
+@click.option(
+    "--decode", is_flag=True, help="Also decode every crop, picture and sound; takes hours for a large corpus."
+)
 @JSON
 @guarded
 def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
-    """Report all faults of a corpus folder together, and what it holds by partition; exit code 1 if there are faults."""
+    """Report all faults of a corpus folder and its content by partition; exit code 1 if there are faults."""
     from cache.errors import CorpusError
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.stages.check_corpus import check_corpus
 
-    params = read_params(paths.PARAMS).corpus if paths.PARAMS.is_file() else None
+    params = read_params().corpus if paths.PARAMS.is_file() else None
     found = check_corpus(folder, name or "", params, decode)
     show([found.document()] if as_json else found.rows, as_json)
     for note in () if as_json else found.notes:

@@ -1,4 +1,4 @@
-"""Commands `avfusion models …`: the trained networks that are kept."""
+"""Commands `avfusion models …`: the trained networks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipelines.console.console import Group, guarded, show
 
 @click.group(cls=Group)
 def models() -> None:
-    """Look into and tidy the trained networks."""
+    """List trained networks and remove unused ones."""
 
 
 @models.command("ls")
 @JSON
 @guarded
 def models_ls(as_json: bool) -> None:
-    """Which networks are kept, and which runs name them."""
+    """List all networks and the runs that use them."""
     from pipelines.project.networks import list_networks
 
     show(list_networks(), as_json)
@@ -27,7 +27,7 @@ def models_ls(as_json: bool) -> None:
 @JSON
 @guarded
 def models_prune(as_json: bool) -> None:
-    """Remove the networks that no run names: going back to their settings trains them again."""
+    """Remove the networks that no run uses; going back to their settings trains them again."""
     from pipelines.project.networks import prune
 
     show([{"removed": folder} for folder in prune()], as_json)

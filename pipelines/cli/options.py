@@ -1,4 +1,4 @@
-"""What values of the commands' options look like; a wrong one is a usage error, told before anything heavy is imported."""
+"""Types of the commands' options; a wrong value is a usage error, reported before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -34,28 +34,39 @@ class FrameRate(click.ParamType[Fraction]):
         return rate
 
 
-class Device(click.ParamType[str]):
-    """Name of a device; whether it exists is known only when torch is there."""
+class Spelling(click.ParamType[str]):
+    """A name that fits a pattern; whether such a device or model exists is only known once their libraries are loaded.
 
-    name = "device"
+    Args:
+        name: what it names.
+        pattern: regular expression of a name.
+        expected: the possible names, in words.
+        several: whether to allow several, separated by commas.
+    """
+
+    def __init__(self, name: str, pattern: str, expected: str, several: bool = False) -> None:
+        self.name = name
+        self._pattern = re.compile(pattern)
+        self._expected = expected
+        self._several = several
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Accept, or refuse with a usage error."""
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
-            self.fail(f"Unknown device '{value}'; expected auto, cpu, cuda or cuda:N.", param, ctx)
-        return str(value)
+        names = [part.strip() for part in value.split(",")] if self._several else [value]
+        for name in names:
+            if not self._pattern.fullmatch(name):
+                self.fail(f"Unknown {self.name} '{name}'; expected {self._expected}.", param, ctx)
+        return ",".join(names)
 
 
-class Devices(Device):
-    """Names of devices with commas between them; one may be named several times."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Accept, or refuse with a usage error."""
-        return ",".join(super(Devices, self).convert(name.strip(), param, ctx) for name in str(value).split(","))
+_DEVICE = ("device", r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
+DEVICE = Spelling(*_DEVICE)
+DEVICES = Spelling(*_DEVICE, several=True)
+RECOGNISER = Spelling("recogniser", r"pocketsphinx|vosk:.+", "'pocketsphinx' or 'vosk:<folder of a model>'")
 
 
 class KnownName(click.ParamType[str]):
-    """One of some names, with the nearest one as a guess.
+    """One of several known names; the error suggests the nearest one.
 
     Args:
         kind: what the names stand for, in words.
@@ -65,7 +76,8 @@ class KnownName(click.ParamType[str]):
     name = "name"
 
     def __init__(self, kind: str, known: Iterable[str]) -> None:
-        self._kind, self._known = kind, tuple(known)
+        self._kind = kind
+        self._known = tuple(known)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Accept, or refuse with a usage error."""
@@ -77,7 +89,7 @@ class KnownName(click.ParamType[str]):
 
 
 def weights_of(backbones: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """Backbone → its weights, of values that are weights for all backbones, or NAME=WEIGHTS for one.
+    """Backbone → its weights, from one value for all backbones or NAME=WEIGHTS for each.
 
     Raises:
         UsageError: if a backbone has none, or several.
@@ -94,17 +106,3 @@ def weights_of(backbones: Sequence[str], values: Sequence[str]) -> dict[str, str
             f"--weights {' '.join(values)}: expected one value, or NAME=WEIGHTS once for each of {', '.join(dict.fromkeys(backbones))}."
         )
     return {name: own.get(name) or common[0] for name in dict.fromkeys(backbones)}
-
-
-class RecogniserName(click.ParamType[str]):
-    """Name of a recogniser of speech."""
-
-    name = "recogniser"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Accept, or refuse with a usage error."""
-        if not re.fullmatch(r"pocketsphinx|vosk:.+", str(value)):
-            self.fail(
-                f"Unknown recogniser '{value}'; expected 'pocketsphinx' or 'vosk:<folder of a model>'.", param, ctx
-            )
-        return str(value)

@@ -85,7 +85,7 @@ def _walk(path: str, command: click.Command) -> list[tuple[str, click.Command]]:
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
-    """Meaning of each field, from the `Attributes:` section of a dataclass's docstring."""
+    """Field → its meaning, from the `Attributes:` section of a dataclass's docstring."""
     known = {field.name for field in fields(kind)}
     docs: dict[str, str] = {}
     current: list[str] = []
@@ -100,7 +100,7 @@ def attribute_docs(kind: type) -> dict[str, str]:
 
 
 def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, meaning) of each setting of a dataclass, nested ones in place."""
+    """(key, default, meaning) of each setting of a dataclass, including nested ones."""
     result: list[tuple[str, str, str]] = []
     docs = attribute_docs(kind)
     for item in fields(kind):

@@ -1,4 +1,4 @@
-"""The commands that look into, check, tidy and move the feature stores."""
+"""Commands `avfusion cache …`: list, check, tidy, export and import stored features."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import click
 
 from pipelines.cli.options import JSON
 from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
+from pipelines.project import paths
 
 if TYPE_CHECKING:
     from cache.corpus.manifest import Manifest
+    from cache.store.feature_sets import FeatureSet
     from cache.store.verification import Finding, Holding
 
 FEATURES = click.option(
@@ -28,7 +30,7 @@ _FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
 
 
 class _LocalPath(click.ParamType[Path]):
-    """A path on this machine; a URL would become a folder of a strange name."""
+    """A path on this machine; a URL would become a folder with a strange name."""
 
     name = "path"
 
@@ -41,9 +43,9 @@ class _LocalPath(click.ParamType[Path]):
 
 @click.group("cache", cls=Group)
 def cache() -> None:
-    """Look into, check, tidy and move the extracted features.
+    """List, check, tidy, export and import stored features.
 
-    A FINGERPRINT may be given by its first digits, or by the name of the feature set whose receipt names it.
+    A FINGERPRINT may be given by its first digits, or as the name of a feature set.
     """
 
 
@@ -52,7 +54,7 @@ def cache() -> None:
 @JSON
 @guarded
 def list_features(features: str, as_json: bool) -> None:
-    """Which features there are, what they are made of, and how far they are done."""
+    """List stored features: what they are made of, how complete and how large they are."""
     rows = [_row(holding) for holding in _holdings(features)]
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
 
@@ -63,7 +65,7 @@ def list_features(features: str, as_json: bool) -> None:
 @JSON
 @guarded
 def info(fingerprint: str, features: str, as_json: bool) -> None:
-    """The whole recipe of one fingerprint, and its trials."""
+    """Show the whole recipe of a fingerprint, and its trials."""
     from cache.recipe import flatten
     from cache.store.verification import find_holding
 
@@ -93,7 +95,7 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
 @JSON
 @guarded
 def diff(first: str, second: str, features: str, as_json: bool) -> None:
-    """In which settings two fingerprints differ."""
+    """Show in which settings two fingerprints differ."""
     from cache.recipe import compare
     from cache.store.verification import find_holding
 
@@ -114,19 +116,21 @@ def diff(first: str, second: str, features: str, as_json: bool) -> None:
     default=0,
     type=click.IntRange(0),
     metavar="N",
-    help="Also compute N trials of each feature set again.",
+    help="Also recompute N trials of each feature set and compare.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the choice of those trials.")
-@click.option("--drop", is_flag=True, help="Remove damaged trials, so that the next extraction makes them again.")
+@click.option("--seed", default=0, show_default=True, help="Seed for choosing those trials.")
+@click.option("--drop", is_flag=True, help="Remove damaged trials, so that the next extraction computes them again.")
 @JSON
 @guarded
 def verify(features: str, against_source: int, seed: int, drop: bool, as_json: bool) -> None:
-    """Read everything back and compare with digests, receipts and the manifest; exit code 1 on any fault."""
+    """Read everything and check it against digests, receipts and the manifest; exit code 1 on any fault."""
+    from cache.store.verification import Finding
     from cache.store.verification import verify as check
 
     holdings = _holdings(features)
     with progress("verify", sum(_row(holding)["frames"] for holding in holdings)) as advance:
         findings = check(features, _manifest(), advance)
+    findings += [Finding(str(found.receipt), "", "", _LEFT_OVER, fault=False) for found in _removed_sets(features)]
     if against_source:
         findings += _against_source(features, against_source, seed)
     if drop:
@@ -140,15 +144,16 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
 
 
 @cache.command("prune")
-@click.option("--yes", is_flag=True, help="Remove it; without, only show what would go.")
+@click.option("--yes", is_flag=True, help="Remove them; without it, only show what would be removed.")
 @FEATURES
 @JSON
 @guarded
 def prune(yes: bool, features: str, as_json: bool) -> None:
-    """Remove features that no receipt names, and what killed runs left behind.
+    """Remove features that no receipt names, sets that params.yaml no longer names, and leftovers of killed runs.
 
-    Never removes what a receipt names, nor anything where an extraction is running or a receipt cannot be read.
+    Nothing is removed where an extraction is running or a receipt cannot be read. Imported sets are kept.
     """
+    from cache.places.folders import remove_file
     from cache.store import verification as checking
 
     _holdings(features)
@@ -157,7 +162,12 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
             f"Receipt '{receipt}' cannot be read, so every fingerprint beside it is kept. Run its extraction or import again, "
             "or delete it if it is not needed."
         )
-    holdings = checking.prunable(features)
+    removed = _removed_sets(features)
+    if removed:
+        note(f"Left over, since params.yaml no longer names them: {', '.join(found.name for found in removed)}.")
+    stores = {str(found.store) for found in removed}
+    holdings = [holding for holding in checking.prunable(features) if str(holding.path) not in stores]
+    holdings += [replace(h, receipts=()) for h in checking.list_holdings(features) if str(h.path) in stores]
     rows = [_row(holding) for holding in holdings]
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
     total = sum(row["bytes"] for row in rows)
@@ -166,6 +176,9 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
         return
     for holding in holdings:
         checking.prune(holding)
+    for found in removed:
+        remove_file(found.receipt)
+        remove_file(found.store)
     leftovers = checking.remove_leftovers(features)
     note(f"Removed {len(rows)} fingerprints with {_size(total)}, and {len(leftovers)} leftovers.")
 
@@ -174,7 +187,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 @click.argument("fingerprint")
 @click.argument("path", type=_LocalPath())
 @click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
-@click.option("--trial", "trials", multiple=True, help="Only this trial; may be given several times.")
+@click.option("--trial", "trials", multiple=True, help="Only this trial; may be repeated.")
 @FEATURES
 @JSON
 @guarded
@@ -197,27 +210,24 @@ def export_features(
 @cache.command("import")
 @click.argument("path", type=_LocalPath())
 @click.option("--from", "kind", required=True, type=_FORMAT, help="Format.")
-@click.option("--name", default="", help="Name of the features, as a backbone's; known for what we exported.")
-@click.option("--modality", default="", help="Kind of input in one word, such as visual, pose or physiology; likewise.")
-@click.option("--rate", default="", help="Frames per second, where neither file nor manifest says it.")
+@click.option("--name", default="", help="Name of the feature set; our own exports have one.")
+@click.option("--modality", default="", help="Kind of input in one word, e.g. visual, pose or physiology; likewise.")
+@click.option("--rate", default="", help="Frames per second, if neither file nor manifest says so.")
 @click.option(
     "--dtype", default="", type=click.Choice(["", "float16", "float32"]), help="Precision; by default as found."
 )
-@click.option("--zeros-missing", is_flag=True, help="Frames of zeros alone were never seen.")
+@click.option("--zeros-missing", is_flag=True, help="Treat frames whose numbers are all zero as invalid.")
 @click.option("--no-manifest", is_flag=True, help="Do not compare with the project's corpus.")
 @FEATURES
 @JSON
 @guarded
-def import_features(
-    path: Path, kind: str, name: str, modality: str, rate: str, dtype: str, zeros_missing: bool, no_manifest: bool,
-    features: str, as_json: bool,
-) -> None:  # fmt: skip
-    """Make a store that fusion models train from of features in another format."""
+def import_features(path: Path, kind: str, no_manifest: bool, features: str, as_json: bool, **known: Any) -> None:
+    """Import features in another format into a store that fusion models can train from."""
     from cache.formats.interchange import ImportOptions
     from cache.formats.interchange import import_features as load
 
-    options = ImportOptions(name, modality, rate, dtype, zeros_missing)
-    store, receipt = load(path, kind, features, options, None if no_manifest else _manifest())
+    manifest = None if no_manifest else _manifest()
+    store, receipt = load(path, kind, features, ImportOptions(**known), manifest)
     show(
         [{"fingerprint": store.recipe.fingerprint[:12], "trials": len(receipt.trials), "store": str(store.path)}],
         as_json,
@@ -225,7 +235,7 @@ def import_features(
 
 
 def _holdings(features: str) -> list[Holding]:
-    """What a folder of features holds; nothing at all is an error, so that a wrong path never passes for a sound store."""
+    """The contents of a folder of features; an empty one is an error, so that a wrong path never passes for a sound store."""
     from cache.errors import MissingFileError
     from cache.store.verification import list_holdings
 
@@ -235,6 +245,32 @@ def _holdings(features: str) -> list[Holding]:
             f"No features in '{features}'. Run an extraction first, or give their folder with --features."
         )
     return holdings
+
+
+_LEFT_OVER = "params.yaml no longer names this feature set, and no system reads it; 'avfusion cache prune' removes it"
+
+
+def _removed_sets(features: str) -> list[FeatureSet]:
+    """Sets in the project's own folder that params.yaml neither makes nor reads, other than imported ones."""
+    from cache.errors import StoreError
+    from cache.store.feature_sets import list_sets
+    from cache.store.receipt import Receipt, is_unread
+    from pipelines.project.params import read_params
+
+    if features != str(paths.FEATURES) or not paths.PARAMS.is_file():
+        return []
+
+    def was_made_here(found: FeatureSet) -> bool:
+        try:
+            return is_unread(found.receipt) or Receipt.load(found.receipt).recipe.input is not None
+        except StoreError:  # damaged, which is reported by itself
+            return False
+
+    params = read_params()
+    unnamed = [
+        found for found in list_sets(features) if found.name not in params.extract and not params.reads(found.name)
+    ]
+    return [found for found in unnamed if was_made_here(found)]
 
 
 def _row(holding: Holding) -> dict[str, Any]:
@@ -270,9 +306,8 @@ def _size(number: int) -> str:
 
 
 def _manifest() -> Manifest | None:
-    """The manifest of the project's corpus, where there is one."""
+    """The manifest of the project's corpus, if there is one."""
     from cache.corpus.manifest import Manifest
-    from pipelines.project import paths
 
     return Manifest.load(paths.CORPUS) if (paths.CORPUS / "manifest.json").is_file() else None
 
@@ -280,11 +315,10 @@ def _manifest() -> Manifest | None:
 def _against_source(features: str, number: int, seed: int) -> list[Finding]:
     from cache.store.feature_sets import list_sets
     from cache.store.receipt import is_unread
-    from pipelines.project import paths
     from pipelines.project.params import read_params
     from pipelines.stages.check_store import check_against_source
 
-    params = read_params(paths.PARAMS)
+    params = read_params()
     names = {found.name for found in list_sets(features) if not is_unread(found.receipt)}
     return check_against_source(features, params, sorted(names & params.extract.keys()), number, seed)
 
@@ -304,7 +338,7 @@ def _show_findings(findings: Sequence[Finding], as_json: bool) -> None:
 
 
 def _drop(findings: Sequence[Finding]) -> list[Finding]:
-    """Remove damaged trials; returns the findings, those of removed trials saying only what is left to do."""
+    """Remove damaged trials; returns the findings, which for removed trials say only what is left to do."""
     from cache.store.store import DROP_FIRST, FeatureStore
 
     left = []

@@ -12,9 +12,9 @@ from pipelines.console.console import Command, guarded, say
 @click.command("unlock", cls=Command)
 @guarded
 def unlock() -> None:
-    """Remove the lock file that a killed `dvc` left damaged, unless a `dvc` is running.
+    """Remove the damaged lock file of a killed `dvc`, unless a `dvc` is running.
 
-    For "Unable to read RWLock-file", with which every `dvc` command ends from then on.
+    Use it when every `dvc` command ends with "Unable to read RWLock-file".
     """
     from pipelines.project import dvc_locks
 

@@ -1,6 +1,6 @@
 """What a person sees: progress on stderr, results on stdout, one sentence per error, exit codes 0, 1 and 2.
 
-Everything passes through `pipelines.console.escaping` on its way, so that no name can write on the terminal what it likes.
+Everything is escaped by `pipelines.console.escaping`, so that no name can control the terminal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import click
@@ -26,7 +25,7 @@ from pipelines.console.tables import text_table
 
 @contextmanager
 def _escaped_usage() -> Iterator[None]:
-    """Escape what click says of a wrong command line, which quotes it."""
+    """Escape click's messages about a wrong command line, which quote it."""
     try:
         yield
     except click.ClickException as error:
@@ -52,24 +51,14 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-class Group(click.Group):
-    """A group whose usage errors, and those of its commands, are escaped, and whose list of commands cuts no sentence."""
+class Group(Command, click.Group):
+    """A group of such commands; its list of commands shows whole sentences."""
 
     command_class = Command
     group_class = type
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """As click does."""
-        with _escaped_usage():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """As click does."""
-        with _escaped_usage():
-            return super().invoke(ctx)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The first sentence of every command, wrapped, where click cuts it to what fits on one line."""
+        """Wrap the first sentence of every command; click would cut it to fit on one line."""
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [
             (name, command.get_short_help_str(limit=len(command.help or "") + 1))
@@ -82,25 +71,27 @@ class Group(click.Group):
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn an error that a user can cause into its sentence on stderr and exit code 1; `--debug` shows the traceback."""
+    """Turn an error that a user can cause into one sentence on stderr and exit code 1.
+
+    Any other error, and all with `--debug`, show their traceback.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
-        """Run the command; end the program where it fails."""
-        _take_over()
-        try:
-            return command(*args, **kwargs)
-        except BrokenPipeError:
-            sys.exit(1)
-        except KeyboardInterrupt:
-            say("Stopped. What was finished is kept; run the same command to go on.", err=True)
-            sys.exit(130)
-        except (AvFusionError, MemoryError, OSError, RuntimeError, EOFError) as error:
-            sentence = _sentence(error)
-            if debug or sentence is None:
+        with _escaped_libraries():
+            try:
+                return command(*args, **kwargs)
+            except click.ClickException:
                 raise
-            say(f"Error: {sentence}", err=True)
-            sys.exit(1)
+            except BrokenPipeError:
+                sys.exit(1)
+            except KeyboardInterrupt:
+                note("Stopped. What was finished is kept; run the same command to go on.")
+                sys.exit(130)
+            except Exception as error:
+                sentence = None if debug else _sentence(error)
+                note(f"Error: {sentence}" if sentence else traceback.format_exc().rstrip())
+                sys.exit(1)
 
     return click.option("--debug", is_flag=True, help="Show the traceback of an error.")(run)
 
@@ -109,7 +100,7 @@ _NO_MEMORY = re.compile("allocate memory|not enough memory|out of memory|bad_all
 
 
 def _sentence(error: Exception) -> str | None:
-    """The sentence to show for an error; None if it is a bug of ours, which needs its traceback."""
+    """The sentence to show for an error; None for a bug, which needs its traceback."""
     if isinstance(error, AvFusionError):
         return str(error)
     first = next(iter(str(error).splitlines()), "").strip()[:200].removesuffix(".")
@@ -121,42 +112,45 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return f"{error}. Check the path, its permissions and the free space; finished work is kept."
     if isinstance(error, EOFError):
-        return f"A file is empty or ends too early ({first or 'no more is said'}). '--debug' shows which; finished work is kept."
+        return f"A file is empty or ends too early ({first or 'no details'}). '--debug' shows which; finished work is kept."
     return None
 
 
-def _take_over() -> None:
-    """Escape what Python itself writes: warnings, unhandled log lines, tracebacks."""
-    warnings.formatwarning = _format_warning
-    sys.excepthook = _show_traceback
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Formatter())
+@contextmanager
+def _escaped_libraries() -> Iterator[None]:
+    """Escape the warnings and log lines of libraries while a command runs."""
+    unhandled = logging.lastResort
+    logging.lastResort = _Unhandled(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        finally:
+            logging.lastResort = unhandled
 
 
-_format_fully = warnings.formatwarning
+class _Unhandled(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(self.format(record))
 
 
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Ours as one sentence, those of libraries as they are."""
-    ours = category is UserWarning
-    text = f"Warning: {message}\n" if ours else _format_fully(message, category, filename, lineno, line)
-    return encodable(printable(text), sys.stderr.encoding)
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """As ever, escaped."""
-        return encodable(printable(super().format(record)), sys.stderr.encoding)
-
-
-def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Show our own warnings as one sentence, those of libraries as they are."""
+    if category is UserWarning:
+        warn(str(message))
+    else:
+        note(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
 
 
 def say(text: object, err: bool = False) -> None:
-    """Write text with a line end, on stdout or stderr: the one way to the terminal, beside JSON and the progress bar."""
+    """Write a line to stdout or stderr. Except for JSON and the progress bar, all output goes through here."""
     stream = sys.stderr if err else sys.stdout
     click.echo(encodable(printable(str(text)), getattr(stream, "encoding", None)), err=err)
 
@@ -168,7 +162,7 @@ def say_json(value: Any) -> None:
 
 def warn(text: str) -> None:
     """Warn on stderr about something that did not fail."""
-    say(f"Warning: {text}", err=True)
+    note(f"Warning: {text}")
 
 
 def note(text: str) -> None:
@@ -219,12 +213,12 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 
 Told = Callable[[str, int, str], None]
-"""Called with the name of what is being made, how many frames of it were just finished, and the trial."""
+"""Called with the name of what is being made, the number of frames just finished, and the trial."""
 
 
 @contextmanager
 def tell(told: Told | None, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """As `progress`; or, in a process that works for another one, told to that."""
+    """As `progress`, or, in a worker process, report to the process that started it."""
     if told is None:
         with progress(title, total) as advance:
             yield advance
@@ -233,7 +227,7 @@ def tell(told: Told | None, title: str, total: int) -> Iterator[Callable[[int, s
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as an aligned table, or as JSON where a program reads them."""
+    """Print rows as an aligned table, or as JSON for programs."""
     if as_json:
         say_json(list(rows))
         return

@@ -1,6 +1,6 @@
-"""Text from outside made harmless: what a terminal would obey, or nobody would see, becomes a backslash and digits.
+"""Make text from outside harmless: characters that control a terminal or are invisible become a backslash and digits.
 
-File names and ids may hold escape sequences, reversed writing, invisible characters, or bytes that are not UTF-8.
+File names and ids may contain escape sequences, right-to-left marks, invisible characters, or bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from typing import Any
 
 _UNUSUAL = re.compile(r"[^ -~]")
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, formats (reversals, zero widths), lone surrogates, separators
-_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters and marks that show nothing
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # invisible letters and marks
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """The same text with every character that controls a terminal or hides written as an escape.
+    """The text with every control character and invisible character as an escape.
 
     >>> printable("a\\x1b[31m\\u202eb\\n", keep="")
     'a\\\\x1b[31m\\\\u202eb\\\\n'
 
     Args:
         text: anything.
-        keep: characters to leave alone: line ends and tabs in sentences, none in cells and names.
+        keep: characters to leave unchanged: line ends and tabs in sentences, none in cells and names.
     """
     return _escape(text, keep, lambda mark: mark.encode("unicode_escape").decode("ascii"))
 
 
 def json_text(value: Any, ascii_only: bool = False) -> str:
-    """JSON of the same value, on several lines, with the same characters escaped as JSON does it.
+    """A value as JSON on several lines, with the same characters escaped in the way of JSON.
 
     Args:
         value: without nan and infinity.
-        ascii_only: whether every other character beyond ASCII is escaped, too.
+        ascii_only: whether to escape every character beyond ASCII.
     """
     text = json.dumps(value, ensure_ascii=ascii_only, indent=1, allow_nan=False)
     return _escape(text, "\n", lambda mark: json.dumps(mark)[1:-1] if mark != "\x7f" else "\\u007f")
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """The same text with escapes for what an encoding does not have."""
+    """The text with escapes for characters that an encoding lacks."""
     try:
         return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
     except (LookupError, UnicodeError):
@@ -68,7 +68,7 @@ def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """The same with null instead of nan and infinity, which JSON does not have."""
+    """The value with None instead of nan and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""Tables that people read, in a terminal and in Markdown.
+"""Tables for people, in a terminal and in Markdown.
 
-A library would do it as well, but to import tabulate takes as long as the whole of `avfusion list`.
+tabulate could do this, but importing it takes as long as all of `avfusion list`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], padded:
     Args:
         header: titles of the columns.
         rows: cells, which are Markdown.
-        padded: align the columns for those who read the lines as they are.
+        padded: whether to align the columns for people who read the source.
     """
     widths = _widths([header, *rows]) if padded else [1] * len(header)
     lines = [f"| {' | '.join(_pad(line, widths))} |" for line in (header, *rows)]

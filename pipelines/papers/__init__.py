@@ -1,1 +1,1 @@
-"""The papers' settings and tables, and how they are reproduced."""
+"""Settings and tables of papers, and their reproduction."""

@@ -1,4 +1,4 @@
-"""The papers' settings and printed tables: data in `settings/` beside this file, typed and checked here."""
+"""Settings and printed tables of papers: data in `settings/` beside this file, with types and checks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipelines.project.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "settings"
 STATISTICS = ("best", "mean")
-ABSENT = ("", "-", "–")  # how the papers print a figure that they do not have
+ABSENT = ("", "-", "–")  # how papers print a missing figure
 
 
 @dataclass(frozen=True)
 class DemoParams:
-    """What changes on the demo corpus, so that a table takes minutes.
+    """Changes for the demo corpus, so that a table takes minutes.
 
     Attributes:
-        backbones: backbone of the paper → backbone of the demo that stands in for it.
-        seeds: used instead of the paper's; empty for the same.
+        backbones: backbone of the paper → backbone that replaces it.
+        seeds: seeds instead of the paper's; empty for the same.
         train: settings of training in every system.
-        settings: model → settings of its `Config`.
+        settings: model → settings.
     """
 
     backbones: dict[str, str] = field(default_factory=dict)
@@ -39,11 +39,11 @@ class Preset:
     """The settings of a paper.
 
     Attributes:
-        source: key of `docs/refs.bib`.
-        extract: feature set → how the paper made it; to be copied to `params.yaml`.
+        source: key in `docs/refs.bib`.
+        extract: feature set → how the paper made it, to be copied to `params.yaml`.
         fusion: systems and their training.
-        demo: what changes on the demo corpus.
-        statistic: which figure of the seeds the paper prints: best or mean.
+        demo: changes for the demo corpus.
+        statistic: which figure over the seeds the paper prints: best or mean.
     """
 
     source: str
@@ -61,10 +61,10 @@ class Column:
     """A column of a printed table: text, a CCC or a number of parameters.
 
     Attributes:
-        name: as printed.
-        target: whose CCC it holds: valence, arousal, or mean of both.
-        fold: of which fold.
-        part: which of a row's systems it is of.
+        name: its title.
+        target: the target of its CCC: valence, arousal, or mean of both.
+        fold: the fold of its CCC.
+        part: which of a row's systems it belongs to.
         count: sequence (parameters of the fusion model) or total (with encoders).
     """
 
@@ -81,11 +81,11 @@ class Row:
 
     Attributes:
         group: text of a heading.
-        cells: as printed.
-        systems: part → system of the preset that our figures are of.
-        target: of the whole row, where it is not the column's.
+        cells: the printed cells.
+        systems: part → system of the preset that gives our figures.
+        target: target of the whole row, if the columns have none.
         corrected: column → figure that the paper must have meant.
-        unused_classes: size of an encoder's classification layer that the paper counts and that is never used.
+        unused_classes: size of an encoder's unused classification layer, which the paper counts.
     """
 
     group: str = ""
@@ -105,7 +105,7 @@ class Table:
         caption: what it shows.
         columns: from left to right.
         rows: from top to bottom.
-        notes: what a reader must know to compare.
+        notes: what to know for a comparison.
     """
 
     source: str
@@ -115,7 +115,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def figures(self) -> list[tuple[Row, Column, SystemFigure]]:
-        """The cells that we can put a figure of our own beside."""
+        """The cells that have a figure of our own."""
         found = []
         for row in self.rows:
             for column, printed in zip(self.columns, row.cells, strict=bool(row.cells)):
@@ -128,7 +128,7 @@ class Table:
 
 @dataclass(frozen=True)
 class SystemFigure:
-    """Which figure a cell wants: a system's, a target's ("mean" of all; "" for parameters), of a fold."""
+    """The figure for a cell: of a system, a target ("mean" of all; "" for parameters) and a fold."""
 
     system: str
     target: str
@@ -150,7 +150,7 @@ def read_preset(paper: str, demo: bool = False) -> Preset:
 
     Args:
         paper: name of the preset.
-        demo: as it runs on the demo corpus.
+        demo: whether to change it for the demo corpus.
 
     Raises:
         UnknownNameError: if there is no such preset.
@@ -166,7 +166,7 @@ def read_preset(paper: str, demo: bool = False) -> Preset:
 
 
 def _narrow(raw: dict[str, Any], demo: DemoParams) -> dict[str, Any]:
-    """The sections of a preset as they run on the demo corpus."""
+    """The sections of a preset with the changes for the demo corpus."""
     fusion = raw["fusion"]
     systems = {
         name: {
@@ -184,7 +184,7 @@ def read_table(paper: str, number: str) -> Table:
     """A printed table of a paper.
 
     Raises:
-        UnknownNameError: if the paper's table is not here.
+        UnknownNameError: if there is no such table.
         SettingError: if its file is wrong.
     """
     require_known("paper", paper, papers())

@@ -1,4 +1,4 @@
-"""A table of a paper with our figures beside the printed ones."""
+"""Reproduce a table of a paper, with our figures beside the printed ones."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ def reproduce(
     features: Where = paths.FEATURES,
     redo: bool = False,
 ) -> dict[str, Any]:
-    """Train what a table needs, or count parameters, and lay our figures out as the paper does.
+    """Train what a table needs, or count parameters, and arrange our figures like the paper.
 
-    Finished networks are kept in `work/reproduce/` and used again as long as settings, features,
-    labels, folds and code are the same.
+    Finished networks are kept in `work/reproduce/` and used again while settings, features, labels, folds and code are the
+    same.
 
     Args:
         paper: name of a preset.
-        number: of a table.
-        params: gives the project's settings; not called where no data is needed.
-        corpus: name of the corpus, which must be that of the project; the project's by default.
+        number: number of the table.
+        params: returns the project's settings; not called if no data is needed.
+        corpus: name of the corpus, which must be the project's; by default the project's.
         features: folder or URL of all features.
-        redo: train again what is already there.
+        redo: whether to train finished networks again.
 
     Returns:
-        JSON values: paper, table, source, caption, corpus, notes, columns, and rows of {group} or {cells}, each cell
-        the printed text or {paper, ours} and, where the print is wrong, `corrected`.
+        JSON values: paper, table, source, caption, corpus, notes, columns, and rows of {group} or {cells}. A cell is
+        the printed text or {paper, ours} and, if the print is wrong, `corrected`.
 
     Raises:
         UnknownNameError: if there is no such paper or table.
         SettingError: if the project has another corpus.
-        MissingFileError: if a backbone was not extracted; the message names the command.
-        AvFusionError: whatever training refuses.
+        MissingFileError: if a feature set was not extracted; the message names the command.
+        AvFusionError: whatever training raises.
     """
-    preset, table = read_preset(paper), read_table(paper, number)
+    preset = read_preset(paper)
+    table = read_table(paper, number)
     head: dict[str, Any] = {"paper": paper, "table": number, "source": table.source, "caption": table.caption}
     if any(column.count for column in table.columns):
         counts = count_parameters(preset, table)
@@ -82,7 +83,7 @@ def _say_narrowed(paper: str, preset: Preset) -> str:
     swaps = ", ".join(f"{mine} instead of {theirs}" for theirs, mine in preset.demo.backbones.items())
     count = len(preset.fusion.seeds)
     return (
-        f"Demo corpus: the figures show that the command runs, and say nothing about the paper. Narrow models, few epochs, "
+        f"Demo corpus: these figures only show that the command runs and say nothing about the paper. Small models, few epochs, "
         f"{count} seed{'s' * (count > 1)}{', ' * bool(swaps)}{swaps} (section 'demo' of {paper}.yaml)."
     )
 
@@ -105,7 +106,7 @@ def _lay_out(table: Table, ours: Mapping[tuple[int, str], Any]) -> dict[str, Any
 
 
 def count_parameters(preset: Preset, table: Table) -> Counts:
-    """(system, unused classes) → parameters of the fusion model, and with its encoders; by building them untrained."""
+    """(system, unused classes) → number of parameters without and with encoders, by building untrained networks."""
     from torch import nn
 
     from extract.backbones.contract import load_backbone
@@ -136,7 +137,7 @@ def _size(module: Any) -> int:
 def train_figures(
     paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams, features: Where, redo: bool
 ) -> dict[SystemFigure, float]:
-    """Validation CCC of each figure over the preset's seeds, their best or their mean."""
+    """Validation CCC of each figure, the best or the mean over the preset's seeds."""
     manifest = load_corpus()
     fusion = replace(
         preset.fusion, device=project.device, threads=project.threads, workers=project.workers, bank=project.bank
@@ -170,10 +171,10 @@ def _choose(figure: SystemFigure, runs: Mapping[tuple[str, int, int], Mapping[st
 
 
 def check_features(systems: Mapping[str, SystemParams], features: Where) -> None:
-    """Refuse before training what was not extracted.
+    """Check before training that all feature sets exist.
 
     Raises:
-        MissingFileError: naming every absent feature set and the command that extracts them.
+        MissingFileError: if not; names every missing one and the command that extracts them.
     """
     used = {name for system in systems.values() for name in system.modalities.values()}
     absent = sorted(name for name in used if not is_file(find_set(features, name).receipt))
@@ -186,7 +187,7 @@ def check_features(systems: Mapping[str, SystemParams], features: Where) -> None
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A reproduced table as Markdown: the paper's columns, and beside each one with figures of ours, those."""
+    """A reproduced table as Markdown: the paper's columns, with our figures beside them."""
     rows = [row["cells"] for row in document["rows"] if "cells" in row]
     ours = [
         any(isinstance(cells[i], dict) and cells[i]["ours"] is not None for cells in rows) for i in range(len(rows[0]))

@@ -1,1 +1,1 @@
-"""A project on disk: its settings, where its files lie, and what its runs and scores are made of."""
+"""A project on disk: its settings, the paths of its files, its runs and scores."""

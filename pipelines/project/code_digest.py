@@ -1,6 +1,6 @@
-"""Digest of code: what runs, not how it is documented.
+"""Digest of code, without its documentation.
 
-Only the standard library is imported here, and the digest is the same in Python 3.11 to 3.13, so that colleagues agree on it.
+Only the standard library is imported here, and the digest is the same in Python 3.11 to 3.13, so that colleagues get the same.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 
 def digest_code(modules: Iterable[str], root: Path) -> str:
-    """Digest of some modules and of all modules below the root that they import, also within functions.
+    """Digest of some modules and of all modules below the root that they import, also inside functions.
 
-    Comments, docstrings and layout do not count. `__init__` files are left out, tables of names among them: a new entry in one
-    changes nothing for the others.
+    Comments, docstrings and layout do not count. `__init__` files, some of which are tables of names, are left out, so that a new
+    entry does not change the digests of others.
 
     Args:
         modules: absolute names, such as "fusion.training.trainer".
@@ -47,7 +47,7 @@ def _read(path: Path) -> tuple[str, list[str]]:
 
 
 def _imported(tree: ast.Module) -> list[str]:
-    """Names of modules that are, or may be, imported: of `from a import b` both `a` and `a.b`."""
+    """Names of modules that may be imported: for `from a import b` both `a` and `a.b`."""
     names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -58,7 +58,7 @@ def _imported(tree: ast.Module) -> list[str]:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as lists, without what differs between versions of Python, and without bare texts."""
+    """A syntax tree as lists, without docstrings and details that differ between versions of Python."""
     if isinstance(node, list):
         return [_plain(item) for item in node if not _is_text(item)]
     if isinstance(node, ast.AST):
@@ -68,5 +68,5 @@ def _plain(node: Any) -> Any:
 
 
 def _is_text(node: Any) -> bool:
-    """Whether a statement is a docstring, or a text that documents what stands before it."""
+    """Whether a statement is a docstring, or a string that documents the line before it."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

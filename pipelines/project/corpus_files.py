@@ -1,8 +1,8 @@
-"""Which files a corpus was read from, by content: how changed labels or media are noticed, on any machine.
+"""The files that a corpus was read from, by content: this is how changed labels or media are noticed, on any machine.
 
-A file is read once on each machine: its digest is kept beside its size and times of change, which are all that is asked
-for afterwards. Of a folder, the names in it count. So is it with JPEGs: three million crops cost the listing of their
-folders, and nothing as long as those do not change; extraction compares their content anyway.
+A file is read once on each machine. Its digest is saved with its size and times of change, and only those are looked at
+afterwards. For a folder, the names in it count. JPEGs only count as such names: three million crops cost a listing of their
+folders, and nothing while those do not change; extraction compares their content anyway.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from pipelines.project import paths
 from pipelines.project.params import CorpusParams
 
 Files = dict[str, str]
-"""Path below the root → sha256 of a file's content or of the names in a folder; "" of what is neither."""
+"""Path below the root → sha256 of a file's content or of the names in a folder; "" if it is neither."""
 
 FILES = "files.json"
-"""Beside a manifest: the files that it was made of."""
+"""File beside a manifest that lists the files it was made of."""
 
 _REMEDY = "Run 'avfusion corpus build' again (or 'dvc repro'); what did not change is not extracted again."
 _PLAIN = "".join(mark for mark in f"{punctuation} " if mark != "%")
 _PICTURES = (".jpg", ".jpeg")
 _READERS = 4  # files that are read in parallel
-_SETTLED_NS = 2_000_000_000  # a file that changed later than so long ago may change again within a tick of its times
+_SETTLED_NS = 2_000_000_000  # a file that changed more recently may change again without a change of its times
 
 
 class Listing(NamedTuple):
-    """The files of a corpus: its root as it was given, the digest of all its settings, and the digests of its files."""
+    """The files of a corpus: its root as given, the digest of all its settings, and the digests of its files."""
 
     root: str
     settings: str
     files: Files
 
     def is_of(self, params: CorpusParams) -> bool:
-        """Whether it is of a corpus of these settings."""
+        """Whether it belongs to a corpus with these settings."""
         return self.settings == _digest_settings(params)
 
 
 class _FilesDocument(Document):
-    """A listing; names are percent-encoded, since they may be any bytes."""
+    """A listing; names are percent-encoded because they may be any bytes."""
 
     root: str
     settings: str
@@ -68,13 +68,13 @@ class _SeenDocument(Document):
     digests: dict[str, str]
 
     def check(self) -> None:
-        """Refuse stamps without a digest."""
+        """Check that every stamp has a digest."""
         if self.stamps.keys() != self.digests.keys():
             raise ValueError("stamps and digests are not of the same files")
 
 
 def list_names(root: Path) -> list[str]:
-    """All folders and files below a corpus's root but JPEGs and hidden ones, the root first."""
+    """All folders and files below a corpus's root except JPEGs and hidden ones, the root first."""
     found = ["."]
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -84,13 +84,13 @@ def list_names(root: Path) -> list[str]:
 
 
 def look(params: CorpusParams) -> Files:
-    """What lies in the corpus's folder now; nothing where the corpus is generated, or its folder is away."""
+    """The files in the corpus's folder now; none if the corpus is generated or its folder is missing."""
     root = Path(params.root).expanduser()
     return _digest_files(params.root, list_names(root)) if params.root and root.is_dir() else {}
 
 
 def look_again(params: CorpusParams, path: Path) -> None:
-    """Write what lies in the corpus's folder, unless the file says it already: the same bytes as long as nothing changes."""
+    """Save the files in the corpus's folder, unless they are unchanged; then the saved file stays as it is."""
     try:
         known = load_files(path)
     except CorpusError:  # damaged
@@ -100,7 +100,7 @@ def look_again(params: CorpusParams, path: Path) -> None:
 
 
 def save_files(params: CorpusParams, files: Files, path: Path) -> None:
-    """Write the files of a corpus."""
+    """Save the files of a corpus."""
     content = {
         "root": _encode(params.root),
         "settings": _digest_settings(params),
@@ -110,7 +110,7 @@ def save_files(params: CorpusParams, files: Files, path: Path) -> None:
 
 
 def load_files(path: Path) -> Listing | None:
-    """What `save_files` wrote; None where there is nothing.
+    """The files that `save_files` saved; None if there are none.
 
     Raises:
         CorpusError: if it is damaged.
@@ -126,7 +126,7 @@ def load_corpus() -> Manifest:
 
     Raises:
         MissingFileError: if the corpus was not built yet.
-        CorpusError: if labels or media were changed since, or the manifest is damaged.
+        CorpusError: if labels or media have changed since, or the manifest is damaged.
     """
     manifest = Manifest.load(paths.CORPUS)
     known = load_files(paths.CORPUS / FILES)
@@ -139,7 +139,7 @@ def load_corpus() -> Manifest:
 
 
 def find_change(known: Listing) -> Path | None:
-    """The first file or folder that is not as it was; None where all are, or the whole root is away."""
+    """The first file or folder that has changed; None if none has, or the whole root is missing."""
     root = Path(known.root).expanduser()
     if not known.root or not root.is_dir():
         return None
@@ -148,7 +148,7 @@ def find_change(known: Listing) -> Path | None:
 
 
 def _digest_files(root: str, names: Iterable[str]) -> Files:
-    """Digests of files and folders below a root; only what changed since it was last read on this machine is read."""
+    """Digests of files and folders below a root; only reads what has changed since it was last read on this machine."""
     folder = Path(root).expanduser()
     seen = _load_seen(root)
     stamps = {name: _stamp(folder / name) for name in names}
@@ -171,7 +171,7 @@ def _digest(path: Path) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and times of change; those of the target of a link, zeros where it is gone."""
+    """Size and times of change, for a link those of its target; zeros if it is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -180,7 +180,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _load_seen(root: str) -> dict[str, tuple[list[int], str]]:
-    """Stamp and digest of what was read; nothing where that is damaged or of another root."""
+    """Stamps and digests of the files read before; none if they are damaged or belong to another root."""
     try:
         known = read_document(paths.CORPUS_SEEN, _SeenDocument, _REMEDY, CorpusError)
     except CorpusError:
@@ -191,7 +191,7 @@ def _load_seen(root: str) -> dict[str, tuple[list[int], str]]:
 
 
 def _save_seen(root: str, seen: dict[str, tuple[list[int], str]]) -> None:
-    """Keep what was read, but of files that changed just now; without it everything is read again."""
+    """Save what was read, except for files that have only just changed; without it everything would be read again."""
     latest = time.time_ns() - _SETTLED_NS
     settled = {_encode(name): pair for name, pair in sorted(seen.items()) if max(pair[0][1:]) < latest}
     content = {
@@ -199,7 +199,7 @@ def _save_seen(root: str, seen: dict[str, tuple[list[int], str]]) -> None:
         "stamps": {name: stamp for name, (stamp, _) in settled.items()},
         "digests": {name: digest for name, (_, digest) in settled.items()},
     }
-    with contextlib.suppress(OSError):  # a full disk or a read-only one must not matter here
+    with contextlib.suppress(OSError):  # a full or read-only disk must not matter here
         write_document(paths.CORPUS_SEEN, _SeenDocument, content)
 
 

@@ -1,8 +1,8 @@
-"""DVC's own lock files, and what a killed DVC leaves of them.
+"""DVC's own lock files, and what a killed DVC leaves behind.
 
-In `.dvc/tmp`, `lock` and `rwlock.lock` are locks of the kernel, which end with their process and hold its number.
-`rwlock` is JSON: which process reads or writes which output. DVC empties that file before it writes it again, and a DVC
-that dies in between leaves it empty; every later one then refuses to run.
+In `.dvc/tmp`, `lock` and `rwlock.lock` are kernel locks, which end with their process and contain its number. `rwlock` is
+JSON that says which process reads or writes which output. DVC empties that file before it rewrites it, so a DVC
+that is killed in between leaves it empty, and every later one refuses to run.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ class _Process(Part):
 
 
 class _Table(Part):
-    """Outputs with the one process that writes each, and those that read it."""
+    """Outputs, each with the process that writes it and those that read it."""
 
     write: dict[str, _Process] = {}  # noqa: RUF012 (pydantic copies it)
     read: dict[str, list[_Process]] = {}  # noqa: RUF012
 
     @property
     def processes(self) -> dict[int, str]:
-        """Every process by its number, with its command."""
+        """Number of each process → its command."""
         found = [*self.write.values(), *(process for readers in self.read.values() for process in readers)]
         return {process.pid: process.cmd for process in found}
 
 
 def unlock(folder: Path) -> str:
-    """Remove what a killed DVC left that keeps every later one from running.
+    """Remove the leftovers of a killed DVC that keep every later one from running.
 
     Args:
-        folder: DVC's folder `.dvc` is sought here and above.
+        folder: where to look for `.dvc`, also in the folders above.
 
     Returns:
         What was found and what was done about it, in sentences.
@@ -66,25 +66,25 @@ def unlock(folder: Path) -> str:
             table = check_document(parse_json(content), _Table)
         except ValueError as error:
             _refuse_running(temporary)
-            what = f"is not a table of DVC's ({error})" if content else "is empty"
+            what = f"is not valid ({error})" if content else "is empty"
             path.unlink()
             return (
-                f"'{path}' {what}: a DVC was killed while it wrote that file. It only says which DVC is at work, and none "
-                "is, so it was removed; run 'dvc repro' again."
+                f"'{path}' {what}: a DVC was killed while writing it. It only lists running DVCs, and there are none, so it was "
+                "removed; run 'dvc repro' again."
             )
         for pid, command in table.processes.items():
             if is_alive(pid):
                 raise _running(path, pid, f" ('{command}')")
     if table.processes:
         return (
-            f"'{path}' names processes that are dead ({', '.join(map(str, table.processes))}): DVC removes them by itself, "
-            "there is nothing to unlock."
+            f"'{path}' names dead processes ({', '.join(map(str, table.processes))}); DVC removes them by itself, so there is "
+            "nothing to unlock."
         )
     return "DVC holds no locks here: there is nothing to unlock."
 
 
 def find_root(folder: Path) -> Path:
-    """The folder that holds `.dvc`: this one or the nearest above, as DVC finds it.
+    """The folder with `.dvc`: this one or the nearest above, as DVC finds it.
 
     Raises:
         MissingFileError: if there is none.
@@ -94,17 +94,13 @@ def find_root(folder: Path) -> Path:
         if (root / ".dvc").is_dir():
             return root
     raise MissingFileError(
-        f"There is no folder '.dvc' in '{absolute}' or above it, so there are no DVC locks. Run it in the project's folder."
+        f"There is no folder '.dvc' in '{absolute}' or above it, so there are no DVC locks. Run this in the project's folder."
     )
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold one of DVC's locks, so that no DVC begins meanwhile; where there is no such file, no DVC ever ran.
-
-    Raises:
-        StoreError: if a DVC holds it.
-    """
+    """Hold one of DVC's locks, so that no DVC starts in the meantime; raises if one is running. No file: DVC has never run."""
     if fcntl is None or not path.exists():
         yield
         return
@@ -120,11 +116,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _refuse_running(temporary: Path) -> None:
-    """Where the table cannot tell: DVC gives its locks back while a stage runs, but leaves its number in them.
-
-    Raises:
-        StoreError: if a process of such a number is alive, and is a DVC as far as can be known.
-    """
+    """Raise if a process with a number in DVC's locks may be a DVC: it releases them while a stage runs, but leaves its number."""
     for name in LOCKS:
         pid = _written_pid(temporary / name)
         if pid is not None and is_alive(pid) and _may_be_dvc(pid):
@@ -134,13 +126,13 @@ def _refuse_running(temporary: Path) -> None:
 def _running(path: Path, pid: int | None, command: str = "") -> StoreError:
     who = f"process {pid}{command}" if pid else "a process"
     return StoreError(
-        f"DVC is running: {who} has '{path}'. Wait until it has ended, or end it; if that process is no DVC, delete "
+        f"DVC is running: {who} has '{path}'. Wait until it ends, or end it; if that process is not a DVC, delete "
         f"'{path.with_name(TABLE)}' yourself."
     )
 
 
 def _written_pid(path: Path) -> int | None:
-    """The number in one of DVC's locks: of the process that holds it, or held it last."""
+    """The number in one of DVC's locks: that of the process that holds it or held it last."""
     try:
         return parse_pid(path.read_text("ascii").strip())
     except (FileNotFoundError, UnicodeDecodeError):
@@ -148,7 +140,7 @@ def _written_pid(path: Path) -> int | None:
 
 
 def _may_be_dvc(pid: int) -> bool:
-    """Whether a process is a DVC by its command line, which only Linux shows; otherwise true."""
+    """Whether a process is a DVC, judging by its command line; true if the system does not show it."""
     try:
         return b"dvc" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Loose media files as trials, each named after its file; a transcript of its name beside it is its words."""
+"""Loose media files as trials, each named after its file; its words are the transcript beside it with the same name."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from extract.media.timeline import first_picture_s
 from extract.media.video import sha256_file
 from pipelines.console.console import warn
 
-_KNOWN = "media.digests.txt"  # no transcript ends so; sha256 of the files by the names of their trials
+_KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be
 SOUND_RATE = Fraction(25)  # frames per second of files without pictures
 
 
 class _Contents(Document):
-    """sha256 of the files that a folder holds features of, by the names of their trials."""
+    """Trial → sha256 of the file that its features in a folder were made from."""
 
     files: dict[str, str]
 
 
 def by_name(media: Sequence[Path]) -> dict[str, Path]:
-    """Files by the names of their trials; one that is given twice counts once.
+    """Name of the trial → file; a file that is given twice counts once.
 
     Raises:
         CorpusError: if two files have the same name.
@@ -46,13 +46,14 @@ def by_name(media: Sequence[Path]) -> dict[str, Path]:
 
 def name_clashes(manifest: Manifest, out: Path) -> dict[str, str]:
     """Trials whose name in `out` belongs to a different file, and why they cannot replace it."""
-    known, found = _read(out), {}
+    known = _read(out)
+    found = {}
     for trial in manifest.trials:
         path = manifest.path(trial, "audio")
         if trial.id in known and known[trial.id] != sha256_file(path):
             found[trial.id] = (
-                f"'{path}' is not the file that '{out}' holds features of by the name '{trial.id}'. Rename it, give "
-                "another --out, or replace them with --redo."
+                f"'{out}' has features named '{trial.id}' of a file other than '{path}'. Rename it, give another --out, or "
+                "replace them with --redo."
             )
     return found
 
@@ -96,11 +97,11 @@ class _LooseManifest(Manifest):
             folder = shlex.quote(str(file.parent))
             name = shlex.quote(str(file))
             raise MissingFileError(
-                f"'{file}' has no words: expected a transcript of its name beside it, with {', '.join(TRANSCRIPTS[:-1])} or {TRANSCRIPTS[-1]}. Run "
-                f"'avfusion transcribe --out {folder} {name}'."
+                f"'{file}' has no words; expected a transcript with the same name beside it, ending in {', '.join(TRANSCRIPTS[:-1])} or "
+                f"{TRANSCRIPTS[-1]}. Run 'avfusion transcribe --out {folder} {name}'."
             )
         raise MissingFileError(
-            f"'{file}' has no {kind}: it is sound only. Leave it out, or use a backbone of sound or words."
+            f"'{file}' has no {kind}, only sound. Leave it out, or use a backbone for sound or words."
         )
 
 
@@ -111,8 +112,8 @@ def loose_manifest(
 
     Args:
         media: the files.
-        rate: frames per second of those without pictures; None for 25.
-        face: whose face is followed: largest, centre, left, right, or the path of a picture.
+        rate: frames per second of files without pictures; None for 25.
+        face: which face to follow: largest, centre, left, right, or the path of a picture of the person.
 
     Raises:
         CorpusError: if two files have the same name.
@@ -122,7 +123,8 @@ def loose_manifest(
     if person and not Path(face).is_file():
         raise SettingError(f"Face '{face}' is not a picture; expected one of {', '.join(FACES)}, or a picture's path.")
     trials, unread, unclear = [], {}, {}
-    files, folders = by_name(media), dict[Path, FolderIndex]()
+    files = by_name(media)
+    folders: dict[Path, FolderIndex] = {}
     for name, path in files.items():
         words, folder = None, path.absolute().parent
         try:

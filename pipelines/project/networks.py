@@ -1,8 +1,8 @@
-"""Trained networks, each kept once under the digest of all that decides its weights.
+"""Trained networks, each kept once under the digest of everything that decides its weights.
 
-What a person and `evaluate` name, `work/models/<system>/fold<k>/seed<n>`, holds links to the files of one of them. Going
-back to earlier settings finds their networks still here and trains nothing; trainings that run at once share the work by
-claims. `avfusion models prune` removes what no run names.
+The folder of a run, `work/models/<system>/fold<k>/seed<n>`, has links to the files of a network. Going back to earlier
+settings finds their networks still here and trains nothing; simultaneous trainings share the work through claims.
+`avfusion models prune` removes networks that no run uses.
 """
 
 from __future__ import annotations
@@ -27,18 +27,29 @@ _PATIENCE_S = 24 * 3600.0  # how long to wait for networks that other processes 
 
 
 def place(digest: str) -> Path:
-    """Where the network of a digest lies."""
+    """Folder of a network."""
     return paths.NETWORKS / digest
 
 
 def is_kept(digest: str) -> bool:
-    """Whether the network of a digest is here, finished and whole."""
+    """Whether a network is finished and undamaged."""
     return find_run(place(digest), digest) is not None
+
+
+def remove_damaged(digest: str) -> bool:
+    """Remove a network that was finished and has been damaged since; true if it was removed."""
+    if not (place(digest) / DOCUMENT).exists():
+        return False
+    with claimed(digest) as ours:
+        damaged = ours and not is_kept(digest)
+        if damaged:
+            shutil.rmtree(place(digest))
+        return damaged
 
 
 @contextmanager
 def claimed(digest: str) -> Iterator[bool]:
-    """Take a network for this process; false where another process is training it."""
+    """Claim a network for this process; yields false if another process is training it."""
     paths.NETWORKS.mkdir(parents=True, exist_ok=True)
     taken = claim(paths.NETWORKS, digest)
     if taken is None:
@@ -49,13 +60,13 @@ def claimed(digest: str) -> Iterator[bool]:
 
 
 def keep(digest: str, checkpoint: Checkpoint, history: Sequence[Row]) -> None:
-    """Save a network under its digest; the document of its run, written last, makes it finished."""
+    """Save a network under its digest; it is finished once the document of its run is written, which comes last."""
     checkpoint.save(place(digest))
     save_run(place(digest), digest, history)
 
 
 def take_over(models: Path) -> None:
-    """Keep the networks that only the folders of runs hold, as after `dvc pull`, before other ones take their place."""
+    """Keep networks that exist only in the folders of runs, as after `dvc pull`, before others replace them."""
     for document in models.rglob(DOCUMENT):
         digest = digest_of(document.parent)
         if digest is None or place(digest).exists():
@@ -66,15 +77,15 @@ def take_over(models: Path) -> None:
 
 
 def name(digest: str, folder: Path) -> None:
-    """Let a run's folder hold the network of a digest, by links where the file system has them.
+    """Put a network into the folder of a run, as links if the file system supports them.
 
-    Files are replaced and never written into, the document of the run last.
+    Files are replaced and never written into; the document of the run comes last.
     """
     _link_files(place(digest), folder)
 
 
 def is_named(digest: str, folder: Path) -> bool:
-    """Whether a run's folder holds the very files of the network of a digest."""
+    """Whether the folder of a run has links to a network's files."""
     try:
         return all(path.samefile(folder / path.name) for path in place(digest).iterdir() if path.is_file())
     except FileNotFoundError:
@@ -96,7 +107,7 @@ def _link_files(source: Path, folder: Path) -> None:
 
 
 def wait_for(digests: Sequence[str]) -> None:
-    """Wait until another process has finished, or left, one of the networks that it trains.
+    """Wait until another process finishes or gives up one of the networks that it trains.
 
     Raises:
         StoreError: if none of them becomes free within a day.
@@ -108,7 +119,7 @@ def wait_for(digests: Sequence[str]) -> None:
 
 
 def list_networks() -> list[dict[str, Any]]:
-    """One row per network: first digits of its digest, model, size, and the runs that name it, in the order of their names."""
+    """One row per network, sorted by digest: first digits, model, size, and the runs that use it."""
     from fusion.training.checkpoint import load
 
     named: dict[str, list[str]] = {}
@@ -131,7 +142,7 @@ def list_networks() -> list[dict[str, Any]]:
 
 
 def prune() -> list[str]:
-    """Remove the networks that no run names, and that no process is training; their folders."""
+    """Remove the networks that no run uses and no process is training; returns their folders."""
     removed = []
     for row in list_networks():
         digest = Path(row["folder"]).name

@@ -1,7 +1,8 @@
 """The settings of `params.yaml`, typed and checked when they are read: every fault of the file in one message.
 
-That includes what a name decides the type of: settings of the corpus, of backbones and of models are their `Config`. Section
-`matrix` is read with the others, also from its own file, since the stage that plans every run needs it. Every stage is given only the section that it reads, so that DVC re-runs no stage for a setting it does not use.
+That includes sections whose type depends on a name: settings of the corpus, of backbones and of models are their `Config`.
+Section `matrix` is read with the others, also from its own file. Every stage is given only the section that it needs, so that
+DVC does not re-run a stage for a setting that it does not use.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
 from fusion.settings import TrainConfig, unknown_names
+from pipelines.project import paths
 from pipelines.project.yaml_files import read_yaml
 
 T = TypeVar("T")
 
 MATRIX = "matrix.yaml"
-"""Beside params.yaml: its section `matrix`, if that has a file of its own."""
+"""File beside params.yaml with its section `matrix`; optional."""
 AUTO = "auto"
 ALL = "all"
 """Stands for all feature sets."""
@@ -38,10 +40,10 @@ class CorpusParams:
     """Which recordings.
 
     Attributes:
-        name: of a corpus: see `avfusion list corpora`.
-        root: folder of the corpus; "" for a corpus that is generated in place (`work/corpus` belongs to DVC, which
-            restores it: keep media that you edit elsewhere).
-        settings: of the corpus's own `Config`.
+        name: name of the corpus: see `avfusion list corpora`.
+        root: folder of the corpus; "" for a generated one (it goes to `work/corpus`, which DVC restores: keep media that you
+            edit elsewhere).
+        settings: settings of the corpus.
     """
 
     name: str = "demo"
@@ -54,13 +56,13 @@ class CorpusParams:
 
 @dataclass(frozen=True)
 class FeatureSetParams:
-    """One feature set of stage one: what a backbone makes of the corpus.
+    """One feature set of stage one: the embeddings of the corpus by one backbone.
 
     Attributes:
         weights: a registered name, a path, or "random" (seeded, untrained).
-        backbone: see `avfusion list backbones`; where it is not given, the set's name is its name.
-        dtype: of the stored embeddings, float16 or float32.
-        settings: of the backbone's own `Config`.
+        backbone: see `avfusion list backbones`; by default the name of the set.
+        dtype: precision of the stored embeddings, float16 or float32.
+        settings: settings of the backbone.
     """
 
     weights: str
@@ -77,13 +79,13 @@ class SystemParams:
     """One fusion system: a model over some modalities.
 
     Attributes:
-        model: name of a fusion model: see `avfusion list models`.
-        modalities: the system's own name for a modality, a word → the feature set that it reads: one of `extract`, or an
-            imported one. The model knows these names only; two may read sets of one backbone.
-        settings: of the model's own `Config`.
-        train: settings of the training loop that differ from those of `fusion.train`.
-        pca: modality → number of principal components that its embeddings are reduced to, fitted on the fold's training
-            trials; modalities that are not named keep all dimensions.
+        model: name of the fusion model: see `avfusion list models`.
+        modalities: the system's own name for a modality (a word) → the feature set that it reads, one from `extract` or an
+            imported one. The model only knows these names; several sets may come from one backbone.
+        settings: settings of the model.
+        train: settings of training that differ from those in `fusion.train`.
+        pca: modality → number of principal components to reduce its embeddings to, fitted on the fold's training trials;
+            other modalities keep all dimensions.
     """
 
     model: str
@@ -108,8 +110,8 @@ class BankParams:
     """The features that training holds in memory.
 
     Attributes:
-        memory_gb: budget for the features of a system and their normalised copy, in 10^9 bytes and in each worker;
-            modalities beyond it are read from the store while training, with the same result.
+        memory_gb: budget for the features of a system and their normalised copy, in 10^9 bytes for each worker;
+            modalities that do not fit are read from the store while training, with the same result.
     """
 
     memory_gb: float = 8.0
@@ -124,12 +126,12 @@ class FoldParams:
 
     Attributes:
         kind: auto (the corpus's own partition, or grouped folds where it has none), partition, rotated (the six blocks
-            of [Zhang2023]), grouped (subjects kept together) or stratified (the same, by range of labels).
-        number: which fold is trained, from 0; -1 for every fold, one run each.
-        count: number of folds; the partition is always one.
-        seed: of grouped and stratified folds.
-        disjoint: rotated: keep subjects together, as [Zhang2023] says and its code does not.
-        path: JSON file with folds to use instead of all this, in the format of `work/models/folds.json`.
+            of [Zhang2023]), grouped (subjects kept together) or stratified (the same, balanced by the range of labels).
+        number: which fold to train, from 0; -1 for every fold, one run each.
+        count: number of folds; the partition is always a single one.
+        seed: seed of grouped and stratified folds.
+        disjoint: for rotated folds: keep subjects together, as [Zhang2023] says and its code does not.
+        path: JSON file with folds to use instead, in the format of `work/models/folds.json`.
     """
 
     kind: str = "auto"
@@ -145,14 +147,14 @@ class FusionParams:
     """Stage two.
 
     Attributes:
-        seeds: one training run each; figures are their mean and spread.
-        systems: name → system; the first one is the main system of the report.
+        seeds: one training run each; results are their mean and spread.
+        systems: name → system.
         folds: how the corpus is divided.
         bank: the features in memory.
         device: auto, cpu, cuda or cuda:N.
-        threads: of torch on the CPU, in each worker; more than one slows small models down.
-        workers: processes that train side by side, one run each; the results are the same.
-        train: settings of the training loop.
+        threads: threads of torch on the CPU, in each worker; more than one slows small models down.
+        workers: processes that train in parallel, one run each, with the same results.
+        train: settings of training.
     """
 
     seeds: list[int]
@@ -182,10 +184,10 @@ class EvaluateParams:
 
     Attributes:
         partition: the part of each fold that its networks are scored on: train, validation, test, or auto, which is test
-            where every trained fold has labelled trials in it, else validation.
-        draws: bootstrap samples behind the confidence intervals over trials.
+            if every trained fold has labelled trials in it, else validation.
+        draws: number of bootstrap samples for the confidence intervals over trials.
         level: share of the samples inside an interval.
-        seed: of the samples.
+        seed: seed of the samples.
     """
 
     partition: str = AUTO
@@ -205,11 +207,11 @@ class Params:
         corpus: which recordings.
         fusion: the systems and their training.
         crops: detection, tracking and alignment of faces.
-        extract: name → feature set, which may have the name of its backbone.
+        extract: name → feature set.
         evaluate: what is evaluated.
-        matrix: more systems, as section `fusion`, that are only compared: many models over many sets of modalities; may stand
-            in a file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it
-            says otherwise.
+        matrix: more systems to compare, in the form of section `fusion`: many models over many sets of modalities. It may be a
+            file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it has its
+            own.
     """
 
     corpus: CorpusParams
@@ -219,8 +221,13 @@ class Params:
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
 
+    def reads(self, name: str) -> bool:
+        """Whether a system reads a feature set."""
+        systems = [*self.fusion.systems.values(), *(self.matrix.systems.values() if self.matrix else ())]
+        return any(name in system.modalities.values() for system in systems)
+
     def feature_sets(self, names: Sequence[str]) -> dict[str, FeatureSetParams]:
-        """The feature sets of some names; "all" stands for all.
+        """Feature sets by name; "all" stands for all.
 
         Raises:
             UnknownNameError: if `params.yaml` has no section for one.
@@ -236,7 +243,7 @@ class Params:
         return {name: self.extract[name] for name in wanted}
 
 
-def read_params(path: Path) -> Params:
+def read_params(path: Path = paths.PARAMS) -> Params:
     """Read and check a parameter file, and the file of its section `matrix` where there is one.
 
     Raises:
@@ -245,7 +252,7 @@ def read_params(path: Path) -> Params:
     """
     if not path.is_file():
         raise MissingFileError(
-            f"No '{path}' here. Run in the project's folder (only extract-features and transcribe take loose media)."
+            f"No '{path}' here. Run this in the project's folder (only extract-features and transcribe take loose media)."
         )
     raw = read_yaml(path)
     where = f"'{path}'"
@@ -300,7 +307,7 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
 
 
 def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, str], Any, Any]]:
-    """Sections whose type a name decides: place, table of names, name, values."""
+    """Sections whose type depends on a name: place, table of names, name, values."""
     if "corpus" in _section(raw):
         corpus = _section(raw, "corpus")
         yield ("corpus", "settings"), CORPORA, corpus.get("name", CorpusParams.name), corpus.get("settings", {})
@@ -314,7 +321,7 @@ def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, st
 
 
 def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
-    """The backbones of feature sets that have their names, and names that no feature set can have."""
+    """The backbone of each feature set, and faulty names of feature sets."""
     made: dict[tuple[str, ...], Any] = {}
     faults = {}
     for name in _section(raw, "extract"):
@@ -329,7 +336,7 @@ def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
 
 
 def _find_unknown_names(raw: Any) -> Faults:
-    """Settings of models that name modalities which there are not."""
+    """Settings of models that name unknown modalities."""
     systems = {
         f"{part}.systems.{name}": _section(raw, part, "systems", name)
         for part in ("fusion", "matrix")
@@ -345,15 +352,16 @@ def _find_unknown_names(raw: Any) -> Faults:
 
 
 def _type_training(fusion: Mapping[str, Any], section: str) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:
-    """Settings of training of a section and of its systems, which take over those of the section."""
+    """Settings of training of a section and of its systems, which inherit those of the section."""
     if not fusion:
         return {}, {}
     shared = fusion.get("train", {})
     made, faults = _parse_training(shared, (section, "train"))
+    inherited = {} if faults else shared  # a fault is reported once
     typed: dict[tuple[str, ...], TrainConfig | None] = {(section, "train"): made}
     for name in _section(fusion, "systems"):
         own = _section(fusion, "systems", name).get("train", {})
-        values = {**shared, **own} if made is not None and isinstance(own, dict) else own
+        values = {**inherited, **own} if isinstance(own, dict) else own
         place = (section, "systems", name, "train")
         typed[place], found = _parse_training(values, place)
         faults |= found
@@ -369,14 +377,14 @@ def _parse_training(values: Any, place: tuple[str, ...]) -> tuple[TrainConfig | 
 
 
 def _section(raw: Any, *names: str) -> Mapping[str, Any]:
-    """A section of values as read; empty where it is none."""
+    """A section of the values as read; empty if it is missing or not a section."""
     for name in names:
         raw = raw.get(name) if isinstance(raw, dict) else None
     return {name: value for name, value in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
 
 
 def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:
-    """The same settings with another value at a place."""
+    """The settings with another value at a place."""
     name, *rest = place
     if rest:
         value = _put(node[name] if isinstance(node, dict) else getattr(node, name), tuple(rest), value)
@@ -384,6 +392,6 @@ def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:
 
 
 def _say_owner(table: Mapping[str, str], setting: str) -> str:
-    """Whose setting it is, such as one that another corpus left behind."""
+    """Say whose setting it is, e.g. one left behind by another corpus."""
     owners = [name for name, target in table.items() if setting in get_type_hints(config_of(target))]
     return f"It is a setting of {' and '.join(map(repr, owners))}: remove it" if owners else ""

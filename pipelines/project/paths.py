@@ -1,4 +1,4 @@
-"""Where the project's stages leave their files, relative to the project's root."""
+"""Paths of the files that the stages write, relative to the project's root."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
-CORPUS_SEEN = Path("work/corpus-seen.json")  # of this machine alone, so no output of a stage
+CORPUS_SEEN = Path("work/corpus-seen.json")  # differs between machines, so not an output of a stage
 PLAN = Path("work/plan")
 CROPS = Path("work/crops")
 CROPS_RECEIPT = Path("work/crops.json")
@@ -21,7 +21,7 @@ _KEPT = ".keep"
 
 
 class Outputs(NamedTuple):
-    """What training and evaluating a section of `params.yaml` leaves."""
+    """The results of training and evaluating a section of `params.yaml`."""
 
     models: Path
     history: Path
@@ -45,7 +45,7 @@ MATRIX = Outputs(
 
 
 def leave_folder(folder: Path) -> None:
-    """Have a folder that is not empty: DVC asks that of what a stage leaves, also where there was nothing to do."""
+    """Make sure that a folder exists and is not empty, as DVC demands of outputs even if there was nothing to do."""
     if not (folder / _KEPT).exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()

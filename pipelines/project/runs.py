@@ -1,8 +1,8 @@
-"""Finished training runs: where they lie, and whether they are what training would make now.
+"""Finished training runs: where they are, and whether they are up to date.
 
-Beside the checkpoint of a network lies `run.json` with the digest of all that decides its weights, the digest of the
-checkpoint's document, which holds that of the weights, and the history. A network is trained again unless it was made of
-just what there is today and is whole, so that a killed training goes on where it stopped and nothing stale is kept.
+Beside the checkpoint of a network lies `run.json` with the digest of everything that decides its weights, the digest of the
+checkpoint's document (which contains that of the weights), and the history. A network is trained again unless it is undamaged
+and its digest is that of today, so a killed training continues where it stopped and no outdated network is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import isfinite, nan
@@ -47,21 +47,21 @@ class Job:
     digest: str = ""
 
     def folder(self, models: Path) -> Path:
-        """Where its checkpoint lies: the folder of the run, or one in it where every target has its own network."""
+        """Folder of its checkpoint: that of the run, or one inside if every target has its own network."""
         run = run_folder(models, self.name, self.fold.index, self.config.seed)
         return run / self.config.targets[0] if self.config.per_target else run
 
 
 def run_folder(models: Path, system: str, fold: int, seed: int) -> Path:
-    """Where one run lies: its checkpoint, or one folder with a checkpoint per target."""
+    """Folder of a run, with its checkpoint or a folder per target with a checkpoint each."""
     return models / system / f"fold{fold}" / f"seed{seed}"
 
 
 class Digests:
-    """Digest of all that decides what a job trains.
+    """Digest of everything that decides the weights of a job's network.
 
-    Settings of model and training, the fold, fingerprints and digests of the features and the labels of the trials that
-    teach and choose, device and threads, the libraries, and the code that trains this model.
+    Settings of model and training, the fold, fingerprints and digests of the features and labels of its training and
+    validation trials, device and threads, the libraries, and the code that trains this model.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Digests:
         Args:
             params: device and threads.
             manifest: the corpus.
-            open_stores: modality → backbone, to modality → store.
+            open_stores: from modality → feature set to modality → store.
         """
         from extract.engine.devices import choose_device
 
@@ -88,7 +88,7 @@ class Digests:
         """The digest of a job, as hexadecimal digits.
 
         Raises:
-            AvFusionError: if features are absent or not those of their receipt.
+            AvFusionError: if features are missing or differ from their receipt.
         """
         model = job.system.model
         trial_ids = (*job.fold.train, *job.fold.validate)
@@ -122,17 +122,17 @@ class Digests:
 
 @functools.cache
 def _digest_training(model: str) -> str:
-    """Digest of the code that trains a network of a model: of its file, of training, and of what they import."""
+    """Digest of the code that trains a network of a model: its file, training, and everything that they import."""
     from fusion.models import MODELS
 
     return digest_code((MODELS[model].split(":")[0], "fusion.training.trainer"), ROOT)
 
 
 class RunDocument(Document):
-    """What `run.json` holds.
+    """Content of `run.json`.
 
     Attributes:
-        made_of: digest of all that decides the weights.
+        made_of: digest of everything that decides the weights.
         network: sha256 of the checkpoint's document.
         history: one row per epoch.
     """
@@ -143,7 +143,7 @@ class RunDocument(Document):
 
 
 def save_run(folder: Path, digest: str, history: Sequence[Row]) -> None:
-    """Write digests and history beside a checkpoint; with it the run is finished."""
+    """Write digests and history beside a checkpoint, which finishes the run."""
     rows = [
         {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
         for row in history
@@ -153,7 +153,7 @@ def save_run(folder: Path, digest: str, history: Sequence[Row]) -> None:
 
 
 def _digest_network(folder: Path) -> str:
-    """sha256 of a checkpoint's document; "" where there is none."""
+    """sha256 of a checkpoint's document; "" if there is none."""
     from fusion.training import checkpoint
 
     path = folder / checkpoint.DOCUMENT
@@ -161,12 +161,7 @@ def _digest_network(folder: Path) -> str:
 
 
 def _read(folder: Path) -> RunDocument:
-    """What `save_run` wrote.
-
-    Raises:
-        MissingFileError: if there is none.
-        WeightsError: if it is damaged.
-    """
+    """The document of a finished run. Errors as of `read_history`."""
     path = folder / DOCUMENT
     found = read_document(path, RunDocument, "Run 'avfusion train' again; only this network is redone.", WeightsError)
     if found is None:
@@ -184,8 +179,18 @@ def read_history(folder: Path) -> list[Row]:
     return [{key: nan if value is None else value for key, value in row.items()} for row in _read(folder).history]
 
 
+def gather_history(models: Path, systems: Iterable[str]) -> list[Row]:
+    """Every epoch of every finished network of some systems; errors as of `read_history`."""
+    return [
+        {**row, "system": name}  # systems with the same settings share a network
+        for name in systems
+        for folder in saved_runs(models, name)
+        for row in read_history(folder)
+    ]
+
+
 def find_run(folder: Path, digest: str) -> list[Row] | None:
-    """History of the run that was made so; None where there is none, or it or its checkpoint is damaged."""
+    """History of a finished run with this digest; None if there is none, or it or its checkpoint is damaged."""
     try:
         if _read(folder).made_of != digest:
             return None
@@ -196,7 +201,7 @@ def find_run(folder: Path, digest: str) -> list[Row] | None:
 
 
 def digest_of(folder: Path) -> str | None:
-    """Digest of what a run was made of; None where it is not finished, or its document is damaged."""
+    """Digest of a run; None if it is not finished or its document is damaged."""
     try:
         return _read(folder).made_of
     except (MissingFileError, WeightsError):
@@ -204,7 +209,7 @@ def digest_of(folder: Path) -> str | None:
 
 
 def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
-    """All networks of a run, each just as its training left it.
+    """All networks of a run, each exactly as its training saved it.
 
     Raises:
         MissingFileError: if there is none, or a training did not finish.
@@ -218,7 +223,7 @@ def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
     for part in parts:
         if _read(part).network != _digest_network(part):
             raise WeightsError(
-                f"'{part / checkpoint.DOCUMENT}' is not the one that its training left. Run 'avfusion train' again; only this "
+                f"'{part / checkpoint.DOCUMENT}' has been changed since its training. Run 'avfusion train' again; only this "
                 "network is redone."
             )
     return networks
@@ -237,7 +242,7 @@ def saved_runs(models: Path, system: str) -> Iterator[Path]:
 
 
 def digest_runs(models: Path, system: str) -> str:
-    """One digest of all finished networks of a system: another one as soon as any is trained again.
+    """Digest of all finished networks of a system, which changes as soon as any is trained again.
 
     Raises:
         WeightsError: if a run's document is damaged.
@@ -247,5 +252,5 @@ def digest_runs(models: Path, system: str) -> str:
 
 
 def best_epoch(history: Sequence[Row]) -> Row:
-    """The epoch that a run kept: the first of the highest CCC."""
+    """The epoch that a run kept: the first one with the highest CCC."""
     return max(history, key=lambda row: (row["ccc"] == row["ccc"], row["ccc"]))

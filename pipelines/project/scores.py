@@ -1,4 +1,4 @@
-"""Figures as JSON and as text: one that is not known is null there, and left out or a dash here."""
+"""Scores as JSON and as text: an unknown figure is null in JSON, and left out or a dash in text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.project import paths
 from pipelines.project.runs import digest_runs
 
 Figures = Mapping[str, float | None]
-"""What `results/scores.json` has of one metric of one target: mean, std, best, low, high, …"""
+"""Figures of one metric of one target in `results/scores.json`: mean, std, best, low, high, …"""
 
 
 class MetricPart(Part):
@@ -26,15 +26,15 @@ class MetricPart(Part):
 
 
 class ScoresDocument(Document):
-    """What `evaluate_systems` writes; older evaluations wrote less.
+    """The scores that `evaluate_systems` writes; older versions wrote less.
 
     Attributes:
-        metrics: how each metric is shown, in the order of tables; the first one ranks systems.
-        networks: digest of each system's networks.
-        predictions: sha256 of each system's file of predictions.
+        metrics: how tables show each metric, in their order; the first one ranks systems.
+        networks: system → digest of its networks.
+        predictions: system → sha256 of its file of predictions.
         systems: system → metric → target → figures.
         partition: the part of each fold that was scored.
-        asked: what `evaluate.partition` said, such as auto.
+        asked: the setting `evaluate.partition`, e.g. auto.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -49,7 +49,7 @@ class ScoresDocument(Document):
     runs: list[dict[str, Cell]] | None = None
 
     def check(self) -> None:
-        """Refuse systems without a metric; none at all are those of a section that is absent."""
+        """Check that every system has every metric; a missing section has no systems at all."""
         for metric in ("ccc", *(self.metrics or ())):
             lacking = [name for name, metrics in self.systems.items() if not metrics.get(metric)]
             if lacking:
@@ -57,10 +57,10 @@ class ScoresDocument(Document):
 
 
 def read_scores(path: Path) -> ScoresDocument:
-    """What an evaluation wrote, as `find_scores`.
+    """The scores of an evaluation, as `find_scores`.
 
     Raises:
-        MissingFileError: if there is nothing.
+        MissingFileError: if there are none.
         SettingError: if the file is damaged, naming the command that writes it.
     """
     document = find_scores(path)
@@ -70,7 +70,7 @@ def read_scores(path: Path) -> ScoresDocument:
 
 
 def find_scores(path: Path) -> ScoresDocument | None:
-    """What an evaluation wrote, None where it wrote nothing; a warning names systems that were trained again since.
+    """The scores of an evaluation, or None; a warning names systems that have been trained again since.
 
     Raises:
         SettingError: if the file is damaged, naming the command that writes it.
@@ -82,7 +82,7 @@ def find_scores(path: Path) -> ScoresDocument | None:
     if stale:
         names = ", ".join(f"'{name}'" for name in stale)
         warnings.warn(
-            f"'{path}' is older than the networks of {names}, which were trained again since. Run '{command(path)}'.",
+            f"'{path}' is older than the networks of {names}, which have been trained again. Run '{command(path)}'.",
             stacklevel=2,
         )
     return document
@@ -92,11 +92,11 @@ def find_stale(path: Path, document: ScoresDocument) -> list[str]:
     """Systems that were trained again after they were scored.
 
     Args:
-        path: of the scores, from which the folder of their networks follows.
-        document: what it holds.
+        path: path of the scores, which decides the folder of the networks.
+        document: the scores.
     """
-    models, digests = _outputs(path).models, document.networks or {}
-    return [name for name, digest in digests.items() if digest != digest_runs(models, name)]
+    models = _outputs(path).models
+    return [name for name, digest in (document.networks or {}).items() if digest != digest_runs(models, name)]
 
 
 def _outputs(path: Path) -> paths.Outputs:
@@ -104,12 +104,12 @@ def _outputs(path: Path) -> paths.Outputs:
 
 
 def command(path: Path) -> str:
-    """What writes a file of scores."""
+    """The command that writes a file of scores."""
     return "avfusion matrix" if _outputs(path) is paths.MATRIX else "avfusion evaluate"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """So many digits behind the point; a dash for a missing figure."""
+    """A figure with some digits after the point; a dash if it is missing."""
     return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
 
 

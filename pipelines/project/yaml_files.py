@@ -1,4 +1,4 @@
-"""Reading YAML, with numbers as YAML 1.2 and people write them: `1e-3` is one."""
+"""Reading YAML, with numbers as in YAML 1.2: `1e-3` is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cache.errors import SettingError
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe loader, which takes numbers with an exponent and no point as text, and this one does not."""
+    """The safe loader, except that it reads numbers with an exponent but no point as numbers."""
 
 
 _Loader.add_implicit_resolver(
@@ -24,9 +24,9 @@ def read_yaml(path: Path) -> Any:
     """The values of a YAML file.
 
     Raises:
-        SettingError: if it is no YAML.
+        SettingError: if it is not valid YAML.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise SettingError(f"'{path}' is not YAML in UTF-8: {' '.join(str(error).split())}. Fix the line.") from error

@@ -1,4 +1,4 @@
-"""All evaluated systems in one table, the best first, with confidence intervals."""
+"""All evaluated systems in one table, best first, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     """One row per system that was evaluated.
 
     Args:
-        files: `scores.json` of evaluations; those that do not exist or hold no systems are left out.
+        files: `scores.json` of evaluations; missing ones and those without systems are skipped.
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
-        the best run, the CCC of each target, `metrics`, the means of others that are shown in brief, with their titles and digits,
-        and the partition that was scored, sorted by mean CCC; a system without one comes last.
+        the best run, the CCC of each target, the scored partition, and `metrics`: title, digits and mean of the other brief
+        metrics. Sorted by mean CCC; systems without one come last.
 
     Raises:
         MissingFileError: if nothing was evaluated yet.
@@ -48,7 +48,7 @@ def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
 
 
 def _others(scores: Mapping[str, Mapping[str, Figures]], document: ScoresDocument) -> dict[str, Any]:
-    """Metrics that stand beside the CCC: title, digits, and mean over targets and runs."""
+    """The metrics beside the CCC: title, digits, and mean over targets and runs."""
     return {
         name: {"title": metric.title, "digits": metric.digits, "mean": _number(scores[name]["mean"], "mean")}
         for name, metric in (document.metrics or {}).items()
@@ -62,7 +62,7 @@ def _number(figures: Figures, key: str) -> float:
 
 
 def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The rows as a person reads them."""
+    """The rows for people."""
     targets = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
     others = {name: metric["title"] for row in rows for name, metric in row["metrics"].items()}
     return [

@@ -32,7 +32,7 @@ def _pyplot() -> Any:
 
 
 def _label(system: str) -> str:
-    """Of a line: one that starts with an underscore would be left out of the legend."""
+    """Label of a line; matplotlib would leave one that starts with an underscore out of the legend."""
     name = drawable(system, 30)
     return f" {name}" if name.startswith("_") else name
 
@@ -44,29 +44,31 @@ def draw_trial(
     path: Path,
     stale: Collection[str] = (),
 ) -> None:
-    """Prediction against label over time, one panel per target in its own range; gaps where it is not annotated.
+    """Draw prediction and label over time, one panel per target in its own range, with gaps where it is not annotated.
 
     Args:
         trial: with labels (T, C).
         predictions: system → (T, C).
         targets: the C columns.
-        path: of the PNG.
-        stale: systems whose predictions are of earlier networks than those that are there now.
+        path: path of the PNG.
+        stale: systems whose networks have been trained again since these predictions.
     """
     assert trial.labels is not None
     pyplot = _pyplot()
-    figure, panels = pyplot.subplots(len(targets), 1, sharex=True, figsize=(8, 1.9 * len(targets) + 0.6), squeeze=False)
+    columns = min(1 + len(predictions), 1 + len(COLOURS))
+    height = 1.9 * len(targets) + 0.6 + 0.2 * (len(predictions) // columns)
+    figure, panels = pyplot.subplots(len(targets), 1, sharex=True, figsize=(8, height), squeeze=False)
     times = trial.clock.times_s()
     for column, (panel, target) in enumerate(zip(panels[:, 0], targets, strict=True)):
         panel.axhline(target.middle, color="#dddddd", linewidth=0.8, zorder=0)
         panel.plot(times, trial.labels[:, column], color=LABEL, linewidth=1.8, label="label")
-        for (system, values), colour in zip(predictions.items(), COLOURS, strict=False):
+        for (system, values), colour in zip(predictions.items(), _colours_of(len(predictions)), strict=True):
             label = _label(system) + (" (earlier networks)" if system in stale else "")
             panel.plot(times, values[:, column], color=colour, linewidth=1.2, label=label)
         panel.set_ylim(target.middle - 1.05 * target.half, target.middle + 1.05 * target.half)
         panel.set_ylabel(drawable(target.name, 24))
     panels[-1, 0].set_xlabel("time, s")
-    panels[0, 0].legend(ncol=1 + len(predictions), loc="lower center", bbox_to_anchor=(0.5, 1.16), frameon=False)
+    panels[0, 0].legend(ncol=columns, loc="lower center", bbox_to_anchor=(0.5, 1.16), frameon=False)
     panels[0, 0].set_title(
         f"trial {drawable(trial.id)}, {float(trial.clock.rate):.5g} frames/s", loc="left", fontsize=9
     )
@@ -75,13 +77,13 @@ def draw_trial(
 
 
 def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Validation CCC by epoch: a panel per system, a colour per fold, a thin line per network, a thick one for the mean of seeds.
+    """Draw validation CCC by epoch: a panel per system, a colour per fold, thin lines for networks, thick ones for means of seeds.
 
-    Networks for single targets have a style of line per target. The mean goes as far as all seeds did.
+    Networks for single targets have a line style per target. A mean ends with the shortest of its runs.
 
     Args:
         rows: one per network and epoch: system, fold, seed, targets, epoch, ccc.
-        path: of the PNG.
+        path: path of the PNG.
     """
     pyplot = _pyplot()
     systems = list(dict.fromkeys(row["system"] for row in rows))
@@ -119,7 +121,7 @@ def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _colours_of(count: int) -> list[Any]:
-    """Colours that can be told apart, or for many folds the steps of a scale."""
+    """Distinct colours, or for many the steps of a colour scale."""
     import matplotlib
 
     scale = matplotlib.colormaps["viridis"]
@@ -143,7 +145,7 @@ def _draw_runs(panel: Any, runs: Sequence[Sequence[tuple[int, float]]], colour: 
     """The networks of a fold, and their mean where there are several."""
     for run in runs:
         epochs, scores = zip(*run, strict=True)
-        marker = "o" if len(run) == 1 else None  # a model that is solved has one epoch
+        marker = "o" if len(run) == 1 else None  # a solved model has one epoch
         alone = {"linewidth": 0.7 * width} if len(runs) == 1 else {"linewidth": 0.35 * width, "alpha": 0.5}
         panel.plot(epochs, scores, color=colour, linestyle=style, marker=marker, markersize=3, **alone)
     length = min(map(len, runs))
@@ -155,7 +157,7 @@ def _draw_runs(panel: Any, runs: Sequence[Sequence[tuple[int, float]]], colour: 
 def _history_legend(
     rows: Sequence[Mapping[str, Any]], colours: Mapping[int, Any], styles: Mapping[str, Any]
 ) -> list[Any]:
-    """What lines, colours and styles mean, where there is a choice; of many folds some."""
+    """Entries for lines, colours and styles if there are several; for many folds only some."""
     from matplotlib.lines import Line2D
 
     entries = []
@@ -177,7 +179,7 @@ def _history_legend(
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a PNG that is the same for the same figure, without a date or version in it."""
+    """Save a figure as PNG, without date or version, so that equal figures give equal files."""
     from matplotlib import pyplot
 
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The report itself: figures and tables of the evaluated systems."""
+"""The report: figures and tables of the evaluated systems."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from cache.store.receipt import Receipt
 from pipelines.console.tables import markdown_table
 from pipelines.project import paths
 from pipelines.project.params import AUTO, FusionParams
-from pipelines.project.runs import Row, read_history, saved_runs
+from pipelines.project.runs import gather_history
 from pipelines.project.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
 
 
 def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
-    """Write `results/report.md` and its figures from what `evaluate` left, and the receipts in a folder or URL of features.
+    """Write `results/report.md` and its figures from the results of `evaluate` and the receipts of the features.
 
     Raises:
-        MissingFileError: if nothing was evaluated yet.
+        MissingFileError: if nothing has been evaluated yet.
         SettingError: if the scores are damaged.
     """
     scores = paths.PROJECT.scores
     document = read_scores(scores)
     if document.predictions is None or not document.metrics:
-        raise SettingError(f"'{scores}' is of an older avfusion. Run '{command(scores)}' again.")
+        raise SettingError(f"'{scores}' was written by an older version of avfusion. Run '{command(scores)}' again.")
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
-    draw_history(_gather_history(document), figures / "history.png")
+    history = gather_history(paths.MODELS, document.systems)
+    if not history:
+        raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
+    draw_history(history, figures / "history.png")
     stale = find_stale(scores, document)
     drawn = _draw_trials(document, manifest, stale, figures)
     path = paths.RESULTS / "report.md"
@@ -46,23 +49,10 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
     return path
 
 
-def _gather_history(document: ScoresDocument) -> list[Row]:
-    """Every epoch of every network of the evaluated systems, as their runs hold it."""
-    rows = [
-        {**row, "system": name}
-        for name in document.systems
-        for folder in saved_runs(paths.MODELS, name)
-        for row in read_history(folder)
-    ]
-    if not rows:
-        raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
-    return rows
-
-
 def _draw_trials(
     document: ScoresDocument, manifest: Manifest, stale: list[str], figures: Path
 ) -> list[tuple[str, str]]:
-    """A figure for each trial of the evaluated partition; (trial id, file name)."""
+    """Draw a figure for each trial of the evaluated partition; returns (trial id, file name)."""
     names = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
     columns = [manifest.names.index(name) for name in names]
     targets = [manifest.targets[column] for column in columns]
@@ -88,7 +78,8 @@ def _draw_trials(
 def _page(
     document: ScoresDocument, manifest: Manifest, untrained: list[str], stale: list[str], drawn: list[tuple[str, str]]
 ) -> str:
-    systems, names = document.systems, {trial_id for trial_id, _ in drawn}
+    systems = document.systems
+    names = {trial_id for trial_id, _ in drawn}
     trials = [trial for trial in manifest.trials if trial.id in names]
     lines = [
         "# Report",
@@ -98,7 +89,7 @@ def _page(
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials. "
         "Ensemble: the runs' mean prediction, scored once."
-        + " Each network's epoch was chosen on the same trials, so that the figures are on the high side."
+        + " Each network's epoch was chosen on the same trials, so the figures are on the high side."
         * (document.partition == "validation"),
         "",
         *untrained,
@@ -120,7 +111,7 @@ def _page(
 
 
 def _say_chosen(document: ScoresDocument) -> str:
-    """Why this partition was chosen, if params.yaml does not name one."""
+    """Say why this partition was chosen, if params.yaml does not name one."""
     if document.asked != AUTO:
         return ""
     has = "not every fold has" if document.partition == "validation" else "every fold has"
@@ -128,7 +119,8 @@ def _say_chosen(document: ScoresDocument) -> str:
 
 
 def _count_runs(document: ScoresDocument) -> str:
-    folds, seeds = len(document.folds or ()), document.seeds
+    folds = len(document.folds or ())
+    seeds = document.seeds
     if seeds == folds == 1:
         return "that of one run"
     count = f"{seeds} seeds" if seeds > 1 else "one seed"
@@ -145,7 +137,7 @@ _CCC_COLUMNS: _Columns = [
 
 
 def _columns(document: ScoresDocument, *, by_target: bool) -> _Columns:
-    """The metrics beside the CCC, those of each target or those of which only the mean is shown."""
+    """The metrics beside the CCC: those shown for each target, or those of which only the mean is shown."""
     return [
         (metric.title, name, not by_target, partial(spread, digits=metric.digits))
         for name, metric in (document.metrics or {}).items()
@@ -168,19 +160,19 @@ def _table(systems: dict[str, Any], kinds: _Columns, stale: list[str]) -> list[s
 
 
 def _say_stale(stale: list[str]) -> list[str]:
-    """A warning that names the systems whose figures and predictions are not those of the networks that are there now."""
+    """A warning that names systems whose figures and predictions are out of date."""
     if not stale:
         return []
     again = f"{command(paths.PROJECT.scores)}; avfusion report"
     return [
         f"**Earlier networks:** {', '.join(map(plain, stale))} {'was' if len(stale) == 1 else 'were'} trained again after "
-        f"this evaluation; figures and predictions are of the networks before. Run {code(again)}.",
+        f"this evaluation; these figures and predictions are from the earlier networks. Run {code(again)}.",
         "",
     ]
 
 
 def _untrained(params: FusionParams, features: Where) -> list[str]:
-    """A warning that names the feature sets of random weights."""
+    """A warning that names feature sets with random weights."""
     used = {name for system in params.systems.values() for name in system.modalities.values()}
     recipes = {name: Receipt.load(find_set(features, name).receipt).recipe for name in sorted(used)}
     random = [name for name, recipe in recipes.items() if recipe.weights_sha256.startswith("random:")]

@@ -1,4 +1,4 @@
-"""Names from outside in the report: as themselves in Markdown, in links and in figures."""
+"""Make names from outside appear as they are in Markdown, links and figures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from urllib.parse import quote
 from pipelines.console.escaping import printable
 
 _MARKS = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown reads as more than itself; underscores within words are themselves."""
+"""Characters with a meaning in Markdown; underscores inside words have none."""
 _LONGEST_ALT = 200
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, in tables and in the texts of pictures too.
+    """Text that Markdown shows as it is, on one line, also in tables and in the texts of pictures.
 
     >>> plain("a|b <img> rnn_va _x_")
     'a\\\\|b \\\\<img\\\\> rnn_va \\\\_x\\\\_'
@@ -24,7 +24,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Text in the typeface of code, which may hold backticks."""
+    """Text as Markdown code; it may contain backticks."""
     text = printable(text, keep="")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if "`" in text or text.strip() != text else ""
@@ -32,14 +32,14 @@ def code(text: str) -> str:
 
 
 def picture(text: str, folder: str, file_name: str) -> str:
-    """A picture with its text; percent signs of file names are characters like others, so they are encoded again."""
+    """A picture with its text. Percent signs in file names are ordinary characters, so they are encoded again."""
     return f"![{plain(text[:_LONGEST_ALT])}]({folder}/{quote(file_name)})"
 
 
 def drawable(text: str, longest: int = 80) -> str:
-    """Text for a figure: on one line, shortened, with escapes for what the font does not have.
+    """Text for a figure: on one line, shortened, with escapes for characters that the font lacks.
 
-    A missing glyph would be a box, and a warning on every run.
+    A missing glyph would show as a box, with a warning on every run.
     """
     shown = "".join(mark if _has_glyph(mark) else _escape(mark) for mark in printable(text, keep=""))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -1,1 +1,1 @@
-"""One module per stage of dvc.yaml or command, called by the commands and by nothing else."""
+"""One module per stage of dvc.yaml or command."""

@@ -1,4 +1,4 @@
-"""Command `corpus check`: every fault of a corpus in one list, and what it holds."""
+"""Command `corpus check`: all faults of a corpus in one list, and its content."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
 
 @dataclass(frozen=True)
 class CorpusCheck:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         corpus: name of the reader.
         faults: what must be fixed, one sentence each.
-        notes: what should be known, as warned by the reader.
-        rows: counts, one row per partition and one for all.
+        notes: warnings of the reader.
+        rows: counts, one row per partition and one for the whole corpus.
     """
 
     corpus: str
@@ -51,29 +51,29 @@ class CorpusCheck:
     rows: tuple[dict[str, Any], ...]
 
     def document(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The result as JSON values."""
         return {"corpus": self.corpus, "faults": self.faults, "notes": self.notes, "partitions": self.rows}
 
     def message(self, root: Path) -> str:
-        """All faults, as an error says them."""
+        """All faults, as the text of an error."""
         listed = "\n- ".join(printable(fault, keep="") for fault in self.faults)
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
         return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nFix them and check it again."
 
 
 def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None, decode: bool = False) -> CorpusCheck:
-    """Read a corpus folder and all that its trials name.
+    """Read a corpus folder and all media of its trials.
 
     Args:
         root: the folder.
-        name: of a corpus; "" takes that of the parameters if they are about this folder, else recognises it.
+        name: name of the corpus; "" takes that of the parameters if they are about this folder, else recognises it.
         params: section `corpus` of params.yaml, if there is one.
-        decode: whether every crop, picture and sound is decoded too, which takes hours for a large corpus.
+        decode: whether to decode every crop, picture and sound, which takes hours for a large corpus.
 
     Raises:
         UnknownNameError: if there is no such corpus.
-        SettingError: if the folder looks like no corpus, or like several.
-        MissingFileError: if the folder is not there or lacks what makes it that corpus.
+        SettingError: if the folder does not look like any corpus, or looks like several.
+        MissingFileError: if the folder does not exist or lacks what makes it that corpus.
     """
     if not root.is_dir():
         raise MissingFileError(f"No corpus folder '{root}'. Check the path.")
@@ -85,9 +85,11 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
     corpus = kind(as_settings(config_of(CORPORA[name]), settings, f"corpus '{name}'"))
     with _warnings() as notes:
         try:
-            manifest, faults = corpus.read(root), []
+            manifest = corpus.read(root)
+            faults = []
         except CorpusFaults as error:
-            manifest, faults = error.manifest, list(error.faults)
+            manifest = error.manifest
+            faults = list(error.faults)
     crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
     if decode:
         faults += _decode_all(manifest, frozenset(faults))
@@ -98,7 +100,7 @@ def recognise(root: Path) -> str:
     """Name of the corpus that a folder looks like.
 
     Raises:
-        SettingError: if it looks like none, or like several.
+        SettingError: if it does not look like any corpus, or looks like several.
     """
     names = [name for name in CORPORA if load_named("corpus", CORPORA, name).recognises(root)]
     if len(names) != 1:
@@ -111,7 +113,7 @@ def recognise(root: Path) -> str:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Warnings of the readers, gathered instead of shown."""
+    """Collect the warnings of the readers instead of showing them."""
     texts: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
@@ -126,7 +128,7 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | None:
-    """(T,) bool, which frames have a crop, or None for a trial without crops; media that cannot be read are faults."""
+    """(T,) bool, which frames have a crop; None for a trial without crops. Unreadable media are added to the faults."""
     present = None
     for kind in trial.media:
         path = manifest.root / trial.media[kind]  # not resolved, so that faults read as those of the reader
@@ -140,17 +142,13 @@ def _look(manifest: Manifest, trial: Trial, faults: list[str]) -> np.ndarray | N
                 present[[number - 1 for number in list_crops(path) if number <= trial.clock.num_frames]] = True
             elif kind == "face":
                 _check_picture(path)
-        except Exception as error:  # whatever library it is of
+        except Exception as error:  # from any library
             faults.append(of_trial(trial.id, plain_error(error)))
     return present
 
 
 def _check_picture(path: Path) -> None:
-    """Refuse a reference picture that cannot be decoded.
-
-    Raises:
-        MediaError: if it cannot.
-    """
+    """Raise if a reference picture cannot be decoded."""
     try:
         decode_picture(path.read_bytes())
     except UNREADABLE as error:
@@ -160,7 +158,7 @@ def _check_picture(path: Path) -> None:
 
 
 def _decode_all(manifest: Manifest, known: frozenset[str]) -> list[str]:
-    """What of the pictures and sounds of all trials cannot be decoded, other than is known."""
+    """Faults in decoding the pictures and sounds of all trials, apart from the known ones."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         progress("decode", sum(trial.clock.num_frames for trial in manifest.trials)) as advance,
@@ -186,7 +184,7 @@ def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator
             deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
         if "audio" in media:
             load_audio(media["audio"])
-    except Exception as error:  # whatever library it is of
+    except Exception as error:  # from any library
         yield plain_error(error)
 
 
@@ -195,7 +193,7 @@ def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
     try:
         reader = CropReader(path, trial.clock, trial.id)
         reads = [partial(reader.read, np.array([frame]), 1) for frame in reader.frames]
-    except ShapeError as error:  # of the numbers; the pictures may be damaged all the same
+    except ShapeError as error:  # in the numbers of crops; the pictures may also be damaged
         yield str(error)
         files = open_crops(path)
         reads = [partial(_decode_crop, path, files, at) for at in sorted(number_crops(files.names)[0].values())]
@@ -215,11 +213,7 @@ def _decode_crops(path: Path, trial: Trial) -> Iterator[str]:
 
 
 def _decode_crop(path: Path, files: FolderFiles | ZipFiles, position: int) -> None:
-    """Refuse a crop that cannot be decoded.
-
-    Raises:
-        MediaError: if it cannot.
-    """
+    """Raise if a crop cannot be decoded."""
     data = files.read(position)
     try:
         decode_picture(data)
@@ -235,7 +229,7 @@ def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[
 
 
 def _count_trials(trials: list[Trial], crops: dict[str, np.ndarray | None]) -> dict[str, int]:
-    """Trials, subjects and frames; of the frames those with labels, and with or without a crop."""
+    """Numbers of trials, subjects and frames, and of frames with labels and with or without a crop."""
     with_crops = [(trial, present) for trial in trials if (present := crops[trial.id]) is not None]
     labelled = {trial.id: _labelled(trial) for trial in trials}
     return {
@@ -251,7 +245,7 @@ def _count_trials(trials: list[Trial], crops: dict[str, np.ndarray | None]) -> d
 
 
 def _labelled(trial: Trial) -> np.ndarray:
-    """(T,) bool, which frames have a label of any target."""
+    """(T,) bool, which frames have a label for any target."""
     if trial.labels is None:
         return np.zeros(trial.clock.num_frames, bool)
     return np.asarray(np.isfinite(trial.labels).any(axis=1))

@@ -1,4 +1,4 @@
-"""Recompute a sample of trials, in the precision that their recipe names, and compare them with what the store holds."""
+"""Recompute a sample of trials, in the precision of their recipe, and compare them with the store."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ from cache.store.feature_sets import find_set
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
 from cache.store.verification import Finding
-from extract.backbones.contract import Backbone, load_backbone
+from extract.backbones.contract import load_backbone
 from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from pipelines.project import paths
 from pipelines.project.params import Params
 
 TOLERANCE = 0.01
-"""Greatest difference allowed, as a share of the root mean square of the trial's embeddings.
+"""Largest allowed difference, as a share of the root mean square of the trial's embeddings.
 
 Batch size, threads and device change the last bits, so bytes are never compared.
 """
 
 
 def check_against_source(
-    features: Where, params: Params, names: Sequence[str], number: int, seed: int = 0, device: str = "auto"
+    features: Where, params: Params, names: Sequence[str], number: int, seed: int
 ) -> list[Finding]:
-    """Recompute some trials of each feature set from their media.
+    """Recompute some trials of each feature set from their media, in a temporary store.
 
     Args:
         features: folder of all features.
         params: the project's settings.
         names: feature sets.
-        number: trials of each; all where there are fewer.
-        seed: of the choice.
-        device: to compute on.
+        number: number of trials of each; all if there are fewer.
+        seed: seed for choosing them.
 
     Raises:
-        MissingFileError: if corpus or receipt are absent.
-        StoreError: if the store does not hold what its receipt names.
+        MissingFileError: if corpus or receipt are missing.
+        StoreError: if the store differs from its receipt.
     """
     manifest = Manifest.load(paths.CORPUS)
     config = params.crops
@@ -57,33 +56,16 @@ def check_against_source(
         precision = str(receipt.recipe.settings.get("precision", "fp32"))
         asked = backbone.recipe(section.dtype, precision, backbone.input.upstream(manifest, config))
         if receipt.recipe != asked:
-            text = f"params.yaml asks for other features than the receipt names ({differences(receipt.recipe, asked)}); extract again"
+            text = f"params.yaml asks for features other than those of the receipt ({differences(receipt.recipe, asked)}); extract again"
             findings.append(Finding(where, receipt.recipe.fingerprint, "", text))
             continue
         trials = _sample(manifest, receipt, number, seed)
-        findings += recompute(
-            backbone, store, manifest, trials, crops, EngineOptions(device=device, precision=precision)
-        )
-    return findings
-
-
-def recompute(
-    backbone: Backbone,
-    store: FeatureStore,
-    manifest: Manifest,
-    trials: Sequence[Trial],
-    crops: Path | None,
-    options: EngineOptions,
-) -> list[Finding]:
-    """Recompute trials in a temporary store and report where they differ."""
-    findings = []
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.recipe)
-        outcome = extract_features(backbone, fresh, manifest, trials, crops, options)
-        for trial in trials:
-            text = outcome.failures.get(trial.id) or _difference(store, fresh, trial.id)
-            if text:
-                findings.append(Finding(str(store.path), store.recipe.fingerprint, trial.id, text))
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = FeatureStore.create(Path(folder) / "fresh.zarr", store.recipe)
+            outcome = extract_features(backbone, fresh, manifest, trials, crops, EngineOptions(precision=precision))
+            for trial in trials:
+                if text := outcome.failures.get(trial.id) or _difference(store, fresh, trial.id):
+                    findings.append(Finding(str(store.path), store.recipe.fingerprint, trial.id, text))
     return findings
 
 
@@ -94,7 +76,7 @@ def _sample(manifest: Manifest, receipt: Receipt, number: int, seed: int) -> lis
 
 
 def _difference(store: FeatureStore, fresh: FeatureStore, trial_id: str) -> str:
-    """How a stored trial differs from a fresh one, "" where it does not."""
+    """How a stored trial differs from a fresh one; "" if it does not."""
     if store.record(trial_id).source != fresh.record(trial_id).source:
         return "its medium has changed since; extract again"
     kept = store.read(trial_id, check=True)

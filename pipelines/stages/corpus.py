@@ -25,22 +25,22 @@ _PATIENCE_S = 3600.0  # how long to wait for another process that builds the cor
 
 
 def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
-    """Write the manifest of the corpus into `folder`; a corpus that can be generated is, into `folder/media`, unless `root` is set.
+    """Write the manifest of the corpus into `folder`. Without a `root`, the corpus is first generated into `folder/media`.
 
-    One process builds at a time; who waited for another one takes over what that has built of the same settings and files.
+    One process builds at a time; a process that waited for another one uses its result if settings and files are the same.
 
     Raises:
         UnknownNameError: if there is no such corpus.
         SettingError: if a setting is wrong or the corpus needs a folder and has none.
-        CorpusError: with all faults of the corpus at once.
-        StoreError: if another process builds and does not end within an hour.
+        CorpusError: with all faults of the corpus.
+        StoreError: if another process does not finish building within an hour.
     """
     kind = load_named("corpus", CORPORA, params.name)
     corpus: Corpus = kind(as_settings(config_of(CORPORA[params.name]), params.settings, f"corpus '{params.name}'"))
     if not params.root and not corpus.generated:
         raise SettingError(f"Corpus '{params.name}' needs a folder. Set corpus.root in params.yaml.")
     with _claimed(folder) as waited:
-        files = look(params)  # before reading, so that a file that changes meanwhile is reported as changed
+        files = look(params)  # before reading, so that a file that changes in the meantime counts as changed
         known = load_files(folder / FILES) if waited else None
         if known is not None and known.is_of(params) and known.files == files:
             return Manifest.load(folder)
@@ -56,13 +56,9 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
-    """Be the only process that builds into a folder; whether that took waiting.
-
-    Raises:
-        StoreError: if another process does not end.
-    """
+    """Be the only process that builds into a folder; yields true if that took waiting, raises if it took too long."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder.parent, os.W_OK):  # nothing can be changed there, and nothing need be if all is as it was
+    if not os.access(folder.parent, os.W_OK):  # a read-only place is fine if nothing has changed
         yield False
         return
     taken = claim(folder, _CLAIM)
@@ -77,12 +73,12 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def transcript_path(trial: Trial) -> Path:
-    """Where the recognised words of a trial lie."""
+    """Path of a trial's recognised words."""
     return paths.WORDS / f"{encode_trial_id(trial.id)}.json"
 
 
 def add_transcripts(manifest: Manifest) -> Manifest:
-    """The manifest with recognised transcripts for the trials that have no words of their own."""
+    """The manifest with recognised transcripts for trials without words of their own."""
     paths.leave_folder(paths.WORDS)
     trials = []
     for trial in manifest.trials:

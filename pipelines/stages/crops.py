@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache.corpus.manifest import Manifest, Trial
+from cache.corpus.manifest import Manifest
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
 from extract.engine.cropping import crop_trials, croppable, crops_folder
@@ -22,14 +21,14 @@ from pipelines.project import paths
 
 def make_crops(
     manifest: Manifest,
-    trials: Sequence[Trial],
     config: CropConfig,
     crops: Path,
     device: str | torch.device = "auto",
     redo: bool = False,
     told: Told | None = None,
 ) -> Outcome:
-    """As `extract.engine.cropping.crop_trials`, with a progress bar, or told to whom this process works for."""
+    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials`."""
+    trials = manifest.trials
     with tell(told, "crops", sum(trial.clock.num_frames for trial in croppable(trials))) as advance:
         return crop_trials(manifest, trials, config, crops, device, redo, advance)
 
@@ -40,7 +39,7 @@ class _CropsDocument(Document):
 
 
 def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path: Path) -> None:
-    """Write the receipt of finished crops: settings and, per trial, digests and counts."""
+    """Write the receipt of finished crops: settings, and digests and counts of every trial."""
     trials = {}
     for trial in croppable(manifest.trials):
         record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")

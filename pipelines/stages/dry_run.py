@@ -1,4 +1,4 @@
-"""What an extraction would do, how much that is and how long it takes; nothing is written."""
+"""Say what an extraction would do, and estimate how long it would take, without writing anything."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pipelines.console.console import warn
 from pipelines.stages.request import Load, Request
 
 PROBES = 2  # batches; the first one warms up
-SEARCHED = 80  # frames in which faces are looked for
+SEARCHED = 80  # frames to look for faces in
 
 
 def plan(request: Request) -> list[dict[str, Any]]:
-    """One row per feature set: trials to do and kept, frames, bytes, seconds."""
+    """One row per feature set: numbers of trials to compute and to keep, frames, bytes, seconds."""
     return [_plan(request, request.load(name)) for name in request.job.sets]
 
 
@@ -67,11 +67,7 @@ def _plan(request: Request, load: Load) -> dict[str, Any]:
 
 
 def _state(request: Request, load: Load, store: FeatureStore | None, trial: Trial) -> str:
-    """What would happen to a trial: do, crop (make its crops first) or kept.
-
-    Raises:
-        AvFusionError: if it would fail.
-    """
+    """What would happen to a trial: "do", "crop" (make its crops first) or "kept"; raises if it would fail."""
     kind, manifest = load.backbone.input, request.chosen
     of_videos = "crops" in kind.media and "crops" not in trial.media and "video" in trial.media
     if of_videos and not has_crops(manifest, trial, request.job.config, request.crops):
@@ -83,10 +79,10 @@ def _state(request: Request, load: Load, store: FeatureStore | None, trial: Tria
 
 
 def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
-    """Seconds that a backbone takes for one frame, by a quick probe of two batches; reading it comes on top.
+    """Seconds that a backbone takes for one frame without reading it, measured on two batches.
 
     Raises:
-        SettingError: if the backbone cannot run as asked.
+        SettingError: if the backbone cannot run with these options.
     """
     keep_big_buffers()
     device = check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
@@ -99,7 +95,7 @@ def seconds_per_frame(backbone: Backbone, options: EngineOptions) -> float:
 
 
 def seconds_per_search(request: Request, trial: Trial) -> float:
-    """Seconds that reading one frame and looking for faces takes, by the first ones of a trial; 0 where it cannot be read."""
+    """Seconds for reading a frame and detecting faces, measured on the start of a trial; 0 if it cannot be read."""
     count = min(trial.clock.num_frames, SEARCHED)
     config = request.job.config.faces
     detector = make_detector(config, str(request.options.device))

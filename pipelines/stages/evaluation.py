@@ -1,4 +1,4 @@
-"""Stage `evaluate`: predict a part of each fold with every trained run, score the runs and their ensemble."""
+"""Stage `evaluate`: predict a part of each fold with every trained run, and score the runs and their ensemble."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.folds import Fold, load_folds
-from cache.corpus.manifest import PARTITIONS, Manifest
+from cache.corpus.manifest import Manifest
 from cache.documents.arrays import format_arrays
 from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.errors import CorpusError, FingerprintError, MissingFileError
-from cache.names import encode_trial_id, require_known
+from cache.names import encode_trial_id
 from cache.places.folders import Where
 from cache.targets import MEAN, Target, names_of
 from fusion.scores.intervals import Measured, Metrics, bootstrap, measure, score
@@ -46,7 +46,7 @@ def evaluate_systems(
     outputs: paths.Outputs = paths.PROJECT,
     features: Where = paths.FEATURES,
 ) -> dict[str, Any]:
-    """Score every system on a part of the folds that it was trained on, with features of a folder or URL.
+    """Score every system on a part of the folds that it was trained on.
 
     Writes `results/scores.json` (everything), `results/metrics/<system>.json` (mean CCC, for `dvc metrics`),
     `results/systems.csv` (CCC, for `dvc plots`), and one npz per system with the ensemble's predictions (trial → (T, C)).
@@ -54,21 +54,19 @@ def evaluate_systems(
     Returns:
         The content of `scores.json`: for each system, metric and target (and "mean", over targets)
 
-        * `mean`, `std`, `best`: over runs, that is folds and seeds, each over all its labelled frames concatenated; `std`
-          is None where there is one run;
+        * `mean`, `std`, `best`: over runs (folds and seeds), each over all its labelled frames concatenated; `std`
+          is None for a single run;
         * `low`, `high`: bootstrap interval of `mean` over trials;
-        * `ensemble`, `ensemble_low`, `ensemble_high`: the same of the runs' mean prediction, scored once.
+        * `ensemble`, `ensemble_low`, `ensemble_high`: the same for the runs' mean prediction, scored once.
 
-        And `runs`, one row per run with its own CCC, `metrics`, how tables show each of them, and the digests of the networks and
+        Also `runs`, one row per run with its CCC; `metrics`, how tables show each of them; and the digests of the networks and
         of the predictions.
 
     Raises:
-        UnknownNameError: if there is no such partition.
-        CorpusError: if a fold has no labelled trial in it.
+        CorpusError: if a fold has no labelled trial in the partition.
         MissingFileError: if a run was never trained.
-        FingerprintError: if it was trained with other settings or on other folds than `params` has.
+        FingerprintError: if it was trained with settings or on folds other than those in `params`.
     """
-    require_known("partition", evaluate.partition, (AUTO, *PARTITIONS))
     manifest = load_corpus()
     path = outputs.models / "folds.json"
     if not path.is_file():
@@ -76,7 +74,7 @@ def evaluate_systems(
     folds = load_folds(path, manifest)
     if folds != choose_folds(params.folds, manifest):
         raise FingerprintError(
-            f"The networks in '{outputs.models}' were trained on other folds than fusion.folds in params.yaml asks for. "
+            f"The networks in '{outputs.models}' were trained on folds other than those of fusion.folds in params.yaml. "
             "Run 'train-fusion' again."
         )
     partition = choose_partition(evaluate.partition, folds, manifest)
@@ -119,15 +117,15 @@ def evaluate_systems(
 
 
 def choose_partition(asked: str, folds: Sequence[Fold], manifest: Manifest) -> str:
-    """The partition that is scored: what was asked for, or the best that every fold has.
+    """The partition to score.
 
     Args:
-        asked: train, validation, test, or auto: test where every fold has labelled trials in it, else validation.
-        folds: that were trained.
+        asked: train, validation, test, or auto: test if every fold has labelled trials in it, else validation.
+        folds: the trained folds.
         manifest: the corpus.
 
     Raises:
-        CorpusError: if a fold has no labelled trial in it.
+        CorpusError: if a fold has no labelled trial in the partition.
     """
     lacking = find_lacking(folds, manifest)
     chosen = asked if asked != AUTO else "validation" if lacking["test"] else "test"
@@ -139,17 +137,13 @@ def choose_partition(asked: str, folds: Sequence[Fold], manifest: Manifest) -> s
 def _refuse_stale(
     name: str, system: SystemParams, params: FusionParams, seed: int, networks: Sequence[Checkpoint]
 ) -> None:
-    """Refuse networks that were trained with other settings than those of `params.yaml`.
-
-    Raises:
-        FingerprintError: naming the system.
-    """
+    """Raise if networks were trained with settings other than those in `params.yaml`."""
     expected = replace(system.train, seed=seed).networks()
     for network in networks:
         model = network.model
         if model.name != system.model or model.settings != asdict(system.settings) or network.training not in expected:
             raise FingerprintError(
-                f"System '{name}' was trained with other settings than params.yaml has now (seed {seed}). "
+                f"System '{name}' was trained with settings other than those now in params.yaml (seed {seed}). "
                 f"Run 'train-fusion --system {name}' again."
             )
 
@@ -165,7 +159,7 @@ def _predict_runs(
     models: Path,
     advance: Any,
 ) -> dict[tuple[int, int], list[Prediction]]:
-    """Predictions of a system's runs by fold and seed."""
+    """(fold, seed) → predictions of a system's run."""
     labelled = {trial.id for trial in manifest.trials if trial.labels is not None}
     runs = {}
     for fold in folds:
@@ -185,7 +179,7 @@ def _predict_runs(
 
 
 def _order(prediction: Prediction, targets: Sequence[str]) -> Prediction:
-    """The same with its targets in the corpus's order."""
+    """The prediction with its targets in the corpus's order."""
     ordered = tuple(target for target in targets if target in prediction.targets)
     columns = [prediction.targets.index(target) for target in ordered]
     return replace(prediction, values=prediction.values[:, columns], targets=ordered)
@@ -194,9 +188,9 @@ def _order(prediction: Prediction, targets: Sequence[str]) -> Prediction:
 def _pairs(
     predictions: Sequence[Prediction], manifest: Manifest
 ) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
-    """Trial id → prediction and label (T, C) of its labelled frames, about the middle of each target's range.
+    """Trial id → prediction and label (T, C) of its labelled frames, relative to the middle of each target's range.
 
-    No figure but the agreement of signs looks at where the middle is. Labels are nan where only other targets have one.
+    Only the agreement of signs depends on where the middle is. Labels are nan where only other targets have one.
     """
     columns = [manifest.names.index(target) for target in predictions[0].targets]
     middle = np.array([manifest.targets[column].middle for column in columns], np.float32)
@@ -211,7 +205,7 @@ def _pairs(
 
 
 def _score(measured: Measured, targets: Sequence[Target], metrics: Metrics) -> Scores:
-    """Every metric over all labelled frames of a run, and its mean over targets."""
+    """Each metric over all labelled frames of a run, and its mean over targets."""
     table = {}
     for name, figures in score(measured, metrics).items():
         values = figures.tolist()
@@ -221,7 +215,7 @@ def _score(measured: Measured, targets: Sequence[Target], metrics: Metrics) -> S
 
 
 def _is_mixed(metric: type[Metric], targets: Sequence[Target]) -> bool:
-    """Whether a mean over targets would be one of different units."""
+    """Whether a mean over targets would mix units."""
     return metric.in_unit and len({target.half for target in targets}) > 1
 
 
@@ -263,7 +257,7 @@ def _flat(ccc: Mapping[str, float]) -> dict[str, float]:
 
 
 def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
-    """Two figures per system, a file each, so that `dvc metrics show` has a row each, and a table of all for `dvc plots`."""
+    """A file with two figures per system, for a row each in `dvc metrics show`, and a table of all systems for `dvc plots`."""
     lines, files = [SYSTEMS_HEADER], {}
     for name, scores in document["systems"].items():
         ccc = scores["ccc"]
@@ -283,7 +277,7 @@ def _write_metrics(document: Mapping[str, Any], outputs: paths.Outputs) -> None:
 
 
 def _save_predictions(path: Path, ensemble: Sequence[Prediction]) -> str:
-    """One array per trial (T, C); sha256 of the file."""
+    """Save one array (T, C) per trial; returns the sha256 of the file."""
     arrays = {encode_trial_id(prediction.trial_id): prediction.values.astype("<f4") for prediction in ensemble}
     content = format_arrays(arrays)
     write_file(path, content)

@@ -1,4 +1,4 @@
-"""Stage `extract`: run backbones over a corpus, or over loose media, into feature stores."""
+"""Stage `extract`: run backbones over a corpus or loose media, and store the features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipelines.stages.request import Load, Request
 
 @dataclass(frozen=True)
 class Extraction:
-    """One feature set of some trials: what became of them and of their crops, where the features are."""
+    """The extraction of one feature set: its place, and the outcome of its trials and their crops."""
 
     place: FeatureSet
     outcome: Outcome
@@ -34,7 +34,7 @@ class Extraction:
     crops: Outcome | None = None
 
     def row(self) -> dict[str, Any]:
-        """As a row of the summary."""
+        """The row of the summary."""
         outcome = self.outcome
         return {
             "features": self.place.name,
@@ -51,15 +51,15 @@ class Extraction:
 def extract(request: Request, made: Mapping[str, Outcome] | None = None) -> list[Extraction]:
     """Compute what is missing, crops first, and write the receipts.
 
-    The project's receipt speaks for the whole corpus: it is written when every trial was chosen and is finished, and
-    removed when it no longer holds. The receipt of loose files names every file of this and of earlier runs.
+    The project's receipt covers the whole corpus: it is written if every trial was chosen and is finished, and removed
+    when it is out of date. The receipt of loose files lists every file of this and of earlier runs.
 
     Args:
         request: the request.
-        made: feature set → what other processes just made of the same request.
+        made: feature set → what other processes have just made for the same request.
 
     Returns:
-        what became of each feature set, for `raise_failed`.
+        One extraction per feature set, for `raise_failed`.
 
     Raises:
         TrialsFailedError: if none of the loose files can be read.
@@ -74,12 +74,12 @@ def extract(request: Request, made: Mapping[str, Outcome] | None = None) -> list
 
 
 def compute(request: Request, told: Told | None = None, made: Mapping[str, Outcome] | None = None) -> list[Extraction]:
-    """As `extract`, without receipts: what several processes do at once on one store.
+    """As `extract`, without receipts; several processes may do this simultaneously on one store.
 
     Args:
         request: the request.
-        told: called with the name of what is being made, frames and trial; a progress bar by default.
-        made: feature set → what other processes just made, which is not made again.
+        told: receives the progress; a progress bar by default.
+        made: feature set → what other processes have just made, which is not made again.
     """
     if not request.chosen.trials and request.faults:
         raise TrialsFailedError(
@@ -88,51 +88,49 @@ def compute(request: Request, told: Told | None = None, made: Mapping[str, Outco
     loads = [request.load(name) for name in request.job.sets]
     crops = None
     if any("crops" in load.backbone.input.media for load in loads):
-        trials, device = request.chosen.trials, request.options.device
-        crops = make_crops(request.chosen, trials, request.job.config, request.crops_root, device, told=told)
-    return [_extract_one(request, _spare(load, made or {}), crops, told) for load in loads]
-
-
-def _spare(load: Load, made: Mapping[str, Outcome]) -> Load:
-    """What was just made is not made again, also with `redo`."""
-    finished = made.get(load.name, Outcome()).computed
-    return replace(load, options=replace(load.options, spared=frozenset(finished)))
+        crops = make_crops(request.chosen, request.job.config, request.crops_root, request.options.device, told=told)
+    done = []
+    for load in loads:
+        finished = (made or {}).get(load.name, Outcome()).computed
+        options = replace(load.options, spared=frozenset(finished))  # is not made again, even with `redo`
+        done.append(_extract_one(request, replace(load, options=options), crops, told))
+    return done
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
-    """List the failed trials of crops and of every feature set in files beside the stores, and refuse to go on.
+    """List failed trials of crops and of every feature set in files beside the stores, and raise if there are any.
 
     Raises:
         TrialsFailedError: naming every failed trial.
     """
-    checks: list[tuple[str, Outcome, Where]] = [
-        (e.place.name, e.outcome, replace_suffix(e.place.store, ".failures.json")) for e in done
-    ]
+    checks: list[Check] = [(e.place.name, e.outcome, replace_suffix(e.place.store, ".failures.json")) for e in done]
     checks += [("crops", e.crops, paths.CROPS / "failures.json") for e in done if e.crops is not None][:1]
+    raise_failures(*checks)
+
+
+Check = tuple[str, Outcome, Where]
+"""What was made, its outcome, and the file for its failures."""
+
+
+def raise_failures(*checks: Check) -> None:
+    """List failed trials in files and raise; remove the file of an outcome without failures.
+
+    Raises:
+        TrialsFailedError: naming every failed trial.
+    """
     texts = []
     for what, outcome, path in checks:
-        try:
-            raise_failures(what, outcome, path)
-        except TrialsFailedError as error:
-            texts.append(str(error))
+        outcome.save_failures(path)
+        failed = len(outcome.failures)
+        total = failed + len(outcome.computed) + len(outcome.kept)
+        others = "the others are finished and kept. " if total > failed else ""
+        if failed:
+            texts.append(
+                f"{what}: {failed} of {total} trials failed; {others}Fix them and run again, only they are redone "
+                f"(list: '{path}').\n{_list_reasons(outcome.failures)}"
+            )
     if texts:
         raise TrialsFailedError("\n".join(texts))
-
-
-def raise_failures(what: str, outcome: Outcome, path: Where) -> None:
-    """List failed trials in a file and refuse to go on; remove the file where none failed.
-
-    Raises:
-        TrialsFailedError: naming every failed trial.
-    """
-    outcome.save_failures(path)
-    if outcome.failures:
-        total = len(outcome.failures) + len(outcome.computed) + len(outcome.kept)
-        others = "the others are finished and kept. " if total > len(outcome.failures) else ""
-        raise TrialsFailedError(
-            f"{what}: {len(outcome.failures)} of {total} trials failed; {others}Fix them and run "
-            f"again, only they are redone (list: '{path}').\n{_list_reasons(outcome.failures)}"
-        )
 
 
 def _list_reasons(failures: Mapping[str, str]) -> str:
@@ -143,7 +141,7 @@ def _list_reasons(failures: Mapping[str, str]) -> str:
 
 
 def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told | None) -> Extraction:
-    """Extract one feature set; trials with a fault, such as that of their crops, fail with it."""
+    """Extract one feature set; trials that have a fault already, e.g. in their crops, fail with it."""
     keep_big_buffers()
     backbone = load.backbone
     place = locate_set(request.job.features, load.name)
@@ -163,23 +161,23 @@ def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told 
 
 
 def _tell_why(features: Where, place: FeatureSet, recipe: Recipe) -> None:
-    """Say why features that are there are computed again, under another recipe or in another place."""
+    """Say why existing features are computed again, with another recipe or in another place."""
     try:
         if recipe.fingerprint in fingerprints(place.store):
             return
         found = find_set(features, place.name)
         known = Receipt.load(found.receipt).recipe
-    except AvFusionError:  # no store or no receipt yet, or a damaged one, which is reported where it is read
+    except AvFusionError:  # no store or receipt yet, or a damaged one, which is reported when it is read
         return
     if known != recipe:
         note(
-            f"'{found.store}' holds other features of '{place.name}', which are kept; these are computed: "
-            f"{differences(known, recipe)}."
+            f"'{found.store}' has features of '{place.name}' with another recipe, which are kept; the new ones are computed "
+            f"({differences(known, recipe)})."
         )
     elif found != place:
         note(
-            f"'{found.store}' lies where older programs left it and is kept; it is computed again in '{place.store}'. Or stop, "
-            f"move it there and '{found.receipt}' to '{place.receipt}'."
+            f"'{found.store}' is in the layout of older versions of avfusion and is kept; its features are computed again in "
+            f"'{place.store}'. To avoid that, stop, move it there and '{found.receipt}' to '{place.receipt}'."
         )
 
 
@@ -187,8 +185,8 @@ def _write_receipt(request: Request, extraction: Extraction) -> None:
     outcome, receipt = extraction.outcome, extraction.place.receipt
     if outcome.blind:
         warn(
-            f"{extraction.place.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have not one frame with input (no "
-            f"face, sound or word), e.g. '{outcome.blind[0]}'. Look at their media, crops and transcripts."
+            f"{extraction.place.name}: {len(outcome.blind)} of {len(outcome.computed)} trials have no valid frame (no "
+            f"face, sound or word), e.g. '{outcome.blind[0]}'. Check their media, crops and transcripts."
         )
     store = FeatureStore(extraction.place.store, extraction.fingerprint)
     done = [*outcome.computed, *outcome.kept]
@@ -209,7 +207,7 @@ def _write_receipt(request: Request, extraction: Extraction) -> None:
 
 
 def _is_true(receipt: Where) -> bool:
-    """Whether the store still holds what a receipt names."""
+    """Whether the store still has what a receipt lists."""
     try:
         open_receipt(receipt)
     except MissingFileError:

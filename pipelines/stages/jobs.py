@@ -1,7 +1,7 @@
 """Run independent jobs in several processes.
 
-The calling process works too, so that two workers need one process more, and whoever is free takes the next job.
-Every job computes what it would compute alone.
+The calling process works too, so two workers need one more process. Whichever is free takes the next job, and every job gives
+the same result as alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 J = TypeVar("J")
 R = TypeVar("R")
 
-_shared: dict[str, Any] = {}  # of a worker process: the counter, the jobs and how to run them
+_shared: dict[str, Any] = {}  # in a worker process: the counter, the jobs and how to run them
 
 
 def available_cores() -> int:
@@ -32,13 +32,13 @@ def run_jobs(
     """Run jobs, results in the order of the jobs.
 
     Args:
-        jobs: what to do; sent to the other processes where there are any.
-        make_runner: called once in each process, a function of a module; what it returns is called with a job.
-        workers: processes, at least one, this one among them.
-        own_runner: what runs jobs in this process instead, for instance with progress.
+        jobs: the jobs; must be picklable if there are several workers.
+        make_runner: called once in each process, must be picklable; returns the function that runs a job.
+        workers: number of processes including this one, at least one.
+        own_runner: runs the jobs of this process instead, e.g. with progress.
 
     Raises:
-        AvFusionError: whatever a job raises; jobs that were not begun are then left.
+        AvFusionError: whatever a job raises; jobs that were not started are then dropped.
     """
     own = own_runner or make_runner()
     others = min(workers, len(jobs)) - 1

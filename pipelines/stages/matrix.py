@@ -1,4 +1,4 @@
-"""Stage `matrix`: many models over many sets of modalities, trained and scored for comparison only."""
+"""Stage `matrix`: train and score many models over many sets of modalities, for comparison only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.stages.training import train_systems
 
 
 def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = False) -> dict[str, Any]:
-    """Train and score section `matrix`, beside the systems of section `fusion`; returns the scores.
+    """Train and score section `matrix`, apart from the systems of section `fusion`; returns the scores.
 
     Args:
         params: all settings.
@@ -26,7 +26,7 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
 
     Raises:
         SettingError: if there is no such section.
-        AvFusionError: whatever training or evaluating refuses.
+        AvFusionError: whatever training or evaluation raises.
     """
     if params.matrix is None:
         raise SettingError(
@@ -39,7 +39,7 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
 
 
 def leave_empty() -> None:
-    """Leave the outputs of stage `matrix` with nothing in them, where there is no such section."""
+    """Write empty outputs for stage `matrix`, if there is no such section."""
     networks.take_over(paths.MATRIX.models)
     for folder in (paths.MATRIX.models, paths.MATRIX.predictions):
         if folder.exists():

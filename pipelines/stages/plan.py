@@ -1,9 +1,9 @@
-"""Stage `plan`, which every `dvc repro` runs: what the other stages depend on beside their code and each other.
+"""Stage `plan`, part of every `dvc repro`: what the other stages depend on apart from their code and each other.
 
-DVC itself knows files and whole sections of params.yaml. Here stands, a small file each, what changes a stage and
-nothing else: the sections that may be absent, which feature sets any system reads, how and by which backbone each is
-made, and what lies in the corpus's folder. Of a backbone's code only its own file counts, and `extract/inputs` in dvc.yaml:
-features are made again where a number in them is raised, and other code changes none.
+DVC itself only knows files and whole sections of params.yaml. This stage writes a small file for each thing that a stage depends on:
+sections that may be missing, which feature sets are read by any system, how and by which backbone each is
+made, and the files in the corpus's folder. Of a backbone's code only its own file counts (and `extract/inputs`, in dvc.yaml):
+other code does not change features unless a number in these files is increased.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pipelines.project.params import Params
 
 
 def plan_stages(params: Params) -> None:
-    """Write `work/plan` and `work/corpus-files.json`; files whose content stays are not touched."""
+    """Write `work/plan` and `work/corpus-files.json`; unchanged files are not touched."""
     look_again(params.corpus, paths.CORPUS_FILES)
     documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
     for name, section in params.extract.items():
         code = digest_file(source_of(BACKBONES[section.backbone]))
-        documents[f"extract/{name}"] = {"read": is_read(params, name), "settings": asdict(section), "code": code}
+        documents[f"extract/{name}"] = {"read": params.reads(name), "settings": asdict(section), "code": code}
     files = {paths.PLAN / f"{name}.json": document for name, document in documents.items()}
     for path in set(paths.PLAN.rglob("*.json")) - files.keys():
         path.unlink()
@@ -41,17 +41,11 @@ def plan_stages(params: Params) -> None:
         write_file(path, (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode())
 
 
-def is_read(params: Params, name: str) -> bool:
-    """Whether a system of params.yaml reads a feature set."""
-    systems = [*params.fusion.systems.values(), *(params.matrix.systems.values() if params.matrix else ())]
-    return any(name in system.modalities.values() for system in systems)
-
-
 def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:
-    """The feature sets that a system reads; the others get a receipt that says so, whatever their store holds."""
+    """The feature sets that a system reads; the others get a receipt that says that they are not."""
     read = []
     for name in params.feature_sets(names):
-        if is_read(params, name):
+        if params.reads(name):
             read.append(name)
             continue
         note(f"No system of params.yaml reads '{name}': it is not extracted.")

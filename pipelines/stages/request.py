@@ -1,7 +1,7 @@
-"""What to extract: backbones, trials and where features go; the project's corpus and loose files are one kind of request.
+"""What to extract: backbones, trials and the folder of features, for the project's corpus and for loose files alike.
 
-A `Job` is what a command line says: names, settings and paths, so that any process can be handed one. `open_job` looks at
-the corpus, or the files, and at the devices of this machine, and gives the `Request` that extraction and its plan work on.
+A `Job` is a command line as data: names, settings and paths, so that it can be sent to any process. `open_job` reads the corpus or
+the files, chooses a device of this machine, and returns the `Request` that extraction and its dry run work on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
 from pipelines.project import paths
 from pipelines.project.loose_media import by_name, loose_manifest, name_clashes
-from pipelines.project.params import CorpusParams, FeatureSetParams, Params
+from pipelines.project.params import CorpusParams, FeatureSetParams
 from pipelines.stages.corpus import build_corpus
 
 T = TypeVar("T")
@@ -38,9 +38,9 @@ class Selection:
     """Some trials of a corpus.
 
     Attributes:
-        patterns: shell patterns, of which a trial's id fits one; none for every trial.
-        limit: at most so many of these, the first ones; None for all.
-        part: number and count of equal parts, of which only this one is taken.
+        patterns: shell patterns; a trial's id must match one of them. Empty for every trial.
+        limit: only the first N of these; None for all.
+        part: (number, count): only this one of several equal parts.
     """
 
     patterns: tuple[str, ...] = ()
@@ -48,10 +48,10 @@ class Selection:
     part: tuple[int, int] = (0, 1)
 
     def pick(self, trials: Mapping[str, T]) -> list[T]:
-        """What belongs to the chosen ids.
+        """The values of the chosen ids.
 
         Raises:
-            SettingError: if none fits.
+            SettingError: if no id matches.
         """
         patterns = self.patterns or ("*",)
         chosen = [
@@ -61,8 +61,7 @@ class Selection:
             known = ", ".join(list(trials)[:3])
             asked = "' or '".join(self.patterns)
             raise SettingError(
-                f"No trial is named '{asked}'; there are {len(trials)}, such as {known}. Change "
-                "--trials; '*' stands for any characters."
+                f"No trial is named '{asked}'; there are {len(trials)}, e.g. {known}. Change --trials; '*' matches any characters."
             )
         number, count = self.part
         return chosen[: self.limit][number::count]
@@ -70,11 +69,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class LooseMedia:
-    """Files beside any project.
+    """Files outside any project.
 
     Attributes:
         files: the files.
-        rate: frames per second of those without pictures; None for 25.
+        rate: frames per second of files without pictures; None for 25.
         face: see `loose_manifest`.
     """
 
@@ -85,15 +84,15 @@ class LooseMedia:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for; names, settings and paths only, so that it can be sent to another process.
+    """A request as data: only names, settings and paths, so that it can be sent to another process.
 
     Attributes:
         sets: name → feature set.
         media: the project's corpus, or loose files.
         config: settings of crops.
-        features: folder or URL of features.
+        features: folder or URL of all features.
         options: how to run.
-        selection: of trials.
+        selection: which trials.
     """
 
     sets: dict[str, FeatureSetParams]
@@ -109,12 +108,12 @@ class Request:
     """A job on this machine, ready to be worked on.
 
     Attributes:
-        job: as it was asked for.
-        corpus: all trials, of which the recipe speaks.
-        chosen: those to have finished.
+        job: the job.
+        corpus: all trials, which decide the recipe.
+        chosen: the trials to finish.
+        crops_root: folder of crops, with a subfolder for each combination of settings.
+        options: the job's options with the chosen device.
         faults: trial id → why it cannot be read.
-        crops_root: folder of crops, of these and other settings.
-        options: with the device that was chosen.
     """
 
     job: Job
@@ -126,40 +125,38 @@ class Request:
 
     @property
     def crops(self) -> Path:
-        """Folder of crops of these settings."""
+        """Folder of the crops with these settings."""
         return crops_folder(self.crops_root, self.job.config)
 
     @property
     def is_loose(self) -> bool:
-        """Whether it is about loose files."""
+        """Whether the trials are loose files."""
         return isinstance(self.job.media, LooseMedia)
 
     def load(self, name: str) -> Load:
-        """The backbone of a feature set, how it runs, and what it makes of the request.
+        """Load the backbone of a feature set.
 
         Raises:
-            SettingError: if it cannot run as asked.
-            MissingFileError: if no trial has what it reads.
+            SettingError: if it cannot run with these options.
+            MissingFileError: if no trial has the media that it reads.
         """
         section, options = self.job.sets[name], self.options
         backbone = load_backbone(section.backbone, section.weights, section.settings)
         plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
         if len(self.job.sets) > 1 and not backbone.input.mixes and options != plain:
             note(
-                f"Backbone '{section.backbone}' reads sentences of any length: it runs with {DEFAULT_RUNTIME}, and is not compiled."
+                f"Backbone '{section.backbone}' reads sentences of any length, so it runs with {DEFAULT_RUNTIME} and is not compiled."
             )
             options = plain
         check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
         if backbone.weights.seed is not None:
             warn(
-                f"Backbone '{section.backbone}' has random weights (seed {backbone.weights.seed}): its features are untrained, good for trying "
-                "the pipeline only. Set trained weights in params.yaml or with --weights."
+                f"Backbone '{section.backbone}' has random weights (seed {backbone.weights.seed}); its features are only good for trying out "
+                "the pipeline. Set trained weights in params.yaml or with --weights."
             )
         upstream = backbone.input.upstream(self.corpus, self.job.config)
         faults = dict(self.faults)
-        if (
-            self.is_loose
-        ):  # transcripts beside loose files are given, whoever wrote them, so that runs share their recipe
+        if self.is_loose:  # transcripts beside files count as given, whatever wrote them, so that runs share a recipe
             upstream = {key: GIVEN if key == "words" else value for key, value in upstream.items()}
             faults |= self._lacking(backbone)
         else:
@@ -167,7 +164,7 @@ class Request:
         return Load(name, backbone, options, backbone.recipe(section.dtype, options.precision, upstream), faults)
 
     def _lacking(self, backbone: Backbone) -> dict[str, str]:
-        """Loose files without what a backbone reads, and what to do about it: who names a file wants its features."""
+        """Loose files without the media that a backbone reads, and what to do: a named file must not be skipped."""
         faults = {}
         for trial in self.chosen.trials:
             try:
@@ -179,13 +176,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """A feature set whose backbone was loaded for a request.
+    """A feature set with its backbone, loaded for a request.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         backbone: the network.
-        options: how it runs.
-        recipe: of its features.
+        options: how to run it.
+        recipe: recipe of its features.
         faults: trial id → why it cannot be read.
     """
 
@@ -196,34 +193,15 @@ class Load:
     faults: dict[str, str]
 
 
-def project_job(
-    names: tuple[str, ...], params: Params, options: EngineOptions, selection: Selection, features: Where
-) -> Job:
-    """The project's feature sets of these names; "all" stands for all of `params.yaml`.
-
-    Raises:
-        UnknownNameError: if `params.yaml` has no section for a name.
-    """
-    return Job(params.feature_sets(names), params.corpus, params.crops, features, options, selection)
-
-
-def loose_job(
-    weights: Mapping[str, str], media: LooseMedia, options: EngineOptions, selection: Selection, out: Path
-) -> Job:
-    """Loose files into `out`, by backbones with these weights; each makes a feature set of its name."""
-    sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights.items()}
-    return Job(sets, media, CropConfig(), out, options, selection)
-
-
 def open_job(job: Job, build: bool = True) -> Request:
-    """Look at what a job is about.
+    """Prepare a job on this machine.
 
     Args:
         job: the job.
-        build: whether the project's corpus is built where it is missing.
+        build: whether to build the project's corpus if it is missing.
 
     Raises:
-        MissingFileError: if the corpus is missing and is not to be built.
+        MissingFileError: if the corpus is missing and not to be built.
         CorpusError: if two loose files have the same name.
         SettingError: if there is no such device, face or trial.
     """

@@ -1,7 +1,7 @@
-"""Extraction on several devices: one process per device, all on one store, sharing the trials by claims.
+"""Extraction on several devices: one process per device, all on one store, sharing the trials through claims.
 
-A process that dies, even by SIGKILL, loses only the trials that it was working on; the other processes, or this one at the
-end, take those over.
+A process that dies, even by SIGKILL, only loses the trials that it was working on. The other processes, or this one at the
+end, take over those.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pipelines.stages.extraction import Extraction, compute, extract
 from pipelines.stages.request import Job, open_job
 
 FAULT = "fault"
-"""Sent instead of a title by a process that ends with an error."""
+"""Sent as title by a process that ends with an error."""
 
 
 def extract_on(job: Job, devices: Sequence[str]) -> list[Extraction]:
-    """As `extract`, in one process per device; with a single one, in this process.
+    """As `extract`, in one process per device; for a single device, in this process.
 
     Args:
         job: what to extract.
-        devices: names of devices; one may be named several times.
+        devices: names of devices, which may repeat.
 
     Raises:
         SettingError: if a device does not exist, before anything is started.
@@ -48,7 +48,7 @@ def extract_on(job: Job, devices: Sequence[str]) -> list[Extraction]:
 
 
 def _run_all(jobs: Sequence[Job], total: int) -> dict[str, Outcome]:
-    """Start a process per job and wait for them; what they computed, by the name of what they made."""
+    """Start a process per job and wait for them; returns feature set → what they computed."""
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, tuple[str, Any]] = {}
     for number, job in enumerate(jobs):
@@ -83,12 +83,12 @@ def _run_all(jobs: Sequence[Job], total: int) -> dict[str, Outcome]:
 
 
 def _work(job: Job, parent: Connection) -> None:
-    """Body of a process: compute its share and report progress to the parent."""
+    """Body of a process: compute a share of the trials and report progress to the parent."""
 
     def tell(title: str, frames: int, trial_id: str) -> None:
         parent.send((title, frames, trial_id))
 
-    with contextlib.redirect_stderr(io.StringIO()):  # the parent gives the same warnings
+    with contextlib.redirect_stderr(io.StringIO()):  # the parent shows the same warnings
         try:
             for extraction in compute(open_job(job), tell):
                 parent.send((extraction.place.name, 0, extraction.outcome))

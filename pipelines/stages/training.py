@@ -1,4 +1,4 @@
-"""Stage `train`: every system of `params.yaml`, once per fold and seed, on cached features."""
+"""Stage `train`: train every system in `params.yaml`, once per fold and seed, on stored features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipelines.console.console import note, progress, warn
 from pipelines.project import networks, paths
 from pipelines.project.corpus_files import load_corpus
 from pipelines.project.params import AUTO, FoldParams, FusionParams, SystemParams
-from pipelines.project.runs import Digests, Job, Row, best_epoch, find_run, read_history, saved_runs
+from pipelines.project.runs import Digests, Job, Row, best_epoch, find_run, gather_history, read_history
 from pipelines.stages.jobs import available_cores, run_jobs
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 
 def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
-    """The folds that are trained.
+    """The folds to train.
 
     Raises:
-        SettingError: if there is no fold of this number.
-        AvFusionError: whatever dividing the corpus or reading a file of folds refuses.
+        SettingError: if there is no fold with this number.
+        AvFusionError: whatever dividing the corpus or reading a file of folds raises.
     """
     if params.path:
         folds = load_folds(Path(params.path), manifest)
@@ -57,13 +57,13 @@ def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
 
 
 def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[int]]:
-    """Partition → numbers of the folds that have no labelled trial in it."""
+    """Partition → numbers of the folds without a labelled trial in it."""
     labelled = {trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).any()}
     return {name: [fold.index for fold in folds if labelled.isdisjoint(fold.part(name))] for name in PARTITIONS}
 
 
 def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
-    """What is wrong with evaluating on a partition that some folds lack, and what to set instead."""
+    """Why a partition that some folds lack cannot be evaluated, and what to set instead."""
     which = lacking[partition]
     present = [name for name, folds in lacking.items() if not folds]
     return (
@@ -83,7 +83,7 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
 
     Raises:
         MissingFileError: if there is no such feature set, or a trial of the manifest is missing.
-        FingerprintError: if a store does not hold what its receipt says.
+        FingerprintError: if a store differs from its receipt.
     """
     stores = {}
     for modality, name in modalities.items():
@@ -91,8 +91,8 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
         if not is_file(path):
             expected = expected_one_of(name, sorted({found.name for found in list_sets(features)}))
             raise MissingFileError(
-                f"Modality '{modality}' of a system reads feature set '{name}', which is not there (no '{path}'); "
-                f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it under "
+                f"Modality '{modality}' of a system reads feature set '{name}', which does not exist (no '{path}'); "
+                f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it with "
                 "this name."
             )
         store, receipt = open_receipt(path)
@@ -108,7 +108,7 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads, at least one, for a while."""
+    """Let torch use this number of threads, at least one, for a while."""
     import torch
 
     before = torch.get_num_threads()
@@ -129,23 +129,23 @@ def train_systems(
 ) -> list[Row]:
     """Train the systems: one run per fold and seed, each with one checkpoint, or one per target.
 
-    A network that was made of just the same settings, features, labels and code is kept (`pipelines.project.networks`), whichever
-    settings were used since; several trainings at once share the work. Beside the checkpoints it writes the folds, and the history of all epochs of all systems.
+    Networks trained with the same settings, features, labels and code are kept (`pipelines.project.networks`), also across
+    changes of settings, and simultaneous trainings share the work. Also writes the folds, and the history of all epochs of all systems.
 
     Args:
         params: section `fusion`.
         only: names of the systems to train; all by default.
-        outputs: where checkpoints and history go.
+        outputs: paths of checkpoints and history.
         features: folder or URL of all features.
-        redo: train again what is already there.
-        partition: that the systems will be scored on; a warning before training says which folds lack it.
+        redo: whether to train finished networks again.
+        partition: partition to be scored later; a warning before training says which folds lack it.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
 
     Raises:
         UnknownNameError: if a system of `only` is not in `params.yaml`.
-        AvFusionError: whatever loading or training refuses.
+        AvFusionError: whatever loading or training raises.
     """
     for name in only:
         require_known("system in section 'fusion' of params.yaml", name, params.systems)
@@ -157,7 +157,7 @@ def train_systems(
     folds = choose_folds(params.folds, manifest)
     lacking = find_lacking(folds, manifest)
     if lacking.get(partition):
-        warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will refuse.")
+        warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will fail.")
     systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {
         name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
@@ -167,7 +167,7 @@ def train_systems(
     rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
     _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
     save_folds(folds, outputs.models / "folds.json", manifest)
-    _write_history(outputs.history, _gather_history(params, outputs.models))
+    _write_history(outputs.history, gather_history(outputs.models, params.systems))
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
     return [{key: row.get(key, "") for key in shown} for row in rows]
 
@@ -175,7 +175,7 @@ def train_systems(
 def train_jobs(
     jobs: Sequence[Job], params: FusionParams, manifest: Manifest, models: Path, features: Where, redo: bool
 ) -> list[Row]:
-    """Train the networks that are not there yet, or all; the epoch that each one kept, in the order of the jobs."""
+    """Train missing networks, or all; returns the epoch that each one kept, in the order of the jobs."""
     digest = Digests(params, manifest, functools.partial(open_stores, features, manifest=manifest))
     jobs = [replace(job, digest=digest(job)) for job in jobs]
     missing = [job for job in jobs if redo or not _is_there(job, models)]
@@ -196,23 +196,30 @@ def train_jobs(
 
 
 def _is_there(job: Job, models: Path) -> bool:
-    """Whether a job's network is kept, or its run's folder holds a copy, as after `dvc pull`."""
-    return networks.is_kept(job.digest) or find_run(job.folder(models), job.digest) is not None
+    """Whether a job's network is kept, or the folder of its run has a copy, as after `dvc pull`."""
+    if networks.is_kept(job.digest):
+        return True
+    damaged = networks.remove_damaged(job.digest)
+    has_copy = find_run(job.folder(models), job.digest) is not None
+    if damaged:
+        then = f"the copy in '{job.folder(models)}' is used" if has_copy else "it is trained again"
+        warn(f"The network in '{networks.place(job.digest)}' was damaged and has been removed; {then}.")
+    return has_copy
 
 
 def _name_network(job: Job, models: Path) -> None:
-    """Let the folder of a run hold the network of its job."""
+    """Put the network of a job into the folder of its run."""
     folder = job.folder(models)
     if networks.is_named(job.digest, folder) or find_run(folder, job.digest) is not None:
         return
     if job.config.per_target:
-        for path in folder.parent.glob("*.*"):  # what a network for all targets left
+        for path in folder.parent.glob("*.*"):  # left by a network for all targets
             path.unlink(missing_ok=True)
     networks.name(job.digest, folder)
 
 
 def _are_saved(folds: Sequence[Fold], models: Path, manifest: Manifest) -> bool:
-    """Whether these are the folds that all runs beside them were trained on."""
+    """Whether all existing runs were trained on these folds."""
     try:
         return tuple(load_folds(models / "folds.json", manifest)) == tuple(folds)
     except AvFusionError:
@@ -220,7 +227,7 @@ def _are_saved(folds: Sequence[Fold], models: Path, manifest: Manifest) -> bool:
 
 
 def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, same_folds: bool) -> None:
-    """Once all networks are saved, delete runs of removed systems and other folds, and leftovers of current ones."""
+    """Delete runs of removed systems and other folds, and leftovers of current ones, once all networks are saved."""
     needed = {path for job in jobs for path in (job.folder(models), *job.folder(models).parents)}
     trained = {job.name for job in jobs}
     kept = params.systems if same_folds else trained
@@ -231,20 +238,12 @@ def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, 
     if gone:
         networks.take_over(models)
     for folder in gone:
-        if folder.exists():  # else it went with the one that it lay in
+        if folder.exists():  # it may have been removed with its parent
             shutil.rmtree(folder)
 
 
-def _gather_history(params: FusionParams, models: Path) -> list[Row]:
-    """Every epoch of every saved run, system after system."""
-    rows = (
-        (name, row) for name in params.systems for folder in saved_runs(models, name) for row in read_history(folder)
-    )
-    return [{**row, "system": name} for name, row in rows]  # systems of the same settings share a network
-
-
 def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
-    """All trials of a system's modalities."""
+    """A bank with all trials of a system's modalities."""
     from extract.engine.devices import choose_device
     from fusion.bank.bank import Bank
 
@@ -256,7 +255,7 @@ def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, fe
 
 
 def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, features: Where) -> Bank:
-    """The bank in the principal components of the fold's training trials, where the system asks for them."""
+    """The bank reduced to principal components of the fold's training trials, if the system asks for them."""
     if not system.pca:
         return bank
     from fusion.bank.projection import fit_projections
@@ -266,7 +265,7 @@ def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, fe
 
 
 class Runner:
-    """Trains and saves one network after the other; keeps the bank as long as the system and the fold stay the same."""
+    """Trains and saves networks one by one, and keeps the bank while system and fold stay the same."""
 
     def __init__(
         self,
@@ -285,7 +284,7 @@ class Runner:
         self._reduced: tuple[str, Fold, Bank] | None = None
 
     def __call__(self, job: Job) -> bool:
-        """Have one network trained and kept; false where another process is at it."""
+        """Train and keep one network; false if another process is training it."""
         with networks.claimed(job.digest) as ours:
             if not ours:
                 return False
@@ -295,7 +294,7 @@ class Runner:
             return True
 
     def choose_bank(self, job: Job) -> Bank:
-        """The bank of a job's system, in the principal components of its fold where it asks for them."""
+        """The bank of a job's system, reduced to principal components of its fold if it asks for them."""
         if self._bank is None or self._bank[0] != job.name:
             self._bank = job.name, load_bank(job.system, self._manifest, self._params, self._features)
         if self._reduced is None or self._reduced[:2] != (job.name, job.fold):
@@ -336,7 +335,7 @@ def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResul
 
 
 def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Every column of CCC in the rows, the mean last."""
+    """All columns of CCC in the rows, the mean last."""
     names = dict.fromkeys(key for row in rows for key in row if key.startswith("ccc_"))
     return [*names, "ccc"]
 

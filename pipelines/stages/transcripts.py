@@ -1,4 +1,4 @@
-"""Recognise what is said: transcripts for trials, or loose files, that come without words."""
+"""Recognise speech: make transcripts for trials, or loose files, without words."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from pipelines.project.loose_media import by_name
 from pipelines.stages.corpus import add_transcripts, transcript_path
 
 FAILURES = "words.failures.txt"
-"""List of failed files among transcripts; with `.json` it could be the transcript of a recording of that name."""
+"""File that lists failures, beside the transcripts; as `.json` it could be mistaken for one."""
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """What to transcribe: the project's trials without words, and loose files, are worked through alike.
+    """Recordings to transcribe: the project's trials without words, or loose files.
 
     Attributes:
-        folder: of the transcripts.
-        places: id → recording, and the transcript to write in the folder.
-        kept: ids of those that have a transcript of another kind.
-        failures: id → why one cannot be transcribed.
-        corpus: whose manifest then names the transcripts, None for loose files.
+        folder: folder of the transcripts.
+        places: id → recording, and its transcript in the folder.
+        kept: ids of recordings that have another kind of transcript.
+        failures: id → why it cannot be transcribed.
+        corpus: the manifest that will list the transcripts; None for loose files.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Recordings:
 
 
 def find_project() -> Recordings:
-    """Every trial of the project's corpus that has sound but no words of its own, with its transcript under `work/words`."""
+    """All trials in the project's corpus with sound but no words of their own; transcripts go to `work/words`."""
     manifest = Manifest.load(paths.CORPUS)
     lacking = [trial for trial in manifest.trials if "audio" in trial.media and not _has_own_words(manifest, trial)]
     places = {trial.id: (manifest.path(trial, "audio"), transcript_path(trial)) for trial in lacking}
@@ -56,12 +56,12 @@ def _has_own_words(manifest: Manifest, trial: Trial) -> bool:
 
 
 def find_loose(media: Sequence[Path], out: Path, redo: bool = False) -> Recordings:
-    """Loose files, with `out/<name>.json`; those with a transcript of their name there, of any kind, are kept.
+    """Loose files; transcripts go to `out/<name>.json`. Files that have any kind of transcript there are kept.
 
     Args:
         media: the files.
         out: folder for the transcripts.
-        redo: whether `<name>.json` is to be written again; a file that has a transcript of another kind fails.
+        redo: whether to write `<name>.json` again; a file with another kind of transcript fails.
 
     Raises:
         CorpusError: if two files have the same name.
@@ -85,33 +85,29 @@ def find_loose(media: Sequence[Path], out: Path, redo: bool = False) -> Recordin
 
 
 def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
-    """Refuse to write a transcript beside one of another kind: a recording with two has no words.
-
-    Raises:
-        CorpusError: naming those that are there.
-    """
+    """Raise if there is another kind of transcript: with two of them, a recording's words are ambiguous."""
     places = present.find(transcript.name.removesuffix(".json"), TRANSCRIPTS)
     others = " and ".join(f"'{path}'" for path in places if path != transcript)
     if others:
         raise CorpusError(
-            f"There is {others} already; expected no transcript of another kind beside '{transcript}', since one of two "
-            "cannot be chosen. Remove or rename it, give another folder with --out, or keep it: run without --redo."
+            f"There is {others} already; expected no other kind of transcript beside '{transcript}', because two are "
+            "ambiguous. Remove or rename it, give another folder with --out, or keep it: run without --redo."
         )
 
 
 def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
-    """Recognise recordings that have no transcript yet, or all; transcripts that exist are kept.
+    """Recognise recordings without a transcript, or all.
 
-    Several processes may do this at once: they share the work. The models are opened if there is any.
+    Several processes may do this simultaneously and share the work. The models are only opened if there is work to do.
 
     Args:
         recordings: what to transcribe.
         recogniser: see `extract.speech.recognition.open_recogniser`.
         punctuation: model that restores punctuation, "" for none.
-        redo: whether to recognise again what is finished.
+        redo: whether to recognise finished recordings again.
 
     Returns:
-        What was recognised, kept or failed.
+        The recordings recognised, kept or failed.
 
     Raises:
         AvFusionError: if the recogniser or the punctuation model cannot be opened.
@@ -141,7 +137,7 @@ def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, re
 
 
 def _model_name(wanted: str) -> str:
-    """A recogniser or a model without the folders that differ between machines.
+    """Name of a recogniser or model without its folder, which differs between machines.
 
     >>> _model_name("vosk:~/models/vosk-model-en-us-0.22/")
     'vosk:vosk-model-en-us-0.22'

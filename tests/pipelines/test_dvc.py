@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DVC = Path(sys.executable).with_name("dvc")
+ODD = "Ä.b-1_"  # a legal name of a feature set
 
 
 pytestmark = [
@@ -29,9 +30,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose pipeline ran once; committed, and pushed to a remote beside it."""
     folder = tmp_path_factory.mktemp("dvc") / "first"
     copied = (
-        "cache", "extract", "fusion", "pipelines", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml",
-        "params.yaml", "matrix.yaml",
-    )  # fmt: skip
+        "cache",
+        "extract",
+        "fusion",
+        "pipelines",
+        ".dvc/config",
+        ".dvc/.gitignore",
+        ".dvcignore",
+        ".gitignore",
+        "dvc.yaml",
+        "params.yaml",
+        "matrix.yaml",
+    )
     for name in copied:
         source, place = ROOT / name, folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +53,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         lambda p: p["corpus"].update(settings={"num_trials": 3, "num_subjects": 3, "min_s": 2.0, "max_s": 2.5}),
     )
+    change(folder, lambda p: p["extract"].update({ODD: {"backbone": "vggish", "weights": "random"}}))
     change(folder, shrink_training)
     change(folder, shrink_matrix, "matrix.yaml")
     git(folder, "init", "-q")
     dvc(folder, "remote", "add", "-q", "-d", "shared", str(folder.with_name("remote")))
-    assert "Running stage 'extract@mobilefacenet'" in repro(folder)
+    assert stages(repro(folder)) > {"extract@mobilefacenet", f"extract@{ODD}"}
+    assert (folder / f"features/receipts/{ODD}.json").is_file()
     assert not stages(repro(folder))
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "first")
@@ -88,6 +100,15 @@ def test_a_colleague_computes_nothing(repository: Path, tmp_path: Path, kept: st
     finally:
         shutil.rmtree(cache)
     assert_whole(repository.with_name("remote"))
+
+
+@pytest.mark.parametrize("extract", [None, {}, {ODD: {"weights": "random"}, "b": {"weights": "random"}}])
+def test_every_feature_set_is_a_stage(tmp_path: Path, extract: dict | None) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({} if extract is None else {"extract": extract}))
+    dvc(tmp_path, "init", "-q", "--no-scm")
+    listed = dvc(tmp_path, "stage", "list", "--name-only").stdout.splitlines()
+    assert [name for name in listed if name.startswith("extract")] == [f"extract@{name}" for name in extract or ()]
 
 
 def assert_going_back_is_free(clone: Path) -> None:

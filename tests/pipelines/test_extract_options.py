@@ -81,7 +81,7 @@ def test_a_part_done_anew_leaves_a_true_receipt_and_removes_a_false_one(project:
     video = manifest.path(manifest.trials[0], "video")
     video.write_bytes(video.read_bytes() + b"\0\0\0\x08free")
     result = run("extract", "--backbone", "conv1d", "--trials", ids()[0])
-    assert f"Receipt '{AUDIO}' is out of date and was removed" in result.stderr
+    assert f"Receipt '{AUDIO}' is out of date" in result.stderr
     assert not AUDIO.exists()
     assert "Receipt" not in run("extract", "--backbone", "conv1d", "--limit", "1").stderr
     rows(run("extract", "--backbone", "conv1d", "--json"))
@@ -182,7 +182,7 @@ def test_loose_words_lie_beside_their_file(run: Run, tmp_path: Path) -> None:
     result = run(*arguments, *media)
     assert result.exit_code == 1
     remedy = f"Run 'avfusion transcribe --out {tmp_path} {tmp_path / 'b.wav'}'."
-    assert f"b: '{tmp_path / 'b.wav'}' has no words: expected a transcript of its name beside it" in result.stderr
+    assert f"b: '{tmp_path / 'b.wav'}' has no words" in result.stderr
     assert remedy in result.stderr
     assert remedy in run(*arguments, "--dry-run", *media).stderr
     receipt = open_receipt(out / "receipts/bert.json")[1]
@@ -238,7 +238,7 @@ def test_whose_face_is_followed_in_loose_media(project: Path, tmp_path: Path) ->
     video, picture = manifest.path(manifest.trials[0], "video"), tmp_path / "who.png"
     (trial,) = loose_manifest([video], None, "left")[0].trials
     assert (trial.face, "face" in trial.media) == ("left", False)
-    with pytest.raises(SettingError, match="expected one of largest, centre, left, right, or a picture"):
+    with pytest.raises(SettingError, match="expected one of largest, centre, left, right"):
         loose_manifest([video], None, str(picture))
     picture.write_bytes(b"")
     (trial,) = loose_manifest([video], None, str(picture))[0].trials
@@ -259,7 +259,7 @@ def test_among_several_bert_runs_with_torch(run: Run, tmp_path: Path) -> None:
     write_words(tmp_path / "a.json", [Word("so", 0.1, 0.5)])
     how = ["--weights", "random", "--out", tmp_path / "out", "--runtime", "openvino", tmp_path / "a.wav"]
     result = run("extract", "--backbone", "bert", "--backbone", "conv1d", *how)
-    assert (result.exit_code, "it runs with torch" in result.stderr) == (0, True), result.stderr
+    assert (result.exit_code, "so it runs with torch" in result.stderr) == (0, True), result.stderr
     runtimes = [
         open_receipt(tmp_path / "out" / place)[0].record("a").versions["runtime"]
         for place in ("receipts/bert.json", "receipts/conv1d.json")
@@ -274,7 +274,7 @@ def test_a_rehearsal_knows_that_sound_has_no_faces(run: Run, tmp_path: Path) -> 
     rehearsal = run(*arguments, "--dry-run", "--json", tmp_path / "a.wav")
     assert (rows(rehearsal)[0]["to_do"], rows(rehearsal)[0]["unreadable"]) == (0, 1)
     for result in (rehearsal, run(*arguments, tmp_path / "a.wav")):
-        assert "a.wav' has no video: it is sound only" in result.stderr
+        assert "a.wav' has no video" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,8 @@ def test_a_stranger_of_the_same_name_replaces_nothing(run: Run, tmp_path: Path) 
     rows(run(*arguments, "--json", tmp_path / "one/v.wav", tmp_path / "one/v.wav"))
     for extra in ((), ("--dry-run",)):
         result = run(*arguments, *extra, tmp_path / "two/v.wav")
-        assert "two/v.wav' is not the file that" in result.stderr, result.stderr
+        assert "named 'v'" in result.stderr, result.stderr
+        assert "two/v.wav'. Rename it" in result.stderr
     assert run(*arguments, tmp_path / "two/v.wav").exit_code == 1
     receipt = tmp_path / "out/receipts/conv1d.json"
     assert open_receipt(receipt)[1].trials["v"].num_frames == 50
@@ -327,9 +328,7 @@ def test_a_trial_without_any_input_is_told(run: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000, np.float32), 16_000)
     write_words(tmp_path / "a.json", [Word("so", 240, 500)])  # milliseconds by mistake
     result = run("extract", "--backbone", "bert", "--weights", "random", "--out", tmp_path / "out", tmp_path / "a.wav")
-    assert (result.exit_code, "1 of 1 trials have not one frame with input" in result.stderr) == (0, True), (
-        result.stderr
-    )
+    assert (result.exit_code, "bert: 1 of 1 trials" in result.stderr) == (0, True), result.stderr
 
 
 class Odd(Exception):

@@ -53,7 +53,7 @@ def test_the_whole_pipeline_works_there(project: Path, elsewhere: str, run: Call
         assert result.exit_code == 0, result.output
     assert not Path("features").exists()
     assert Path("work/models/fused/fold0/seed1").is_dir()
-    assert "'conv1d', which is not there" in run("train").stderr
+    assert "'conv1d', which does not exist" in run("train").stderr
 
 
 def test_evaluation_report_and_failures_too(

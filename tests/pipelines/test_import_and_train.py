@@ -82,7 +82,7 @@ def test_two_sets_of_one_backbone_and_imported_ones_in_one_system(
     edit_params(change)
     result = run("train")
     assert result.exit_code == 1
-    assert "'long', which is not there" in result.stderr
+    assert "'long', which does not exist" in result.stderr
     assert run("extract", "--backbone", "long").exit_code == 0
     recipes = [open_receipt(Path(f"features/receipts/{name}.json"))[0].recipe for name in ("conv1d", "long")]
     assert [recipe.name for recipe in recipes] == ["conv1d", "conv1d"]
@@ -93,9 +93,7 @@ def test_two_sets_of_one_backbone_and_imported_ones_in_one_system(
         assert result.exit_code == 0, (command, result.output)
     model = load(Path("work/models/own/fold0/seed0")).model
     assert (model.leader, list(model.dims)) == ("units", ["face", "units", "voice", "voice_long"])
-    assert "conv1d, long, mobilefacenet ran with random weights" in Path("results/report.md").read_text(
-        encoding="utf-8"
-    )
+    assert "conv1d, long, mobilefacenet ran with random" in Path("results/report.md").read_text(encoding="utf-8")
     assert json.loads(Path("work/plan/extract/long.json").read_text())["read"]
     assert not Path("work/plan/imported.json").exists()
     assert run("cache", "verify", "--against-source", "1").exit_code == 0
@@ -113,7 +111,8 @@ def test_a_system_trains_from_the_layout_of_older_programs(
     assert run("cache", "verify").exit_code == 0
     rows = json.loads(run("cache", "ls", "--json").stdout)
     assert sorted((row["receipts"], row["store"]) for row in rows) == [
-        (["conv1d"], "features/audio/conv1d.zarr"), (["mobilefacenet"], "features/visual/mobilefacenet.zarr"),
-    ]  # fmt: skip
+        (["conv1d"], "features/audio/conv1d.zarr"),
+        (["mobilefacenet"], "features/visual/mobilefacenet.zarr"),
+    ]
     again = run("extract", "--backbone", "conv1d")
-    assert "'features/audio/conv1d.zarr' lies where older programs left it" in again.stderr
+    assert "'features/audio/conv1d.zarr' is in the layout of older" in again.stderr

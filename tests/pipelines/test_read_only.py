@@ -22,13 +22,29 @@ Run = Callable[..., Result]
 EXTRACT = ("extract", "--backbone", "conv1d", "--backbone", "mobilefacenet")
 LOOSE = ("extract", "--backbone", "conv1d", "--weights", "random", "--out", "out", "a.mp4")
 MADE = (
-    ("plan",), ("crops",), EXTRACT, ("extract", "--if-read", "--backbone", "facenet"), ("transcribe",), ("train",),
-    ("evaluate",), ("matrix",), ("matrix", "--if-any"), ("report",), LOOSE, ("transcribe", "--out", "words", "a.mp4"),
-)  # fmt: skip
+    ("plan",),
+    ("crops",),
+    EXTRACT,
+    ("extract", "--if-read", "--backbone", "facenet"),
+    ("transcribe",),
+    ("train",),
+    ("evaluate",),
+    ("matrix",),
+    ("matrix", "--if-any"),
+    ("report",),
+    LOOSE,
+    ("transcribe", "--out", "words", "a.mp4"),
+)
 READ = (
-    ("compare",), (*EXTRACT, "--dry-run"), ("cache", "ls"), ("cache", "info", "conv1d"),
-    ("cache", "verify"), ("corpus", "check", "work/corpus/media"), ("models", "ls"), ("params",),
-)  # fmt: skip
+    ("compare",),
+    (*EXTRACT, "--dry-run"),
+    ("cache", "ls"),
+    ("cache", "info", "conv1d"),
+    ("cache", "verify"),
+    ("corpus", "check", "work/corpus/media"),
+    ("models", "ls"),
+    ("params",),
+)
 PROGRAM = """
 import json, sys
 from click.testing import CliRunner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from cache.clock import FrameClock
 from cache.recipe import Recipe
-from cache.store.receipt import Receipt
+from cache.store.receipt import Receipt, save_unread
 from cache.store.store import FeatureStore
 from pipelines.cli.commands import avfusion
 
@@ -132,10 +131,8 @@ def test_prune_says_what_it_cannot_judge(store: FeatureStore, tmp_path: Path, op
     (tmp_path / "features/receipts/facenet.json").write_text('{"fingerprint": "ab')
     result = run("prune", *options)
     assert result.exit_code == 0
-    assert (
-        "Receipt 'features/receipts/facenet.json' cannot be read, so every fingerprint beside it is kept"
-        in result.stderr
-    )
+    assert "Receipt 'features/receipts/facenet.json' cannot be read" in result.stderr
+    assert "Run its extraction or import again" in result.stderr
     assert Path(other.group).exists()
     refused = run("prune", "--features", "nodir", *options)
     assert refused.exit_code == 1
@@ -161,10 +158,38 @@ def test_features_may_be_anywhere(store: FeatureStore) -> None:
     assert "pip install" in run("ls", "--features", "nosuch://cli").stderr
 
 
-def test_our_warnings_are_one_sentence() -> None:
-    run("ls", "--features", "memory://nothing")
-    assert warnings.formatwarning("Mind this.", UserWarning, "file.py", 3) == "Warning: Mind this.\n"
-    assert "file.py:3" in warnings.formatwarning("Old.", DeprecationWarning, "file.py", 3)
+PARAMS = """corpus: {}
+extract: {conv1d: {weights: random}, face: {backbone: mobilefacenet, weights: random}}
+fusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: read}}}}
+"""
+
+
+def test_sets_that_params_yaml_no_longer_names_are_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_here = replace(RECIPE, input={"kind": "images", "version": 1})
+    for name, recipe in {"face": made_here, "read": made_here, "old": made_here, "imported": RECIPE}.items():
+        store = FeatureStore.create(tmp_path / f"features/{name}.zarr", recipe)
+        write(store, "P1")
+        Receipt.of(store, ["P1"]).save(tmp_path / f"features/receipts/{name}.json")
+    save_unread(tmp_path / "features/receipts/unread.json")
+    assert run("prune").stderr.startswith("0 fingerprints")  # outside a project nothing is left over
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    notes = run_json("verify")
+    assert [(row["kind"], Path(row["store"]).stem) for row in notes] == [("note", "old"), ("note", "unread")]
+    assert all("avfusion cache prune" in row["what"] for row in notes)
+    assert run_json("verify", "--features", str(tmp_path / "features")) == []  # may be another project's
+    shown = run("prune")
+    assert "old, unread" in shown.stderr
+    assert "1 fingerprints" in shown.stderr
+    assert (tmp_path / "features/receipts/old.json").exists()
+    assert "Removed 1 fingerprints" in run("prune", "--yes").stderr
+    assert sorted(path.name for path in (tmp_path / "features").glob("*.zarr")) == [
+        "face.zarr",
+        "imported.zarr",
+        "read.zarr",
+    ]
+    assert sorted(path.stem for path in (tmp_path / "features/receipts").iterdir()) == ["face", "imported", "read"]
+    assert run_json("verify") == []
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +206,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(store: FeatureStore, monkeypatch
 def test_usage_errors_exit_with_two(store: FeatureStore) -> None:
     refused = run("export", "facenet", "s3://bucket/out", "--to", "npy")
     assert refused.exit_code == 2
-    assert "'s3://bucket/out' is a URL; expected a local path" in refused.stderr
+    assert "'s3://bucket/out' is a URL; expected" in refused.stderr
     assert run("export", "facenet", "out").exit_code == 2
     assert run("nothing").exit_code == 2
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import io
+import logging
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import click
@@ -41,9 +44,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> io.StringIO:
     def console(*, stderr: bool) -> rich.console.Console:
         assert stderr, "progress belongs on stderr, stdout is for results"
         return make(
-            file=shown, force_terminal=True, width=120, color_system=None, legacy_windows=False, get_time=clock,
+            file=shown,
+            force_terminal=True,
+            width=120,
+            color_system=None,
+            legacy_windows=False,
+            get_time=clock,
             _environ={"TERM": "xterm"},
-        )  # fmt: skip
+        )
 
     monkeypatch.setattr(rich.console, "Console", console)
     return shown
@@ -126,20 +134,41 @@ def test_want_of_memory_is_one_sentence_with_a_remedy(name: str) -> None:
     result = run_with(NO_MEMORY[name])
     assert result.exit_code == 1
     assert result.output.startswith("Error: There is not enough memory")
-    assert "Use a smaller --batch-size, fewer threads or workers, or shorter trials" in result.output
+    assert "Use a smaller --batch-size" in result.output
     assert result.output.count("\n") == 1
-    assert not isinstance(run_with(NO_MEMORY[name], "--debug").exception, SystemExit)
+    assert "Traceback" in run_with(NO_MEMORY[name], "--debug").stderr
 
 
 def test_a_file_that_ends_too_early_is_not_an_abort() -> None:
     result = run_with(EOFError("No data left in file"))
     assert (result.exit_code, "Aborted" in result.output) == (1, False)
-    assert "A file is empty or ends too early (No data left in file)" in result.output
+    assert "ends too early (No data left in file)" in result.output
 
 
 def test_faults_of_ours_keep_their_traceback() -> None:
-    assert isinstance(run_with(RuntimeError("Expected all tensors to be on the same device")).exception, RuntimeError)
-    assert isinstance(run_with(RecursionError("deep")).exception, RecursionError)
+    for error in (RuntimeError("Expected all tensors to be on the same device"), RecursionError("deep"), KeyError("a")):
+        result = run_with(error)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Traceback")
+        assert result.stderr.endswith(f"{type(error).__name__}: {error}\n")
+
+
+def test_warnings_are_one_sentence_and_nothing_global_is_replaced() -> None:
+    def warn() -> None:
+        warnings.simplefilter("always")
+        warnings.warn_explicit("Mind this.", UserWarning, "ours.py", 3)
+        warnings.warn_explicit("Old.", DeprecationWarning, "theirs.py", 4)
+
+    before = (warnings.showwarning, warnings.formatwarning, warnings.filters[:], logging.lastResort, sys.excepthook)
+    lines = run_with(warn).stderr.splitlines()
+    assert lines == ["Warning: Mind this.", "theirs.py:4: DeprecationWarning: Old."]
+    assert (
+        warnings.showwarning,
+        warnings.formatwarning,
+        warnings.filters[:],
+        logging.lastResort,
+        sys.excepthook,
+    ) == before
 
 
 def groups(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Group]]:

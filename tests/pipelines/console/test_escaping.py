@@ -78,8 +78,9 @@ def refuse() -> None:
 def warn_in_all_ways() -> None:
     console.warn(EVIL)
     console.note(EVIL)
-    sys.stderr.write(warnings.formatwarning(EVIL, UserWarning, "file", 1))
-    sys.stderr.write(warnings.formatwarning(EVIL, DeprecationWarning, f"{EVIL}.py", 1))
+    warnings.simplefilter("always")
+    warnings.warn_explicit(EVIL, UserWarning, "file", 1)
+    warnings.warn_explicit(EVIL, DeprecationWarning, f"{EVIL}.py", 1)
     assert logging.lastResort is not None
     logging.lastResort.handle(logging.LogRecord("a", logging.WARNING, "", 1, "%s", (EVIL,), None))
 

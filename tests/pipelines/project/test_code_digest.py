@@ -53,8 +53,9 @@ def test_a_new_model_keeps_every_finished_network(code: Path) -> None:
 
 def test_a_layer_concerns_the_models_that_use_it(code: Path) -> None:
     assert changed(code, "fusion/layers/attention.py", lambda text: text + "\nCHANGED = 1\n") == {
-        "cross_modal_attention", "self_attention",
-    }  # fmt: skip
+        "cross_modal_attention",
+        "self_attention",
+    }
     assert changed(code, "fusion/models/rnn.py", lambda text: text + "\nCHANGED = 1\n") == {"rnn"}
     assert changed(code, "fusion/training/fitting.py", lambda text: text + "\nCHANGED = 1\n") == set(MODELS)
 

@@ -57,9 +57,12 @@ def dead_pid() -> int:
 def slow_dvc(repository: Path) -> Iterator[subprocess.Popen]:
     """A DVC in the middle of a stage."""
     process = subprocess.Popen(
-        [str(DVC), "repro", "slow"], cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [str(DVC), "repro", "slow"],
+        cwd=repository,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 60
         while not (repository / "begun").exists():

@@ -140,6 +140,15 @@ fusion:
         (RIGHT.replace("a:", "1:"), "fusion.systems.1", ["quotes"]),
         (RIGHT.replace("rnn", "rnn, pca: 7"), "fusion.systems.a.pca", ["7", "whole number"]),
         (RIGHT.replace("model: rnn", "model: [rnn]"), "fusion.systems.a.model", ["['rnn']", "text"]),
+        (RIGHT + "extract: {a/b: {weights: random, backbone: bert}}", "extract.a/b", ["a/b", "letters"]),
+        (RIGHT + "extract: {..: {weights: random, backbone: bert}}", "extract...", ["'..'", "letters"]),
+        (
+            RIGHT + f"extract: {{{'é' * 101}: {{weights: random, backbone: bert}}}}",
+            f"extract.{'é' * 101}",
+            ["200 bytes"],
+        ),
+        (RIGHT + "extract: {all: {weights: random, backbone: bert}}", "extract.all", ["stands for all"]),
+        (RIGHT + "extract: []", "extract", ["[]", "section"]),
         (RIGHT.replace("corpus: {}", "corpus: {name: dmeo}"), "corpus.name", ["'dmeo'", "'demo'"]),
         (RIGHT.replace("corpus: {}", "corpus: {settings: }"), "corpus.settings", ["None", "seed"]),
         (RIGHT.replace("corpus: {}", "corpus: {settings: {seed: 2020-01-02}}"), "corpus.settings.seed", ["2020, 1, 2"]),
@@ -157,6 +166,16 @@ def test_single_faults(tmp_path: Path, text: str, key: str, words: list[str]) ->
     faults = faults_of(tmp_path, text)
     assert faults.keys() == {key}
     assert all(word in faults[key] for word in words), faults
+
+
+def test_a_fault_that_systems_inherit_is_reported_once(tmp_path: Path) -> None:
+    two = RIGHT.replace("systems: {a:", "systems: {b: {model: rnn, modalities: {audio: conv1d}}, a:")
+    faults = faults_of(tmp_path, two.replace("seeds: [0]", "seeds: [0], train: {seed: 3}"))
+    assert faults.keys() == {"fusion.train.seed"}
+    shared = "model: rnn, settings: {d_hiden: 3}"
+    faults = faults_of(tmp_path, two.replace("model: rnn", shared))
+    assert faults.keys() == {"fusion.systems.a.settings.d_hiden", "fusion.systems.b.settings.d_hiden"}
+    assert all("Did you mean 'd_hidden'?" in text for text in faults.values())
 
 
 @pytest.mark.parametrize("text", ["corpus: [1", "corpus: 2020-13-45", "\xff\xfe: {"])

@@ -119,7 +119,7 @@ def test_a_change_trains_anew(
     elif what == "code":
         edit_code(project, monkeypatch)
     elif what == "checkpoint":
-        weights.write_bytes(weights.read_bytes()[:-1])
+        weights.write_bytes(weights.read_bytes()[:-1])  # and the kept network with it, by the link
         before = times(project)
     elif what == "folds":
         edit_params(lambda params: params["fusion"].update(folds={"kind": "rotated", "count": 2, "number": 1}))
@@ -129,9 +129,34 @@ def test_a_change_trains_anew(
     runs._digest_training.cache_clear()
     assert second.exit_code == 0, second.output
     kept = what == "nothing"
+    assert ("was damaged and has been removed; it is trained again" in second.stderr) == (what == "checkpoint")
     assert ("1 of 1 networks are trained already" in second.stderr) == kept
     assert (times(project) == before) == kept
     assert run("train", "--redo").stderr == ""
+
+
+def test_a_damaged_network_is_reported_and_a_whole_copy_used(
+    project: Path, run: Callable, edit_params: Callable
+) -> None:
+    edit_params(keep_two)
+    edit_params(lambda params: params["fusion"].update(seeds=[0]))
+    assert run("train").exit_code == 0
+    (folder, *_) = sorted(networks(project))
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[:-9] + b"x" + content[-8:])
+    again = run("train")
+    assert again.exit_code == 0
+    (warning,) = [line for line in again.stderr.splitlines() if "damaged" in line]
+    assert f"work/networks/{folder.name}" in warning
+    assert "copy in 'work/models/" in warning
+    assert "3 of 3 networks are trained already" in again.stderr
+    assert "damaged" not in run("train").stderr
+    assert not folder.exists()
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=1))
+    assert run("train").exit_code == 0
+    assert folder.exists()  # the copy was taken over before another network took its place
 
 
 def test_what_is_no_more_is_removed(project: Path, run: Callable, edit_params: Callable) -> None:
@@ -197,8 +222,13 @@ def test_models_that_no_run_names_can_be_removed(project: Path, run: Callable, e
     assert run("train").exit_code == 0
     table = json.loads(run("models", "ls", "--json").stdout)
     assert sorted(row["runs"] for row in table) == [
-        "", "", "", "models/audio/fold0/seed0/arousal", "models/audio/fold0/seed0/valence", "models/fused/fold0/seed0",
-    ]  # fmt: skip
+        "",
+        "",
+        "",
+        "models/audio/fold0/seed0/arousal",
+        "models/audio/fold0/seed0/valence",
+        "models/fused/fold0/seed0",
+    ]
     assert {row["model"] for row in table} == {"rnn"}
     removed = json.loads(run("models", "prune", "--json").stdout)
     assert {row["removed"] for row in removed} == {row["folder"] for row in table if not row["runs"]}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cache.clock import FrameClock
+from cache.corpus.manifest import Trial
+from cache.targets import AFFECT
 from pipelines.report import figures
-from pipelines.report.figures import draw_history
+from pipelines.report.figures import draw_history, draw_trial
 
 
 def history(
@@ -31,6 +36,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     kept: list[Any] = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
     return kept
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 20])
+def test_every_system_is_drawn_beside_the_label(count: int, drawn: list[Any]) -> None:
+    labels = np.zeros((10, 2), np.float32)
+    trial = Trial("a", "a", "test", FrameClock(Fraction(25), 10), {}, labels)
+    draw_trial(trial, {f"s{i}": labels + i / count for i in range(count)}, AFFECT, Path("unused.png"))
+    for panel in drawn[0].axes:
+        curves = [line for line in panel.lines if len(line.get_xdata()) == 10]
+        assert len({str(line.get_color()) for line in curves}) == 1 + count
+    texts = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert texts == ["label", *(f"s{i}" for i in range(count))]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 30])

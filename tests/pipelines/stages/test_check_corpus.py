@@ -122,7 +122,9 @@ def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run
     write(tmp_path / "demo" / "subjects.csv")
     write(tmp_path / "muse" / "metadata" / "partition.csv")
     assert {name: recognise(tmp_path / name) for name in CORPORA} == {name: name for name in CORPORA}
-    with pytest.raises(SettingError, match="looks like no corpus; expected one of affwild2, demo, folder, muse"):
+    with pytest.raises(
+        SettingError, match="empty.* expected one of affwild2, demo, folder, muse. Name it with --corpus"
+    ):
         recognise(write(tmp_path / "empty" / "x").parent)
     write(affwild2 / "videos" / "x")
     with pytest.raises(SettingError, match="looks like affwild2 and folder"):
@@ -141,7 +143,8 @@ def test_params_count_where_they_are_about_this_folder(affwild2: Path, tmp_path:
     write(affwild2 / "names.txt", "b\n")
     settings = {"test_list": "names.txt"}
     found = check_corpus(affwild2, params=CorpusParams("affwild2", str(affwild2), settings))
-    assert found.faults == ("trial 'b' is in validation and in test, expected one partition",)
+    (fault,) = found.faults
+    assert "trial 'b' is in validation and in test" in fault
     elsewhere = CorpusParams("demo", str(tmp_path), {})
     (affwild2 / "videos" / "x").unlink()
     (affwild2 / "videos").rmdir()
