@@ -2,9 +2,9 @@
 
     L = L_ccc + lambda_mse L_mse + lambda_ce L_ce                                    [Karas2022, Equation 5]
 
-All take `prediction, target, mask`. Each target has its own mask; frames outside it contribute neither value nor
-gradient. If padding should count with targets 0, as in [Zhang2023]'s code, the batch is changed
-(`fusion.bank.counted_padding.count_padding`), not the loss.
+All take `prediction` and `target` (B, L, C), and `mask` (B, L, C), true where a frame counts for a target; frames outside
+it contribute neither value nor gradient, and their targets may be any finite number. If padding should count with targets
+0, as in [Zhang2023]'s code, the batch is changed (`fusion.bank.counted_padding.count_padding`), not the loss.
 """
 
 from __future__ import annotations
@@ -48,11 +48,6 @@ def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989]. The authors' code mixes
     N and N - 1; the difference is below 1e-3 for a batch of 1,024 frames.
 
-    Args:
-        prediction: (B, L, C).
-        target: (B, L, C), any finite number outside the mask.
-        mask: (B, L, C), true where the frame counts for this target.
-
     Returns:
         Scalar in [0, 2]; 1 if nothing varies or no frame counts.
     """
@@ -67,11 +62,6 @@ def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tenso
     Targets without a counted frame are left out of their window's mean, and windows without any are left out of the total.
     Deviation: population moments throughout; the published code divides the covariance by N and the variances by N - 1
     (factor .9967 for 300 frames).
-
-    Args:
-        prediction: (B, L, C).
-        target: (B, L, C), any finite number outside the mask.
-        mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
         Scalar in [0, 2]; 0 if no frame counts.
@@ -96,11 +86,6 @@ def mse_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over all counted values: a target with fewer labels has less weight.
 
     [Karas2022, Equation 4] writes a sum; the authors' code takes the mean, without which lambda has no fixed meaning.
-
-    Args:
-        prediction: (B, L, C).
-        target: (B, L, C), any finite number outside the mask.
-        mask: (B, L, C), true where the frame counts for this target.
 
     Returns:
         Scalar; 0 where no frame counts.

@@ -312,7 +312,7 @@ def made_store(drive: Drive, corpus: Path, features: Path) -> FeatureStore:
 
 
 def test_a_flipped_byte(drive: Drive, corpus: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    """Verify finds it, training refuses it, and once it is dropped the next run mends it."""
+    """Verify finds it, training refuses it, and once it is dropped the next run computes it again."""
     pytest.importorskip("torch")
     from fusion.bank.bank import Bank
 

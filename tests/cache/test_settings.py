@@ -113,7 +113,7 @@ def test_a_section_with_faults_is_not_refused_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("values", [7, None, "text", [1]])
-def test_what_is_no_section_is_refused(values: Any) -> None:
+def test_what_is_not_a_section_is_refused(values: Any) -> None:
     assert repr(values) in faults_of(Inner, values)[""]
 
 
@@ -130,7 +130,7 @@ def test_values_that_only_yaml_has() -> None:
     }
 
 
-def test_names_of_others_are_told() -> None:
+def test_the_owner_of_an_unknown_name_is_named() -> None:
     _, faults = parse_settings(Inner, {"height": 3}, "a.b", lambda name: f"{name} belongs to C")
     assert faults["a.b.height"].endswith(". height belongs to C")
 

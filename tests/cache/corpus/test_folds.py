@@ -108,7 +108,7 @@ def test_the_papers_six_rotated_blocks(disjoint):
 
 
 def test_rotated_blocks_split_a_subject_only_where_they_may():
-    """Trials a2 and a3 are one person; the border between two blocks of three lies between them."""
+    """Trials a2 and a3 are one person; the border between two blocks of three is between them."""
     entries = [(f"a{i}", "pair" if i in (2, 3) else f"s{i}", "train") for i in range(6)]
     manifest = corpus(*entries, ("b0", "s9", "validation"))
     assert [fold.validate for fold in rotated_folds(manifest, 3, disjoint=False)] == [

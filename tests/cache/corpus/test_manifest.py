@@ -129,7 +129,7 @@ def damage_json(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
         damage_json(lambda document: document["trials"][0].update(id=7)),
     ],
 )
-def test_a_damaged_manifest_is_told_in_one_sentence(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_manifest_is_reported_in_one_sentence(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     Manifest(tmp_path, (make_trial("a"),)).save(tmp_path)
     damage(tmp_path)
     with pytest.raises(CorpusError, match="is damaged .* Run 'avfusion corpus build' again") as caught:

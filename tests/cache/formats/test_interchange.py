@@ -136,7 +136,7 @@ def test_muse_csv_looks_like_one(store: FeatureStore, tmp_path: Path) -> None:
 
 
 def test_an_archive_is_a_compressed_folder_of_features(store: FeatureStore, tmp_path: Path) -> None:
-    """It is verified, trained from and read by plain zarr where it lies, and damage is noticed."""
+    """It is verified, trained from and read by plain zarr in its place, and damage is noticed."""
     export_features(store, store.trial_ids(), "zstd", tmp_path / "out")
     receipt = tmp_path / "out/receipts/mobilefacenet.json"
     assert Receipt.load(receipt) == Receipt.of(store, store.trial_ids())
@@ -175,7 +175,7 @@ def test_a_damaged_archive_is_noticed(store: FeatureStore, tmp_path: Path, damag
         import_features(tmp_path / "out", "zstd", tmp_path / "again")
 
 
-def test_importing_again_mends_a_damaged_trial(tmp_path: Path) -> None:
+def test_importing_again_repairs_a_damaged_trial(tmp_path: Path) -> None:
     foreign(tmp_path)
     options = replace(OPTIONS, rate="25")
     store, receipt = import_features(tmp_path / "npy", "npy", tmp_path / "features", options)
@@ -354,7 +354,7 @@ def test_what_we_exported_comes_back_under_its_own_name_or_another(
 @pytest.mark.parametrize(
     ("dtype", "value", "remedy"), [("float16", 1e5, "--dtype float32"), ("", -1e300, "scale the column")]
 )
-def test_numbers_too_large_for_the_precision_are_told_before_anything_is_written(
+def test_numbers_too_large_for_the_precision_are_reported_before_anything_is_written(
     tmp_path: Path, dtype: str, value: float, remedy: str
 ) -> None:
     (tmp_path / "npy").mkdir()

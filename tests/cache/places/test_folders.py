@@ -103,7 +103,7 @@ def test_what_is_compressed_goes_through_zarr(path: Where, made: SimpleNamespace
     np.testing.assert_array_equal(features.embeddings, before[3:11])
 
 
-def test_rewriting_is_seen_by_stores_opened_anew_and_never_mixed(path: Where, made: SimpleNamespace) -> None:
+def test_stores_opened_again_see_rewritten_trials_and_never_a_mixture(path: Where, made: SimpleNamespace) -> None:
     writer = FeatureStore.create(path, made.recipe)
     made.write(writer, "P1", 20)
     reader = FeatureStore(path, made.recipe.fingerprint)
@@ -284,7 +284,7 @@ class LibraryError(Exception):
     """What a library of object stores raises: no OSError, several lines."""
 
 
-def test_a_place_that_does_not_answer_is_told_in_one_sentence(
+def test_a_server_that_does_not_answer_is_reported_in_one_sentence(
     made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fsspec.implementations.memory import MemoryFileSystem

@@ -221,7 +221,7 @@ def test_who_read_a_dead_lock_before_another_one_took_it_leaves_it(
     assert folder.sizes() == {}
 
 
-def test_the_right_to_a_dead_lock_is_no_claim_of_a_trial(store: str) -> None:
+def test_the_right_to_a_dead_lock_is_not_a_claim_of_a_trial(store: str) -> None:
     """One of a process that lives, or may, is respected; one of a dead process is succeeded, or swept away."""
     folder = RemoteFolder(str(locks.locks_place(store)))
     dead = put_dead(folder, "x.P1.lock", "2026-11-21T04:00:00+00:00")

@@ -236,7 +236,7 @@ def test_receipts_depend_on_content_alone(path: Path, tmp_path: Path) -> None:
     assert list(receipt.trials) == opened.trial_ids() == ["a", "b"]
 
 
-def test_a_receipt_refuses_features_that_were_made_anew(path: Path) -> None:
+def test_a_receipt_refuses_features_that_were_made_again(path: Path) -> None:
     store = FeatureStore.create(path, RECIPE)
     write(store, "a")
     Receipt.of(store, ["a"]).save(path.with_suffix(".json"))

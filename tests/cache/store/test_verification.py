@@ -88,7 +88,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path, made: SimpleNamespace) -> 
     assert [finding.trial for finding in found if finding.damaged] == ["a", "b"]
 
 
-def test_dropping_damaged_trials_lets_the_next_run_mend_them(features: Where, made: SimpleNamespace) -> None:
+def test_dropping_damaged_trials_lets_the_next_run_compute_them(features: Where, made: SimpleNamespace) -> None:
     store = fill(features, made)
     open_folder(features).write(f"mobilefacenet.zarr/{store.recipe.fingerprint}/b/c/0/0", bytes(320))
     (finding,) = verify(features)
@@ -178,7 +178,7 @@ def test_failures_are_no_receipts(tmp_path: Path, made: SimpleNamespace) -> None
     assert list_holdings(tmp_path)[0].receipts == ("mobilefacenet",)
 
 
-def test_what_a_newer_program_wrote_is_told_and_left_alone(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_what_a_newer_version_wrote_is_reported_and_left_alone(tmp_path: Path, made: SimpleNamespace) -> None:
     """One trial of a newer version does not hide what is wrong elsewhere, and prune keeps its fingerprint."""
     store = fill(tmp_path, made)
     other = fill(tmp_path, made, settings={"size": 96})

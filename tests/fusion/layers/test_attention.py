@@ -106,7 +106,7 @@ def test_encoder_is_its_equation(name, activation):
     np.testing.assert_allclose(stack(torch.from_numpy(x)[None])[0].detach(), expected, atol=1e-10)
 
 
-def test_encoder_layers_start_apart_and_drop_out_as_told():
+def test_encoder_layers_start_apart_and_drop_out_as_set():
     stack = EncoderStack(DIM, D_FF, HEADS, 2, 0.4, "selu", alpha=True)
     assert not torch.equal(stack[0].linear1.weight, stack[1].linear1.weight)
     places = [stack[1].dropout, stack[1].dropout1, stack[1].dropout2]
