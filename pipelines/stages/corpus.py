@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import SettingError, StoreError
+from cache.errors import AvFusionError, SettingError, StoreError
 from cache.names import config_of, encode_trial_id, load_named
 from cache.settings import as_settings
 from cache.store.locks import claim, holder, wait_for_any
@@ -46,12 +46,24 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
             return Manifest.load(folder)
         root = Path(params.root).expanduser() if params.root else folder / "media"
         if not params.root:
-            corpus.generate(root)
+            _generate(corpus, root)
         manifest = corpus.read(root)
         manifest = add_transcripts(replace(manifest, root=Path(params.root or root)))
         manifest.save(folder)
         save_files(params, files, folder / FILES)
     return manifest
+
+
+def _generate(corpus: Corpus, root: Path) -> None:
+    """Generate a corpus; errors of a media library do not say where, so they are given the path."""
+    try:
+        corpus.generate(root)
+    except OSError as error:
+        if isinstance(error, AvFusionError):
+            raise
+        raise StoreError(
+            f"The corpus cannot be generated in '{root}' ({error}). Check the folder, its permissions and the free space."
+        ) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_something_to_do_on_a_read_only_mount_is_a_sentence(done: Path) -> None:
         assert found[0] == 1, (command, found)
         assert "Error: " in found[2], command
         assert "Read-only" in found[2], command
+
+
+@pytest.mark.slow
+def test_a_corpus_built_on_a_read_only_mount_names_the_path(project: Path, edit_params: Callable) -> None:
+    edit_params(lambda params: params["corpus"]["settings"].update(seed=8))
+    ((code, shown, said),) = mounted(project, [["corpus", "build"]])
+    assert (code, shown) == (1, "")
+    assert re.fullmatch(r"Error: .*'work/corpus\S*' \(.*Read-only.*\n", said), said
 
 
 def refuse_changes(folder: Path, patch: pytest.MonkeyPatch) -> None:
