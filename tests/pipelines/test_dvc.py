@@ -108,7 +108,7 @@ def test_every_feature_set_is_a_stage(tmp_path: Path, extract: dict | None) -> N
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({} if extract is None else {"extract": extract}))
     dvc(tmp_path, "init", "-q", "--no-scm")
     listed = dvc(tmp_path, "stage", "list", "--name-only").stdout.splitlines()
-    assert [name for name in listed if name.startswith("extract")] == [f"extract@{name}" for name in extract or ()]
+    assert {name for name in listed if name.startswith("extract")} == {f"extract@{name}" for name in extract or ()}
 
 
 def assert_going_back_is_free(clone: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_part_done_anew_leaves_a_true_receipt_and_removes_a_false_one(project:
 def test_a_pattern_that_fits_nothing_is_refused(project: Path, run: Run) -> None:
     result = run("extract", "--backbone", "conv1d", "--trials", "nobody*")
     assert result.exit_code == 1
-    assert "No trial is named 'nobody*'; there are 3, such as" in result.stderr
+    assert "No trial is named 'nobody*'; there are 3, e.g. " in result.stderr
 
 
 def test_a_rehearsal_writes_nothing(project: Path, run: Run, edit_params: Callable) -> None:
