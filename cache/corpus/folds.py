@@ -6,6 +6,7 @@ rotated blocks can be requested without this guarantee.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from cache.documents.documents import OwnDocument, read_document, write_document
 from cache.errors import CorpusError, MissingFileError, SettingError
 from cache.names import require_known
 
+DEFAULT_COUNT = 6  # as in the papers
 FOLD_KINDS = ("auto", "partition", "rotated", "grouped", "stratified")
 VERSION = 1
 _PARTS = ("train", "validate", "test")
@@ -85,7 +87,7 @@ class Fold:
 
 
 def make_folds(
-    manifest: Manifest, kind: str = "auto", count: int = 5, seed: int = 0, disjoint: bool = True
+    manifest: Manifest, kind: str = "auto", count: int = 0, seed: int = 0, disjoint: bool = True
 ) -> tuple[Fold, ...]:
     """Divide a corpus by the rule of this name.
 
@@ -93,7 +95,8 @@ def make_folds(
         manifest: the corpus.
         kind: "partition" for the corpus's own partition as the only fold, "rotated" [Zhang2023], "grouped" or "stratified";
             "auto" for the partition, or grouped folds if the corpus has none.
-        count: number of folds; the partition is always a single one.
+        count: number of folds; 0 for six, or one per subject with labels if there are fewer, with a warning. The partition
+            is always a single one.
         seed: seed of grouped and stratified folds.
         disjoint: rotated: keep subjects together, as described in [Zhang2023] but not done in its code.
 
@@ -105,6 +108,8 @@ def make_folds(
     require_known("kind of folds", kind, FOLD_KINDS)
     if kind == "auto":
         kind = "partition" if {"train", "validation"} <= {trial.partition for trial in manifest.trials} else "grouped"
+    if not count:
+        count = DEFAULT_COUNT if kind in ("partition", "rotated") else _default_count(manifest)
     rules: dict[str, Callable[[], tuple[Fold, ...]]] = {
         "partition": lambda: (partition_fold(manifest),),
         "rotated": lambda: rotated_folds(manifest, count, disjoint),
@@ -112,6 +117,17 @@ def make_folds(
         "stratified": lambda: stratified_folds(manifest, count, seed),
     }
     return rules[kind]()
+
+
+def _default_count(manifest: Manifest) -> int:
+    number = len({trial.subject for trial in _pool(manifest)[0]})
+    if number < DEFAULT_COUNT:
+        warnings.warn(
+            f"The corpus has {number} subjects with labels, so it is divided into {number} folds instead of {DEFAULT_COUNT}. "
+            "Set fusion.folds.count for another number.",
+            stacklevel=3,
+        )
+    return min(number, DEFAULT_COUNT)
 
 
 def make_fold(
@@ -237,44 +253,60 @@ def grouped_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
     """Subject-disjoint folds with about equal numbers of validation trials.
 
     Trials of partition "test" are the test part of every fold; every other trial is in the validation part of one fold.
+    Subjects with labels are divided first, so that every fold has some to validate on.
 
     Args:
         manifest: the corpus.
-        n: number of folds, from 2 to the number of subjects.
+        n: number of folds, from 2 to the number of subjects with labels.
         seed: seed of the division of subjects.
 
     Raises:
-        SettingError: if there are fewer subjects than folds.
+        SettingError: if there are fewer subjects with labels than folds.
         CorpusError: if a subject of the test partition is also in another one.
     """
-    from sklearn.model_selection import GroupKFold
-
-    pool, test, subjects = _pool(manifest, n)
-    divisions = GroupKFold(n_splits=n, shuffle=True, random_state=seed).split(pool, groups=subjects)
-    return tuple(_fold_of(manifest, index, pool, division, test) for index, division in enumerate(divisions))
+    return _divide(manifest, n, seed, stratified=False)
 
 
 def stratified_folds(manifest: Manifest, n: int, seed: int) -> tuple[Fold, ...]:
-    """Subject-disjoint folds with the same distribution of labels as the corpus, as far as subjects allow.
+    """Grouped folds with the same distribution of labels as the corpus, as far as subjects allow.
 
     A trial's stratum is the third of the corpus in which its mean label lies, per target; strata with fewer than n
-    trials are merged into one. Divided by scikit-learn's `StratifiedGroupKFold`.
-
-    Args:
-        manifest: the corpus; trials of partition "test" are the test part of every fold.
-        n: number of folds, from 2 to the number of subjects.
-        seed: seed of the division.
-
-    Raises:
-        SettingError: if there are fewer subjects than folds, or a fold would be empty.
-        CorpusError: if a subject of the test partition is also in another one.
+    trials are merged into one. Divided by scikit-learn's `StratifiedGroupKFold`. Arguments and errors as for
+    `grouped_folds`; a fold that would be empty is a SettingError too.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    return _divide(manifest, n, seed, stratified=True)
 
-    pool, test, subjects = _pool(manifest, n)
+
+def _divide(manifest: Manifest, n: int, seed: int, stratified: bool) -> tuple[Fold, ...]:
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    pool, others = _pool(manifest)
+    subjects = [trial.subject for trial in pool]
+    if not 2 <= n <= len(set(subjects)):
+        raise SettingError(
+            f"{n} folds of {len(set(subjects))} subjects with labels; expected 2 to {len(set(subjects))} folds. "
+            "Change the number of folds (fusion.folds.count)."
+        )
+    rule = StratifiedGroupKFold if stratified else GroupKFold
     strata = _stratify(pool, n, len(manifest.targets))
-    divisions = StratifiedGroupKFold(n_splits=n, shuffle=True, random_state=seed).split(pool, strata, subjects)
-    return tuple(_fold_of(manifest, index, pool, division, test) for index, division in enumerate(divisions))
+    divisions = rule(n_splits=n, shuffle=True, random_state=seed).split(pool, strata, subjects)
+    test = [trial.id for trial in manifest.trials if trial.partition == "test"]
+    fold_of = {subject: place % n for place, subject in enumerate(sorted({trial.subject for trial in others}))}
+    folds = []
+    for index, division in enumerate(divisions):
+        train, validate = ([pool[i].id for i in part] for part in division)
+        for trial in others:
+            (validate if fold_of[trial.subject] == index else train).append(trial.id)
+        folds.append(make_fold(manifest, index, train, validate, test))
+    return tuple(folds)
+
+
+def _pool(manifest: Manifest) -> tuple[list[Trial], list[Trial]]:
+    """The trials outside the test partition, of subjects with labels and of other subjects; without labels, all alike."""
+    trials = [trial for trial in manifest.trials if trial.partition != "test"]
+    labelled = {trial.subject for trial in trials if trial.labels is not None and np.isfinite(trial.labels).any()}
+    pool = [trial for trial in trials if trial.subject in labelled]
+    return (pool, [trial for trial in trials if trial.subject not in labelled]) if pool else (trials, [])
 
 
 def _stratify(pool: Sequence[Trial], n: int, num_targets: int) -> NDArray[np.int64]:
@@ -300,23 +332,6 @@ def _mean_label(trial: Trial, num_targets: int) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         means: NDArray[np.float64] = np.where(present, annotated, 0).sum(axis=0) / present.sum(axis=0)
     return means
-
-
-def _pool(manifest: Manifest, n: int) -> tuple[list[Trial], list[str], list[str]]:
-    """The trials to divide, the ids of the test trials, and the subject of each trial to divide."""
-    pool = [trial for trial in manifest.trials if trial.partition != "test"]
-    test = [trial.id for trial in manifest.trials if trial.partition == "test"]
-    subjects = [trial.subject for trial in pool]
-    if not 2 <= n <= len(set(subjects)):
-        raise SettingError(
-            f"{n} folds of {len(set(subjects))} subjects; expected 2 to {len(set(subjects))} folds. Reduce the number of folds (fusion.folds.count)."
-        )
-    return pool, test, subjects
-
-
-def _fold_of(manifest: Manifest, index: int, pool: Sequence[Trial], division: Any, test: Sequence[str]) -> Fold:
-    train, validate = ([pool[i].id for i in part] for part in division)
-    return make_fold(manifest, index, train, validate, test)
 
 
 def save_folds(folds: Sequence[Fold], path: Path, manifest: Manifest) -> None:

@@ -128,7 +128,7 @@ class FoldParams:
         kind: auto (the corpus's own partition, or grouped folds where it has none), partition, rotated (the six blocks
             of [Zhang2023]), grouped (subjects kept together) or stratified (the same, balanced by the range of labels).
         number: which fold to train, from 0; -1 for every fold, one run each.
-        count: number of folds; the partition is always a single one.
+        count: number of folds; 0 for six, or one per subject with labels if there are fewer. The partition is always one.
         seed: seed of grouped and stratified folds.
         disjoint: for rotated folds: keep subjects together, as [Zhang2023] says and its code does not.
         path: JSON file with folds to use instead, in the format of `work/models/folds.json`.
@@ -136,7 +136,7 @@ class FoldParams:
 
     kind: str = "auto"
     number: int = 0
-    count: int = 6
+    count: int = 0
     seed: int = 0
     disjoint: bool = True
     path: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -173,6 +174,33 @@ def test_stratified_folds_are_disjoint_and_complete(entries, n):
     assert sorted(name for fold in folds for name in fold.validate) == [trial.id for trial in manifest.trials]
     for fold in folds:
         assert not {manifest.trial(t).subject for t in fold.train} & {manifest.trial(t).subject for t in fold.validate}
+
+
+@pytest.mark.parametrize("divide", [grouped_folds, stratified_folds])
+def test_every_fold_validates_on_a_subject_with_labels(divide):
+    known = labelled([0.1, 0.2, 0.3], ["a", "b", "c"]).trials
+    silent = tuple(replace(known[0], id=f"u{i}", subject=f"u{i}", labels=None) for i in range(9))
+    manifest = Manifest(Path("."), (*silent, *known))
+    folds = divide(manifest, 3, 0)
+    everyone = sorted(trial.id for trial in manifest.trials)
+    assert sorted(name for fold in folds for name in fold.validate) == everyone
+    for fold in folds:
+        assert sum(name.startswith("t") for name in fold.validate) == 1
+        assert sorted((*fold.train, *fold.validate)) == everyone
+    with pytest.raises(SettingError, match="4 folds of 3 subjects with labels; expected 2 to 3 folds"):
+        divide(manifest, 4, 0)
+
+
+@pytest.mark.parametrize("kind", ["auto", "grouped", "stratified"])
+def test_few_subjects_make_fewer_folds_unless_their_number_is_given(kind):
+    manifest = corpus(*((f"t{i}", str(i // 2), "") for i in range(8)))
+    with pytest.warns(UserWarning, match="has 4 subjects with labels, so it is divided into 4 folds instead of 6"):
+        assert len(make_folds(manifest, kind)) == 4
+    with pytest.raises(SettingError, match="6 folds of 4 subjects"):
+        make_folds(manifest, kind, 6)
+    many = corpus(*((f"t{i}", str(i), "") for i in range(7)))
+    assert len(make_folds(many, kind)) == 6
+    assert len(make_folds(aff_wild(12, 3), "rotated")) == 6
 
 
 def test_folds_by_name():
