@@ -50,7 +50,6 @@ ELSEWHERE = {
     "cache/store/records.py": "a record within a document that was checked already",
     "cache/settings.py": "values of params.yaml",
     "extract/backbones/bert.py": "settings of weights by others",
-    "extract/corpora/demo/corpus.py": "a corpus",
     "extract/corpora/reading.py": "a corpus",
     "extract/faces/crop_records.py": "the end of a zip, under a digest of its own",
     "extract/faces/crops.py": "no file: settings as JSON has them",

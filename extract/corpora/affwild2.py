@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cache.clock import FrameClock, check_length
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError, CorpusError, ShapeError
+from cache.errors import AvFusionError, CorpusError
 from cache.targets import AFFECT
 from extract.corpora.affwild2_folders import (
     PARTITION_FOLDERS,
@@ -33,6 +33,7 @@ from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
     RowFaults,
+    attempt,
     check_face,
     find_crops,
     find_transcript,
@@ -67,9 +68,9 @@ class Config:
         videos: folders of videos; empty: every folder named batch1, batch2, ….
         annotations: folder that holds Train_Set and Validation_Set; empty: that of the newest edition.
         test_list: file that lists the trials of the test partition; empty: found by its name.
-        use_crops: false to detect faces in the videos even where there are crops.
+        use_crops: false to detect faces in the videos even if there are crops.
         rate: frames per second of trials that have neither a video nor a rate in their name (sound needs it, crops do not).
-        face: whose face to follow where the trial's name gives no side: largest, centre, left or right.
+        face: whose face to follow if the trial's name gives no side: largest, centre, left or right.
     """
 
     crops: tuple[str, ...] = ()
@@ -103,10 +104,7 @@ class _Found:
 class AffWild2(Corpus):
     """Aff-Wild2 on disk."""
 
-    config: Config
-
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config or Config())
+    config: Config = Config()
 
     @staticmethod
     def recognises(root: Path) -> bool:
@@ -142,7 +140,8 @@ class AffWild2(Corpus):
         return finish(root, trials, AFFECT, faults)
 
     def _folders(self, root: Path) -> Folders:
-        found, config = find_folders(root), self.config
+        found = find_folders(root)
+        config = self.config
         crops = given_folders(root, config.crops) if config.crops else found.crops
         return Folders(
             crops if config.use_crops else (),
@@ -160,51 +159,31 @@ class AffWild2(Corpus):
         faults: list[str],
     ) -> Trial | None:
         """Read one trial as far as possible and add its faults to the list; None if not even its length is known."""
-
-        def fault(error: AvFusionError) -> None:
-            faults.append(of_trial(item.name, error))
-
+        own: list[str] = []
         info = probed.get(item.video) if item.video else None
+        if isinstance(info, AvFusionError):
+            own.append(str(info))
+            info = None
         labels = None
         num_rows = 0
-        words = None
-        if isinstance(info, AvFusionError):
-            fault(info)
-            info = None
-        try:
-            if item.annotation is not None:
+        if item.annotation is not None:
+            try:
                 labels = read_annotation(item.annotation)
                 num_rows = len(labels)
-        except RowFaults as error:
-            fault(error)
-            num_rows = error.num_rows
-        except AvFusionError as error:
-            fault(error)
-        try:
-            words = find_transcript(transcripts, item.name, item.video_name)
-        except AvFusionError as error:
-            fault(error)
-        clock = self._clock(item, info, num_rows, faults)
+            except AvFusionError as error:
+                own.append(str(error))
+                num_rows = error.num_rows if isinstance(error, RowFaults) else 0
+        words = attempt(own, find_transcript, transcripts, item.name, item.video_name)
+        clock = self._clock(item, info, num_rows, own)
+        faults += [of_trial(item.name, fault) for fault in own]
         if clock is None:
             return None
-        media = {}
-        if item.video is not None and info is not None:
-            media["video"] = media_path(item.video, root)
-            if info.has_audio:
-                media["audio"] = media["video"]
-        if item.crops is not None:
-            media["crops"] = media_path(item.crops, root)
-        if words is not None:
-            media["words"] = media_path(words, root)
-        return Trial(
-            item.name,
-            item.video_name,
-            item.partition,
-            clock,
-            media,
-            labels,
-            self.config.face if item.face == FACES[0] else item.face,
-        )
+        video = None if info is None else item.video
+        sound = video if info is not None and info.has_audio else None
+        found = {"video": video, "audio": sound, "crops": item.crops, "words": words}
+        media = {kind: media_path(path, root) for kind, path in found.items() if path is not None}
+        face = self.config.face if item.face == FACES[0] else item.face
+        return Trial(item.name, item.video_name, item.partition, clock, media, labels, face)
 
     def _clock(self, item: _Found, info: VideoInfo | None, num_rows: int, faults: list[str]) -> FrameClock | None:
         """One tick per label row; without labels, one per picture of the video, or else up to the last crop."""
@@ -219,10 +198,7 @@ class AffWild2(Corpus):
         if item.last_crop > num_frames:
             counts.append(("numbered crops", item.last_crop, item.crops))
         for what, found, path in counts:
-            try:
-                check_length(item.name, what, found, num_frames, str(path))
-            except ShapeError as error:
-                faults.append(str(error))
+            attempt(faults, check_length, item.name, what, found, num_frames, str(path))
         if info is not None:
             return info.clock.resized(num_frames)
         return FrameClock(self._named_rate(item.video_name), num_frames)
@@ -261,10 +237,16 @@ def _annotation_files(folder: Path, faults: list[str]) -> list[tuple[Path, str]]
     """List the annotation files of all partitions; having none is a fault."""
     found = []
     for inner in visible(folder):
-        partition = PARTITION_FOLDERS.get(inner.name.lower().replace(" ", "_"))
-        if partition and inner.is_dir():
-            found += [(path, partition) for path in visible(inner) if path.suffix.lower() == ".txt"]
+        kind = inner.name.lower().replace(" ", "_")
+        partition = PARTITION_FOLDERS.get(kind)
+        files = [path for path in visible(inner) if path.suffix.lower() == ".txt"]
+        if partition:
+            found += [(path, partition) for path in files]
             faults += name_faults(inner)
+        elif kind == "test_set" and files:
+            _log.warning(
+                "Labels in '%s' are not used: the test partition is given by a list of names, without labels.", inner
+            )
     missing = {"train", "validation"} - {partition for _, partition in found}
     if missing:
         names = ", ".join(sorted(missing))
@@ -347,10 +329,9 @@ def _far_crop(item: _Found) -> str:
     assert item.crops is not None
     names = open_crops(item.crops).names
     name = names[crop_numbers(item.crops, names)[item.last_crop]]
-    return of_trial(
-        item.name,
+    return (
         f"crop '{name}' of '{item.crops}' would make it {item.last_crop} frames long, with {item.num_crops} crops in all; expected "
-        f"at most {_SPARSE} frames per crop where neither labels nor a video give the length. Remove or rename '{name}', or add the video",
+        f"at most {_SPARSE} frames per crop if neither labels nor a video give the length. Remove or rename '{name}', or add the video"
     )
 
 

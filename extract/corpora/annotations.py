@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import MissingFileError
+from cache.errors import MissingFileError, list_faults
 from cache.targets import AFFECT, names_of
 from extract.corpora.reading import RowFaults, read_text, separator_fault
 
@@ -70,8 +70,7 @@ def read_annotation(path: Path, columns: Sequence[str] = names_of(AFFECT)) -> ND
         else:
             rows.append(values)
     if faults:
-        more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        message = f"Annotation file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. Fix the file."
+        message = f"Annotation file '{path}': {list_faults(faults, _LISTED_ROWS)}. Fix the file."
         raise RowFaults(message, max(0, len(lines) - 1))
     return _without_unannotated(np.array(rows, np.float32), path)
 

@@ -5,7 +5,7 @@ A corpus is one file in `extract/corpora/` with a frozen `Config` and a `Corpus`
 
 * every trial has a clock, media that exist below the root, a subject, and optionally a partition;
 * labels are in the ranges of the declared targets, nan where a target is not annotated;
-* the same folder gives the same manifest, and a folder of another kind an `AvFusionError` that says so;
+* the same folder gives the same manifest, and a folder of another kind raises an `AvFusionError` that says so;
 * all faults of a folder are reported together.
 """
 
@@ -24,13 +24,15 @@ class Corpus(ABC):
 
     Attributes:
         generated: whether `generate` makes the folder, so that none is needed.
-        config: the settings.
+        config: the settings; a subclass sets the defaults.
     """
 
     generated: ClassVar[bool] = False
+    config: Any
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
+    def __init__(self, config: Any = None) -> None:
+        if config is not None:
+            self.config = config
 
     @staticmethod
     @abstractmethod
@@ -47,7 +49,7 @@ class Corpus(ABC):
         """
 
     def generate(self, root: Path) -> None:
-        """Write the whole corpus under a folder, where it can be generated.
+        """Write the whole corpus under a folder, if it can be generated.
 
         Raises:
             SettingError: if it cannot.

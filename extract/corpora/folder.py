@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,11 @@ from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import (
+    SUBJECTS_HEADER,
     TRANSCRIPTS,
+    VIDEO_SUFFIXES,
     RowFaults,
+    attempt,
     check_face,
     find_transcript,
     finish,
@@ -46,12 +48,8 @@ from extract.corpora.reading import (
 from extract.faces.tracking import REFERENCE
 from extract.media.video import VideoInfo
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-SUBJECTS_HEADER = ["trial", "subject", "partition"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class Config:
     Attributes:
         targets: label columns to use, in this order, each with its lowest and highest label, as `{arousal: [1, 9]}`; empty:
             all those that most label files have, in [-1, 1].
-        face: whose face is followed where there is no picture in `faces`: largest, centre, left or right.
+        face: whose face is followed if there is no picture in `faces`: largest, centre, left or right.
         rate: frames per second of recordings without pictures.
     """
 
@@ -95,10 +93,7 @@ class Config:
 class Folder(Corpus):
     """A plain folder of videos."""
 
-    config: Config
-
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config or Config())
+    config: Config = Config()
 
     @staticmethod
     def recognises(root: Path) -> bool:
@@ -106,7 +101,7 @@ class Folder(Corpus):
         return (root / "videos").is_dir()
 
     def read(self, root: Path) -> Manifest:
-        """Read a corpus folder; without `subjects.csv` every trial is a subject of its own, without a partition.
+        """Read a corpus folder; without `subjects.csv` every trial is its own subject, without a partition.
 
         Raises:
             MissingFileError: if it has no folder `videos`.
@@ -131,7 +126,7 @@ class Folder(Corpus):
             clock = info.clock.resized(num_rows.get(name) or info.num_frames)
             labels = _label(tables.get(name), targets, clock)
             if num_rows.get(name):
-                _check(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
+                attempt(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
             own += _late_labels(tables.get(name), info, name)
             media = _find_media(root, places, (name, subject), videos[name], info, clock, own)
             faults += [of_trial(name, fault) for fault in own]
@@ -197,7 +192,7 @@ def _read_tables(
             )
             continue
         if name in num_rows:
-            faults.append(f"labels '{path}' are the second ones of trial '{name}', expected one file; remove the other")
+            faults.append(f"labels '{path}' are the second file for trial '{name}', expected one; remove the other")
             continue
         num_rows[name] = 0
         try:
@@ -209,14 +204,15 @@ def _read_tables(
                 columns |= {path: error.columns} if error.columns else {}
             continue
         num_rows[name] = len(table.rows) if table.times_s is None else 0
-        columns[path], tables[name] = table.columns, table
+        columns[path] = table.columns
+        tables[name] = table
     for path in _odd_columns(columns, names_of(targets), faults):
         tables.pop(trial_name(path), None)
     return tables, num_rows
 
 
 def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ...], faults: list[str]) -> list[Path]:
-    """Label files that lack the targets or, where none are set, whose columns differ from those of most files."""
+    """Label files that lack the targets or, if none are set, whose columns differ from those of most files."""
     if not columns:
         return []
     most = Counter(frozenset(names) for names in columns.values()).most_common(1)[0][0]  # the first one wins a tie
@@ -235,10 +231,8 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
     """Trial → subject and partition; empty if there is no such file."""
     if not path.exists():
         return {}
-    try:
-        lines = read_csv(path)
-    except CorpusError as error:
-        faults.append(str(error))
+    lines = attempt(faults, read_csv, path)
+    if lines is None:
         return {}
     if not lines or lines[0] != SUBJECTS_HEADER:
         faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
@@ -256,7 +250,7 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
                 f"{place}: '{','.join(line)[:60]}', expected a trial, a subject and one of {wanted}, or nothing{hint}"
             )
         elif line[0] in subjects:
-            faults.append(f"{place}: trial '{line[0]}' again, expected one line per trial")
+            faults.append(f"{place}: trial '{line[0]}' is listed twice, expected once")
         elif line[0] not in videos:
             faults.append(f"{place}: trial '{line[0]}' has no video")
         else:
@@ -264,15 +258,6 @@ def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) ->
     named = {line[0] for line in lines if line}  # in faulty lines too
     faults += [f"'{path}' does not name trial '{name}'" for name in videos if name not in named]
     return subjects
-
-
-def _check(faults: list[str], check: Callable[..., T], *arguments: Any) -> T | None:
-    """Call a function; if it raises one of our errors, add the fault and return None."""
-    try:
-        return check(*arguments)
-    except AvFusionError as error:
-        faults.append(str(error))
-        return None
 
 
 def _label(table: LabelTable | None, targets: tuple[Target, ...], clock: FrameClock) -> NDArray[np.float32] | None:
@@ -287,7 +272,8 @@ def _late_labels(table: LabelTable | None, info: VideoInfo, name: str) -> list[s
     """Report labels by time that extend beyond the video by more than two frames and one step between labels."""
     if table is None or table.times_s is None:
         return []
-    end_s, last_s = info.duration_s, float(table.times_s[-1])
+    end_s = info.duration_s
+    last_s = float(table.times_s[-1])
     step_s = float(np.median(np.diff(table.times_s))) if len(table.times_s) > 1 else 0.0
     if last_s <= end_s + max(step_s, ALLOWED_DIFFERENCE / float(info.rate)):
         return []
@@ -325,17 +311,17 @@ def _find_media(
     """Find the media of a trial (given by name and subject), including a picture of the face to follow."""
     name = whose[0]
     found = ({"video": video} if info.width else {}) | ({"audio": video} if info.has_audio else {})
-    words = _check(faults, find_transcript, places["words"], name)
+    words = attempt(faults, find_transcript, places["words"], name)
     if words is not None:
         found["words"] = words
-    crops = _check(faults, _find_crops, places["crops"], name)
+    crops = attempt(faults, _find_crops, places["crops"], name)
     if crops is not None:
         found["crops"] = crops
-        numbers = _check(faults, list_crops, crops)
+        numbers = attempt(faults, list_crops, crops)
         if numbers == []:
             faults.append(f"'{crops}' holds no crops, expected pictures such as '00001.jpg'.")
         elif numbers and numbers[-1] > clock.num_frames:
-            _check(faults, check_length, name, "numbered crops", numbers[-1], clock.num_frames, str(crops))
+            attempt(faults, check_length, name, "numbered crops", numbers[-1], clock.num_frames, str(crops))
     picture = next((path for who in whose for path in places["faces"].find(who, PICTURE_SUFFIXES)), None)
     if picture is not None and picture.is_dir():
         faults.append(f"'{picture}' is a folder, expected a picture; remove or rename it")
@@ -369,10 +355,8 @@ def _report_strays(folder: Path, suffixes: tuple[str, ...], names: Iterable[str]
     ends = {suffix.lower() for suffix in suffixes}
     strays = [path for path in visible(folder) if trial_name(path) not in known or path.suffix.lower() not in ends]
     if strays:
-        _log.warning(
-            "%d files in '%s' belong to no %s and are not used, e.g. '%s'; expected a name with one of %s.",
-            len(strays), folder, whose, strays[0].name, ", ".join(suffixes),
-        )  # fmt: skip
+        count = f"{len(strays)} files in '{folder}' belong to no {whose} and are not used, e.g. '{strays[0].name}'"
+        _log.warning("%s; expected a name with one of %s.", count, ", ".join(suffixes))
 
 
 def _report(trials: list[Trial]) -> None:

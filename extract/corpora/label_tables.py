@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.errors import list_faults
 from cache.targets import MEAN, Target
 from extract.corpora.reading import RowFaults, read_csv
 
@@ -29,7 +30,7 @@ class LabelTable:
     Attributes:
         columns: names of the targets.
         rows: (N, C) float32, nan where a cell is empty.
-        times_s: (N,) seconds, strictly increasing; None where row i is frame i.
+        times_s: (N,) seconds, strictly increasing; None if row i is frame i.
     """
 
     columns: tuple[str, ...]
@@ -73,8 +74,7 @@ def read_table(path: Path, targets: Sequence[Target] = ()) -> LabelTable:
         else:
             values.append(row)
     if faults:
-        more = f"; and {len(faults) - _LISTED_ROWS} more" if len(faults) > _LISTED_ROWS else ""
-        message = f"Label file '{path}': {'; '.join(faults[:_LISTED_ROWS])}{more}. {_REMEDY}"
+        message = f"Label file '{path}': {list_faults(faults, _LISTED_ROWS)}. {_REMEDY}"
         raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1), columns)
     table = np.array(values)
     places = [at for at, name in enumerate(header) if name != TIME]

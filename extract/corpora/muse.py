@@ -1,8 +1,8 @@
-"""MuSe 2022 to 2024: labels by timestamp, features made by the organisers, subjects that bring their partition.
+"""MuSe 2022 to 2024: labels by timestamp, features by the organisers, and a partition of the subjects.
 
     metadata/partition.csv                  subject and one of train, devel, test
     label_segments/TARGET/SUBJECT.csv       timestamp (milliseconds), value
-    feature_segments/FEATURE/SUBJECT.csv    brought in by `avfusion cache import --from muse`
+    feature_segments/FEATURE/SUBJECT.csv    imported by `avfusion cache import --from muse`
     raw_data/videos/SUBJECT.mp4             optional: with it, features can be extracted here
 
 [Christ2022MuSe]. The label clock follows the timestamps, usually one tick every 500 or 250 ms; ticks without a row are
@@ -27,6 +27,8 @@ from cache.targets import Target
 from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
 from extract.corpora.reading import (
+    VIDEO_SUFFIXES,
+    attempt,
     check_face,
     finish,
     media_path,
@@ -40,12 +42,11 @@ from extract.media.video import VideoInfo
 
 LABELS, FEATURES, VIDEOS = "label_segments", "feature_segments", "raw_data/videos"
 PARTITION_NAMES = {"train": "train", "devel": "validation", "test": "test"}
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 _ROUNDING_MS = 1.01  # timestamps may be rounded to whole milliseconds
-_HIGHEST_RATE = 240  # rows per second; above this, the timestamps must be seconds
-_SHORTEST_SHARE = 0.01  # of a video that labels cover; below this, the timestamps must be seconds
-_FEWEST_TICKS, _MOST_GAPS = 10_000, 1000  # ticks that a file may span: in all, plus for each row
+_HIGHEST_RATE = 240  # rows per second; above this, the timestamps must be in seconds
+_SHORTEST_SHARE = 0.01  # of a video that labels cover; below this, the timestamps must be in seconds
+_FEWEST_TICKS, _MOST_GAPS = 10_000, 1000  # a file may span the first number of ticks, plus the second for each row
 _GAP = 1.5  # longer steps, in medians, are gaps
 
 _log = logging.getLogger(__name__)
@@ -72,10 +73,7 @@ class Config:
 class MuSe(Corpus):
     """A MuSe challenge package on disk."""
 
-    config: Config
-
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config or Config())
+    config: Config = Config()
 
     @staticmethod
     def recognises(root: Path) -> bool:
@@ -135,19 +133,16 @@ class MuSe(Corpus):
             raise CorpusError(f"no labels {' and '.join(repr(str(path)) for path in absent)}.")
         info = probed.get(videos[name]) if name in videos else None
         faults = [str(info)] if isinstance(info, AvFusionError) else []
-        series = []
-        for path in () if absent else paths:
-            try:
-                series.append(_read_series(path))
-            except AvFusionError as error:
-                faults.append(str(error))
+        found = [attempt(faults, _read_series, path) for path in ([] if absent else paths)]
+        series = [one for one in found if one is not None]
         if faults:
             raise CorpusError(" ".join(faults))
         times_ms = series[0][0] if series else _feature_times(root / FEATURES, name)
         for path, (other_ms, _) in zip(paths, series, strict=False):
             if not np.array_equal(other_ms, times_ms):
                 raise CorpusError(f"the timestamps of '{path}' and '{paths[0]}' differ, expected the same.")
-        clock, media = infer_clock(times_ms, paths[0]), {}
+        clock = infer_clock(times_ms, paths[0])
+        media = {}
         if isinstance(info, VideoInfo):
             clock = _cover(name, clock, info, videos[name])
             kinds = ("video", "audio") if info.has_audio else ("video",)
@@ -166,12 +161,7 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
         raise MissingFileError(
             f"No '{path}'; expected a subject and one of train, devel, test in each line. Check corpus.root."
         )
-    try:
-        lines = read_csv(path)
-    except CorpusError as error:
-        faults.append(str(error))
-        return {}
-    lines = [[normal(cell) for cell in line] for line in lines]
+    lines = [[normal(cell) for cell in line] for line in attempt(faults, read_csv, path) or ()]
     partitions: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not any(line):
@@ -181,7 +171,7 @@ def _read_partitions(path: Path, faults: list[str]) -> dict[str, str]:
                 f"'{path}' line {number}: '{','.join(line)}', expected a subject and one of {', '.join(PARTITION_NAMES)}"
             )
         elif line[0] in partitions:
-            faults.append(f"'{path}' line {number}: subject '{line[0]}' again, expected one line per subject")
+            faults.append(f"'{path}' line {number}: subject '{line[0]}' is listed twice, expected once")
         else:
             partitions[line[0]] = PARTITION_NAMES[line[1]]
     return partitions

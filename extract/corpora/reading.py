@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cache.clock import ALLOWED_DIFFERENCE
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, UnknownNameError, plain_error
+from cache.errors import AvFusionError, CorpusError, MediaError, SettingError, plain_error
 from cache.names import encode_trial_id
 from cache.targets import Target
 from extract.corpora.file_names import FolderIndex
@@ -22,9 +23,13 @@ from extract.media.audio import sound_clock
 from extract.media.timeline import first_picture_s
 from extract.media.video import VideoInfo, probe
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 TRANSCRIPTS = (".json", ".srt", ".vtt", ".TextGrid")
+SUBJECTS_HEADER = ["trial", "subject", "partition"]
 SEPARATORS = {";": "';'", "\t": "tabs"}  # written by spreadsheets instead of commas
 _READERS = 4  # videos probed in parallel; disks gain little from more
 
@@ -38,7 +43,8 @@ class CorpusFaults(CorpusError):
     """
 
     def __init__(self, faults: Sequence[str], manifest: Manifest) -> None:
-        self.faults, self.manifest = tuple(faults), manifest
+        self.faults = tuple(faults)
+        self.manifest = manifest
         listed = "\n- ".join(fault.replace("\n", "\\n") for fault in faults)  # a name may contain any character
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nFix them and read it again.")
@@ -48,8 +54,8 @@ class RowFaults(CorpusError):
     """Faults of a label file that nevertheless has rows.
 
     Attributes:
-        num_rows: its length in frames; 0 where rows are not frames.
-        columns: names of its targets; () where the header is faulty.
+        num_rows: its length in frames; 0 if rows are not frames.
+        columns: names of its targets; () if the header is faulty.
     """
 
     def __init__(self, message: str, num_rows: int, columns: tuple[str, ...] = ()) -> None:
@@ -65,6 +71,15 @@ def of_trial(name: str, fault: object, kind: str = "trial") -> str:
     """
     text = str(fault)
     return text if text.startswith(f"Trial '{name}' ") else f"{kind} '{name}': {text}"
+
+
+def attempt(faults: list[str], function: Callable[..., T], *arguments: Any) -> T | None:
+    """Call a function; if it raises one of our errors, add it to the faults and return None."""
+    try:
+        return function(*arguments)
+    except AvFusionError as error:
+        faults.append(str(error))
+        return None
 
 
 def read_text(path: Path) -> str:
@@ -117,15 +132,8 @@ def finish(root: Path, trials: Iterable[Trial], targets: tuple[Target, ...], fau
     Raises:
         CorpusFaults: if there are faults or no trials; holds the manifest of what could be read.
     """
-    named = []
-    for trial in trials:
-        try:
-            encode_trial_id(trial.id)
-        except UnknownNameError as error:
-            faults.append(str(error))
-            continue
-        named.append(trial)
-    manifest = Manifest(root, tuple(named), targets)
+    named = tuple(trial for trial in trials if attempt(faults, encode_trial_id, trial.id) is not None)
+    manifest = Manifest(root, named, targets)
     _report_absent(manifest.trials)
     if not manifest.trials and not faults:
         faults = ["it holds no trials"]
@@ -140,10 +148,10 @@ def _report_absent(trials: Sequence[Trial]) -> None:
     for what, media in kinds.items():
         lacking = [trial.id for trial in trials if not any(kind in trial.media for kind in media)]
         if 0 < len(lacking) < len(trials):
+            count = f"{len(lacking)} of {len(trials)} trials have no {what}, e.g. '{lacking[0]}'"
             _log.warning(
-                "%d of %d trials have no %s, e.g. '%s'; their frames are marked invalid in features of %s, and everything else works.",
-                len(lacking), len(trials), what, lacking[0], what,
-            )  # fmt: skip
+                "%s; their frames are marked invalid in features of %s, and everything else works.", count, what
+            )
 
 
 def media_path(path: Path, root: Path) -> str:
@@ -228,11 +236,9 @@ def report_rates(infos: Mapping[str, VideoInfo]) -> None:
     """Warn, once for a corpus, about videos with a variable frame rate."""
     varying = sorted(name for name, info in infos.items() if info.varies)
     if varying:
-        _log.warning(
-            "%d of %d videos have a variable frame rate, e.g. '%s' (%.4g frames/s on average); row or crop i belongs "
-            "to their i-th picture, at that picture's own time.",
-            len(varying), len(infos), varying[0], float(infos[varying[0]].rate),
-        )  # fmt: skip
+        example = f"e.g. '{varying[0]}' ({float(infos[varying[0]].rate):.4g} frames/s on average)"
+        count = f"{len(varying)} of {len(infos)} videos have a variable frame rate, {example}"
+        _log.warning("%s; row or crop i belongs to their i-th picture, at that picture's own time.", count)
 
 
 def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
@@ -243,10 +249,8 @@ def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
     """
     off = [name for name, frames, pictures in videos if 0 < abs(pictures - frames) <= ALLOWED_DIFFERENCE]
     if off:
-        _log.warning(
-            "%d trials have one or two labels more or fewer than pictures, e.g. '%s'; the last picture is repeated, or left out.",
-            len(off), off[0],
-        )  # fmt: skip
+        count = f"{len(off)} trials have one or two labels more or fewer than pictures, e.g. '{off[0]}'"
+        _log.warning("%s; the last picture is repeated, or left out.", count)
 
 
 def check_face(face: str) -> None:

@@ -7,7 +7,6 @@ several frame rates, two people in one video, and a trial with one label row mor
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -16,28 +15,27 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.clock import FrameClock, check_length
+from cache.clock import check_length
 from cache.corpus.manifest import PARTITIONS, Manifest, Trial
-from cache.errors import CorpusError, MissingFileError, SettingError, ShapeError
+from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.settings import check_ranges
 from cache.targets import AFFECT, names_of
 from extract.corpora.annotations import NOT_ANNOTATED, read_annotation, split_side
 from extract.corpora.contract import Corpus
 from extract.corpora.demo.face import Look, make_background
-from extract.corpora.demo.media import write_text, write_video
+from extract.corpora.demo.media import remove_unfinished, write_text, write_video
 from extract.corpora.demo.script import Script, at_frames, draw_run, draw_turns, write_script
 from extract.corpora.demo.stage import Actor, cast_actor, draw_pictures
 from extract.corpora.demo.voice import SAMPLE_RATE, Voice, speak
-from extract.corpora.reading import finish
+from extract.corpora.reading import SUBJECTS_HEADER, finish, of_trial, read_csv
+from extract.media.timeline import scan
 
 BATCHES = ("batch1", "batch2")
 ANNOTATIONS = "6th_ABAW_Annotations/VA_Estimation_Challenge"
 FOLDERS = {"train": "Train_Set", "validation": "Validation_Set", "test": "Test_Set"}
-SUBJECTS_HEADER = ["trial", "subject", "partition"]
 
 _RATES = (Fraction(25), Fraction(30000, 1001), Fraction(30))
 _SAMPLE_RATES = (16_000, 44_100, 48_000)
@@ -94,18 +92,15 @@ class DemoCorpus(Corpus):
     """The demo corpus on disk: `generate` writes it, `read` reads it like any other corpus."""
 
     generated = True
-
-    config: Config
-
-    def __init__(self, config: Config | None = None) -> None:
-        super().__init__(config or Config())
+    config: Config = Config()
 
     def generate(self, root: Path) -> None:
-        """Write the whole corpus under a folder; a file appears under its name only once it is whole.
+        """Write the whole corpus under a folder, each file atomically; unfinished files of killed processes are removed.
 
         Args:
-            root: the corpus folder, made where it does not exist.
+            root: the corpus folder, which need not exist.
         """
+        remove_unfinished(root)
         videos = _plan(self.config)
         jobs = [(self.config, video, root) for video in videos]
         if len(videos) <= _FEW_VIDEOS:
@@ -155,7 +150,8 @@ def _plan(config: Config) -> list[_Video]:
     rng = _rng(config.seed, "plan")
     videos = []
     for index in range(num_videos):
-        rate, subject = _RATES[index % 3], index % num_subjects
+        rate = _RATES[index % 3]
+        subject = index % num_subjects
         pair = shared and index == num_videos - 1
         named = f"{10 + index}-{round(rate)}-{config.width}x{config.height}"
         name = f"video{59 + index}" if index % 2 or pair else named
@@ -178,7 +174,8 @@ def _make_video(config: Config, video: _Video, root: Path) -> None:
     write_video(root / video.path, pictures, size, video.rate, sound, SAMPLE_RATE, sample_rate)
     for trial, actor in zip(video.trials, actors, strict=True):
         _write_labels(config, video, root, trial, actor.script)
-        _write_words(_words_path(root, trial), actor.script)
+        words = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in actor.script.words]
+        write_text(_words_path(root, trial), json.dumps({"words": words}, indent=1) + "\n")
         _write_truth(root / "truth" / f"{trial}.json", actor)
 
 
@@ -228,11 +225,6 @@ def _write_labels(config: Config, video: _Video, root: Path, trial: str, script:
     write_text(_label_path(root, trial, video.partition), "\n".join([",".join(names_of(AFFECT)), *rows]) + "\n")
 
 
-def _write_words(path: Path, script: Script) -> None:
-    words = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in script.words]
-    write_text(path, json.dumps({"words": words}, indent=1) + "\n")
-
-
 def _write_truth(path: Path, actor: Actor) -> None:
     """Write where the face is, for tests; readers ignore it."""
     document = {
@@ -255,8 +247,7 @@ def _read_subjects(path: Path, faults: list[str]) -> list[tuple[str, str, str]]:
     """(trial, subject, partition) of every row."""
     if not path.is_file():
         raise MissingFileError(f"No '{path}'. Generate the demo corpus there first.")
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    lines = read_csv(path)
     if not lines or lines[0] != SUBJECTS_HEADER:
         faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
     rows = []
@@ -283,23 +274,10 @@ def _read_trial(root: Path, name: str, subject: str, partition: str, faults: lis
         labels = read_annotation(_label_path(root, name, partition))
         if len(faults) > found:
             return None
-        clock = _read_clock(name, root / videos[0], len(labels))
-    except (CorpusError, MissingFileError, ShapeError) as error:
-        faults.append(f"trial '{name}': {error}")
+        pictures = scan(root / videos[0]).clock
+        check_length(name, "video frames", pictures.num_frames, len(labels), str(root / videos[0]))
+    except AvFusionError as error:
+        faults.append(of_trial(name, error))
         return None
     media = {"video": videos[0], "audio": videos[0], "words": words.relative_to(root).as_posix()}
-    return Trial(name, subject, partition, clock, media, labels, face)
-
-
-def _read_clock(name: str, path: Path, num_rows: int) -> FrameClock:
-    """The label clock: the video's rate and one tick per label row."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate, num_frames = stream.average_rate, stream.frames
-    except (av.FFmpegError, IndexError) as error:
-        raise CorpusError(f"video '{path}' cannot be read ({error}).") from error
-    if not rate:
-        raise CorpusError(f"video '{path}' has no frame rate.")
-    check_length(name, "video frames", num_frames, num_rows, str(path))
-    return FrameClock(rate, num_rows)
+    return Trial(name, subject, partition, pictures.resized(len(labels)), media, labels, face)

@@ -300,7 +300,8 @@ def _paint_nose(patch: _Patch, look: Look) -> None:
 def _paint_folds(patch: _Patch, expression: Expression) -> None:
     """Paint the shadows of an expression: cheeks and folds of a smile, the furrow of a frown."""
     part = patch.near(0.0, 0.3, 1.15)
-    u, v = np.abs(part.u), part.v
+    u = np.abs(part.u)
+    v = part.v
     smile = max(0.0, expression.smile)
     frown = max(0.0, -expression.smile)
     fold = np.abs(u - 0.26 - 0.34 * np.clip(v - 0.36, 0, 0.6) - 0.06 * smile)
@@ -315,7 +316,8 @@ def _paint_folds(patch: _Patch, expression: Expression) -> None:
 
 def _paint_eye(patch: _Patch, look: Look, expression: Expression, side: int) -> None:
     part = patch.near(side * EYE_U, EYE_V, 0.42)
-    u, v = part.u - side * EYE_U, part.v - EYE_V
+    u = part.u - side * EYE_U
+    v = part.v - EYE_V
     half = 0.225 * look.eye_size
     arch = np.maximum(0.0, 1.0 - (u / half) ** 2)
     top = -(0.012 + 0.165 * expression.eyes) * arch**0.7

@@ -14,6 +14,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
+from cache.places.processes import is_alive, parse_pid
+
 # One thread, no macroblock trees and no processor-specific code: with x264's defaults, the same pictures give one of
 # several bit streams, depending on memory addresses.
 _VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"}
@@ -21,11 +23,24 @@ _VIDEO_OPTIONS = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-param
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside `path` for writing, renamed to it when the block ends without an error."""
+    """Provide a temporary path beside `path`, renamed to it when the block ends without an error.
+
+    Its name is this process's own, because another process may be writing the same file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    yield unfinished
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    for leftover in root.rglob(".*.unfinished"):
+        if not is_alive(parse_pid(leftover.stem.rpartition(".")[2]) or 0):
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,7 +78,8 @@ def write_video(
         written = 0
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = index, 1 / rate
+            frame.pts = index
+            frame.time_base = 1 / rate
             container.mux(video.encode(frame))
             until = round((index + 1) / rate * source_rate)
             _write_sound(container, audio, samples[written:until], written, source_rate)
@@ -76,5 +92,7 @@ def _write_sound(
     container: OutputContainer, audio: AudioStream, samples: NDArray[np.float32], start: int, source_rate: int
 ) -> None:
     sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
-    sound.sample_rate, sound.pts, sound.time_base = source_rate, start, Fraction(1, source_rate)
+    sound.sample_rate = source_rate
+    sound.pts = start
+    sound.time_base = Fraction(1, source_rate)
     container.mux(audio.encode(sound))  # PyAV resamples to the stream's rate and cuts to the codec's frame size

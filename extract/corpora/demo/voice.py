@@ -120,7 +120,9 @@ def _filter_formants(source: Track, formants: NDArray[np.float64]) -> Track:
     radius = np.exp(-np.pi * np.array(_BANDWIDTHS) / SAMPLE_RATE)
     feedback = -2 * radius * np.cos(2 * np.pi * centres / SAMPLE_RATE)
     sections = np.zeros((len(formants), len(_BANDWIDTHS), 6))
-    sections[..., 3], sections[..., 4], sections[..., 5] = 1.0, feedback, radius**2
+    sections[..., 3] = 1.0
+    sections[..., 4] = feedback
+    sections[..., 5] = radius**2
     sections[..., 0] = sections[..., 3:].sum(axis=-1)
     state = np.zeros((len(_BANDWIDTHS), 2))
     output = np.empty_like(source)

@@ -246,6 +246,13 @@ def test_the_test_list_gives_trials_without_labels(small: Tree) -> None:
     assert test2.media == {"video": "batch2/test2.avi", "crops": "cropped_aligned/test2_left"}
 
 
+def test_labels_of_the_test_partition_are_reported_as_unused(small: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    labels = small.labels(f"{SIXTH}/Test_Set", "video8")
+    with caplog.at_level(logging.WARNING):
+        assert {trial.id for trial in small.read().trials} == {"video1", "video2"}
+    assert f"Labels in '{labels.parent}' are not used" in caplog.text
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_crop_far_beyond_the_others_ends_no_trial(small: Tree, zipped: bool) -> None:
     """Where labels or a video give the length it is told against them; where 1,000 frames per crop are enough, it is the end."""

@@ -161,7 +161,7 @@ def test_every_fault_at_once(root: Path) -> None:
         "b.csv' have the columns valence, expected valence, arousal as the others have",
         "d.csv' belong to no video",
         "line 2: 'a,Ann,dev', expected a trial, a subject and one of train",
-        "line 4: trial 'b' again",
+        "line 4: trial 'b' is listed twice",
         "line 5: trial 'z' has no video",
         "does not name trial 'c'",
         "2 transcripts",

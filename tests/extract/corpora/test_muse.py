@@ -124,7 +124,7 @@ def test_every_fault_at_once(root: Path) -> None:
         MuSe().read(root)
     for part in (
         "line 3: '2,dev', expected a subject and one of train, devel, test",
-        "line 4: subject '1' again",
+        "line 4: subject '1' is listed twice",
         "subject '5': no labels",
         "subject '6': no labels, and no features",
         "subject '2' has no partition",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from cache.corpus.manifest import Manifest
 from cache.errors import CorpusError, MissingFileError, SettingError
 from extract.corpora.demo import corpus as demo
+from extract.corpora.demo import media
 from extract.corpora.demo.corpus import ANNOTATIONS, Config, DemoCorpus
 from extract.corpora.demo.media import whole_file, write_video
 from extract.corpora.demo.script import at_frames, draw_turns, write_script
@@ -277,7 +281,7 @@ def test_a_damaged_video_is_named(root: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(root, broken)
     (broken / "batch2" / "video60.mp4").write_bytes(b"not a video")
-    with pytest.raises(CorpusError, match=r"video60\.mp4' cannot be read"):
+    with pytest.raises(CorpusError, match=r"video60\.mp4' is truncated, damaged or of an unknown format"):
         DemoCorpus(SMALL).read(broken)
 
 
@@ -305,6 +309,27 @@ def test_an_interrupted_file_never_shows(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_and_fail()
     assert not path.exists()
+
+
+def test_two_processes_may_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "video.mp4"
+    with whole_file(path) as ours:
+        ours.write_bytes(b"whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 2**22)
+            with whole_file(path) as theirs:
+                theirs.write_bytes(b"whole")
+    assert [(found, found.read_bytes()) for found in tmp_path.iterdir()] == [(path, b"whole")]
+
+
+def test_unfinished_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as dead:
+        pass
+    left = [tmp_path / f".video.mp4.{pid}.unfinished" for pid in (dead.pid, os.getpid())]
+    for path in left:
+        path.touch()
+    media.remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == left[1:]
 
 
 def test_an_encoding_does_not_depend_on_where_memory_lies(manifest: Manifest, tmp_path: Path) -> None:
