@@ -1,14 +1,13 @@
 """Punctuation for recognised words, to separate sentences, as in [Zhang2023, Section 3.2].
 
 The paper's package deepmultilingualpunctuation does not run with transformers 5 (it passes a removed argument), so its
-model is run here directly, by the same rules: chunks of 230 words that overlap by five, and a word's mark is that of
-its last word piece.
+model is run directly by the same rules: chunks of 230 words that overlap by five, and a word gets the mark of its last
+word piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from cache.errors import ShapeError, WeightsError
 from extract.extras import import_extra
-from extract.weights.hub import find_model
+from extract.weights.hub import find_model, quiet
 from extract.words.words import Word
 
 MODEL = "oliverguhr/fullstop-punctuation-multilang-large"
@@ -32,7 +31,7 @@ Restorer = Callable[[Sequence[str]], list[str]]
 
 
 def restore_punctuation(words: Sequence[Word], restorer: Restorer) -> list[Word]:
-    """Append to each word the mark that follows it; marks that it already ends with are replaced.
+    """Append a mark to each word, replacing those that it already ends with.
 
     Args:
         words: of one trial, by start.
@@ -61,13 +60,13 @@ def open_restorer(model: str = MODEL) -> Restorer:
         model: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        MissingFileError: if it looks like a path and does not exist.
+        MissingFileError: if a path does not exist.
         WeightsError: if it cannot be downloaded, or is not a token classifier with these labels.
         SettingError: if transformers is not installed.
     """
     transformers = import_extra("transformers", "punctuation", "Punctuation")
     folder = find_model(model, ("*.model", "added_tokens.json"), (MODEL,))
-    with _quiet(transformers):
+    with quiet(transformers.utils.logging):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             network = transformers.AutoModelForTokenClassification.from_pretrained(str(folder), local_files_only=True)
@@ -113,7 +112,7 @@ class _Tagger:
 
 
 def chunks(words: Sequence[str]) -> Iterator[tuple[Sequence[str], int]]:
-    """Overlapping stretches of words, and of how many of each, from its start, the marks are kept: all words once.
+    """Overlapping chunks of words, and how many words at the start of each chunk keep their marks.
 
     >>> [(len(chunk), kept) for chunk, kept in chunks(["a"] * 500)]
     [(230, 225), (230, 225), (50, 50)]
@@ -125,19 +124,3 @@ def chunks(words: Sequence[str]) -> Iterator[tuple[Sequence[str], int]]:
         yield words[start : start + CHUNK], CHUNK - OVERLAP
         start += CHUNK - OVERLAP
     yield words[start:], len(words) - start
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from drawing bars and warning while it loads."""
-    logging = transformers.utils.logging
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,7 +1,7 @@
-"""Words of a recording by speech recognition: pocketsphinx with the model in its wheel, or Vosk with a model's folder.
+"""Speech recognition: pocketsphinx with the model in its wheel, or Vosk with the folder of a model.
 
-Vosk is the recogniser of [Zhang2023, Section 3.2]; their code pushes the whole sound in at once and never asks for the
-final result, which loses words. pocketsphinx needs nothing but its package and is much worse.
+Vosk is the recogniser of [Zhang2023, Section 3.2]; their code passes the whole sound in one call and never reads the final
+result, which loses words. pocketsphinx needs only its package and is much less accurate.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from extract.words.words import Word
 RATE_HZ = 16_000
 VOSK_BLOCK = 4000  # samples
 LONGEST_UTTERANCE_S = 30.0
-SEARCHED_S = 10.0  # end of an utterance that is too long, where the quietest moment is sought
-_VAD_MODE = 3  # the strictest: only with it the pauses of read speech are found
+SEARCHED_S = 10.0  # utterances that are too long are cut at the quietest moment of this last part
+_VAD_MODE = 3  # the strictest mode; others miss the pauses of read speech
 _SPHINX_FRAME_S = 0.01
-_VARIANT = re.compile(r"\(\d+\)$")  # of a pronunciation: and(2)
+_VARIANT = re.compile(r"\(\d+\)$")  # number of a pronunciation, as in and(2)
 
 Recogniser = Callable[[NDArray[np.float32]], list[Word]]
-"""Turns (S,) float32 mono in [-1, 1] at 16 kHz into words."""
+"""Maps (S,) float32 mono in [-1, 1] at 16 kHz to words."""
 
 
 def open_recogniser(name: str) -> Recogniser:
-    """Open a recogniser of speech, which may take seconds and gigabytes; the same sound gives the same words.
+    """Open a speech recogniser, which may take seconds and gigabytes; the same sound gives the same words.
 
     Args:
         name: "pocketsphinx" (US English), or "vosk:" and the folder of a Vosk model.
 
     Raises:
-        UnknownNameError: if there is no such recogniser.
-        MissingFileError: if there is no such model.
+        UnknownNameError: if the recogniser does not exist.
+        MissingFileError: if the model does not exist.
         SettingError: if the recogniser is not installed or its model cannot be read.
     """
     kind, _, model = name.partition(":")
@@ -66,17 +66,17 @@ def transcribe(
 
     Args:
         path: a video or sound file.
-        transcript: to write, `.json`.
+        transcript: the file to write, `.json`.
         recogniser: see `open_recogniser`.
-        restorer: gives punctuation to the words, None for none.
-        made_by: names of both, to be written down with the words.
+        restorer: adds punctuation; None for none.
+        made_by: names of both, recorded with the words.
 
     Returns:
-        The words by start, in the time of the first picture, as written.
+        The words as written, by start, timed from the first picture.
 
     Raises:
         MissingFileError: if there is no such file.
-        MediaError: if the file is damaged or has no sound.
+        MediaError: if the file is damaged or has no sound stream.
     """
     words = recogniser(load_audio(path, RATE_HZ))
     if restorer is not None:
@@ -86,7 +86,7 @@ def transcribe(
 
 
 def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:
-    decoder = library.Decoder(samprate=RATE_HZ, loglevel="FATAL")  # a fresh one: it adapts to what it hears
+    decoder = library.Decoder(samprate=RATE_HZ, loglevel="FATAL")  # a new one each time, because it adapts to the sound
     words = []
     for start_s, pcm in _utterances(library.Endpointer(vad_mode=_VAD_MODE, sample_rate=RATE_HZ), samples):
         decoder.start_utt()
@@ -94,34 +94,36 @@ def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:
         decoder.end_utt()
         for segment in decoder.seg() if decoder.hyp() is not None else ():
             if segment.word[0] not in "<[+":  # silence, noise
-                first, stop = segment.start_frame, segment.end_frame + 1
-                times = (round(start_s + frame * _SPHINX_FRAME_S, 3) for frame in (first, stop))
+                frames = segment.start_frame, segment.end_frame + 1
+                times = (round(start_s + frame * _SPHINX_FRAME_S, 3) for frame in frames)
                 words.append(Word(_VARIANT.sub("", segment.word), *times))
     return words
 
 
 def _utterances(endpointer: Any, samples: NDArray[np.float32]) -> Iterator[tuple[float, bytes]]:
-    """Stretches of speech with their starts in seconds, cut at silences, at the latest after `LONGEST_UTTERANCE_S`."""
+    """Utterances with their starts in seconds, cut at silences, at the latest after `LONGEST_UTTERANCE_S`."""
     step = endpointer.frame_bytes
     longest = round(LONGEST_UTTERANCE_S * RATE_HZ) * 2
-    heard, cut_s = bytearray(), 0.0  # speech not given out yet; length of what was, of this stretch
+    pending = bytearray()
+    yielded_s = 0.0  # of the current stretch of speech
     for start in range(0, len(samples), step // 2):
         frame = _to_pcm(samples[start : start + step // 2])
         last = start + step // 2 >= len(samples)
         speech = endpointer.end_stream(frame) if last else endpointer.process(frame)
-        heard += speech or b""
-        if heard and (last or not endpointer.in_speech):
-            yield endpointer.speech_start + cut_s, bytes(heard)
-            heard, cut_s = bytearray(), 0.0
-        elif len(heard) >= longest:
-            cut = _quietest(heard, step)
-            yield endpointer.speech_start + cut_s, bytes(heard[:cut])
-            cut_s += cut / 2 / RATE_HZ
-            del heard[:cut]
+        pending += speech or b""
+        if pending and (last or not endpointer.in_speech):
+            yield endpointer.speech_start + yielded_s, bytes(pending)
+            pending.clear()
+            yielded_s = 0.0
+        elif len(pending) >= longest:
+            cut = _find_quietest(pending, step)
+            yield endpointer.speech_start + yielded_s, bytes(pending[:cut])
+            yielded_s += cut / 2 / RATE_HZ
+            del pending[:cut]
 
 
-def _quietest(pcm: bytearray, step: int) -> int:
-    """Byte at the middle of the quietest frame among the last `SEARCHED_S`."""
+def _find_quietest(pcm: bytearray, step: int) -> int:
+    """Offset in bytes of the middle of the quietest frame within the last `SEARCHED_S`."""
     first = len(pcm) - round(SEARCHED_S * RATE_HZ) * 2 // step * step
     frames = np.frombuffer(bytes(pcm[first : first + (len(pcm) - first) // step * step]), "<i2").reshape(-1, step // 2)
     power = np.square(frames.astype(np.float64)).mean(axis=1)
@@ -132,13 +134,13 @@ def _open_vosk(model: Path) -> Recogniser:
     library = import_extra("vosk", "vosk", "Recognition by 'vosk'")
     if not model.is_dir():
         raise MissingFileError(
-            f"There is no Vosk model '{model}'; expected the unpacked folder of a model. Get one from "
+            f"No Vosk model '{model}'; expected the unpacked folder of a model. Get one from "
             "https://alphacephei.com/vosk/models (the paper's is vosk-model-en-us-0.22) and give 'vosk:<its folder>'."
         )
     library.SetLogLevel(-1)
     try:
         opened = library.Model(str(model))
-    except Exception as error:  # the library raises no narrower one
+    except Exception as error:  # the library has no narrower type
         raise SettingError(
             f"Vosk cannot read the model '{model}' ({error}); expected an unpacked model with the folders am and conf. "
             "Unpack it again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
 from typing import Any, NamedTuple
@@ -15,12 +14,12 @@ class Entry(NamedTuple):
     """One word of a transcript, or one fault.
 
     Attributes:
-        place: where it stands, for messages.
+        place: its position in the file, for messages.
         text: the word.
         start: when it begins, seconds.
         end: when it ends, seconds.
-        fault: why it cannot be used; empty where it can.
-        placed: whether its times are missing in the transcript and derived from its neighbours.
+        fault: why it cannot be used; empty if it can.
+        placed: whether the transcript lacks its times, so that they were derived from its neighbours.
     """
 
     place: str
@@ -47,8 +46,8 @@ class AlteredError(MalformedError):
     """One of our transcripts that was modified after it was written."""
 
     remedy = (
-        "Delete it and run 'avfusion transcribe' again, which makes only what is absent; if you corrected its words, "
-        "take its 'digest' out instead"
+        "Delete it and run 'avfusion transcribe' again, which makes only what is missing; if you corrected its words, "
+        "remove its 'digest' instead"
     )
 
 
@@ -60,28 +59,22 @@ def as_number(value: Any) -> Any:
 
 
 def fault_of(entry: Entry) -> str:
-    """Why a word cannot be used, or ""; a start or an end of None is not a fault."""
+    """Why a word cannot be used, or ""; a missing start or end is not a fault."""
     if entry.fault:
         return entry.fault
     if not isinstance(entry.text, str) or not entry.text.strip() or not _is_encodable(entry.text):
         return f"the text is {reprlib.repr(entry.text)}, expected a word"
     for name, moment in (("start", entry.start), ("end", entry.end)):
-        if moment is None:
-            continue
-        if isinstance(moment, bool) or not isinstance(moment, int | float):
-            return f"the {name} is {reprlib.repr(moment)}, expected seconds"
-        if not is_moment(moment):
-            return f"the {name} is {reprlib.repr(moment)} s, expected 0 s to {LONGEST_S} s"
+        if moment is not None and not is_moment(moment):
+            return f"the {name} is {reprlib.repr(moment)}, expected 0 to {LONGEST_S} seconds"
     if entry.start is not None and entry.end is not None and entry.end < entry.start:
         return f"it ends at {entry.end} s before it starts at {entry.start} s"
     return ""
 
 
 def is_moment(value: Any) -> bool:
-    """Whether a value is a number of seconds that a recording can have."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 <= value < math.inf and value <= LONGEST_S
+    """Whether a value is a plausible number of seconds in a recording."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S
 
 
 def _is_encodable(text: str) -> bool:

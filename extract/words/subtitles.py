@@ -1,12 +1,12 @@
-"""Words of the cues of SubRip and WebVTT.
+"""Words of SubRip and WebVTT cues.
 
-The words of a cue share its span in proportion to their letters, and what has no letter or digit (a dash, a note sign)
-is left out. Where WebVTT times parts of a cue, as YouTube's automatic captions do, the words between two times share
-that span only.
+The words of a cue share its time span in proportion to their letters; tokens without a letter or digit (a dash, a music
+note) are dropped. If WebVTT times parts of a cue, as YouTube's automatic captions do, the words between two times share
+that part of the span.
 
-Captions that roll up or grow word by word show again what the cue before has shown. A file counts as such captions where
-at least half of its cues begin with whole lines of the cue before and follow it at once; then only what is new in a cue
-counts, and what it repeats keeps its earlier times. In every other file a word that is repeated is said again.
+Captions that roll up or grow word by word repeat text of the previous cue. A file counts as such if at least half of its
+cues begin with whole lines of the previous cue and follow it immediately; then only the new words of a cue count, and
+repeated ones keep their earlier times. In any other file, a repeated word was said again.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _ASS_TAG = re.compile(r"\{\\[^{}]*\}")
 _TAG = re.compile(r"</?\s*[A-Za-z][^<>]*>|<[0-9:.,]+>")  # in SubRip, where "<3" is text
 _INLINE = re.compile(r"(?:([0-9]{2,4}):)?([0-5][0-9]):([0-5][0-9]\.[0-9]{3})")
 _LIKE_INLINE = re.compile(r"[0-9]+:[0-9:.,]*")
-_AT_ONCE_S = 0.1
-_FEW_WORDS = 3  # that two cues alone may repeat by chance
+_LONGEST_GAP_S = 0.1  # between a cue and one that follows it immediately
+_FEW_WORDS = 3  # a file of two cues may repeat fewer by chance
 _FLASH_S = 0.05  # YouTube shows a finished line alone for 10 ms
 
 
-class _Shown(NamedTuple):
-    """What a cue shows.
+class _Caption(NamedTuple):
+    """A cue with its text parsed.
 
     Attributes:
         cue: the cue.
-        texts: its text without tags, cut where a part of it is timed.
+        texts: its text without tags, cut at the times inside it.
         inner: these times, seconds.
-        lines: the words of each line that has any, signs included.
+        lines: the words of each line that is not blank, signs included.
     """
 
     cue: Cue
@@ -51,52 +51,51 @@ class _Shown(NamedTuple):
 
 
 def read_cues(text: str, kind: str) -> list[Entry]:
-    """The words of a file of subtitles, in its order.
+    """The words of a subtitle file, in order.
 
     Args:
-        text: of the file.
+        text: content of the file.
         kind: "srt" or "vtt".
 
     Returns:
         Every word with a start and an end, and every fault.
 
     Raises:
-        MalformedError: if the file is not one of subtitles.
+        MalformedError: if it is not a subtitle file.
     """
-    shown: list[_Shown] = []
+    captions: list[_Caption] = []
     faults: list[Entry] = []
     for cue in scan_cues(text, kind):
         try:
-            shown.append(_read_cue(cue, kind))
+            captions.append(_parse_cue(cue, kind))
         except MalformedError as error:
             faults.append(Entry(cue.place, fault=str(error)))
     if faults:
         return faults
-    return [
-        entry for one, known in zip(shown, _count_repeated(shown), strict=True) for entry in _share_span(one, known)
-    ]
+    counts = _count_repeated(captions)
+    return [entry for caption, count in zip(captions, counts, strict=True) for entry in _share_span(caption, count)]
 
 
-def _read_cue(cue: Cue, kind: str) -> _Shown:
+def _parse_cue(cue: Cue, kind: str) -> _Caption:
     if cue.fault:
         raise MalformedError(cue.fault)
     raw = "\n".join(cue.lines)
     texts, inner = _split_at_times(raw) if kind == "vtt" else ([_TAG.sub("", raw)], [])
     plain = [html.unescape(_ASS_TAG.sub("", text)) for text in texts]
     lines = [line.split() for line in "".join(plain).split("\n")]
-    shown = _Shown(cue, plain, inner, [line for line in lines if line])
-    if any(_is_spoken(word) for word in shown.words):
-        _check_times(shown)
-    return shown
+    caption = _Caption(cue, plain, inner, [line for line in lines if line])
+    if any(_is_spoken(word) for word in caption.words):
+        _check_times(caption)
+    return caption
 
 
-def _check_times(shown: _Shown) -> None:
-    start_s, end_s = shown.cue.start_s, shown.cue.end_s
+def _check_times(caption: _Caption) -> None:
+    start_s, end_s = caption.cue.start_s, caption.cue.end_s
     if end_s < start_s:
         raise MalformedError(f"it ends at {end_s} s before it starts at {start_s} s")
     if not is_moment(end_s):
         raise MalformedError(f"it ends at {end_s} s, expected 0 s to {LONGEST_S} s")
-    for before_s, after_s in itertools.pairwise([start_s, *shown.inner, end_s]):
+    for before_s, after_s in itertools.pairwise([start_s, *caption.inner, end_s]):
         if after_s < before_s:
             raise MalformedError(
                 f"its times go from {before_s} s back to {after_s} s, expected those within its text in order and from "
@@ -105,7 +104,7 @@ def _check_times(shown: _Shown) -> None:
 
 
 def _split_at_times(raw_text: str) -> tuple[list[str], list[float]]:
-    """The text of a WebVTT cue without its tags, cut where a tag is a time, and these times in seconds."""
+    """The text of a WebVTT cue without its tags, cut at tags that are times, and these times in seconds."""
     texts, times = [""], []
     for line in raw_text.split("\n"):
         *closed, tail = line.split(">")
@@ -127,27 +126,27 @@ def _read_inline(tag: str) -> float:
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 3)
 
 
-def _count_repeated(shown: Sequence[_Shown]) -> list[int]:
-    """How many words of each cue the cue before has shown already; 0 everywhere unless the captions roll or grow."""
-    counts = [0] * len(shown)
+def _count_repeated(captions: Sequence[_Caption]) -> list[int]:
+    """Number of words that each cue repeats from the previous one; all 0 unless the captions roll up or grow."""
+    counts = [0] * len(captions)
     seen = repeated = compared = 0
-    filled = [index for index, one in enumerate(shown) if one.lines]
-    for earlier, later in itertools.pairwise(sorted(filled, key=lambda index: shown[index].cue.start_s)):
-        before, after = shown[earlier], shown[later]
+    filled = [index for index, caption in enumerate(captions) if caption.lines]
+    for earlier, later in itertools.pairwise(sorted(filled, key=lambda index: captions[index].cue.start_s)):
+        before, after = captions[earlier], captions[later]
         counts[later] = _count_common(before.lines, after.words)
         is_flash = after.cue.end_s - after.cue.start_s <= _FLASH_S
         if counts[later] and (len(set(after.words)) == 1 or (after.words == before.words and not is_flash)):
-            continue  # "no, no" says nothing of the file, nor does a cue that is there twice
+            continue  # "no, no" says nothing about the file, nor does a duplicated cue
         compared += 1
-        if counts[later] and after.cue.start_s - before.cue.end_s <= _AT_ONCE_S:
+        if counts[later] and after.cue.start_s - before.cue.end_s <= _LONGEST_GAP_S:
             seen += 1
             repeated += counts[later]
     rolls = 2 * seen >= compared and (seen >= 2 or (len(filled) == 2 and repeated >= _FEW_WORDS))
-    return counts if rolls else [0] * len(shown)
+    return counts if rolls else [0] * len(captions)
 
 
 def _count_common(before: Sequence[Sequence[str]], after: Sequence[str]) -> int:
-    """With how many words of the last lines of a cue the next one begins; as many lines as possible."""
+    """Number of words with which a cue repeats the last lines of the previous one, as many lines as possible."""
     words = [word for line in before for word in line]
     for start in itertools.accumulate((len(line) for line in before[:-1]), initial=0):
         if words[start] == after[0] and words[start:] == after[: len(words) - start]:
@@ -155,14 +154,14 @@ def _count_common(before: Sequence[Sequence[str]], after: Sequence[str]) -> int:
     return 0
 
 
-def _share_span(shown: _Shown, known: int) -> Iterator[Entry]:
-    """The words of a cue behind those known already, each with a part of the span of its text there.
+def _share_span(caption: _Caption, repeated: int) -> Iterator[Entry]:
+    """The words of a cue after the repeated ones, each with its share of the time span of its text.
 
-    A word over the border of two texts, as in a song timed by syllables, stays one word.
+    A word across two texts, as in a song timed by syllables, stays one word.
     """
-    moments = [shown.cue.start_s, *shown.inner, shown.cue.end_s]
-    homes = [number for number, text in enumerate(shown.texts) for _ in text]  # of each letter its text
-    words = list(re.finditer(r"\S+", "".join(shown.texts)))[known:]
+    moments = [caption.cue.start_s, *caption.inner, caption.cue.end_s]
+    homes = [number for number, text in enumerate(caption.texts) for _ in text]  # the text that each letter is in
+    words = list(re.finditer(r"\S+", "".join(caption.texts)))[repeated:]
     spoken = [word for word in words if _is_spoken(word[0])]
     total = Counter(home for word in spoken for home in homes[word.start() : word.end()])
     before: Counter[int] = Counter()
@@ -174,7 +173,7 @@ def _share_span(shown: _Shown, known: int) -> Iterator[Entry]:
         letters = homes[word.start() : word.end()]
         begin_s = moment_s(letters[0])
         before.update(letters)
-        yield Entry(shown.cue.place, word[0], begin_s, moment_s(letters[-1]))
+        yield Entry(caption.cue.place, word[0], begin_s, moment_s(letters[-1]))
 
 
 def _is_spoken(word: str) -> bool:

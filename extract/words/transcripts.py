@@ -1,9 +1,9 @@
 """Transcripts with word times: JSON (ours, Vosk's, Whisper's, gentle's), SubRip, WebVTT and Praat's TextGrid.
 
-A TextGrid's words are the intervals of its tier "words" or "word"; intervals without a mark, and those that mark
-silence, are left out. What the other formats may hold is said in `extract.words.word_lists` and `extract.words.subtitles`.
+A TextGrid's words are the intervals of its tier "words" or "word", without empty intervals and those that mark silence.
+For the other formats see `extract.words.word_lists` and `extract.words.subtitles`.
 
-Ours carry the digest of their words, as everything that the pipeline writes, and are read only as they were written.
+Our own transcripts carry a digest, like everything that the pipeline writes, and are rejected if they were modified.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cache.documents.documents import (
     read_document,
     write_document,
 )
-from cache.errors import CorpusError, MissingFileError
+from cache.errors import CorpusError, MissingFileError, list_faults
 from extract.extras import import_extra
 from extract.words.entries import AlteredError, EncodingError, Entry, MalformedError, fault_of
 from extract.words.subtitles import read_cues
@@ -33,7 +33,7 @@ from extract.words.words import Word
 
 _SILENCE = frozenset(("", "sil", "sp", "<sil>", "<sp>", "<eps>", "#"))
 _TIERS = ("word", "words")
-_MOST_FAULTS = 10  # that a message lists
+_MOST_FAULTS = 10  # in a message
 _DIGITS = 64  # of a digest
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -45,7 +45,7 @@ class _Word(Part):
 
 
 class _Transcript(Document):
-    """What `write_words` writes."""
+    """The document that `write_words` writes."""
 
     made_by: dict[str, str] | None = None
     words: list[_Word]
@@ -54,7 +54,7 @@ class _Transcript(Document):
 def read_words(path: Path) -> list[Word]:
     """Read a transcript.
 
-    Words that the transcript leaves without times are placed between their neighbours, and counted in a warning.
+    Words without times are placed between their neighbours, and counted in a warning.
 
     Args:
         path: `.json`, `.srt`, `.vtt` or `.TextGrid`.
@@ -64,12 +64,12 @@ def read_words(path: Path) -> list[Word]:
 
     Raises:
         MissingFileError: if there is no such file.
-        CorpusError: if it is of an unknown format, or a word or a cue has no text or no sensible times; lists all of them.
-            Also if it is one of ours, and not as it was written.
+        CorpusError: if its format is unknown, a word or cue has no text or no plausible times (lists all of them), or it is
+            one of ours and was modified.
         SettingError: if the library that reads this format is not installed.
     """
     if not path.is_file():
-        raise MissingFileError(f"There is no transcript '{path}'. Add it, or make it with a speech recogniser.")
+        raise MissingFileError(f"No transcript '{path}'. Add it, or make it with a speech recogniser.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise CorpusError(
@@ -82,13 +82,13 @@ def read_words(path: Path) -> list[Word]:
         raise CorpusError(f"Transcript '{path}' cannot be read: {error}. {error.remedy}.") from error
     except OSError as error:
         raise CorpusError(
-            f"Transcript '{path}' cannot be read: {error}. Copy it again, or allow reading it."
+            f"Transcript '{path}' cannot be read: {error}. Copy it again, or check its permissions."
         ) from error
     _check(path, entries)
     placed = sum(entry.placed for entry in entries)
     if placed:
         warnings.warn(
-            f"Transcript '{path}' gives no times for {placed} of {len(entries)} words; they are placed between their "
+            f"Transcript '{path}' has no times for {placed} of {len(entries)} words; they are placed between their "
             "neighbours.",
             stacklevel=2,
         )
@@ -97,15 +97,15 @@ def read_words(path: Path) -> list[Word]:
 
 
 def write_words(path: Path, words: Sequence[Word], made_by: dict[str, str] | None = None) -> None:
-    """Write words as our JSON: the same words give the same bytes, and the file is there whole or not at all.
+    """Write words as our JSON, atomically; the same words give the same bytes.
 
     Args:
         path: `.json`.
         words: by start.
-        made_by: recogniser and punctuation, None for words that a person gave.
+        made_by: recogniser and punctuation, None for words given by a person.
 
     Raises:
-        ValueError: if a moment is not a number.
+        ValueError: if a time is not a number.
     """
     rows = [{"word": word.text, "start": word.start_s, "end": word.end_s} for word in words]
     write_document(path, _Transcript, {**({"made_by": made_by} if made_by else {}), "words": rows})
@@ -117,7 +117,7 @@ def read_maker(path: Path) -> dict[str, str] | None:
         return None
     try:
         found = read_document(path, _Transcript, "", CorpusError)
-    except CorpusError:  # of another program, or damaged, which is reported where its words are read
+    except CorpusError:  # from another program, or damaged, which is reported when its words are read
         return None
     return None if found is None else found.made_by
 
@@ -125,8 +125,7 @@ def read_maker(path: Path) -> dict[str, str] | None:
 def _check(path: Path, entries: Sequence[Entry]) -> None:
     faults = [f"{entry.place}: {fault}" for entry in entries if (fault := fault_of(entry))]
     if faults:
-        rest = len(faults) - _MOST_FAULTS
-        listed = "; ".join(faults[:_MOST_FAULTS]) + (f"; and {rest} more" if rest > 0 else "")
+        listed = list_faults(faults, _MOST_FAULTS)
         raise CorpusError(f"Transcript '{path}' has {len(faults)} fault(s). {listed}. Fix the file.")
 
 
@@ -145,40 +144,35 @@ def _read_text(path: Path) -> str:
 
 
 def _not_utf8(error: UnicodeDecodeError) -> EncodingError:
-    at = 0 if error.encoding.startswith("utf-16") else error.start  # the mark of UTF-16 that the rest belies
+    at = 0 if error.encoding.startswith("utf-16") else error.start  # the byte order mark promised UTF-16
     return EncodingError(f"it is not UTF-8 (byte {at} is 0x{error.object[at]:02x})")
 
 
 def _read_json(path: Path) -> list[Entry]:
     text = _read_text(path)
-    _refuse_altered(text)
+    fault = _find_alteration(text)
+    if fault:
+        raise AlteredError(fault)
     return read_word_lists(text)
 
 
-def _refuse_altered(text: str) -> None:
-    """Refuse one of ours that is not, letter for letter, as it was written; those of others have no digest.
-
-    Raises:
-        AlteredError: if it is.
-    """
+def _find_alteration(text: str) -> str:
+    """What was changed in one of our transcripts; "" if nothing was, or if it has no digest because it is not ours."""
     try:
         document = parse_json(text.strip().encode())
         if not isinstance(document, dict):
-            return
+            return ""
         if DIGEST not in document:
             renamed = next((name for name in document if _is_digest(document, name)), None)
-            if renamed is not None:
-                raise AlteredError(f"its digest is named {renamed[:20]!r}")
-        elif not is_signed(document) or text.encode() != format_document(_Transcript, document):
-            raise AlteredError("its digest is not that of its words")
-    except AlteredError:
-        raise
-    except ValueError:  # no JSON, which is told where its words are read
-        return
+            return "" if renamed is None else f"its digest is named {renamed[:20]!r}"
+        whole = is_signed(document) and text.encode() == format_document(_Transcript, document)
+    except ValueError:  # not JSON, which is reported when its words are read
+        return ""
+    return "" if whole else "its digest is not that of its words"
 
 
 def _is_digest(document: dict[str, Any], name: str) -> bool:
-    """Whether the value of this name is the digest of the others."""
+    """Whether the value with this name is the digest of the others."""
     value = document[name]
     if not isinstance(value, str) or len(value) != _DIGITS:
         return False
@@ -191,7 +185,7 @@ def _read_subtitles(path: Path) -> list[Entry]:
 
 
 def _read_textgrid(path: Path) -> list[Entry]:
-    """Intervals of the tier "words" or "word", whatever the case of its name."""
+    """Intervals of the tier "words" or "word", in any case."""
     praatio = import_extra("praatio.textgrid", "words", "Reading TextGrids")
     try:
         grid = praatio.openTextgrid(str(path), False, reportingMode="silence", duplicateNamesMode="rename")
@@ -201,8 +195,8 @@ def _read_textgrid(path: Path) -> list[Entry]:
         raise _not_utf8(error) from error
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # the library raises whatever its parsing meets, also exceptions of no type of its own
-        raise MalformedError(f"it is not a whole TextGrid ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the library has no exceptions of its own
+        raise MalformedError(f"it is not a complete TextGrid ({type(error).__name__}: {error})") from error
     if len(tiers) != 1 or not isinstance(tiers[0], praatio.IntervalTier):
         raise MalformedError(f"its tiers are {names}; expected one interval tier named 'words' or 'word'")
     return [

@@ -1,9 +1,9 @@
-"""Word lists in JSON: ours, Vosk's, Whisper's and what is derived from it, OpenAI's and gentle's.
+"""Word lists in JSON: ours, Vosk's, gentle's, OpenAI's, and those of Whisper and its derivatives.
 
-A file may hold several documents, one after the other. Of Vosk's alternatives the one with the highest confidence counts.
-Aligners leave words without times that they cannot find in the sound (a number, a sign). Such words share the span
-between their neighbours in proportion to their letters; before the first and behind the last word of a segment, the
-span to the segment's own start or end. Where there is no room they have no length. Words with times never move.
+A file may hold several documents, one after the other. Of Vosk's alternatives, the one with the highest confidence counts.
+Aligners give no times to words that they cannot find in the sound (a number, a sign). Such words share the span between
+their neighbours in proportion to their letters; before the first and after the last word of a segment, the span to the
+segment's own start or end. If there is no room, they have zero length. Words with times never move.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from extract.words.entries import Entry, MalformedError, as_number, fault_of, is_moment
 
 _LISTS = ("words", "result", "alternatives", "segments", "word_segments")
-_GAP = re.compile(r"\s*")  # between documents; holds the record separator of RFC 7464, too
+_GAP = re.compile(r"\s*")  # between documents; includes the record separator of RFC 7464
 _EXPECTED = (
     'expected one of {"word": text, "start": seconds, "end": seconds} (in Whisper: word_timestamps=True; in Vosk: '
     "SetWords(True))"
@@ -26,7 +26,7 @@ _EXPECTED = (
 
 
 class _Block(NamedTuple):
-    """Words that follow each other, with the span in which the transcript says that they are."""
+    """Consecutive words, and the time span that the transcript gives for them."""
 
     entries: list[Entry]
     start_s: float | None = None
@@ -34,16 +34,16 @@ class _Block(NamedTuple):
 
 
 def read_word_lists(text: str) -> list[Entry]:
-    """The words of one JSON file, in its order.
+    """The words of one JSON file, in order.
 
     Args:
-        text: of the file.
+        text: content of the file.
 
     Returns:
         Every word with a start and an end, or with a fault.
 
     Raises:
-        MalformedError: if the file is not JSON, holds no list of words, or has words of which none has times.
+        MalformedError: if the file is not JSON, has no list of words, or none of its words has times.
     """
     try:
         documents = list(_documents(text))
@@ -56,32 +56,32 @@ def read_word_lists(text: str) -> list[Entry]:
     first = next((entry for entry in entries if _is_timed(entry)), None)
     if first is None:
         if entries:
-            raise MalformedError(f"of its {len(entries)} word(s) none has a start and an end; {_EXPECTED}")
+            raise MalformedError(f"none of its {len(entries)} word(s) has a start and an end; {_EXPECTED}")
         return []
     return list(_with_times(blocks, first.start))
 
 
 def _documents(text: str) -> Iterator[Any]:
     decoder = json.JSONDecoder()
-    at = _after_gap(text, 0)
+    at = _skip_gap(text, 0)
     while True:
         try:
             document, at = decoder.raw_decode(text, at)
         except ValueError as error:  # also a number of thousands of digits
             raise MalformedError(f"it is not JSON ({error})") from error
         yield document
-        at = _after_gap(text, at)
+        at = _skip_gap(text, at)
         if at == len(text):
             return
 
 
-def _after_gap(text: str, at: int) -> int:
+def _skip_gap(text: str, at: int) -> int:
     gap = _GAP.match(text, at)
     return gap.end() if gap else at
 
 
 def _blocks(place: str, node: Any) -> Iterator[_Block]:
-    if isinstance(node, list) and _lists_words(node):
+    if isinstance(node, list) and _is_word_list(node):
         yield _Block([_entry(f"{place}[{index}]", item, bare=True) for index, item in enumerate(node)])
     elif isinstance(node, list):
         for index, item in enumerate(node):
@@ -89,16 +89,16 @@ def _blocks(place: str, node: Any) -> Iterator[_Block]:
     elif isinstance(node, dict):
         yield from _blocks_of_document(place, node)
     else:
-        raise _no_list(place)
+        raise _no_words(place)
 
 
 def _blocks_of_document(place: str, node: dict[str, Any]) -> Iterator[_Block]:
-    """Those of a document or of a segment: of its first list that is not empty, or of its text."""
+    """Blocks of a document or a segment: of its first list that is not empty, or of its text."""
     dot = f"{place}." if place else ""
     key = next((key for key in _LISTS if node.get(key)), None)
     inner = node[key] if key else None
     if inner is not None and not isinstance(inner, list):
-        raise _no_list(place)
+        raise _no_words(place)
     if inner is not None and key == "alternatives":
         best = _best(inner)
         yield from _blocks(f"{dot}{key}[{best}]", inner[best])
@@ -107,18 +107,18 @@ def _blocks_of_document(place: str, node: dict[str, Any]) -> Iterator[_Block]:
             yield from _blocks(f"{dot}{key}[{index}]", segment)
     elif inner is not None:
         yield _Block([_entry(f"{dot}{key}[{index}]", item) for index, item in enumerate(inner)], *_span(node))
-    elif isinstance(node.get("text"), str):  # a segment that its aligner gave up, or one without speech
+    elif isinstance(node.get("text"), str):  # a segment without speech, or one that could not be aligned
         yield _Block([_entry(f"{dot}text", {"word": word}) for word in node["text"].split()], *_span(node))
-    elif "partial" not in node and all(node.get(key) is None for key in _LISTS):  # partial: Vosk has not decided yet
-        raise _no_list(place)
+    elif "partial" not in node and all(node.get(key) is None for key in _LISTS):  # partial: an interim result of Vosk
+        raise _no_words(place)
 
 
-def _no_list(place: str) -> MalformedError:
-    return MalformedError(f"{place or 'the document'} holds no list 'words' or 'result'; {_EXPECTED}")
+def _no_words(place: str) -> MalformedError:
+    return MalformedError(f"{place or 'the document'} has no list 'words' or 'result'; {_EXPECTED}")
 
 
-def _lists_words(items: Sequence[Any]) -> bool:
-    """Whether a list is one of words, not of documents or segments that hold such lists."""
+def _is_word_list(items: Sequence[Any]) -> bool:
+    """Whether a list contains words, not documents or segments with such lists."""
     objects = [item for item in items if isinstance(item, dict)]
     return not any(key in item for item in objects for key in _LISTS) and any(
         "word" in item or ("text" in item and "start" in item) for item in objects
@@ -126,7 +126,7 @@ def _lists_words(items: Sequence[Any]) -> bool:
 
 
 def _best(alternatives: Sequence[Any]) -> int:
-    """Index of the alternative with the highest confidence; the first where they have none."""
+    """Index of the alternative with the highest confidence; 0 if any has none."""
     given = [as_number(item.get("confidence")) if isinstance(item, dict) else None for item in alternatives]
     confidences = [confidence for confidence in given if isinstance(confidence, int | float)]
     return confidences.index(max(confidences)) if len(confidences) == len(given) else 0
@@ -138,7 +138,7 @@ def _span(node: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _entry(place: str, item: Any, *, bare: bool = False) -> Entry:
-    """A word, checked; in a bare list, what has a text of several words is a segment of Whisper's."""
+    """A word, checked; in a bare list, an entry with several words is one of Whisper's segments."""
     if not isinstance(item, dict):
         raise MalformedError(f"{place} is {reprlib.repr(item)}, expected an object with word, start and end")
     text = item.get("word", item.get("text"))
@@ -155,7 +155,7 @@ def _is_timed(entry: Entry) -> bool:
 
 
 def _with_times(blocks: Sequence[_Block], first_s: float) -> Iterator[Entry]:
-    """The words of all blocks; those of a block that knows no time at all stand where the block before it ended."""
+    """The words of all blocks; those of a block without any times are placed at the end of the previous block."""
     last_s = first_s
     for block in blocks:
         runs = [(timed, list(run)) for timed, run in itertools.groupby(block.entries, key=_is_timed)]
@@ -173,24 +173,24 @@ def _with_times(blocks: Sequence[_Block], first_s: float) -> Iterator[Entry]:
                 right = max([*known, left])
             if number + 1 < len(runs):
                 left = min(left, right)
-            placed = list(_placed(run, left, max(left, right)))
+            placed = list(_place_words(run, left, max(left, right)))
             last_s = placed[-1].end
             yield from placed
 
 
-def _placed(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Entry]:
-    """Words without times between two moments; one that knows its start or its end is cut there, where that fits."""
+def _place_words(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Entry]:
+    """Spread words between two moments; a word's own start or end, if it has one in this span, is kept."""
     begin = 0
     for index, entry in enumerate(run):
         cut_s = entry.end if entry.start is None else entry.start
         after = index + 1 if entry.start is None else index
         if cut_s is not None and left_s <= cut_s <= right_s:
-            yield from _shared(run[begin:after], left_s, cut_s)
+            yield from _share_span(run[begin:after], left_s, cut_s)
             begin, left_s = after, cut_s
-    yield from _shared(run[begin:], left_s, right_s)
+    yield from _share_span(run[begin:], left_s, right_s)
 
 
-def _shared(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Entry]:
+def _share_span(run: Sequence[Entry], left_s: float, right_s: float) -> Iterator[Entry]:
     letters = [len(entry.text.strip()) for entry in run]
     total = max(sum(letters), 1)
     borders = [left_s + (right_s - left_s) * before / total for before in itertools.accumulate(letters, initial=0)]

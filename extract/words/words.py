@@ -1,4 +1,4 @@
-"""Words of a trial with their times, mapped to the label clock and split into sentences."""
+"""Words of a trial with their times: mapped to the label clock, and split into sentences."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Word:
     """One word: the text between two spaces of a transcript.
 
     Attributes:
-        text: as written, punctuation included.
-        start_s: when it begins, seconds in the media's own time (0 is the first picture).
+        text: as written, with punctuation.
+        start_s: when it begins, seconds after the first picture.
         end_s: when it ends, not before `start_s`.
     """
 
@@ -37,9 +37,9 @@ class WordFrames:
     """Words on the label clock.
 
     Attributes:
-        rows: (T,) index of the word that each frame falls into, -1 where there is none.
-        unreached: indices of the words that no frame falls into, because they are shorter than a frame, lie outside
-            the trial or behind an earlier word.
+        rows: (T,) index of the word that each frame falls into, -1 for none.
+        unreached: indices of the words that no frame falls into, because they are shorter than a frame, outside the trial,
+            or covered by an earlier word.
     """
 
     rows: NDArray[np.int64]
@@ -47,10 +47,10 @@ class WordFrames:
 
 
 def spread_words(words: Sequence[Word], clock: FrameClock) -> WordFrames:
-    """Give every frame the word with the frame's start in its [start, end); if there are several, the first one.
+    """Give every frame the first word whose [start, end) contains the frame's start.
 
     Times are compared in whole nanoseconds, so that a word that starts at 1.001 s starts with frame 30 at
-    30000/1001 Hz. (The paper's code takes start < t ≤ end; here a word begins with the frame that it begins with.)
+    30000/1001 Hz. (The paper's code takes start < t ≤ end; here a word includes the frame that starts with it.)
 
     Args:
         words: of one trial, by start.
@@ -72,11 +72,11 @@ def spread_words(words: Sequence[Word], clock: FrameClock) -> WordFrames:
 
 
 def split_sentences(words: Sequence[Word], pause_s: float) -> list[range]:
-    """Cut words into sentences: after full stops, question and exclamation marks; without any of them, at pauses.
+    """Cut words into sentences: after full stops, question and exclamation marks; if there are none, at pauses.
 
     Args:
         words: of one trial, by start.
-        pause_s: silence between two words that ends a sentence where the words carry no punctuation, seconds.
+        pause_s: silence that ends a sentence if there is no punctuation, seconds.
 
     Returns:
         Indices of the words of each sentence, in order, every word in one of them.

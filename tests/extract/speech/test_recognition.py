@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_vosk_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "vosk", SimpleNamespace(SetLogLevel=lambda level: None, Model=fail))
     with pytest.raises(SettingError, match=r"Vosk cannot read the model .* \(Failed to create a model\)"):
         open_recogniser(f"vosk:{tmp_path}")
-    with pytest.raises(MissingFileError, match="There is no Vosk model .*/none'.*Get one from https://alphacephei"):
+    with pytest.raises(MissingFileError, match="No Vosk model .*/none'.*Get one from https://alphacephei"):
         open_recogniser(f"vosk:{tmp_path}/none")
 
 

@@ -179,37 +179,37 @@ def test_text_without_times_is_a_fault_that_names_its_lines(kind: str, separator
     first = len(head) + 5
     (place, fault), (last_place, last_fault) = faults_of("\n".join(head + cues), kind)
     assert place == f"lines {first} to {first + 1}"
-    assert "'2 / gamma delta' stands in no cue, expected" in fault
+    assert "'2 / gamma delta' is not part of a cue, expected a line 'hh:mm:ss" in fault
     assert (last_place, "'4 / zeta'" in last_fault) == (f"lines {first + 7} to {first + 8}", True)
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
-        ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\nb\n\nc", [("line 5", "'b' stands"), ("line 7", "'c' stands")]),
-        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n2\nb\n", [("lines 4 to 5", "'2 / b' stands")]),
-        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n\nb\n", [("line 5", "'b' stands")]),
-        ("srt", "1\na\n2\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' stands")]),
-        ("srt", "1\na\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' stands")]),
-        ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n", [("line 5", "'2' stands")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\nb\n\nc", [("line 5", "'b' is not part"), ("line 7", "'c' is not part")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n2\nb\n", [("lines 4 to 5", "'2 / b' is not part")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\n\n\nb\n", [("line 5", "'b' is not part")]),
+        ("srt", "1\na\n2\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' is not part")]),
+        ("srt", "1\na\n00:00:01,000 --> 00:00:02,000\nb", [("lines 1 to 2", "'1 / a' is not part")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000\na\n\n2\n", [("line 5", "'2' is not part")]),
         ("srt", "00:01,0 --> 00:02,0\na\n \nb\n \n00:03,0 --> 00:04,0\nc\n \n00:05,0 --> 00:06,0\nd", [("line 4", "'b' ")]),
-        ("srt", VTT, [("line 1", "'WEBVTT' stands")]),
-        ("srt", "1\noops --> oops\nHi\n", [("lines 1 to 3", "stands in no cue")]),
-        ("srt", "1\n00:00:01,000 --> oops\nHi\n", [("cue 1 (line 2)", "'00:00:01,000 --> oops' is not a line of times")]),
-        ("srt", "1\n00:00:01,000 -> 00:00:02,000\nHi", [("cue 1 (line 2)", "times, expected 'hh:mm:ss,mmm")]),
-        ("srt", "1\n00:00:01:000 --> 00:00:02:000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
-        ("srt", "1\n-00:00:01,000 --> 00:00:02,000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
-        ("srt", "1\n00:61:01,000 --> 00:62:02,000\nHi", [("cue 1 (line 2)", "is not a line of times")]),
-        ("srt", "1\n00:01 --> 00:02\nHi", [("cue 1 (line 2)", "'00:01 --> 00:02' is not a line of times")]),
-        ("srt", "1\n00:00:01,000 --> 00:00:02,000 Hi you\n", [("cue 1 (line 2)", "behind its times stands 'Hi you', expected")]),
+        ("srt", VTT, [("line 1", "'WEBVTT' is not part")]),
+        ("srt", "1\noops --> oops\nHi\n", [("lines 1 to 3", "is not part of a cue")]),
+        ("srt", "1\n00:00:01,000 --> oops\nHi\n", [("cue 1 (line 2)", "'00:00:01,000 --> oops' is not a timing line")]),
+        ("srt", "1\n00:00:01,000 -> 00:00:02,000\nHi", [("cue 1 (line 2)", "is not a timing line, expected 'hh:mm:ss,mmm")]),
+        ("srt", "1\n00:00:01:000 --> 00:00:02:000\nHi", [("cue 1 (line 2)", "is not a timing line")]),
+        ("srt", "1\n-00:00:01,000 --> 00:00:02,000\nHi", [("cue 1 (line 2)", "is not a timing line")]),
+        ("srt", "1\n00:61:01,000 --> 00:62:02,000\nHi", [("cue 1 (line 2)", "is not a timing line")]),
+        ("srt", "1\n00:01 --> 00:02\nHi", [("cue 1 (line 2)", "'00:01 --> 00:02' is not a timing line")]),
+        ("srt", "1\n00:00:01,000 --> 00:00:02,000 Hi you\n", [("cue 1 (line 2)", "its times are followed by 'Hi you', expected")]),
         ("srt", "1\n00:00:03,000 --> 00:00:02,500\nHi you\n", [("cue 1 (line 2)", "it ends at 2.5 s before it starts at 3.0 s")]),
         ("srt", "1\n999:00:03,000 --> 999:00:04,000\nHi\n", [("cue 1 (line 2)", "it ends at 3596404.0 s, expected 0 s to 1000000")]),
-        ("vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", [("cue 1 (line 3)", "'00:01.000 -> 00:02.500' is not a line of times")]),
-        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", [("cue 1 (line 3)", "times, expected 'hh:mm:ss.mmm")]),
-        ("vtt", "WEBVTT\n\n\n00:01.000 --> 00:02.000\nhi\n\nho\nhu\n", [("lines 7 to 8", "'ho / hu' stands in no cue")]),
-        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\n\nho\n", [("line 5", "'ho' stands in no cue")]),
-        ("vtt", "WEBVTT\n \nho\n \n00:01.000 --> 00:02.000\nhi", [("line 3", "'ho' stands in no cue")]),
-        ("vtt", VTT + "\nWEBVTT\nKind: captions\n\n", [("lines 9 to 10", "'WEBVTT / Kind: captions' stands")]),
+        ("vtt", "WEBVTT\n\n00:01.000 -> 00:02.500\nhi\n", [("cue 1 (line 3)", "'00:01.000 -> 00:02.500' is not a timing line")]),
+        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02\nhi\n", [("cue 1 (line 3)", "is not a timing line, expected 'hh:mm:ss.mmm")]),
+        ("vtt", "WEBVTT\n\n\n00:01.000 --> 00:02.000\nhi\n\nho\nhu\n", [("lines 7 to 8", "'ho / hu' is not part of a cue")]),
+        ("vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\n\nho\n", [("line 5", "'ho' is not part of a cue")]),
+        ("vtt", "WEBVTT\n \nho\n \n00:01.000 --> 00:02.000\nhi", [("line 3", "'ho' is not part of a cue")]),
+        ("vtt", VTT + "\nWEBVTT\nKind: captions\n\n", [("lines 9 to 10", "'WEBVTT / Kind: captions' is not part")]),
     ],
 )  # fmt: skip
 def test_lines_that_do_not_fit(kind: str, text: str, expected: list[tuple[str, str]]) -> None:
@@ -221,8 +221,8 @@ def test_lines_that_do_not_fit(kind: str, text: str, expected: list[tuple[str, s
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.srt", "", r"a.srt' cannot be read: .*no cue; .* Fix the file.$"),
-        ("a.srt", " \n\n", "it holds no cue"),
+        ("a.srt", "", r"a.srt' cannot be read: it has no cues; expected each to be a number.* Fix the file.$"),
+        ("a.srt", " \n\n", "it has no cues"),
         ("a.vtt", "", "its first line is ''; expected 'WEBVTT'"),
         ("a.vtt", "00:01.000 --> 00:02.500\nhi\n", "its first line is '00:01.000 --> 00:02.500'; expected 'WEBVTT'"),
         ("a.vtt", VTT.replace("WEBVTT", "WEBVTTX"), "its first line is 'WEBVTTX'"),

@@ -262,8 +262,8 @@ def test_all_faults_of_a_transcript_are_listed_at_once(tmp_path: Path) -> None:
         assert fault in text
     for fault in (
         "words[3]: the start is True",
-        "words[4]: the end is '2 s', expected seconds",
-        "words[5]: the start is -1 s, expected 0 s to 1000000 s",
+        "words[4]: the end is '2 s', expected 0 to 1000000 seconds",
+        "words[5]: the start is -1, expected 0 to 1000000 seconds",
         "words[6]: the end is inf",
     ):
         assert fault in text
@@ -279,28 +279,28 @@ def test_all_faults_of_a_transcript_are_listed_at_once(tmp_path: Path) -> None:
         (
             "a.json",
             '{"words": [{"word": "a", "start": 0, "end": 1' + "0" * 400 + "}]}",
-            "the end is 10000.* s, expected 0 s",
+            "the end is 10000.*, expected 0 to 1000000 seconds",
         ),
         ("a.json", '{"words": []}'.encode("utf-16-le"), "not UTF-8 .* 0x00, as in UTF-16 .*. Save it as UTF-8.$"),
         ("a.json", "[" * 100_000, "nested too deeply; .* Fix the file.$"),
         ("a.json", b"\xff\xfe\xff", r"read: it is not UTF-8 \(byte 0 is 0xff\). Save it as UTF-8.$"),
-        ("a.json", '["a"]', r"\[0\] holds no list 'words'"),
+        ("a.json", '["a"]', r"\[0\] has no list 'words'"),
         ("a.json", '[{"word": "a", "start": 0, "end": 1}, 3]', r"\[1\] is 3, expected an object"),
         (
             "a.json",
             '[{"word": "a", "start": 0}, {"word": "b"}]',
-            r"of its 2 word\(s\) none .* word_timestamps=True",
+            r"none of its 2 word\(s\) has a start and an end; expected .* word_timestamps=True",
         ),
-        ("a.json", '[{"word": "a", "start": 0, "end": 1}, {"words": []}]', r"\[0\] holds no list 'words'"),
+        ("a.json", '[{"word": "a", "start": 0, "end": 1}, {"words": []}]', r"\[0\] has no list 'words'"),
         ("a.json", '[{"text": " a b", "start": 0, "end": 1}]', r"\[0\]: the text is ' a b', .* word_timestamps=True"),
-        ("a.json", "3", "the document holds no list 'words'"),
+        ("a.json", "3", "the document has no list 'words'"),
         ("a.json", '{"words": [3]}', r"words\[0\] is 3, expected an object"),
-        ("a.json", '{"segments": [{"text": "x"}]}', r"of its 1 word\(s\) none .* word_timestamps=True"),
-        ("a.json", '{"segments": [{"words": 3}]}', r"segments\[0\] holds no list .* word_timestamps=True"),
+        ("a.json", '{"segments": [{"text": "x"}]}', r"none of its 1 word\(s\) .* word_timestamps=True"),
+        ("a.json", '{"segments": [{"words": 3}]}', r"segments\[0\] has no list .* word_timestamps=True"),
         ("a.srt", b"1\n00:00:01,000 --> 00:00:02,500\nH\xe9\n", r"not UTF-8 \(byte 33 is 0xe9\)"),
         ("a.vtt", b"\xef\xbb\xbfWEBVTT\n\n\xe9", r"not UTF-8 \(byte 11 is 0xe9\)"),
-        ("a.TextGrid", "", "not a whole TextGrid"),
-        ("a.TextGrid", GRID[:500], "not a whole TextGrid"),
+        ("a.TextGrid", "", "not a complete TextGrid"),
+        ("a.TextGrid", GRID[:500], "not a complete TextGrid"),
         ("a.TextGrid", GRID.replace("xmax = 1.25", "xmax = 0.25"), r"\(0.5\) cannot occur after its end time \(0.25\)"),
         (
             "a.TextGrid",
@@ -319,7 +319,7 @@ def test_files_that_are_no_transcripts(tmp_path: Path, name: str, content: str |
 
 
 def test_what_is_absent_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingFileError, match="There is no transcript"):
+    with pytest.raises(MissingFileError, match="No transcript"):
         read_words(tmp_path / "a.json")
     monkeypatch.setitem(sys.modules, "praatio.textgrid", None)
     with pytest.raises(SettingError, match=r"Reading TextGrids needs the library 'praatio'.*'avfusion\[words\]'"):

@@ -162,7 +162,7 @@ def test_a_model_that_is_not_there_is_told_once(run: Callable[..., Result], tmp_
     pytest.importorskip("vosk")
     media = [tmp_path / name for name in ("a.wav", "b.wav")]
     result = run("transcribe", "--out", tmp_path / "out", "--recogniser", f"vosk:{tmp_path}/none", *media)
-    assert (result.exit_code, result.stderr.count("There is no Vosk model")) == (1, 1), result.stderr
+    assert (result.exit_code, result.stderr.count("No Vosk model")) == (1, 1), result.stderr
     assert not (tmp_path / "out").exists()
 
 
