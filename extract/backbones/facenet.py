@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from facenet_pytorch import InceptionResnetV1
 from torch import Tensor, nn
 
@@ -97,25 +96,16 @@ class FaceNet(Backbone):
             raise SettingError(
                 f"FaceNet has no standardisation '{config.standardise}'; expected one of {', '.join(STDS)}."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with weights.seeded():
             network = cls(config, weights)
             if weights.tensors is None:
                 _initialise(network.body)
-        if weights.tensors is not None:
-            trunk = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("logits.")}
-            load_into(network.body, trunk, weights, "facenet-pytorch's InceptionResnetV1")
+        load_into(network.body, weights, "facenet-pytorch's InceptionResnetV1", unused=("logits.",))
         return network
 
     def settings(self) -> dict[str, Any]:
         """Size and standardisation."""
-        return {
-            "size": self.input.size,
-            "mean": list(self.input.mean),
-            "std": list(self.input.std),
-            "colour": self.input.colour,
-            "timing": "the frame's own crop",
-        }
+        return self.input.settings()
 
     def forward(self, batch: Tensor) -> Tensor:
         """(B, 160, 160, 3) uint8 → (B, 512)."""

@@ -272,26 +272,15 @@ class MobileFaceNet(Backbone):
                 f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
             )
         colour = "bgr" if weights.card is not None and weights.card.name in BGR else "rgb"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with weights.seeded():
             network = cls(found, config.colour or colour, weights)
             _initialise(network.body)
-        if weights.tensors is not None:
-            tensors = {name.removeprefix("output_layer."): tensor for name, tensor in weights.tensors.items()}
-            trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS[found])}
-            load_into(network.body, trunk, weights, f"MobileFaceNet's {found} body")
+        load_into(network.body, weights, f"MobileFaceNet's {found} body", "output_layer.", HEADS[found])
         return network
 
     def settings(self) -> dict[str, Any]:
         """Variant and normalisation."""
-        return {
-            "variant": self.variant,
-            "size": self.input.size,
-            "mean": list(self.input.mean),
-            "std": list(self.input.std),
-            "colour": self.input.colour,
-            "timing": "the frame's own crop",
-        }
+        return {"variant": self.variant} | self.input.settings()
 
     def forward(self, batch: Tensor) -> Tensor:
         """(B, 112, 112, 3) uint8 → (B, 512)."""

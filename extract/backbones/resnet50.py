@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import ResNet50_Weights
@@ -65,7 +64,7 @@ class _Unit(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
-        self.shortcut_layer: nn.Module = nn.Identity()  # there is a stride only where there are more channels
+        self.shortcut_layer: nn.Module = nn.Identity()  # a stride always comes with more channels
         if fan_in != fan_out:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out)
@@ -110,17 +109,19 @@ def _imagenet_body() -> nn.Module:
 
 
 BODIES = {"ir50": _IR50, "imagenet": _imagenet_body}
-HEADS = {"ir50": "logits.", "imagenet": "fc."}
+HEADS = {"ir50": ("logits.",), "imagenet": ("fc.",)}
+PREFIX = "backbone."  # of the names in checkpoints of emotion recognition
 MARKS = {"ir50": "input_layer.0.weight", "imagenet": "layer1.0.conv1.weight"}
 
 
-def _variant_of(tensors: dict[str, Tensor], weights: Weights) -> str:
+def _variant_of(weights: Weights) -> str:
     """The variant that a checkpoint's names belong to."""
+    names = {name.removeprefix(PREFIX) for name in weights.tensors or ()}
     for variant, mark in MARKS.items():
-        if mark in tensors:
+        if mark in names:
             return variant
     raise WeightsError(
-        f"Weights '{weights.name}' are not of a known ResNet-50 (first tensor: '{min(tensors, default='')}'); expected the "
+        f"Weights '{weights.name}' are not of a known ResNet-50 (first tensor: '{min(names, default='')}'); expected the "
         f"names of an IR-50 or of torchvision. Give weights of one of these, or 'random'."
     )
 
@@ -161,34 +162,27 @@ class ResNet50(Backbone):
         """
         if config.variant not in ("", *BODIES):
             raise SettingError(f"ResNet-50 has no variant '{config.variant}'; expected one of {', '.join(BODIES)}.")
-        tensors = {name.removeprefix("backbone."): tensor for name, tensor in (weights.tensors or {}).items()}
-        found = config.variant or "ir50" if weights.tensors is None else _variant_of(tensors, weights)
+        found = config.variant or "ir50" if weights.tensors is None else _variant_of(weights)
         if config.variant not in ("", found):
             raise SettingError(
                 f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with weights.seeded():
             network = cls(found, weights)
             if weights.tensors is None:
                 _initialise(network.body)
-        if weights.tensors is not None:
-            trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS[found])}
-            load_into(network.body, trunk, weights, f"ResNet-50's variant {found}")
+        load_into(network.body, weights, f"ResNet-50's variant {found}", PREFIX, HEADS[found])
         return network
 
     def settings(self) -> dict[str, Any]:
         """Variant and preprocessing."""
-        return {
+        own = {
             "variant": self.variant,
             "size": self.input.size,
             "crop_from": self.input.crop_from,
             "resize": self.input.resize,
-            "mean": list(self.input.mean),
-            "std": list(self.input.std),
-            "colour": self.input.colour,
-            "timing": "the frame's own crop",
         }
+        return own | self.input.settings()
 
     def forward(self, batch: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 → (B, D)."""

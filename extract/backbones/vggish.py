@@ -11,7 +11,7 @@ Weights: release files of torchvggish, named with the first digits of their sha2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -50,8 +50,7 @@ CARDS = {
         name="vggish",
         variant="network",
         origin=f"{_RELEASE}/vggish-10086976.pth",
-        sha256="",
-        sha256_start="10086976",
+        sha256="10086976",
         licence="Apache-2.0",
         paper="Hershey2017VGGish",
     ),
@@ -61,8 +60,7 @@ PCA_CARDS = {
         name="audioset",
         variant="PCA",
         origin=f"{_RELEASE}/vggish_pca_params-970ea276.pth",
-        sha256="",
-        sha256_start="970ea276",
+        sha256="970ea276",
         licence="Apache-2.0",
         paper="Hershey2017VGGish",
     ),
@@ -137,13 +135,9 @@ class VGGish(Backbone):
             raise SettingError(f"VGGish has no patch start '{config.start}'; expected one of {', '.join(STARTS)}.")
         network = cls(config, weights)
         if weights.tensors is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(weights.seed or 0)
+            with weights.seeded():
                 _initialise(network.body)
-        else:
-            tensors = {name.removeprefix("backbone."): tensor for name, tensor in weights.tensors.items()}
-            trunk = {name: tensor for name, tensor in tensors.items() if not name.startswith("pproc.")}
-            load_into(network.body, trunk, weights, "the network 'vggish'")
+        load_into(network.body, weights, "the network 'vggish'", "backbone.", ("pproc.",))
         if config.pca:
             build_fitting(load_weights(config.pca, PCA_CARDS), network.set_postprocessing)
         return network
@@ -154,12 +148,11 @@ class VGGish(Backbone):
         Raises:
             WeightsError: if the weights are not for a postprocessing.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(pca.seed or 0)
+        with pca.seeded():
             self.postprocessing = _Postprocessing()
         if pca.tensors is not None:
             flat = {name: tensor.flatten() if name == "pca_means" else tensor for name, tensor in pca.tensors.items()}
-            load_into(self.postprocessing, flat, pca, "the postprocessing of 'vggish'")
+            load_into(self.postprocessing, replace(pca, tensors=flat), "the postprocessing of 'vggish'")
         self.pca_sha256 = pca.sha256
 
     def settings(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Items that are computed together, the trials that they finish, and whether somebody waits for these."""
+    """Items that are computed together, the trials that end with them, and whether these must be finished immediately."""
 
     pieces: list[Piece]
     ended: list[Run]
@@ -53,11 +53,12 @@ def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -
     """Group pieces into batches, in order; the last batch flushes.
 
     Args:
-        pieces: none of them crosses the end of a batch; None where everything before must be finished immediately.
+        pieces: none of them crosses the end of a batch; None when everything before must be finished immediately.
         batch_size: items of a full batch.
-        across: whether a batch may hold items of several trials.
+        across: whether a batch may contain items of several trials.
     """
-    batch, room = Batch([], [], False), batch_size
+    batch = Batch([], [], False)
+    room = batch_size
     for piece in pieces:
         full = piece is None
         if piece is not None and piece.inputs is not None:
@@ -69,7 +70,8 @@ def cut_batches(pieces: Iterable[Piece | None], batch_size: int, across: bool) -
             full = not across
         if full:
             yield batch._replace(flush=piece is None)
-            batch, room = Batch([], [], False), batch_size
+            batch = Batch([], [], False)
+            room = batch_size
     yield batch._replace(flush=True)
 
 

@@ -80,12 +80,13 @@ class ClaimQueue:
             readers: calls `attempt` for the next trial while the caller works on the current one.
 
         Yields:
-            What `attempt` returned; None where everything taken so far must be finished before waiting.
+            What `attempt` returned; None when everything taken so far must be finished before waiting.
 
         Raises:
             StoreError: if the store cannot be written.
         """
-        left, busy = list(trial_ids), []
+        left = list(trial_ids)
+        busy: list[str] = []
         while left:
             for trial_id, taken in _attempts(left, attempt, readers):
                 try:
@@ -136,7 +137,7 @@ class ClaimQueue:
             self.advance(trial_id)
 
     def _wait(self, busy: Sequence[str]) -> list[str]:
-        """Wait for trials that another process finishes or gives up; none when patience ends, and all have failed."""
+        """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
         who = self._holder(busy[0]) or "just given back"
         warnings.warn(
             f"Waiting for the {self.what} of {len(busy)} trials of another process; '{busy[0]}' is {who}.", stacklevel=3

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
+from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from cache.store.locks import sweep
 from extract.backbones.contract import load_backbone
@@ -23,7 +24,6 @@ from extract.faces.crops import CropConfig, crops_are_current, remove_unfinished
 from extract.faces.detection import Detector, make_detector
 from extract.faces.likeness import Embedder, read_reference, reference_key
 from extract.faces.tracking import REFERENCE
-from extract.media.video import sha256_file
 
 
 def crop_trials(
@@ -93,17 +93,8 @@ class _Maker:
             picture = self.manifest.path(trial, "face")
             similarity = self.config.reference_similarity
             reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
-        write_crops(
-            video,
-            trial.clock,
-            trial.face,
-            path,
-            self.config,
-            trial.id,
-            detector=self._detector,
-            source_digest=self._source(trial),
-            reference=reference,
-        )
+        source = self._source(trial)
+        write_crops(video, trial.clock, trial.face, path, self.config, trial.id, self._detector, source, reference)
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""

@@ -1,4 +1,4 @@
-"""The extraction engine: threads read ahead, batches are computed, results are written behind.
+"""The extraction engine: threads read ahead, batches are computed, and results are written in the background.
 
 Batches of images or sound have one fixed size and span trials; only the very last one is padded, with copies of an item.
 In such batches, the bytes of an item's rows depend on that item alone (see `extract.engine.runtimes`). Sentences are
@@ -46,7 +46,7 @@ class EngineOptions:
         threads: number of threads that decode ahead.
         device: auto, cpu, cuda or cuda:N; or the device itself, for a backbone that passed `check_running`.
         redo: whether to compute finished trials again.
-        spared: ids of finished trials that are kept nevertheless.
+        spared: ids of finished trials that are kept even with `redo`.
         runtime: name in the table of runtimes.
         precision: fp32, or bf16 or fp16 for autocast; part of the recipe.
         compiled: whether torch compiles the network first.
@@ -79,28 +79,29 @@ def extract_features(
 ) -> Outcome:
     """Compute the missing embeddings of some trials, committed one trial at a time.
 
+    Several processes may do this on one store at the same time: each claims the trials it works on, skips those that
+    others hold, and waits for these at the end.
+
     Args:
         backbone: the network.
         store: opened with `FeatureStore.create` and the backbone's recipe.
         manifest: of the corpus.
         trials: the trials to finish.
-        crops: folder of our crop zips, None if the corpus brings its own.
+        crops: folder of our crop zips, None if the corpus has its own.
         options: how to run.
         progress: called as frames are finished; a kept trial counts with all its frames.
         executor: for batches of the options' size; made from the options if None.
-
-    Several processes may do this on one store at the same time: each claims the trials it works on, skips those that
-    others hold, and waits for these at the end.
 
     Returns:
         The trials computed, kept (including those that another process computed) or failed. A fault in one trial's media
         never stops the others.
 
     Raises:
-        SettingError: if the device does not exist, or the backbone cannot run as asked.
+        SettingError: if the device does not exist, or the backbone cannot run with these options.
         StoreError: if the store cannot be written (disk full, read-only); finished trials are kept.
     """
-    outcome, start = Outcome(), time.perf_counter()
+    start = time.perf_counter()
+    outcome = Outcome()
     device = options.device
     if not isinstance(device, torch.device):
         device = check_running(backbone, device, options.runtime, options.precision, options.compiled)
@@ -210,11 +211,10 @@ class _Engine:
         if run.trial.id in self.outcome.failures:
             return
         valid = run.alignment.valid
+        rows = run.alignment.average(run.found)
+        clock = run.trial.clock
         try:
-            self.store.write(
-                run.trial.id, run.alignment.average(run.found), valid, source=run.digest, clock=run.trial.clock,
-                versions=self.versions,
-            )  # fmt: skip
+            self.store.write(run.trial.id, rows, valid, source=run.digest, clock=clock, versions=self.versions)
         except OSError as error:
             raise StoreError(
                 f"Trial '{run.trial.id}' could not be written to '{self.store.path}' ({error}). Finished trials are kept; "
@@ -229,7 +229,7 @@ class _Engine:
         self.progress(run.trial.id, int((~valid).sum()))
 
     def _ahead(self, trials: Sequence[Trial], readers: ThreadPoolExecutor) -> Iterator[Piece | None]:
-        """Yield pieces of all trials, reading ahead of the caller; None where everything before must be finished now."""
+        """Yield pieces of all trials, reading ahead of the caller; None when everything before must be finished now."""
         ahead: deque[Piece] = deque()
         for piece in self._pieces(trials, readers):
             if piece is not None:
@@ -244,10 +244,11 @@ class _Engine:
         """Yield pieces of all trials that this process takes, cut at full batches; None before waiting for others."""
         size = room = self.options.batch_size
         frames = {trial.id: trial.clock.num_frames for trial in trials}
-        queue = ClaimQueue(
-            self.store.path, self.outcome, "embeddings", lambda trial_id: self.progress(trial_id, frames[trial_id]),
-            self.store.lock_name,
-        )  # fmt: skip
+
+        def advance(trial_id: str) -> None:
+            self.progress(trial_id, frames[trial_id])
+
+        queue = ClaimQueue(self.store.path, self.outcome, "embeddings", advance, self.store.lock_name)
         for run in queue.share(list(frames), partial(self._open, queue), readers):
             if run is None:
                 yield None

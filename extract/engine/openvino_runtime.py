@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cache.errors import SettingError
 from extract.backbones.contract import Backbone
 from extract.engine.devices import choose_device
-from extract.engine.runtimes import Executor, refuse_sentences
+from extract.engine.runtimes import Executor, require_fixed_shape
 from extract.extras import import_extra
 
 
@@ -25,7 +25,7 @@ class OpenVinoExecutor(Executor):
 
     Args:
         backbone: the network; not a language model, because sentences differ in length.
-        example: a batch of the only size that it will get.
+        example: a batch of the size that all batches have.
 
     Raises:
         SettingError: if OpenVINO is not installed.
@@ -38,11 +38,8 @@ class OpenVinoExecutor(Executor):
         frontend = importlib.import_module("openvino.frontend")
         decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
         with warnings.catch_warnings(), torch.no_grad():
-            for category in (
-                FutureWarning,
-                torch.jit.TracerWarning,
-            ):  # tracing is deprecated, but OpenVINO reads it best
-                warnings.simplefilter("ignore", category)
+            warnings.simplefilter("ignore", FutureWarning)  # tracing is deprecated, but OpenVINO reads it best
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(backbone, torch.from_numpy(example), check_trace=False)
         decoder = decoders.TorchScriptPythonDecoder(traced)  # must live until the model is converted
         reader = frontend.FrontEndManager().load_by_framework("pytorch")
@@ -64,7 +61,7 @@ class OpenVinoExecutor(Executor):
 
     @classmethod
     def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
-        """The CPU, for fp32 and batches of one shape."""
+        """Allow the CPU in fp32, for batches of one shape."""
         chosen = cls.choose(device)
         offenders = {
             f"'--device {device}'": chosen.type != "cpu",
@@ -76,7 +73,7 @@ class OpenVinoExecutor(Executor):
             raise SettingError(
                 f"Runtime 'openvino' computes in fp32 on the CPU; got {got}. Leave that out, or use '--runtime torch'."
             )
-        refuse_sentences(backbone, "OpenVINO")
+        require_fixed_shape(backbone, "OpenVINO")
         return chosen
 
     @classmethod
@@ -94,13 +91,5 @@ class OpenVinoExecutor(Executor):
 
 def _import_openvino(purpose: str) -> ModuleType:
     """Import OpenVINO without its telemetry, which would report every import over the network."""
-    telemetry = "openvino_telemetry"
-    known = sys.modules.get(telemetry, False)
-    sys.modules[telemetry] = None  # type: ignore[assignment]  # makes its import fail, and OpenVINO works without it
-    try:
-        return import_extra("openvino", "openvino", purpose)
-    finally:
-        if known is False:
-            del sys.modules[telemetry]
-        else:
-            sys.modules[telemetry] = known  # type: ignore[assignment]
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail, which is allowed
+    return import_extra("openvino", "openvino", purpose)

@@ -1,9 +1,8 @@
-"""The table of runtimes: libraries that run backbones, and what each of them has to provide.
+"""The table of runtimes, libraries that run backbones, and their contract.
 
-A new one is a file with a subclass of `Executor`, and a line in the table. It holds to this: of a batch of one size, every
-row's embedding is the same to the last bit whatever the other rows are; a test holds this for every backbone of images or
-sound. So batches may cross the borders of trials, and a run that was killed and resumed gives the same bytes as one that
-was not.
+A new one is a file with a subclass of `Executor` and a line in the table. In batches of one size, the embedding of a row
+must be the same to the last bit whatever the other rows are (tested for every backbone of images or sound). This is why
+batches may span trials, and why a run that was killed and resumed gives the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ RUNTIMES = {
 DEFAULT_RUNTIME = "torch"
 """Runs every backbone."""
 PRECISIONS = ("fp32", "bf16", "fp16")
-"""What convolutions and products are computed in; other than fp32 changes the embeddings, and so their fingerprint."""
+"""Precision of convolutions and matrix products; any but fp32 changes the embeddings and their fingerprint."""
 
 
 class Executor(ABC):
@@ -44,7 +43,7 @@ class Executor(ABC):
 
     @classmethod
     def choose(cls, wanted: str | torch.device) -> torch.device:
-        """The device of a name, of "auto" the best one that this runtime knows.
+        """The device with this name; for "auto", the best one for this runtime.
 
         Raises:
             SettingError: if it does not exist.
@@ -56,7 +55,7 @@ class Executor(ABC):
     @classmethod
     @abstractmethod
     def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
-        """The device to run on, where a backbone can run as asked.
+        """Check that a backbone can run with these options; returns the device.
 
         Raises:
             SettingError: if it cannot, or the device does not exist.
@@ -65,7 +64,7 @@ class Executor(ABC):
     @classmethod
     @abstractmethod
     def build(cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool) -> Self:
-        """The executor for batches of one size, where `check` allows it.
+        """Build the executor for batches of one size, with options that `check` accepts.
 
         Raises:
             SettingError: if the library is not installed.
@@ -73,19 +72,19 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Begin with a checked batch of frames' inputs; the result waits for embeddings (B, D)."""
+        """Start to compute a checked batch; the result waits for its embeddings (B, D)."""
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Embeddings (B, D) of a batch of frames' inputs."""
+        """Compute the embeddings (B, D) of a batch."""
         return self.start(batch)()
 
 
-def refuse_sentences(backbone: Backbone, what: str) -> None:
-    """Raise for a backbone whose batches have no fixed shape.
+def require_fixed_shape(backbone: Backbone, what: str) -> None:
+    """Check that the batches of a backbone have a fixed shape.
 
     Args:
-        backbone: asked to run.
-        what: needs a fixed shape; for the message.
+        backbone: the network.
+        what: the option that needs it, for the message.
 
     Raises:
         SettingError: if it reads sentences.
@@ -100,25 +99,25 @@ def refuse_sentences(backbone: Backbone, what: str) -> None:
 def check_running(
     backbone: Backbone, device: str | torch.device, runtime: str, precision: str, compiled: bool
 ) -> torch.device:
-    """The device to run on, where a backbone can run as asked.
+    """Check that a backbone can run with these options; returns the device.
 
     Raises:
         SettingError: if it cannot, or the device does not exist.
-        UnknownNameError: if there is no such runtime or precision.
+        UnknownNameError: if the runtime or the precision is unknown.
     """
     require_known("precision", precision, PRECISIONS)
     return _executor_class(runtime).check(backbone, device, precision, compiled)
 
 
 def choose_for(runtime: str, wanted: str | torch.device) -> torch.device:
-    """The device of a name, as a runtime understands it. Errors as of `Executor.choose`."""
+    """The device with this name, see `Executor.choose`."""
     return _executor_class(runtime).choose(wanted)
 
 
 def make_executor(
     backbone: Backbone, batch_size: int, device: torch.device, runtime: str, precision: str, compiled: bool
 ) -> Executor:
-    """The executor for batches of one size, where `check_running` allows it.
+    """Build the executor for batches of one size, with options that `check_running` accepts.
 
     Raises:
         SettingError: if the runtime is not installed.

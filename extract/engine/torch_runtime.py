@@ -16,22 +16,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from cache.errors import SettingError
 from extract.backbones.contract import Backbone
-from extract.engine.runtimes import Executor, refuse_sentences
+from extract.engine.runtimes import Executor, require_fixed_shape
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchExecutor(Executor):
-    """Runs a backbone with torch: batch norms folded, weights channels-last, inputs sent as they are stored.
+    """Runs a backbone with torch, with batch norms folded and weights channels-last.
 
-    On CUDA the bytes go over the bus as they are (uint8 for images) from pinned memory, are normalised there, and the
-    embeddings come back while the next batch is already computed.
+    On CUDA, inputs are copied from pinned memory in their stored type (uint8 for images) and normalised there, and
+    embeddings are copied back while the next batch is computed.
 
     Args:
-        backbone: what computes.
-        device: where.
+        backbone: the network.
+        device: to run on.
         precision: "fp32", or "bf16" or "fp16" for autocast.
-        compiled: whether `torch.compile` makes it faster; takes up to half a minute, and a C++ compiler.
+        compiled: whether to use `torch.compile`, which needs a C++ compiler and up to half a minute.
     """
 
     libraries = ("torch",)
@@ -52,20 +52,20 @@ class TorchExecutor(Executor):
 
     @classmethod
     def check(cls, backbone: Backbone, device: str | torch.device, precision: str, compiled: bool) -> torch.device:
-        """Any device; compiled only where batches have one shape."""
+        """Allow any device; compilation only for batches of one shape."""
         if compiled:
-            refuse_sentences(backbone, "--compile")
+            require_fixed_shape(backbone, "--compile")
         return cls.choose(device)
 
     @classmethod
     def build(
         cls, backbone: Backbone, batch_size: int, device: torch.device, precision: str, compiled: bool
     ) -> TorchExecutor:
-        """For batches of any size; compiled, for the size of the first one."""
+        """Build the executor for batches of any size; if compiled, for the size of the first one."""
         return cls(backbone, device, precision, compiled)
 
     def start(self, batch: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Begin with a batch; the result waits for its embeddings (B, D)."""
+        """Start to compute a batch; the result waits for its embeddings (B, D)."""
         tensor = torch.from_numpy(batch)
         if self.device.type != "cuda":
             rows = self._embed(tensor).numpy()
@@ -92,10 +92,7 @@ class TorchExecutor(Executor):
 
 
 def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
-    """The network compiled for the one batch size that it will see.
-
-    The weights are frozen into the code, which inference mode does not allow.
-    """
+    """Compile the network for one batch size, with the weights frozen into the code, which inference mode forbids."""
     compiled = torch.compile(network, dynamic=False, options={"freezing": True})
 
     def forward(batch: Tensor) -> Tensor:
@@ -104,7 +101,7 @@ def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise SettingError(
-                f"Backbone '{network.name}' cannot be compiled here ({reason}). Install a C++ compiler, or leave '--compile' out."
+                f"Backbone '{network.name}' cannot be compiled here ({reason}). Install a C++ compiler, or omit '--compile'."
             ) from error
 
     return forward
@@ -113,7 +110,7 @@ def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
 def fold_batch_norms(module: nn.Module) -> None:
     """Fold each batch norm into the convolution or linear layer registered right before it, in place.
 
-    Backbones register their layers in the order of their use; a contract test compares folded with unfolded outputs.
+    Backbones register their layers in the order of use; a contract test compares folded and unfolded outputs.
     """
     children = list(module.named_children())
     for (name, child), (next_name, follower) in itertools.pairwise(children):
@@ -126,7 +123,7 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
-    """The layer with the batch norm in its weights, None where the two are no such pair."""
+    """The layer with the batch norm folded into its weights; None if the two cannot be folded."""
     if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return None
     if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.out_channels == norm.num_features:

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from cache.errors import MediaError, ShapeError
+from cache.errors import MediaError, ShapeError, list_faults
 
 _NAME = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _MOST_CROPS = 99_999_999  # of one trial: 46 days at 25 Hz
@@ -42,11 +42,11 @@ class FolderFiles:
 
 
 def _check_end(path: Path, comment_size: int) -> None:
-    """Raise if a zip is cut off within its comment, which the standard library would read as a shorter comment."""
+    """Check that a zip is not cut off within its comment; the standard library would read a shorter comment."""
     with path.open("rb") as file:
         file.seek(-2 - comment_size, os.SEEK_END)
         if int.from_bytes(file.read(2), "little") != comment_size:
-            raise zipfile.BadZipFile("its comment breaks off")
+            raise zipfile.BadZipFile("its comment is cut off")
 
 
 class ZipFiles:
@@ -88,7 +88,7 @@ class ZipFiles:
         if not stored:
             unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
-                data = unpacker.decompress(data, member.file_size + 1)  # stop there, however much more there is
+                data = unpacker.decompress(data, member.file_size + 1)  # never more
             except zlib.error as error:
                 raise self._damaged(position, str(error)) from error
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
@@ -99,7 +99,7 @@ class ZipFiles:
         """Raw bytes of a member from the file, after a header with the same name."""
         start = member.header_offset
         if start < 0 or start + _LOCAL_HEADER.size + member.compress_size > self._size:
-            raise self._damaged(position, "the zip breaks off")
+            raise self._damaged(position, "the zip is cut off")
         header = os.pread(self._handle, _LOCAL_HEADER.size, start)
         magic, *_, name_size, extra_size = _LOCAL_HEADER.unpack(header)
         start += _LOCAL_HEADER.size
@@ -118,25 +118,24 @@ def open_crops(path: Path) -> FolderFiles | ZipFiles:
     """Open the files of a folder or zip.
 
     Raises:
-        MediaError: if it is neither.
+        MediaError: if it is not one of these.
     """
     return FolderFiles(path) if path.is_dir() else ZipFiles(path)
 
 
 def crop_numbers(path: Path, names: list[str]) -> dict[int, int]:
-    """Number → position of every name that is a crop's; other files are ignored.
+    """Number → position of every crop; other files are ignored.
 
     Args:
         path: the folder or zip, for messages.
         names: names of its files.
 
     Raises:
-        ShapeError: if numbers are 0, beyond any clock, or occur twice; names all of them.
+        ShapeError: if numbers are 0, beyond any clock, or occur twice; lists them.
     """
     places, faults = number_crops(names)
     if faults:
-        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-        raise ShapeError(f"Crops of '{path}': {'; '.join(faults[:_LISTED])}{more}. Rename or remove them.")
+        raise ShapeError(f"Crops of '{path}': {list_faults(faults, _LISTED)}. Rename or remove them.")
     return places
 
 

@@ -12,8 +12,9 @@ import json
 import os
 import threading
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from PIL import Image
 
 from cache.clock import FrameClock, check_length
 from cache.errors import FingerprintError, MediaError, MissingFileError, ShapeError
+from cache.foreign import sha256_file
 from cache.places.folders import sync_folder
 from cache.settings import check_ranges, make_settings
 from extract.faces.crop_files import crop_numbers, damaged_crop, open_crops
@@ -35,15 +37,17 @@ from extract.faces.detection import (
     FaceConfig,
     align_face,
     detect_faces,
-    make_detector,
 )
 from extract.faces.likeness import SIZE as LIKENESS_SIZE
 from extract.faces.likeness import Reference, reference_key
 from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
-from extract.media.video import probe, read_frames, sha256_file, shrunk_size
+from extract.media.video import VideoInfo, probe, read_frames, shrunk_size
 
 ALGORITHM = 3  # raise it when the same settings give different crops
+
+Reader = Callable[..., Iterator[tuple[int, NDArray[np.uint8]]]]
+"""`read_frames` of one trial."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,8 @@ def write_crops(
     out_zip: Path,
     config: CropConfig,
     trial_id: str,
-    *,
-    detector: Detector | None = None,
-    device: str = "cpu",
-    batch_size: int = 16,
-    source_digest: str | None = None,
+    detector: Detector,
+    source_digest: str = "",
     reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Find one face in a video and write its aligned crops, in two streaming passes.
@@ -129,10 +130,8 @@ def write_crops(
         out_zip: where to write; its folder exists.
         config: settings.
         trial_id: the trial, for messages.
-        detector: made from the settings if None.
-        device: torch device of the detector.
-        batch_size: pictures per batch of the detector.
-        source_digest: sha256 of the video, computed if None.
+        detector: with the same settings.
+        source_digest: sha256 of the video, computed if empty.
         reference: for "reference", the person to follow.
 
     Returns:
@@ -145,8 +144,8 @@ def write_crops(
         SettingError: if the face is none of these, or without its reference.
     """
     source = source_digest or sha256_file(video)
-    detector = detector or make_detector(config.faces, device)
-    track = _follow(video, clock, face, config.faces, trial_id, detector, batch_size, reference)
+    read = partial(read_frames, video, clock, trial_id)
+    track = _follow(read, probe(video), face, config.faces, clock.num_frames, detector, reference, trial_id)
     key = reference_key(reference.path, config.reference_weights) if reference and face == REFERENCE else face
     record = {
         "version": VERSION,
@@ -158,7 +157,7 @@ def write_crops(
     temporary = out_zip.with_name(f"{_temporary_stem(out_zip)}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("w+b") as file:
-            digest = _write_zip(file, _crops(video, clock, trial_id, track, config))
+            digest = _write_zip(file, _crops(read, track, config))
             record = seal_zip(file, {**record, "digest": digest})
             file.flush()
             os.fsync(file.fileno())
@@ -181,13 +180,17 @@ def _temporary_stem(out_zip: Path) -> str:
 
 
 def _follow(
-    video: Path, clock: FrameClock, face: str, config: FaceConfig, trial_id: str, detector: Detector, batch_size: int,
+    read: Reader,
+    info: VideoInfo,
+    face: str,
+    config: FaceConfig,
+    num_frames: int,
+    detector: Detector,
     reference: Reference | None,
-) -> Track:  # fmt: skip
+    trial_id: str,
+) -> Track:
     """First pass: find the face, in pixels of the video."""
-    info = probe(video)
     height, width = shrunk_size(info.height, info.width, config.max_side)
-    frames = read_frames(video, clock, trial_id, max_side=config.max_side)
     factors = info.width / width, info.height / height
 
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
@@ -195,33 +198,29 @@ def _follow(
 
     def likeness(people: Sequence[Sequence[Sighting]]) -> NDArray[np.float64]:
         assert reference is not None
-        return reference.score(_cut_faces(video, clock, trial_id, people), trial_id)
+        return reference.score(_cut_faces(read, people), trial_id)
 
-    found = detect_faces(frames, detect, config, clock.num_frames, batch_size)
+    found = detect_faces(read(max_side=config.max_side), detect, config, num_frames)
     size = (info.height, info.width)
-    return follow_face(found, config, face, clock.num_frames, size, likeness if reference else None)
+    return follow_face(found, config, face, num_frames, size, likeness if reference else None)
 
 
-def _cut_faces(
-    video: Path, clock: FrameClock, trial_id: str, people: Sequence[Sequence[Sighting]]
-) -> list[NDArray[np.uint8]]:
+def _cut_faces(read: Reader, people: Sequence[Sequence[Sighting]]) -> list[NDArray[np.uint8]]:
     """Cut aligned faces (N, 160, 160, 3) of each person's sightings, in one pass over the video."""
     wanted: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
     for person, sightings in enumerate(people):
         for frame, landmarks in sightings:
             wanted.setdefault(frame, []).append((person, landmarks))
     faces: list[list[NDArray[np.uint8]]] = [[] for _ in people]
-    for frame, picture in read_frames(video, clock, trial_id, wanted=wanted.__contains__):
+    for frame, picture in read(wanted=wanted.__contains__):
         for person, landmarks in wanted[frame]:
             faces[person].append(align_face(picture, landmarks, LIKENESS_SIZE))
     return [np.stack(each) for each in faces]
 
 
-def _crops(
-    video: Path, clock: FrameClock, trial_id: str, track: Track, config: CropConfig
-) -> Iterable[tuple[int, bytes]]:
+def _crops(read: Reader, track: Track, config: CropConfig) -> Iterable[tuple[int, bytes]]:
     """Second pass: (frame, JPEG) of every frame with the face."""
-    for frame, picture in read_frames(video, clock, trial_id, wanted=lambda tick: bool(track.present[tick])):
+    for frame, picture in read(wanted=lambda tick: bool(track.present[tick])):
         crop = align_face(picture, track.landmarks[frame], config.size)
         yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
 
@@ -232,7 +231,8 @@ def _write_zip(file: io.BufferedRandom, crops: Iterable[tuple[int, bytes]]) -> s
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for frame, data in crops:
             member = zipfile.ZipInfo(crop_name(frame), (1980, 1, 1, 0, 0, 0))
-            member.create_system, member.external_attr = 3, 0o644 << 16
+            member.create_system = 3  # Unix
+            member.external_attr = 0o644 << 16
             archive.writestr(member, data)
             content.update(_digest_line(frame, data))
     return content.hexdigest()
@@ -251,12 +251,10 @@ def _digest_line(frame: int, data: bytes) -> bytes:
     return f"{frame + 1} {hashlib.sha256(data).hexdigest()}\n".encode()
 
 
-def crops_are_current(
-    path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock | None = None
-) -> bool:
-    """Whether a zip is complete, byte by byte, and was made from this video with these settings (and for this clock)."""
+def crops_are_current(path: Path, source_digest: str, settings_fingerprint: str, clock: FrameClock) -> bool:
+    """Whether a zip is complete, byte by byte, and was made from this video with these settings for this clock."""
     record = read_crop_record(path)
-    if record is None or (clock is not None and not _is_made_for(record, clock)):
+    if record is None or not _is_made_for(record, clock):
         return False
     made = record["source"], record["settings"]
     return made == (source_digest, settings_fingerprint) and is_whole(path, record)
@@ -274,7 +272,7 @@ class CropReader:
 
     Raises:
         MissingFileError: if there is no such file or folder.
-        MediaError: if it is not a zip, or has no crops although no record says so.
+        MediaError: if it is not a zip, or has no crops and no record that says so.
         ShapeError: if a number is 0, occurs twice, or lies more than two beyond the clock, or if
             our zip was made for another clock.
     """

@@ -1,7 +1,7 @@
 """Detect faces in a video, and align the picture of one face.
 
-Faces are detected in every k-th frame and, where two such samples disagree, by bisection between them (unless `settle`
-is off), which gives the exact frame in which a face appears or leaves. `extract.faces.tracking` makes one person's track of them.
+Faces are detected in every k-th frame and, if two such samples disagree, by bisection between them (unless `settle` is
+off), which gives the exact frame in which a face appears or leaves. `extract.faces.tracking` then follows one person.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class FaceConfig:
 
     Attributes:
         every: detect in every k-th frame.
-        settle: where two such samples disagree, detect in between too, until the frames in which faces appear and leave
-            are exact; false uses only the samples, which saves time where many people come and go.
+        settle: if two such samples disagree, also detect in between, until the frames in which faces appear and leave are
+            exact; false uses only the samples, which saves time if many people come and go.
         max_side: pictures are shrunk for detection until their longer side has at most this many pixels.
         min_face_size: smallest face to detect, in pixels of the shrunk picture.
         thresholds: probability thresholds of the three networks.
@@ -90,8 +90,7 @@ class Detection:
 class FoundFaces(Mapping[int, Detection]):
     """Detections by frame, all in one growing array of 60 bytes per face.
 
-    Thousands of small arrays, allocated while pictures come and go, would fragment the heap: 38 kB per frame were lost
-    that way.
+    Thousands of small arrays, allocated between pictures, would fragment the heap: that cost 38 kB per frame.
     """
 
     def __init__(self) -> None:
@@ -120,10 +119,7 @@ Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
 
 
 def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:
-    """Make a detector with the given settings for pictures of one size, already shrunk.
-
-    Imports facenet-pytorch, which takes seconds.
-    """
+    """Make a detector for pictures of one size, already shrunk; imports facenet-pytorch, which takes seconds."""
     from extract.faces.mtcnn import Cascade
 
     cascade = Cascade(config.min_face_size, config.thresholds, device)
@@ -184,7 +180,7 @@ def _detect_batches(
     batch_size: int,
     found: FoundFaces,
 ) -> None:
-    """Detect faces in some pictures; a batch ends where the picture size changes."""
+    """Detect faces in some pictures; a batch ends when the picture size changes."""
     start = 0
     while start < len(indices):
         stop = start + 1
@@ -227,7 +223,8 @@ def match_boxes(one: NDArray[np.float32], other: NDArray[np.float32], min_overla
     pairs: list[tuple[int, int]] = []
     used: tuple[set[int], set[int]] = set(), set()
     for place in np.argsort(-table[rows, columns], kind="stable"):
-        row, column = int(rows[place]), int(columns[place])
+        row = int(rows[place])
+        column = int(columns[place])
         if row not in used[0] and column not in used[1]:
             pairs.append((row, column))
             used[0].add(row)
@@ -241,7 +238,7 @@ def align_face(
     """Rotate, scale and shift a face so that its landmarks lie nearest to those of the template.
 
     The similarity transform is the least-squares one without reflection [Umeyama1991], in closed form. Sampling is
-    bilinear, after averaging boxes of pixels where the face shrinks by more than a factor of two.
+    bilinear, after averaging boxes of pixels if the face shrinks by more than a factor of two.
 
     Args:
         frame: (H, W, 3) uint8 RGB.

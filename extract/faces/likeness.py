@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cache.errors import MediaError, MissingFileError
+from cache.foreign import sha256_file
 from extract.faces.detection import Detector, FaceConfig, align_face
 from extract.faces.tracking import REFERENCE
 from extract.media.pictures import UNREADABLE, to_rgb, why_unreadable
-from extract.media.video import sha256_file, shrunk_size
+from extract.media.video import shrunk_size
 
 SIZE = 160  # side of the faces that are compared, pixels
 

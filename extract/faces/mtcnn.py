@@ -1,10 +1,9 @@
 """MTCNN in batches: the networks and weights of facenet-pytorch with a more robust cascade.
 
 Joint face detection and alignment with three cascaded networks [Zhang2016MTCNN]. The weights come with the wheel of
-facenet-pytorch (MIT). Its own `detect_face` fails where a box lies outside the picture, where a picture is smaller than
-the smallest face, and (with numpy 1.24 and later) where some pictures of a batch show no face; it also spends a third of
-its time resizing. Here every resize uses one summed-area table per picture, which gives the same numbers (area averages)
-faster.
+facenet-pytorch (MIT). Its own `detect_face` fails if a box lies outside the picture, if a picture is smaller than the
+smallest face, and (with numpy 1.24 and later) if some pictures of a batch show no face; it also spends a third of its time
+resizing. Here every resize uses one summed-area table per picture, which gives the same numbers (area averages) faster.
 """
 
 from __future__ import annotations
@@ -62,7 +61,8 @@ class Cascade:
 
     def _propose(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates of the first network over a pyramid of scales: (N, 5), and the picture of each."""
-        height, width = sums.shape[1] - 1, sums.shape[2] - 1
+        height = sums.shape[1] - 1
+        width = sums.shape[2] - 1
         found, owners = [sums.new_zeros((0, 9), dtype=torch.float32)], [sums.new_zeros(0, dtype=torch.int64)]
         scale = _SMALLEST_INPUT / self._min_face_size
         while min(height, width) * scale >= _SMALLEST_INPUT:
@@ -73,7 +73,8 @@ class Cascade:
             found.append(boxes[keep])
             owners.append(owner[keep])
             scale *= _PYRAMID_FACTOR
-        boxes, owner = torch.cat(found), torch.cat(owners)
+        boxes = torch.cat(found)
+        owner = torch.cat(owners)
         keep = batched_nms(boxes[:, :4], boxes[:, 4], owner, 0.7)
         boxes, owner = boxes[keep], owner[keep]
         size = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
@@ -141,9 +142,8 @@ def _shrink(sums: Tensor, height: int, width: int) -> Tensor:
     (left,), (right,) = _cells(lengths[1:], width)
     area = ((bottom - top)[:, None] * (right - left))[None, ..., None]
     levels = []
-    for picture in sums.split(
-        1 if sums.device.type == "cpu" else len(sums)
-    ):  # one at a time fits the processor's cache
+    at_once = 1 if sums.device.type == "cpu" else len(sums)  # one fits the processor's cache
+    for picture in sums.split(at_once):
         rows = _pick(picture, 1, bottom).sub_(_pick(picture, 1, top))
         levels.append(_normalise(_pick(rows, 2, right).sub_(_pick(rows, 2, left)), area))
     return torch.cat(levels)
@@ -180,9 +180,8 @@ def _cut(sums: Tensor, boxes: Tensor, owner: Tensor, size: int) -> tuple[Tensor,
 
 def _normalise(total: Tensor, area: Tensor) -> Tensor:
     """Turn sums over areas (N, H, W, 3) into network inputs (N, 3, H, W) in [-1, 1]."""
-    return (
-        (total / area).sub_(127.5).mul_(0.0078125).permute(0, 3, 1, 2)
-    )  # channels last, which pools three times faster
+    pixels = (total / area).sub_(127.5).mul_(0.0078125)
+    return pixels.permute(0, 3, 1, 2)  # channels last, which pools three times faster
 
 
 def _apply(network: Any, crops: Tensor) -> tuple[Tensor, ...]:

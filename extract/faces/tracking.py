@@ -1,7 +1,6 @@
 """Follow one person's face through a trial.
 
-Detections that overlap from one frame to the next make a tracklet; tracklets at one place make a
-person; one person is the trial's.
+Detections that overlap from frame to frame form tracklets, tracklets in one place form people, and one of these is chosen.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from extract.faces.detection import Detection, FaceConfig, match_boxes
 
 FACES = ("largest", "centre", "left", "right")
 REFERENCE = "reference"  # the face that best matches a picture
-_SHARE = 0.25  # of the frames of the person seen longest, to be more than a passer-by
-_SAME_PLACE = 1.0  # face sizes between the centres of two tracks of one person
-_SAME_SIZE = 2.0  # ratio of the sides of two tracks of one person
-_SIGHTINGS = 5  # frames by which a person is compared with a picture
+_SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
+_SAME_PLACE = 1.0  # largest distance between two tracklets of one person, in face sizes
+_SAME_SIZE = 2.0  # largest ratio between the face sizes of one person
+_SIGHTINGS = 5  # faces of a person that are compared with a picture
 
 Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
 Likeness = Callable[[Sequence[Sequence[Sighting]]], NDArray[np.float64]]
-"""Sightings of N people → (N,) how much each of them is like a picture; above 0 for the same person."""
+"""Maps the sightings of N people to their similarity (N,) to a picture; above 0 for the same person."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Track:
 
 @dataclass
 class _Tracklet:
-    """One face while successive detections overlap."""
+    """One face for as long as successive detections overlap."""
 
     frames: list[int] = field(default_factory=list)
     boxes: list[NDArray[np.float32]] = field(default_factory=list)
@@ -57,7 +56,7 @@ class _Tracklet:
 
 @dataclass
 class _Person:
-    """Tracklets that never overlap in time, sorted by it."""
+    """Tracklets that never overlap in time, in order."""
 
     tracklets: list[_Tracklet] = field(default_factory=list)
 
@@ -72,30 +71,33 @@ class _Person:
         return np.median((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0), float(np.median(sides))
 
     def sightings(self) -> list[Sighting]:
-        """A few detections, spread evenly over all of them."""
+        """A few detections, evenly spaced."""
         seen = [pair for part in self.tracklets for pair in zip(part.frames, part.landmarks, strict=True)]
         places = np.linspace(0, len(seen) - 1, min(_SIGHTINGS, len(seen)) + 2)[1:-1]
         return [seen[at] for at in dict.fromkeys(np.rint(places).astype(int).tolist())]
 
     def neighbours(self, part: _Tracklet) -> tuple[_Tracklet | None, _Tracklet | None]:
-        """The tracklets before and after the moment that another one starts."""
-        at = bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
+        """The last tracklet that starts before another one, and the next."""
+        at = self._place_of(part)
         return (self.tracklets[at - 1] if at else None), (self.tracklets[at] if at < len(self.tracklets) else None)
 
     def meets(self, part: _Tracklet) -> bool:
-        """Whether this person is seen while the other tracklet lasts."""
+        """Whether this person is seen during another tracklet."""
         before, after = self.neighbours(part)
         return bool((before and before.frames[-1] >= part.frames[0]) or (after and after.frames[0] <= part.frames[-1]))
 
     def add(self, part: _Tracklet) -> None:
-        self.tracklets.insert(bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0]), part)
+        self.tracklets.insert(self._place_of(part), part)
 
     def distance(self, part: _Tracklet) -> float:
-        """Face sizes to the nearest tracklet in time, from its end to the other's start; inf if of another size."""
+        """Smallest distance to the tracklets before and after another one, in face sizes; inf if the sizes differ."""
         before, after = self.neighbours(part)
-        steps = [(near.boxes[-1], part.boxes[0]) for near in (before,) if near]
-        steps += [(part.boxes[-1], near.boxes[0]) for near in (after,) if near]
+        steps = [(before.boxes[-1], part.boxes[0])] if before else []
+        steps += [(part.boxes[-1], after.boxes[0])] if after else []
         return min(_box_distance(one, other) for one, other in steps)
+
+    def _place_of(self, part: _Tracklet) -> int:
+        return bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
 
 
 def _box_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -116,29 +118,27 @@ def follow_face(
 ) -> Track:
     """Choose one person of a trial and follow the face.
 
-    Persons seen for less than a quarter of the time of the one seen longest are passers-by. Among the
-    others the face is chosen by medians over the trial, so that two people never swap: the largest
-    area, or the one nearest the centre. The left (right) one is the leftmost (rightmost) where two of
-    them are seen together; otherwise the one in that half of the picture, however seldom, and nobody
-    if that half is empty: who is alone because the other one left does not change sides. By a
-    reference picture every tracklet is compared with it, wherever and however long it is seen, and
-    those that are like it are followed. (A cut from one face straight to another at the same place
-    goes unnoticed; a frame without detection between them is enough.)
+    People seen for less than a quarter of the time of the one seen longest are passers-by. Among the others, the choice
+    depends on medians over the trial, so that two people never swap: the largest face, or the one nearest the centre. "left"
+    ("right") means the leftmost (rightmost) of people who are seen together; if nobody is, the one in that half of the
+    picture, however rarely, or nobody: a person left alone does not change sides. With a reference picture, every tracklet
+    is compared with it, however short, and those that match are followed. (A cut from one face directly to another in the
+    same place goes unnoticed; one frame without a detection between them is enough.)
 
-    Where the chosen person is not seen, another track fills in only if its person is never seen
-    together with the chosen one, is of similar size, is not nearer to someone who is, and not in the
-    other half where the half decides: the same face after it moved or after a cut.
+    Frames without the chosen person are filled from another one only if the two are never seen together, are of similar
+    size, the other one is not nearer to somebody who is seen with the chosen one, and not in the wrong half if the half
+    decides: it is then the same face after it moved, or after a cut.
 
     Args:
-        detections: frame → its faces; frames that are missing were not looked at.
+        detections: frame → its faces; other frames were not examined.
         config: settings.
         face: "largest", "centre", "left" or "right", as seen in the picture, or "reference".
         num_frames: T.
         frame_size: height and width of the picture, pixels.
-        likeness: for "reference", how much people are like the picture.
+        likeness: for "reference", compares people with the picture.
 
     Returns:
-        landmarks and presence of all T frames, interpolated linearly between detections.
+        Landmarks and presence in all T frames, interpolated linearly between detections.
 
     Raises:
         SettingError: if `face` is none of these, or there is no picture.
@@ -148,25 +148,25 @@ def follow_face(
             f"Face '{face}' of a trial; expected one of {', '.join(FACES)}, or {REFERENCE} with a picture. "
             "Change it in the settings of the corpus."
         )
-    tracklets = _lasting(_link(detections, config))
-    people = [_Person([part]) for part in tracklets] if face == REFERENCE else _people(tracklets)
+    tracklets = _drop_single(_link(detections, config))
+    people = [_Person([part]) for part in tracklets] if face == REFERENCE else _join(tracklets)
     track = Track(np.full((num_frames, 5, 2), np.nan, np.float32), np.zeros(num_frames, bool))
     for part in _choose(people, face, frame_size, likeness) if people else ():
-        _draw(part, track)
+        _interpolate(part, track)
     return track
 
 
 def _choose(
     people: list[_Person], face: str, frame_size: tuple[int, int], likeness: Likeness | None
 ) -> list[_Tracklet]:
-    """Tracklets of the trial's person; none if there is no candidate."""
+    """Tracklets of the chosen person; none if there is no candidate."""
     if likeness is not None and face == REFERENCE:
-        return _choose_like(people, likeness)
-    pool, fillers = _regulars(people), people
-    if face in ("left", "right") and not _seen_together(pool):
-        fillers = [person for person in people if _in_half(person, face, frame_size[1])]
-        pool = _regulars(fillers)
-    if not pool:
+        return _choose_by_likeness(people, likeness)
+    candidates = _drop_passers_by(people)
+    if face in ("left", "right") and not _are_seen_together(candidates):
+        people = [person for person in people if _is_in_half(person, face, frame_size[1])]
+        candidates = _drop_passers_by(people)
+    if not candidates:
         return []
 
     def rank(person: _Person) -> float:
@@ -177,13 +177,13 @@ def _choose(
             return float(np.hypot(centre[0] - frame_size[1] / 2, centre[1] - frame_size[0] / 2))
         return float(centre[0] if face == "left" else -centre[0])
 
-    chosen = min(pool, key=rank)
-    _fill_in(chosen, [person for person in fillers if person is not chosen])
+    chosen = min(candidates, key=rank)
+    _fill_in(chosen, [person for person in people if person is not chosen])
     return chosen.tracklets
 
 
-def _choose_like(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
-    """The tracklet that best matches the picture and, in other frames, further matches, best first."""
+def _choose_by_likeness(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
+    """The tracklet that best matches the picture and, in other frames, the next best matches."""
     scores = likeness([person.sightings() for person in people])
     order = [people[at] for at in np.argsort(-scores, kind="stable") if scores[at] > 0]
     for person in order[1:]:
@@ -193,24 +193,24 @@ def _choose_like(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
     return order[0].tracklets if order else []
 
 
-def _regulars(people: list[_Person]) -> list[_Person]:
+def _drop_passers_by(people: list[_Person]) -> list[_Person]:
     longest = max((person.num_frames for person in people), default=0)
     return [person for person in people if person.num_frames >= _SHARE * longest]
 
 
-def _seen_together(people: list[_Person]) -> bool:
-    """Whether any two of them are seen at one moment."""
+def _are_seen_together(people: list[_Person]) -> bool:
+    """Whether any two of them are seen at the same time."""
     return any(one.meets(part) for one in people for other in people if one is not other for part in other.tracklets)
 
 
-def _in_half(person: _Person, face: str, width: int) -> bool:
-    """Whether a face lies in the left or right half of the picture; one on the middle line lies in both."""
+def _is_in_half(person: _Person, face: str, width: int) -> bool:
+    """Whether a face is in the left or right half of the picture; one across the middle is in both."""
     centre, side = person.place()
     return float(centre[0] - width / 2) * (1 if face == "left" else -1) < side / 2
 
 
 def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[_Tracklet]:
-    """Tracklets of faces that overlap from one detection to the next."""
+    """Link faces that overlap from one detection to the next into tracklets."""
     longest_step = max(config.max_gap + 1, config.every)
     done: list[_Tracklet] = []
     active: list[_Tracklet] = []
@@ -229,13 +229,13 @@ def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[_Trac
     return sorted(done + active, key=lambda part: (part.frames[0], *part.boxes[0].tolist()))
 
 
-def _lasting(tracklets: list[_Tracklet]) -> list[_Tracklet]:
-    """Single detections count only if there is nothing else."""
+def _drop_single(tracklets: list[_Tracklet]) -> list[_Tracklet]:
+    """Drop tracklets of a single detection, unless there are no others."""
     return [part for part in tracklets if len(part.frames) > 1] or tracklets
 
 
-def _people(tracklets: list[_Tracklet]) -> list[_Person]:
-    """Join tracklets by place, the longest first."""
+def _join(tracklets: list[_Tracklet]) -> list[_Person]:
+    """Join tracklets in one place to people, the longest first."""
     people: list[_Person] = []
     for part in sorted(tracklets, key=lambda part: part.frames[0] - part.frames[-1]):
         near = [(person.distance(part), at) for at, person in enumerate(people) if not person.meets(part)]
@@ -248,7 +248,7 @@ def _people(tracklets: list[_Tracklet]) -> list[_Person]:
 
 
 def _fill_in(chosen: _Person, others: list[_Person]) -> None:
-    """Give the chosen person those who can only be the same one, see `follow_face`."""
+    """Add people to the chosen one who can only be the same person, see `follow_face`."""
     home, side = chosen.place()
     met = [any(chosen.meets(part) for part in person.tracklets) for person in others]
     rivals = [person.place()[0] for person, is_met in zip(others, met, strict=True) if is_met]
@@ -261,8 +261,8 @@ def _fill_in(chosen: _Person, others: list[_Person]) -> None:
                 chosen.add(part)
 
 
-def _draw(part: _Tracklet, track: Track) -> None:
-    """Write a tracklet into a track, linearly between its detections."""
+def _interpolate(part: _Tracklet, track: Track) -> None:
+    """Write a tracklet into a track, interpolated linearly between its detections."""
     frames = np.arange(part.frames[0], part.frames[-1] + 1)
     points = np.stack(part.landmarks).reshape(len(part.frames), -1)
     columns = [np.interp(frames, part.frames, column) for column in points.T]

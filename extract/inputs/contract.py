@@ -61,7 +61,7 @@ class Input(ABC):
         Args:
             manifest: of the corpus.
             trial: the trial.
-            crops: folder of our crop zips, None if the corpus brings its own.
+            crops: folder of our crop zips, None if the corpus has its own.
 
         Raises:
             MissingFileError: if the medium was removed, or its crops do not exist yet.

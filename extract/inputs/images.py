@@ -22,9 +22,7 @@ from extract.inputs.contract import GIVEN, Input
 Mean = tuple[float, float, float]  # or standard deviation, per channel
 
 
-@functools.lru_cache(
-    maxsize=8
-)  # a copy to a GPU waits for everything running there, so do it once, not for every batch
+@functools.lru_cache(maxsize=8)  # a copy to a GPU waits for everything running there, so not for every batch
 def _scale_and_offset(mean: Mean, std: Mean, device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and offset, (1, 3, 1, 1) each, that turn bytes into the range a network was trained on."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
@@ -89,6 +87,16 @@ class ImageInput(Input):
         scale, offset = _scale_and_offset(self.mean, self.std, batch.device)
         return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
 
+    def settings(self) -> dict[str, Any]:
+        """What a backbone's settings say about its input, as JSON values."""
+        return {
+            "size": self.size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "colour": self.colour,
+            "timing": "the frame's own crop",
+        }
+
     def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
         """Settings of our crops, unless all trials come with their own."""
         ours = any("crops" not in trial.media and "video" in trial.media for trial in manifest.trials)
@@ -117,7 +125,7 @@ class CropSource:
         return self._reader.digest()
 
     def load(self) -> Alignment:
-        """One crop per frame, where it exists."""
+        """One crop per frame that has one."""
         return align_frames(self._reader.valid)
 
     def read(self, items: NDArray[np.int64]) -> NDArray[np.uint8]:

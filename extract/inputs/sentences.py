@@ -13,12 +13,12 @@ from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
+from cache.foreign import sha256_file
 from cache.recipe import canonical_json
 from extract.faces.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 from extract.inputs.contract import GIVEN, Input
 from extract.inputs.wordpieces import Sentences, Speller
-from extract.media.video import sha256_file
 from extract.words.transcripts import read_maker, read_words
 from extract.words.words import Word, spread_words
 
@@ -30,7 +30,7 @@ class SentenceInput(Input):
     Attributes:
         speller: the model's vocabulary.
         max_tokens: longest sentence, [CLS] and [SEP] included.
-        pause_s: silence that ends a sentence where a transcript has no punctuation, seconds.
+        pause_s: silence that ends a sentence if a transcript has no punctuation, seconds.
     """
 
     name = "sentences"
@@ -90,7 +90,7 @@ class SentenceInput(Input):
 
 
 class SentenceSource:
-    """Sentences of a trial's transcript; the frames of a word share its row.
+    """Sentences of a trial's transcript; all frames of a word use its row.
 
     Attributes:
         unreached: after `load`, indices of the words that no frame falls into.
@@ -107,7 +107,8 @@ class SentenceSource:
 
     def load(self) -> Alignment:
         """Read and spell the words; each frame uses the word that it falls into."""
-        words, how = read_words(self._path), self._sentence
+        words = read_words(self._path)
+        how = self._sentence
         self._sentences = Sentences(words, how.speller, how.max_tokens, how.pause_s)
         spread = spread_words(words, self._trial.clock)
         self.unreached = spread.unreached

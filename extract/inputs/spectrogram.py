@@ -87,16 +87,9 @@ def patch_starts(clock: FrameClock, start: str) -> NDArray[np.int64]:
     if start not in STARTS:
         raise SettingError(f"Patch start '{start}'; expected one of {', '.join(STARTS)}.")
     places, scale = clock.moments(Fraction(RATE_HZ, HOP), centred=start == "centred")
-    half_patch = (
-        _PATCH_SAMPLES * scale if start == "centred" else 0
-    )  # in the same fractions of a row as the positions, times 2 HOP
-    return np.array([_divide(2 * HOP * place - half_patch, 2 * HOP * scale) for place in places], np.int64)
-
-
-def _divide(number: int, divisor: int) -> int:
-    """Quotient rounded to the nearest integer, halves to even."""
-    quotient, rest = divmod(number, divisor)
-    return quotient + (2 * rest > divisor or (2 * rest == divisor and quotient % 2))
+    divisor = 2 * HOP * scale
+    half_patch = _PATCH_SAMPLES * scale if start == "centred" else 0
+    return np.array([round(Fraction(2 * HOP * place - half_patch, divisor)) for place in places], np.int64)
 
 
 class LogMelPatches:

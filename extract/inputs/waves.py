@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
+from cache.foreign import sha256_file
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input
 from extract.media.audio import AudioWindows, load_audio
 from extract.media.timeline import check_clock, first_picture_s, scan
-from extract.media.video import sha256_file
 
 
 @dataclass(frozen=True)

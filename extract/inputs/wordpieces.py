@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import WeightsError
+from cache.foreign import sha256_file
 from extract.extras import import_extra
 from extract.words.words import Word, split_sentences
 
@@ -24,7 +25,7 @@ class Pieces(NamedTuple):
 
     Attributes:
         ids: its word pieces.
-        counts: of each piece, whether the word's vector takes it in: marks at its two ends do not count.
+        counts: whether each piece is part of the word's vector; punctuation at either end is not.
     """
 
     ids: list[int]
@@ -35,7 +36,7 @@ class Speller:
     """Splits words into the word pieces of a BERT.
 
     Attributes:
-        sha256: of the file or files that define it, hex; for `letters`, of what they would hold.
+        sha256: of the files that define it, hex; for `letters`, of its pieces.
         pad, unknown, cls, sep: ids of the special pieces.
         size: number of pieces known.
     """
@@ -55,10 +56,11 @@ class Speller:
             SettingError: if the library `tokenizers` is not installed.
         """
         library = import_extra("tokenizers", "text", "Backbone 'bert'")
-        whole, plain = folder / "tokenizer.json", folder / "vocab.txt"
+        whole = folder / "tokenizer.json"
+        plain = folder / "vocab.txt"
         try:
             if whole.is_file():
-                speller = cls(library.Tokenizer.from_file(str(whole)), _sha256(whole))
+                speller = cls(library.Tokenizer.from_file(str(whole)), sha256_file(whole))
             elif plain.is_file():
                 speller = cls(*_from_vocabulary(library, plain, folder / "tokenizer_config.json"))
             else:
@@ -67,7 +69,7 @@ class Speller:
                 )
         except WeightsError:
             raise
-        except Exception as error:  # the library raises no narrower type
+        except Exception as error:  # the library has no narrower type
             raise WeightsError(
                 f"The vocabulary in '{folder}' cannot be read ({error}). Fetch the model again."
             ) from error
@@ -120,18 +122,14 @@ def _from_vocabulary(library: Any, vocabulary: Path, settings: Path) -> tuple[An
     known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     lower = bool(known.get("do_lower_case", True))
     tokenizer = library.BertWordPieceTokenizer(library.models.WordPiece.read_file(str(vocabulary)), lowercase=lower)
-    return tokenizer, hashlib.sha256(f"{_sha256(vocabulary)} lowercase={lower}".encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return tokenizer, hashlib.sha256(f"{sha256_file(vocabulary)} lowercase={lower}".encode()).hexdigest()
 
 
 class Sentences:
     """The words of a trial as a BERT reads them: sentence by sentence.
 
     A sentence is `[CLS] pieces [SEP]`; one that is too long is cut between words into parts as long as possible, and a
-    single word that is too long loses its end.
+    single word that is too long is truncated.
 
     Attributes:
         words: number of words of each sentence; together they are the trial's words, in order.
@@ -156,8 +154,9 @@ class Sentences:
                 self._rows.append(self._lay_out(part))
 
     def _lay_out(self, spelled: list[Pieces]) -> NDArray[np.int64]:
-        """(2, tokens) pieces, and the number of the word whose vector takes each of them in, from 1; 0 for none."""
-        ids, numbers = [self._speller.cls], [0]
+        """(2, tokens) pieces, and the number from 1 of the word whose vector includes each of them; 0 for none."""
+        ids = [self._speller.cls]
+        numbers = [0]
         for number, word in enumerate(spelled, start=1):
             ids += word.ids
             numbers += [number * counts for counts in word.counts]
@@ -181,7 +180,8 @@ def _parts(spelled: list[Pieces], longest: int) -> Iterator[list[Pieces]]:
         word = Pieces(ids[:longest], _without_ends(counts[:longest]))
         if len(word.ids) > room:
             yield part
-            part, room = [], longest
+            part = []
+            room = longest
         part.append(word)
         room -= len(word.ids)
     yield part

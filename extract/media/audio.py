@@ -27,8 +27,8 @@ from extract.media.wav import check_length as check_wav_length
 
 RATE_HZ = 16000
 WINDOW_S = 0.5
-_TOLERANCE_S = Fraction(1, 25)  # beyond this difference, timestamps win over the count of samples
-_LONGEST_HOLE_S = 3600  # timestamps that jump further, or beyond a day, are nonsense
+_TOLERANCE_S = Fraction(1, 25)  # if they differ by more, timestamps take precedence over the count of samples
+_LONGEST_HOLE_S = 3600  # timestamps that jump further, or beyond a day, are wrong
 _LONGEST_S = 24 * 3600
 _BLOCK = 1 << 16  # samples of silence at a time
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}
@@ -40,8 +40,8 @@ _MP3_COUNT = re.compile(rb"\xff[\xe0-\xff].{11,36}(Xing|Info|VBRI)", re.DOTALL)
 def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
     """Decode, mix to mono (mean of the channels) and resample (soxr HQ) the sound of a file.
 
-    In a container with pictures, sample 0 is the moment of the first picture: sound before it is cut,
-    sound that starts later is preceded by silence, and holes in the sound become silence of their length.
+    In a container with pictures, sample 0 is at the first picture: earlier sound is cut off, sound that starts later is
+    preceded by silence, and gaps are filled with silence.
 
     Args:
         path: a video, a container with sound only, or a sound file.
@@ -70,7 +70,7 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
 
 def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:
-    """Decoded frames: moment in the container's own time (s), samples per second, (S,) mono."""
+    """Decoded frames: time on the container's clock (s), samples per second, (S,) mono."""
     length = check_wav_length(path) if path.is_file() else ""
     with open_media(path, ignore_length=length == "open") as container:
         found = find_sound(path)
@@ -81,7 +81,8 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
                 f"'{path}' has no audio stream that can be decoded; expected sound. Add the sound as a file of its "
                 "own, or leave the audio modality out."
             )
-        started, end_s = False, Fraction(0)
+        started = False
+        end_s = Fraction(0)
         for packet in demux(path, container, stream):
             if packet.is_corrupt and not length:
                 raise damaged(path, "the sound breaks off")
@@ -102,7 +103,7 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
 
 
 def _check_whole(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
-    """Raise if the sound ends before the length that the file states; files that state none are not checked."""
+    """Raise if the sound is shorter than the file says; files that give no length are not checked."""
     names = set(container.format.name.split(","))
     if "ogg" in names and not _ogg_is_finished(path):
         raise MediaError(
@@ -115,7 +116,7 @@ def _check_whole(path: Path, container: Any, stream: Any, end_s: Fraction) -> No
 
 
 def _ogg_is_finished(path: Path) -> bool:
-    """Whether the last page is complete and says that it is the last one."""
+    """Whether the last page is complete and marked as the last one."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _OGG_PAGE))
         tail = file.read()
@@ -125,7 +126,7 @@ def _ogg_is_finished(path: Path) -> bool:
 
 
 def _mp3_is_counted(path: Path) -> bool:
-    """Whether a header frame before the first sound gives the number of frames; otherwise libav guesses the length."""
+    """Whether a header before the first sound gives the number of frames; otherwise libav estimates the length."""
     with open_media(path) as container, path.open("rb") as file:
         position = next(container.demux()).pos or 0
         file.seek(max(0, position - _MP3_FRAME))
@@ -147,7 +148,7 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
 def _place(
     path: Path, frames: Iterable[tuple[Fraction | None, int, NDArray[np.float32]]], origin_s: Fraction | None
 ) -> Iterator[Block]:
-    """Place decoded frames at their time after `origin_s` (the first sound if None), without gaps or overlaps."""
+    """Lay decoded frames out from `origin_s` (the first sound if None), without gaps or overlaps."""
     position_s = Fraction(0)  # seconds, since the sampling rate may change
     for time_s, rate, samples in frames:
         if origin_s is None:
@@ -166,8 +167,9 @@ def _place(
 
 
 def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    """Convert blocks to another rate, keeping the phase: sample 0 stays sample 0."""
-    current, stream = 0, None
+    """Convert blocks to another rate; sample 0 stays sample 0."""
+    current = 0
+    stream = None
     for rate, block in blocks:
         if rate != current:
             if stream is not None:
@@ -180,7 +182,7 @@ def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.floa
 
 
 def sound_clock(path: Path, rate: Fraction) -> FrameClock:
-    """Clock with ticks of the given rate over a file that only has sound.
+    """Clock of a file that only has sound, with the given rate.
 
     Raises:
         MissingFileError: if there is no such file.

@@ -1,4 +1,4 @@
-"""Media containers: opened safely, read stream by stream, and checked against the length that they state."""
+"""Media containers: opened safely, read stream by stream, and checked against the length in their header."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import av
 from cache.errors import AvFusionError, MediaError, MissingFileError
 
 _COUNTED_FORMATS = {"mov", "aiff", "au", "flac", "mp3", "tta", "wv"}  # their headers count what each stream holds
-_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and guess the duration of the last packets
-_PLACEHOLDER = 1 << 24  # pictures, a week's worth; AVI writers that cannot seek back leave such numbers
-_SOUND_PACKETS = 64  # tried before a stream counts as one that cannot be decoded
+_TOLERANCE_S = Fraction(1, 2)  # writers round lengths, and estimate the duration of the last packets
+_PLACEHOLDER = 1 << 24  # pictures, a week's worth; AVI writers that cannot seek leave such numbers
+_SOUND_PACKETS = 64  # tried before a stream counts as impossible to decode
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def media_faults(path: Path) -> Iterator[None]:
-    """Turn any error of a media library into a `MediaError` that names the file.
+    """Convert any error of a media library to a `MediaError` that names the file.
 
     Raises:
         MediaError: instead of the library's own error.
@@ -78,14 +78,14 @@ def demux(path: Path, container: Any, stream: Any) -> Iterator[Any]:
     """Yield the packets of one stream, the last one empty.
 
     Raises:
-        MediaError: if another stream turns up midway, which PyAV answers with an IndexError.
+        MediaError: if another stream appears midway, for which PyAV raises an IndexError.
     """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except IndexError as error:
-            raise damaged(path, "another stream turns up midway") from error
+            raise damaged(path, "another stream appears midway") from error
         if packet is None:
             return
         yield packet
@@ -112,7 +112,7 @@ def find_sound(path: Path) -> int | None:
     """Find the first sound stream that can be decoded, with a warning about earlier ones that cannot.
 
     Returns:
-        Its index among all streams, or None if there is no such stream.
+        Its index among all streams, or None.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -160,40 +160,38 @@ def _count_packets(path: Path, size: int, modified: int) -> Counter[int]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time of a file: cached results about it hold as long as these stay the same."""
+    """Size and modification time of a file; cached results about it are valid as long as these do not change."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def check_end(path: Path, container: Any, stream: Any, end_s: Fraction) -> None:
-    """Raise if a file ends before the length in its header; live recordings have none and are not checked.
+    """Check that a file is as long as its header says; live recordings give no length and are not checked.
 
     Args:
         path: the file.
         container: the file, open.
         stream: the stream that was read.
-        end_s: where it ends, in the container's own time.
+        end_s: its end on the container's clock.
 
     Raises:
         MediaError: if it ends too early.
     """
     names = set(container.format.name.split(","))
     streams = container.streams
-    promised_s = Fraction(0)
+    stated_s = Fraction(0)
     if counted := bool(names & _COUNTED_FORMATS):
-        promised_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
+        stated_s = Fraction(((stream.start_time or 0) + (stream.duration or 0)) * (stream.time_base or 0))
     elif "avi" in names:
         known = (one for one in streams.video if one.time_base and one.frames < _PLACEHOLDER)
-        promised_s = max((one.frames * one.time_base for one in known), default=promised_s)
-    elif names & {"matroska", "flv"} and not all(
-        one.duration for one in streams
-    ):  # otherwise libav guessed from the bit rate
-        promised_s = Fraction(container.duration or 0, av.time_base)
-    least_s = promised_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
+        stated_s = max((one.frames * one.time_base for one in known), default=stated_s)
+    elif names & {"matroska", "flv"} and not all(one.duration for one in streams):  # else libav guessed by the bit rate
+        stated_s = Fraction(container.duration or 0, av.time_base)
+    least_s = stated_s - _TOLERANCE_S + Fraction(min(container.start_time or 0, 0), av.time_base)
     if end_s < least_s and not counted:  # another stream may be longer
         with open_media(path) as again:
             timed = (one for one in demux(path, again, [*again.streams]) if one.time_base and (one.pts or one.dts))
             ends_s = (((one.pts or one.dts or 0) + (one.duration or 0)) * one.time_base for one in timed)
             end_s = max(ends_s, default=end_s)
     if end_s < least_s:
-        raise damaged(path, f"it breaks off after {float(end_s):.2f} of {float(promised_s):.2f} s")
+        raise damaged(path, f"it breaks off after {float(end_s):.2f} of {float(stated_s):.2f} s")

@@ -1,6 +1,6 @@
-"""Presentation times of a video's pictures, from its packets rather than its header.
+"""Presentation times of a video's pictures, from its packets instead of its header.
 
-Containers lie about their length, their rate and (AVI) even about the order of pictures, so the packets are counted and
+Headers are often wrong about length and rate, and in AVI even about the order of pictures, so the packets are counted and
 their timestamps sorted before anything is decoded.
 """
 
@@ -21,10 +21,10 @@ from cache.clock import ALLOWED_DIFFERENCE, FrameClock, PictureTimes
 from cache.errors import MediaError, ShapeError
 from extract.media.container import check_end, damaged, demux, find_video, open_media, stamp
 
-DECODER_THREADS = 4  # more add memory (one picture each), hardly speed
+DECODER_THREADS = 4  # more cost memory (one picture each) for little speed
 _FIRST_PACKETS = 64  # decoders reorder at most 16 pictures, so the earliest one is among these
 _NTSC = Fraction(1000, 1001)
-_LARGEST_SHARE = 0.25  # of a frame by which a picture of a regular video may be off, however coarse its timestamps
+_LARGEST_SHARE = 0.25  # of a frame: largest deviation of a picture in a regular video, however coarse its timestamps
 _ROUNDING = 1e-6  # frames
 
 
@@ -35,11 +35,11 @@ class Timeline:
     Attributes:
         base: seconds per tick of the container.
         times: of each picture, ticks.
-        last_duration: how long the container holds the last picture, ticks.
-        nominal_rate: pictures per second by the header.
-        counted: pictures must be given these times by their position: their own are out of order.
-        num_packets: with those that are stored but not presented.
-        pixel_aspect: width of a stored pixel by its height.
+        last_duration: how long the last picture is shown, ticks.
+        nominal_rate: pictures per second according to the header.
+        counted: whether pictures get these times by position, because their own are out of order.
+        num_packets: including those that are not presented.
+        pixel_aspect: width of a stored pixel divided by its height.
     """
 
     base: Fraction
@@ -52,35 +52,33 @@ class Timeline:
 
     @property
     def end_s(self) -> Fraction:
-        """Seconds from the first picture until the last one goes, as long as the container holds it."""
+        """Seconds from the first picture to the end of the last one."""
         return (self.times[-1] - self.times[0] + self.last_duration) * self.base
 
     @cached_property
     def clock(self) -> FrameClock:
-        """One frame per picture: a rate where the pictures follow one to within a tick, else their own times.
+        """One frame per picture: a constant rate if the pictures follow one to within a tick, else their own times.
 
-        A rate is that of the intervals between pictures; how long the last one is held says nothing about it.
+        The rate is that of the intervals between pictures, regardless of how long the last one is shown.
         """
         number = len(self.times)
         ticks = np.frombuffer(self.times, np.int64) - self.times[0]
+        own = PictureTimes(self.base, tuple(ticks.tolist()))
         if number == 1 or not ticks[-1]:
             rate = self.nominal_rate if self.nominal_rate > 0 else 1 / (max(self.last_duration, 1) * self.base)
-            times = PictureTimes(self.base, tuple(ticks.tolist())) if number > 1 else None
-            return FrameClock(_as_usual(rate, number), number, times=times)
+            return FrameClock(_snap(rate, number), number, times=own if number > 1 else None)
         mean = Fraction(number - 1) / (int(ticks[-1]) * self.base)
         for rate in self._candidates(mean, number):
             places = ticks * (self.base.numerator * rate.numerator / (self.base.denominator * rate.denominator))
             largest = min(float(self.base * rate), _LARGEST_SHARE) + _ROUNDING
             if np.abs(places - np.arange(number)).max() <= largest:
                 return FrameClock(rate, number)
-        return FrameClock(
-            mean.limit_denominator(1_000_000), number, times=PictureTimes(self.base, tuple(ticks.tolist()))
-        )
+        return FrameClock(mean.limit_denominator(1_000_000), number, times=own)
 
     def _candidates(self, mean: Fraction, number: int) -> Iterator[Fraction]:
-        """Rates that the pictures may follow, the likeliest first."""
+        """Rates that the pictures may follow, the most likely first."""
         if self.nominal_rate > 0:
-            yield _as_usual(self.nominal_rate, number)
+            yield _snap(self.nominal_rate, number)
             yield self.nominal_rate
         usual = [rate for rate in (Fraction(round(mean)), round(mean) * _NTSC) if rate]
         yield from sorted(usual, key=lambda rate: abs(rate - mean))
@@ -88,8 +86,8 @@ class Timeline:
         yield mean
 
 
-def _as_usual(rate: Fraction, number: int) -> Fraction:
-    """The whole or NTSC rate that is this one but for rounding, else the rate itself."""
+def _snap(rate: Fraction, number: int) -> Fraction:
+    """The integer or NTSC rate that differs from this one only by rounding, or else the rate itself."""
     for usual in (Fraction(round(rate)), round(rate) * _NTSC):
         if abs(rate - usual) * max(4 * number, 10_000) < rate:
             return usual
@@ -106,7 +104,7 @@ def check_clock(trial_id: str, timeline: Timeline, clock: FrameClock, path: Path
         path: of the video.
 
     Raises:
-        ShapeError: if the clock has over two frames more or less than the video, or consists of the times of other pictures.
+        ShapeError: if the clock is more than two frames longer or shorter, or has the times of other pictures.
     """
     again = "If the file has changed since the corpus was built, run 'avfusion corpus build' again."
     own = timeline.clock
@@ -116,8 +114,8 @@ def check_clock(trial_id: str, timeline: Timeline, clock: FrameClock, path: Path
             raise ShapeError(f"Trial '{trial_id}' has {clock}, but '{path}' has {own}, or at other times. {again}")
         return
     start_s = Fraction(clock.start_s)
-    held = max(timeline.end_s, Fraction(own.duration_s))  # players show the last picture so long
-    least, most = (round((end_s - start_s) * clock.rate) for end_s in (Fraction(own.duration_s), held))
+    shown = max(timeline.end_s, Fraction(own.duration_s))  # including the last picture
+    least, most = (round((end_s - start_s) * clock.rate) for end_s in (Fraction(own.duration_s), shown))
     if not least - ALLOWED_DIFFERENCE <= clock.num_frames <= most + ALLOWED_DIFFERENCE:
         raise ShapeError(
             f"Trial '{trial_id}' has {clock.num_frames} frames at {clock.rate_hz:g} per second, but '{path}' lasts "
@@ -135,12 +133,8 @@ def scan(path: Path) -> Timeline:
     return _scan(path, *(stamp(path) if path.is_file() else (0, 0)))
 
 
-@functools.lru_cache(maxsize=16)  # crops, sound and the clock of a video ask for it one after the other
+@functools.lru_cache(maxsize=16)  # one video is scanned for its clock, its crops and its sound
 def _scan(path: Path, size: int, modified: int) -> Timeline:
-    return _read_timeline(path)
-
-
-def _read_timeline(path: Path) -> Timeline:
     with open_media(path) as container:
         stream = video_stream(container, path)
         timeline = _read(path, container, stream)
@@ -153,7 +147,7 @@ def _read_timeline(path: Path) -> Timeline:
 
 
 def first_picture_s(path: Path) -> Fraction | None:
-    """Moment of the first picture in the container's own time, seconds; None without a video stream.
+    """Time of the first picture on the container's clock, seconds; None without a video stream.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -168,7 +162,7 @@ def first_picture_s(path: Path) -> Fraction | None:
 
 
 def video_stream(container: Any, path: Path) -> Any:
-    """The video stream that a player shows, ready to be decoded by several threads.
+    """The video stream that a player shows, set up for decoding with several threads.
 
     Raises:
         MediaError: if there is none.
@@ -185,7 +179,9 @@ def _read(path: Path, container: Any, stream: Any, limit: int | None = None) -> 
     """Timestamps of the first `limit` pictures in storage order, then sorted."""
     nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
     usual_duration = max(1, round(1 / (nominal * stream.time_base)))
-    times, last, duration, skipped = array("q"), None, 0, 0
+    times = array("q")
+    last: int | None = None
+    duration = skipped = 0
     lags: set[int | None] = set()
     for packet in demux(path, container, stream):
         if packet.is_corrupt:
@@ -199,12 +195,12 @@ def _read(path: Path, container: Any, stream: Any, limit: int | None = None) -> 
         elif len(lags) < 2:
             lags.add(time - packet.dts if packet.dts is not None else None)
         if last is None or time >= last:
-            last, duration = time, packet.duration or usual_duration
+            last = time
+            duration = packet.duration or usual_duration
         times.append(time)
         if len(times) == limit:
             break
     counted = not lags or (len(lags) == 1 and bool(stream.codec_context.has_b_frames))
     aspect = Fraction(stream.sample_aspect_ratio or 1)
-    return Timeline(
-        stream.time_base, array("q", sorted(times)), duration, Fraction(nominal), counted, len(times) + skipped, aspect
-    )
+    times = array("q", sorted(times))
+    return Timeline(stream.time_base, times, duration, Fraction(nominal), counted, len(times) + skipped, aspect)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,23 +14,22 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock
-from cache.errors import MediaError, MissingFileError
 from extract.media.container import damaged, demux, find_sound, media_faults, open_media
 from extract.media.timeline import Timeline, check_clock, scan, video_stream
 
-_SQUEEZE = 8  # a pixel that is flatter or taller than this is a slip of the writer
+_SQUEEZE = 8  # flatter or taller pixels are an error in the file
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a video, from its packets rather than its header.
+    """Properties of a video, from its packets instead of its header.
 
     Attributes:
         clock: one frame per picture that is presented.
-        duration_s: from the first picture until the last one goes, as long as the container holds it.
+        duration_s: from the first picture to the end of the last one.
         width: pixels, as displayed; 0 for a file that only has sound.
         height: likewise.
-        has_audio: whether there is a sound stream that can be decoded.
+        has_audio: whether a sound stream can be decoded.
     """
 
     clock: FrameClock
@@ -42,7 +40,7 @@ class VideoInfo:
 
     @property
     def rate(self) -> Fraction:
-        """Frames per second by the intervals of the pictures, exact; the average where they vary."""
+        """Frames per second, exact; the average if it varies."""
         return self.clock.rate
 
     @property
@@ -52,7 +50,7 @@ class VideoInfo:
 
     @property
     def varies(self) -> bool:
-        """Whether the pictures follow no rate."""
+        """Whether the frame rate is variable."""
         return self.clock.times is not None
 
 
@@ -61,10 +59,10 @@ class _View:
     """Converts stored pictures to what a player shows: square pixels, then rotated or mirrored.
 
     Attributes:
-        height: of a stored picture with square pixels.
+        height: of a stored picture after conversion to square pixels.
         width: likewise.
-        swapped: whether rows become columns.
-        flipped: which axes (rows, columns) are then mirrored.
+        swapped: whether rows and columns are swapped.
+        flipped: whether rows and columns are then mirrored.
     """
 
     height: int
@@ -74,11 +72,10 @@ class _View:
 
     @classmethod
     def of(cls, frame: av.VideoFrame, pixel_aspect: Fraction) -> _View:
-        """By the size and display matrix of a decoded picture; pixels are widened or heightened, none are lost."""
-        height, width, aspect = frame.height, frame.width, pixel_aspect
-        if not Fraction(1, _SQUEEZE) <= aspect <= _SQUEEZE:
-            aspect = Fraction(1)
-        height, width = (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
+        """The view of a decoded picture, by its size and display matrix; pixels are only ever stretched."""
+        aspect = pixel_aspect if Fraction(1, _SQUEEZE) <= pixel_aspect <= _SQUEEZE else Fraction(1)
+        height = round(frame.height / min(aspect, Fraction(1)))
+        width = round(frame.width * max(aspect, Fraction(1)))
         (a, b), (c, d) = _display_matrix(frame)  # a stored point (x, y) is shown at (a x + c y, b x + d y)
         if abs(a) + abs(d) >= abs(b) + abs(c):
             return cls(height, width, False, (d < 0, a < 0))
@@ -90,7 +87,7 @@ class _View:
         return (self.width, self.height) if self.swapped else (self.height, self.width)
 
     def show(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A stored picture (H, W, 3) with square pixels, turned and mirrored."""
+        """Rotate and mirror a stored picture (H, W, 3) with square pixels."""
         if self.swapped:
             picture = picture.transpose(1, 0, 2)
         rows, columns = (-1 if flip else 1 for flip in self.flipped)
@@ -98,28 +95,12 @@ class _View:
 
 
 def _display_matrix(frame: av.VideoFrame) -> NDArray[np.int64]:
-    """(2, 2) the turning and mirroring part of a picture's display matrix, the identity where there is none."""
+    """(2, 2) rotation and mirroring of a picture's display matrix; the identity if it has none."""
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     if found is None:
         return np.eye(2, dtype=np.int64)
     matrix = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
     return matrix if matrix.any() else np.eye(2, dtype=np.int64)
-
-
-def sha256_file(path: Path) -> str:
-    """Digest of a file's bytes.
-
-    Raises:
-        MissingFileError: if there is no such file.
-        MediaError: if it cannot be read.
-    """
-    if not path.is_file():
-        raise MissingFileError(f"No file '{path}'. Check the path.")
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MediaError(f"'{path}' cannot be read ({error.strerror or error}). Check its permissions.") from error
 
 
 def probe(path: Path) -> VideoInfo:
@@ -149,15 +130,15 @@ def read_frames(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield the picture of every frame of a clock.
 
-    Frame i of a clock of varying pictures is the i-th picture. Of any other clock it is the nearest picture by
-    presentation time; exactly between two pictures the earlier one, which is on display then. At most two frames beyond
-    the end of the video repeat its last picture. Memory is constant.
+    On a clock of picture times, frame i is the i-th picture. On any other clock, it is the nearest picture by presentation
+    time; exactly between two pictures the earlier one, which is on display then. At most two frames beyond the end of the
+    video repeat its last picture. Memory is constant.
 
     Args:
         path: the video.
         clock: the label clock; `start_s` counts from the first picture.
         trial_id: the trial, for messages.
-        max_side: if given, pictures are shrunk until the longer side has at most so many pixels.
+        max_side: if given, pictures are shrunk until the longer side has at most this many pixels.
         wanted: if given, frames for which it is false are skipped, and not converted.
 
     Yields:
@@ -179,14 +160,14 @@ def read_frames(
 
 
 def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """Pictures in presentation order; empty packets (dropped pictures of AVI) would end the decoder early."""
+    """Pictures in presentation order, without empty packets (dropped pictures in AVI), which would end the decoder."""
     for packet in demux(path, container, stream):
         if packet.size or packet.dts is None:
             yield from packet.decode()
 
 
 def _timed(path: Path, timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded pictures with their times, in ticks of the container."""
+    """Decoded pictures with their times in ticks of the container."""
     times = timeline.times
     with open_media(path) as container:
         for position, frame in enumerate(_decode(path, container, video_stream(container, path))):
@@ -197,12 +178,13 @@ def _timed(path: Path, timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]
 
 
 def _placed(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their places on a clock, in frames: exact by time, or by number on a clock of pictures."""
-    first, times, number = timeline.times[0], timeline.times, -1
+    """Decoded pictures with their exact position on a clock, in frames; on a clock of picture times, their index."""
+    times = timeline.times
+    number = -1
     start = Fraction(clock.start_s) * clock.rate
     for time, frame in _timed(path, timeline):
         if clock.times is None:
-            yield (time - first) * timeline.base * clock.rate - start, frame
+            yield (time - times[0]) * timeline.base * clock.rate - start, frame
             continue
         number += 1  # two pictures may have one time
         while number < len(times) - 1 and times[number] < time:
@@ -211,8 +193,10 @@ def _placed(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple
 
 
 def _pick(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Nearest picture of every frame of a clock, one picture of look-behind."""
-    index, before, before_place = 0, None, Fraction(0)
+    """The nearest picture of every frame of a clock; only the previous picture is kept."""
+    index = 0
+    before = None
+    before_place = Fraction(0)
     for place, frame in _placed(path, timeline, clock):
         if before is not None:
             middle = (before_place + place) / 2
@@ -233,9 +217,9 @@ def _pick(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[i
 
 
 class _Converter:
-    """Turns decoded pictures into RGB arrays as shown; the last one is kept for repeated frames.
+    """Converts decoded pictures to RGB arrays as displayed; the last one is kept for repeated frames.
 
-    All have the size of the first one, as in a player's window, also where a stream changes its resolution.
+    All are scaled to the size of the first one, as in a player's window, even if the stream changes its resolution.
     """
 
     def __init__(self, max_side: int | None, pixel_aspect: Fraction) -> None:

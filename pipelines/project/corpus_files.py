@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import Document, digest_bytes, read_document, write_document
 from cache.errors import CorpusError
-from extract.media.video import sha256_file
+from cache.foreign import sha256_file
 from pipelines.console.console import progress
 from pipelines.project import paths
 from pipelines.project.params import CorpusParams

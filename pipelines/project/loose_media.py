@@ -11,13 +11,13 @@ from pathlib import Path
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, read_document, write_document
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, plain_error
+from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.faces.tracking import FACES, REFERENCE
 from extract.media.audio import media_clock
 from extract.media.timeline import first_picture_s
-from extract.media.video import sha256_file
 from pipelines.console.console import warn
 
 _KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be

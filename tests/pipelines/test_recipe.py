@@ -20,6 +20,7 @@ from cache.store.store import FeatureStore, fingerprints
 from extract.backbones.contract import rebuild
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.faces.crops import CropConfig, write_crops
+from extract.faces.detection import make_detector
 from extract.inputs.sentences import SentenceInput
 from extract.inputs.wordpieces import Speller
 from extract.words.transcripts import write_words
@@ -101,7 +102,8 @@ def test_a_checkpoint_alone_rebuilds_crops_features_and_prediction(project: Path
         if "crops" in backbone.input.media:
             config = CropConfig.from_document(recipe.upstream["crops"])
             video = manifest.path(trial, "video")
-            write_crops(video, trial.clock, trial.face, crops / f"{encode_trial_id(trial.id)}.zip", config, trial.id)
+            place = crops / f"{encode_trial_id(trial.id)}.zip"
+            write_crops(video, trial.clock, trial.face, place, config, trial.id, make_detector(config.faces))
         fresh[modality] = FeatureStore.create(tmp_path / f"{modality}.zarr", recipe)
         outcome = extract_features(backbone, fresh[modality], manifest, [trial], crops, EngineOptions(device="cpu"))
         assert not outcome.failures

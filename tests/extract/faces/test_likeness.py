@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,9 +79,7 @@ def test_the_person_of_the_picture_is_followed(
 ) -> None:
     who = reference(save_picture(tmp_path / "who.png", colour, (90, 90, 90)))
     config, clock = CropConfig(faces=FaceConfig(every=1, max_gap=0)), FrameClock(25, NUM)  # type: ignore[arg-type]
-    record = write_crops(
-        video, clock, "reference", tmp_path / "c.zip", config, "P1", detector=find_colours, reference=who
-    )
+    record = write_crops(video, clock, "reference", tmp_path / "c.zip", config, "P1", find_colours, reference=who)
     reader = CropReader(tmp_path / "c.zip", clock)
     assert reader.frames.tolist() == frames
     colours = reader.read(reader.frames)[:, 20:90, 20:90].mean(axis=(1, 2))
@@ -91,19 +90,11 @@ def test_the_person_of_the_picture_is_followed(
 
 def test_nobody_like_the_picture_is_an_error(tmp_path: Path, video: Path) -> None:
     who = reference(save_picture(tmp_path / "green.png", (20, 220, 20), (90, 90, 90)))
+    clock = FrameClock(Fraction(25), NUM)
     with pytest.raises(
         MediaError, match=r"Nobody in trial 'P1' matches .*green\.png': the best similarity is -0\.\d\d"
     ):
-        write_crops(
-            video,
-            FrameClock(25, NUM),
-            "reference",
-            tmp_path / "c.zip",
-            CropConfig(),
-            "P1",
-            detector=find_colours,
-            reference=who,
-        )  # type: ignore[arg-type]
+        write_crops(video, clock, "reference", tmp_path / "c.zip", CropConfig(), "P1", find_colours, reference=who)
     assert not (tmp_path / "c.zip").exists()
 
 

@@ -16,8 +16,9 @@ import pytest
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, ShapeError
+from cache.foreign import sha256_file
 from extract.media.timeline import first_picture_s
-from extract.media.video import probe, read_frames, sha256_file, shrunk_size
+from extract.media.video import probe, read_frames, shrunk_size
 
 NTSC = Fraction(30000, 1001)
 

@@ -133,20 +133,20 @@ def test_a_whole_file_arrives(server: str, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("gone", "the server answers 404"),
+        ("gone", "the server responded with 404"),
         ("cut", "it was cut off after 10239 of 10240 bytes"),
-        ("torn", "cut off or garbled: IncompleteRead"),
-        ("silent", "no answer for 0.4 s"),
-        ("stalled", "no answer for 0.4 s"),
+        ("torn", "it was cut off or garbled: IncompleteRead"),
+        ("silent", "no response for 0.4 s"),
+        ("stalled", "no response for 0.4 s"),
         ("dripping", "bytes came in 0 s"),
         ("vast", "it has 1000000000000 bytes, more than the 100000 allowed"),
         ("endless", "it has more than the 100000 bytes allowed"),
         ("empty", "it is empty"),
-        ("page", "/page.pt' is a page, not a file"),
-        ("login", "/page.pt' is a page, not a file"),
-        ("circle", "the server answers 302"),
+        ("page", "/page.pt' is a web page, not a file"),
+        ("login", "/page.pt' is a web page, not a file"),
+        ("circle", "the server responded with 302"),
         ("away", "'http://example.org/fine.pt' is not https"),
-        ("file", "the server answers 302"),
+        ("file", "the server responded with 302"),
     ],
 )
 def test_anything_else_leaves_nothing(server: str, tmp_path: Path, name: str, text: str) -> None:

@@ -60,7 +60,7 @@ def load(folder: Path, tensors: dict[str, Tensor], kind: str = "plain") -> Any:
 def test_a_prefix_of_all_names_is_left_out_and_told(
     tmp_path: Path, tensors: dict[str, Tensor], prefix: str, kind: str
 ) -> None:
-    with pytest.warns(UserWarning, match="tensors of weights .* left out") as warned:
+    with pytest.warns(UserWarning, match="tensor names of weights .* which was removed to make them fit") as warned:
         backbone = load(tmp_path, {prefix + name: value for name, value in tensors.items()}, kind)
     assert [f"start with '{prefix}'" in str(one.message) for one in warned] == [True]
     found = backbone.body.state_dict()
@@ -147,8 +147,10 @@ def test_a_published_digest_is_demanded(place: Path) -> None:
 @pytest.mark.parametrize("digits", [0, 8])
 def test_where_none_is_published_the_first_file_counts(place: Path, digits: int) -> None:
     found = digest(place)
-    card = replace(CARD, sha256_start=found[:digits])
-    with pytest.warns(UserWarning, match=f"a full digest of weights 'short'; .*'{found}'"):
+    card = replace(CARD, sha256=found[:digits])
+    with pytest.warns(
+        UserWarning, match=f"There is no complete published digest of weights 'short'; .*'{found}', which later"
+    ):
         assert load_weights("short", {"short": card}).sha256 == found
     assert (place / "short.pt.sha256").read_text() == f"{found}\n"
     assert load_weights("short", {"short": card}).sha256 == found  # told once
@@ -161,10 +163,10 @@ def test_where_none_is_published_the_first_file_counts(place: Path, digits: int)
 
 
 def test_first_digits_are_a_promise(place: Path) -> None:
-    card = replace(CARD, sha256_start=digest(place)[:8])
+    card = replace(CARD, sha256=digest(place)[:8])
     assert load_weights(str(place / "short.pt"), {"short": card}).card == card
     assert load_weights(str(place / "short.pt"), {"none": CARD}).card is None
-    wrong = replace(card, sha256_start="00000000" if digest(place)[0] != "0" else "ffffffff")
+    wrong = replace(card, sha256="00000000" if digest(place)[0] != "0" else "ffffffff")
     with pytest.raises(WeightsError, match="have sha256"):
         load_weights("short", {"short": wrong})
 
@@ -195,11 +197,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | Exception], None
     ("content", "card", "text"),
     [
         (OSError("no route to host"), CARD, r"could not be downloaded \(no route to host\)"),
-        (TimeoutError("no answer for 30 s"), CARD, r"could not be downloaded \(no answer for 30 s\)"),
+        (TimeoutError("no response for 30 s"), CARD, r"could not be downloaded \(no response for 30 s\)"),
         (OSError(28, "full"), CARD, r"could not be downloaded \(No space left on device\)"),
         (b"x", replace(CARD, sha256="0" * 64), r"\(it has sha256 '2d711642b726…', expected '000000000000…'\)"),
-        (b"x", replace(CARD, sha256_start="00"), r"\(it has sha256 '2d711642b726…', expected '00…'\)"),
-        (b"<!DOCTYPE html>", CARD, r"\(.* not a file of tensors\)"),
+        (b"x", replace(CARD, sha256="00"), r"\(it has sha256 '2d711642b726…', expected '00…'\)"),
+        (b"<!DOCTYPE html>", CARD, r"\(the download is not a file of tensors\)"),
     ],
 )
 def test_a_failed_download_says_what_to_fetch_and_where_to_put_it(
@@ -209,7 +211,7 @@ def test_a_failed_download_says_what_to_fetch_and_where_to_put_it(
     serve(content)
     with pytest.raises(WeightsError, match=text) as caught:
         load_weights("short", {"short": card})
-    assert f"Fetch '{CARD.origin}' yourself, put it at '{place / 'short.pt'}'" in str(caught.value)
+    assert f"Download '{CARD.origin}' yourself, put it at '{place / 'short.pt'}'" in str(caught.value)
     assert list(place.iterdir()) == []
 
 

@@ -145,7 +145,7 @@ def test_once_is_enough(project: Path, run: Run, tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, name, counted)
 
     count(extract.engine.devices, "_find_device")
-    count(extract.media.timeline, "_read_timeline")
+    count(extract.media.timeline, "check_end")  # of each scan
     count(pipelines.stages.request, "load_backbone")
     manifest = Manifest.load(Path("work/corpus"))
     video = manifest.path(manifest.trials[0], "video")
@@ -153,7 +153,7 @@ def test_once_is_enough(project: Path, run: Run, tmp_path: Path, monkeypatch: py
     weights = ("--weights", "conv1d=random", "--weights", "mobilefacenet=random")
     result = run("extract", *names, *weights, "--out", tmp_path / "out", video)
     assert result.exit_code == 0, result.output
-    assert calls == {"_find_device": 1, "_read_timeline": 1, "load_backbone": 2}
+    assert calls == {"_find_device": 1, "check_end": 1, "load_backbone": 2}
 
 
 def test_the_project_opens_its_corpus_once(project: Path) -> None:
