@@ -28,7 +28,7 @@ from extract.engine.devices import keep_big_buffers
 from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training.trainer import train
-from pipelines.stages.jobs import available_cores, run_jobs
+from pipelines.project.jobs import available_cores, run_jobs
 
 DIMS = {"audio": 128, "visual": 512}
 

@@ -66,6 +66,10 @@ class FingerprintError(StoreError):
     """Features were made with settings, weights or sources other than those requested."""
 
 
+class LeakError(AvFusionError, ValueError):
+    """Weights have seen trials that they would be scored on."""
+
+
 class TrialsFailedError(AvFusionError, RuntimeError):
     """Some trials failed; every other trial was finished and kept."""
 

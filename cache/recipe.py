@@ -43,6 +43,7 @@ class Provenance:
         trials: ids of the trials that they were trained on.
         config: settings of the backbone; with the weights, enough to rebuild it.
         columns: names of the D numbers, if they have any.
+        selection: ids of the trials that chose among weights while they were trained.
     """
 
     weights: str = ""
@@ -52,6 +53,7 @@ class Provenance:
     trials: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    selection: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

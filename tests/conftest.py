@@ -27,7 +27,7 @@ GROUPS = {
         "pipelines/project/test_dvc_locks.py",
         "pipelines/stages/test_extraction.py",
         "pipelines/project/test_runs.py",
-        "pipelines/stages/test_jobs.py",
+        "pipelines/project/test_jobs.py",
         "pipelines/stages/test_several_devices.py",
     ),
     "dvc": ("pipelines/test_dvc.py",),

@@ -34,6 +34,8 @@ NumFrames = Annotated[int, pydantic.Field(ge=1, le=MOST_FRAMES)]
 """Frames of a trial."""
 FractionText = Annotated[str, pydantic.Field(pattern=r"^[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?$")]
 """A positive fraction, e.g. 30000/1001."""
+NumberText = Annotated[str, pydantic.Field(pattern=r"^[0-9]{1,9}$")]
+"""A number as a key of JSON."""
 Pair = Annotated[list[Number], pydantic.Field(min_length=2, max_length=2)]
 """Two numbers, e.g. start and stop."""
 Cell = int | float | str | None
@@ -92,6 +94,7 @@ class ProvenancePart(Document):
     trials: list[str]
     config: dict[str, Any]
     columns: list[str]
+    selection: list[str] = []
 
     @property
     def provenance(self) -> Provenance:
@@ -102,7 +105,7 @@ class ProvenancePart(Document):
 
     def check(self) -> None:
         """Check the digest."""
-        if not is_signed(self.model_dump()):
+        if not is_signed(self.model_dump(exclude_unset=True)):
             raise ValueError("its digest does not match its content")
 
 

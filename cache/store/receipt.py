@@ -7,10 +7,20 @@ on the receipt, never on the shared folder.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from cache.documents.documents import Document, NumFrames, Part, RecipePart, read_document, write_document, write_file
+from cache.documents.documents import (
+    Document,
+    NumberText,
+    NumFrames,
+    Part,
+    RecipePart,
+    read_document,
+    write_document,
+    write_file,
+)
 from cache.errors import FingerprintError, MissingFileError, VersionError
 from cache.places.folders import Where, split_place
 from cache.recipe import Recipe
@@ -26,16 +36,27 @@ class _EntryPart(Part):
     runtime: str = ""
 
 
-class _ReceiptDocument(Document):
-    version: int
+class _FoldPart(Part):
     fingerprint: str
     spec: RecipePart
     trials: dict[str, _EntryPart]
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt itself."""
+        return Receipt(
+            self.spec.recipe, {trial_id: ReceiptEntry(**vars(entry)) for trial_id, entry in self.trials.items()}
+        )
 
     def check(self) -> None:
         """Check that the recipe hashes to the fingerprint."""
         if self.spec.recipe.fingerprint != self.fingerprint:
             raise ValueError(f"its recipe does not hash to '{self.fingerprint[:12]}'")
+
+
+class _ReceiptDocument(_FoldPart, Document):
+    version: int
+    folds: dict[NumberText, _FoldPart] | None = None
 
 
 _UNREAD = b'{"unread": true}\n'
@@ -65,10 +86,25 @@ class ReceiptEntry:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The result of an extraction: the recipe, and the digests of each trial."""
+    """The result of an extraction: the recipe, and the digests of each trial.
+
+    Attributes:
+        recipe: of the features.
+        trials: trial id → digests.
+        folds: number of a fold → its own receipt, where weights belong to folds; all other folds have this one.
+    """
 
     recipe: Recipe
     trials: dict[str, ReceiptEntry]
+    folds: dict[int, Receipt] = field(default_factory=dict)
+
+    def of_fold(self, fold: int) -> Receipt:
+        """The receipt of a fold's features."""
+        return self.folds.get(fold, self)
+
+    def every(self) -> list[Receipt]:
+        """This one and those of all folds."""
+        return [self, *self.folds.values()]
 
     @classmethod
     def of(cls, store: FeatureStore, trial_ids: Iterable[str]) -> Receipt:
@@ -84,13 +120,17 @@ class Receipt:
 
     def save(self, path: Where) -> None:
         """Write the receipt, replacing an older one atomically; equal content is left untouched."""
-        document = {
-            "version": VERSION,
+        document = {"version": VERSION, **self._document()}
+        if self.folds:
+            document["folds"] = {str(fold): receipt._document() for fold, receipt in sorted(self.folds.items())}
+        write_document(path, _ReceiptDocument, document, sort_keys=True)
+
+    def _document(self) -> dict[str, Any]:
+        return {
             "fingerprint": self.recipe.fingerprint,
             "spec": self.recipe.to_document(),
             "trials": {trial_id: vars(entry) for trial_id, entry in sorted(self.trials.items())},
         }
-        write_document(path, _ReceiptDocument, document, sort_keys=True)
 
     @classmethod
     def load(cls, path: Where) -> Receipt:
@@ -114,8 +154,9 @@ class Receipt:
             )
         if document.version > VERSION:
             raise VersionError(f"Receipt '{path}' was written by a newer version of avfusion. Update avfusion.")
-        trials = {trial_id: ReceiptEntry(**vars(entry)) for trial_id, entry in document.trials.items()}
-        return cls(document.spec.recipe, trials)
+        return replace(
+            document.receipt, folds={int(fold): part.receipt for fold, part in (document.folds or {}).items()}
+        )
 
 
 def save_unread(path: Where) -> None:
@@ -129,8 +170,12 @@ def is_unread(path: Where) -> bool:
     return folder.read(name) == _UNREAD
 
 
-def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
+def open_receipt(path: Where, fold: int | None = None) -> tuple[FeatureStore, Receipt]:
     """The store of a receipt, after checking that its trials match the receipt.
+
+    Args:
+        path: of the receipt.
+        fold: number of the fold whose features are wanted, if that matters.
 
     Raises:
         MissingFileError: if receipt or store is absent.
@@ -138,6 +183,7 @@ def open_receipt(path: Where) -> tuple[FeatureStore, Receipt]:
         FingerprintError: if the sources or embeddings of a trial differ from the receipt.
     """
     receipt = Receipt.load(path)
+    receipt = receipt if fold is None else receipt.of_fold(fold)
     store = FeatureStore(store_of(path), receipt.recipe.fingerprint)
     found = Receipt.of(store, receipt.trials)
     stale = [trial_id for trial_id, entry in receipt.trials.items() if found.trials[trial_id] != entry]

@@ -72,7 +72,7 @@ def list_holdings(features: Where) -> list[Holding]:
         named = _named_fingerprints(receipts)
         for path in place:
             for fingerprint in fingerprints(path):
-                used = tuple(receipt.name for receipt, of in named.items() if of in (fingerprint, ""))
+                used = tuple(receipt.name for receipt, of in named.items() if fingerprint in of or not of)
                 found.append(Holding(path, fingerprint, used, *_problem(path, fingerprint)))
     return found
 
@@ -199,12 +199,14 @@ def _verify_receipts(features: Where, manifest: Manifest | None) -> Iterator[Fin
             continue
         where = str(found.receipt)
         try:
-            receipt = Receipt.load(where)
-            records = FeatureStore(found.store, receipt.recipe.fingerprint).find_records(receipt.trials)
+            receipts = Receipt.load(where).every()
+            stores = [FeatureStore(found.store, receipt.recipe.fingerprint) for receipt in receipts]
+            records = [store.find_records(each.trials) for store, each in zip(stores, receipts, strict=True)]
         except AvFusionError as error:
             yield Finding(where, "", "", str(error))
             continue
-        yield from _compare_receipt(where, receipt, records, manifest)
+        for receipt, those in zip(receipts, records, strict=True):
+            yield from _compare_receipt(where, receipt, those, manifest)
 
 
 def _compare_receipt(
@@ -244,18 +246,18 @@ def _problem(path: Where, fingerprint: str) -> tuple[str, bool]:
     return "", False
 
 
-def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, str]:
-    """Feature set → the fingerprint in its receipt, "" if unreadable; sets that no system reads are left out."""
+def _named_fingerprints(sets: Sequence[FeatureSet]) -> dict[FeatureSet, tuple[str, ...]]:
+    """Feature set → the fingerprints in its receipt, none if unreadable; sets that no system reads are left out."""
     named = {}
     for found in sets:
         if is_unread(found.receipt):
             continue
         try:
-            named[found] = Receipt.load(found.receipt).recipe.fingerprint
+            named[found] = tuple(receipt.recipe.fingerprint for receipt in Receipt.load(found.receipt).every())
         except UnreachableError:
             raise
         except StoreError:
-            named[found] = ""
+            named[found] = ()
     return named
 
 

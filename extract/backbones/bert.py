@@ -17,11 +17,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from cache.documents.documents import write_file
 from cache.errors import SettingError, WeightsError
 from extract.backbones.contract import Backbone
 from extract.extras import import_extra
 from extract.inputs.sentences import SentenceInput
 from extract.inputs.wordpieces import Speller
+from extract.weights.finetuned import Lineage, save_finetuned
 from extract.weights.hub import find_model, weight_file
 from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
@@ -187,6 +189,16 @@ class Bert(Backbone):
         speller = Speller.letters()
         with weights.seeded():
             return cls(config, speller, {**UNTRAINED, "vocab_size": speller.size}, weights)
+
+    def save(self, path: Path, lineage: Lineage) -> Path:
+        """Write a model folder with fine-tuned weights; returns the folder."""
+        path.mkdir(parents=True, exist_ok=True)
+        shape = {name: getattr(self._whole, name) for name in _SHAPE}
+        write_file(path / "config.json", json.dumps({"model_type": "bert", **shape}, indent=1).encode())
+        self.input.speller.save(path)
+        settings = {**lineage.settings, "vocabulary_sha256": Speller.load(path).sha256}
+        save_finetuned(path / "model.safetensors", self.body.state_dict(), replace(lineage, settings=settings))
+        return path
 
     def settings(self) -> dict[str, Any]:
         """Settings of network, vocabulary, context and timing rule."""

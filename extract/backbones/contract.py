@@ -20,6 +20,7 @@ from cache.recipe import Provenance, Recipe, differences
 from cache.settings import as_settings
 from extract.backbones import BACKBONES
 from extract.inputs.contract import Input
+from extract.weights.finetuned import Lineage, save_finetuned
 from extract.weights.weights import Weights, WeightsCard, build_fitting, load_weights
 
 
@@ -34,6 +35,7 @@ class Backbone(nn.Module, ABC):
         dim: D.
         input: what one item looks like, and the medium that it is read from.
         config: its settings.
+        body: the part whose tensors a file of weights holds.
     """
 
     name: ClassVar[str]
@@ -43,6 +45,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     input: Input
     config: Any = None
+    body: nn.Module
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -65,6 +68,24 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Tensor) -> Tensor:
         """Compute rows (R, D) float32 of a checked batch, in the order of its items."""
+
+    def release_groups(self) -> list[list[nn.Parameter]]:
+        """The weights that fine-tuning releases one group after another; a single group by default."""
+        return [list(self.parameters())]
+
+    def save(self, path: Path, lineage: Lineage) -> Path:
+        """Write fine-tuned weights.
+
+        Args:
+            path: where, without a suffix.
+            lineage: what they learned from.
+
+        Returns:
+            The path that `load` takes.
+        """
+        file = path.with_name(f"{path.name}.safetensors")
+        save_finetuned(file, self.body.state_dict(), lineage)
+        return file
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> Tensor:
@@ -108,6 +129,11 @@ class Backbone(nn.Module, ABC):
         config = {} if self.config is None else asdict(self.config)
         if self.weights.seed is not None:
             return Provenance(self.weights.sha256, config=config)
+        if (known := self.weights.lineage) is not None:
+            name = Path(self.weights.name).name
+            return Provenance(
+                name, known.origin, known.licence, known.parents, known.trials, config, selection=known.selection
+            )
         if card is None:
             return Provenance(Path(self.weights.name).name, config=config)
         return Provenance(card.name, card.origin, card.licence, config=config)
@@ -129,9 +155,29 @@ def load_backbone(name: str, weights: str, settings: Any = None) -> Backbone:
     kind = load_named("backbone", BACKBONES, name)
     config: Any = as_settings(config_of(BACKBONES[name]), settings or {}, f"backbone '{name}'")
     backbone = kind.load(config, weights).eval().requires_grad_(False)
+    _check_lineage(backbone)
     backbone.config = config
     backbone.weights = replace(backbone.weights, tensors=None)  # copied into the network; up to 290 MB
     return backbone
+
+
+def _check_lineage(backbone: Backbone) -> None:
+    """Check that fine-tuned weights are used by the backbone, and with the settings, that they were trained with."""
+    known = backbone.weights.lineage
+    if known is None:
+        return
+    trained = {"backbone": known.backbone, **known.settings}
+    asked = {"backbone": backbone.name, **backbone.settings()}
+    differ = [
+        f"{key}: {trained.get(key)!r}, not {asked.get(key)!r}"
+        for key in trained | asked
+        if trained.get(key) != asked.get(key)
+    ]
+    if differ:
+        raise WeightsError(
+            f"Weights '{backbone.weights.name}' were fine-tuned with {'; '.join(differ)}. Give the feature set that backbone and "
+            "these settings."
+        )
 
 
 def rebuild(recipe: Recipe, weights: str = "") -> Backbone:

@@ -64,7 +64,7 @@ class Conv1d(Backbone):
     def __init__(self, config: Config, weights: Weights) -> None:
         super().__init__(weights)
         self.input = WaveInput(RATE_HZ, config.window_s)
-        self.layers = _layers()
+        self.body = _layers()
 
     @classmethod
     def build(cls, config: Config, weights: Weights) -> Self:
@@ -75,7 +75,7 @@ class Conv1d(Backbone):
         """
         with weights.seeded():
             network = cls(config, weights)
-        load_into(network.layers, weights, "the 1-D CNN 'conv1d'", "layers.")
+        load_into(network.body, weights, "the 1-D CNN 'conv1d'", "layers.")
         return network
 
     def settings(self) -> dict[str, Any]:
@@ -88,4 +88,4 @@ class Conv1d(Backbone):
 
     def forward(self, batch: Tensor) -> Tensor:
         """(B, S) → (B, 128)."""
-        return self.layers(batch.unsqueeze(1)).mean(dim=2)
+        return self.body(batch.unsqueeze(1)).mean(dim=2)

@@ -272,6 +272,8 @@ class MobileFaceNet(Backbone):
                 f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
             )
         colour = "bgr" if weights.card is not None and weights.card.name in BGR else "rgb"
+        if weights.lineage is not None:
+            colour = weights.lineage.settings.get("colour", colour)
         with weights.seeded():
             network = cls(found, config.colour or colour, weights)
             _initialise(network.body)

@@ -174,6 +174,17 @@ class ResNet50(Backbone):
         load_into(network.body, weights, f"ResNet-50's variant {found}", PREFIX, HEADS[found])
         return network
 
+    def release_groups(self) -> list[list[nn.Parameter]]:
+        """Of the IR-50: output layer, fourth stage, last three units of the third one [Zhang2023, its code].
+
+        The code's comment speaks of half the third stage; what it releases are these three.
+        """
+        if self.variant != "ir50":
+            return super().release_groups()
+        units = list(self.body.get_submodule("body").children())
+        parts = [[self.body.get_submodule("output_layer")], units[-3:], units[-6:-3]]
+        return [[parameter for module in part for parameter in module.parameters()] for part in parts]
+
     def settings(self) -> dict[str, Any]:
         """Variant and preprocessing."""
         own = {

@@ -155,6 +155,13 @@ class VGGish(Backbone):
             load_into(self.postprocessing, replace(pca, tensors=flat), "the postprocessing of 'vggish'")
         self.pca_sha256 = pca.sha256
 
+    def release_groups(self) -> list[list[nn.Parameter]]:
+        """The three linear layers, the last one first; convolutions stay as they are [Zhang2023, its code]."""
+        layers = [
+            module for module in self.body.get_submodule("embeddings").children() if isinstance(module, nn.Linear)
+        ]
+        return [list(layer.parameters()) for layer in reversed(layers)]
+
     def settings(self) -> dict[str, Any]:
         """Settings of front end, patch start and variant."""
         return {

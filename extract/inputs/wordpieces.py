@@ -94,6 +94,10 @@ class Speller:
         tokenizer = library.BertWordPieceTokenizer({piece: i for i, piece in enumerate(pieces)}, lowercase=True)
         return cls(tokenizer, hashlib.sha256("\n".join(pieces).encode()).hexdigest())
 
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, which `load` reads."""
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+
     def spell(self, words: Sequence[str]) -> list[Pieces]:
         """Word pieces of each word; a word without any known piece becomes one unknown piece."""
         found: list[Pieces] = [Pieces([], []) for _ in words]

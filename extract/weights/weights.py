@@ -27,6 +27,7 @@ from cache.errors import MissingFileError, WeightsError
 from cache.foreign import one_line, sha256_file
 from cache.names import require_known
 from extract.weights.download import MAX_BYTES, download
+from extract.weights.finetuned import Lineage, read_lineage
 
 RANDOM_SEED = 2022
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
@@ -87,12 +88,14 @@ class Weights:
         sha256: of the file, or "random:<seed>".
         card: the card with this sha256, None for an unregistered file.
         name: the weights argument, for messages.
+        lineage: of weights that were fine-tuned here.
     """
 
     tensors: dict[str, Tensor] | None
     sha256: str
     card: WeightsCard | None
     name: str
+    lineage: Lineage | None = None
 
     @property
     def seed(self) -> int | None:
@@ -137,7 +140,7 @@ def load_weights(wanted: str, cards: Mapping[str, WeightsCard]) -> Weights:
     digest = sha256_file(path)
     matching = (card for card in cards.values() if card.sha256 and digest.startswith(card.sha256))
     card = next(matching, cards.get(wanted))
-    return Weights(_read_tensors(path), digest, card, wanted)
+    return Weights(_read_tensors(path), digest, card, wanted, read_lineage(path, digest))
 
 
 def load_into(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.corpus.manifest import Manifest
+from cache.corpus.manifest import Manifest, Trial
 from cache.errors import FingerprintError, SettingError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
@@ -91,22 +91,26 @@ class Bank:
             modality: load_rows(modality, store, lengths, modality in loaded)
             for modality, store in sorted(stores.items())
         }
-        labels = torch.full((sum(lengths.values()) + 1, len(manifest.targets)), torch.nan)
+        labelled = cls.of_labels(trials, manifest.targets, device)
+        return replace(
+            labelled,
+            embeddings={modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
+            valid={modality: valid.to(device) for modality, (_, valid) in rows.items()},
+            recipes={modality: store.recipe for modality, store in sorted(stores.items())},
+            ahead=ahead,
+        )
+
+    @classmethod
+    def of_labels(cls, trials: Sequence[Trial], targets: tuple[Target, ...], device: str = "cpu") -> Bank:
+        """The labels of some trials, without embeddings."""
+        lengths = {trial.id: trial.clock.num_frames for trial in trials}
+        labels = torch.full((sum(lengths.values()) + 1, len(targets)), torch.nan)
         starts = _starts(lengths)
         for trial in trials:
             if trial.labels is not None:
-                span = slice(starts[trial.id], starts[trial.id] + lengths[trial.id])
-                labels.numpy()[span] = to_unit(trial.labels, manifest.targets)
-        return cls(
-            {modality: embeddings.to(torch.device(device)) for modality, (embeddings, _) in rows.items()},
-            {modality: valid.to(device) for modality, (_, valid) in rows.items()},
-            labels.to(device),
-            starts,
-            lengths,
-            manifest.targets,
-            {modality: store.recipe for modality, store in sorted(stores.items())},
-            ahead=ahead,
-        )
+                rows = slice(starts[trial.id], starts[trial.id] + lengths[trial.id])
+                labels.numpy()[rows] = to_unit(trial.labels, targets)
+        return cls({}, {}, labels.to(device), starts, lengths, targets, {})
 
     @property
     def dims(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion.bank.batches import Batch
 from fusion.bank.normalisation import Moments
-from fusion.layers.padding import find_inside
+from fusion.layers.padding import inside_of
 
 
 def padding_rows(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def count_padding(batch: Batch, rows: Mapping[str, Tensor]) -> Batch:
         batch: its embeddings are overwritten in padding.
         rows: modality → (D,), the value of padding; see `padding_rows`.
     """
-    inside = find_inside(batch.inputs)
+    inside = inside_of(batch.lengths, batch.mask.shape[1], batch.mask.device)
     if inside is None:
         return batch
     outside = ~inside

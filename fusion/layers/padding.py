@@ -14,11 +14,14 @@ from fusion.model import Inputs
 def find_inside(inputs: Inputs) -> Tensor | None:
     """(B, L) true where a frame lies inside its window; None, at no cost, if no window has padding."""
     first = next(iter(inputs.embeddings.values()))
-    num_frames = first.shape[1]
-    if int(inputs.lengths.min()) >= num_frames:
+    return inside_of(inputs.lengths, first.shape[1], first.device)
+
+
+def inside_of(lengths: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
+    """The same of windows of `lengths` (B,) frames, padded to `num_frames`."""
+    if int(lengths.min()) >= num_frames:
         return None
-    steps = torch.arange(num_frames, device=first.device)
-    return steps < inputs.lengths.to(first.device)[:, None]
+    return torch.arange(num_frames, device=device) < lengths.to(device)[:, None]
 
 
 def clear_padding(inputs: Inputs, modalities: Iterable[str]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The training loop: epochs of optimiser steps, validation after each, the best weights kept, groups of weights released.
 
-It depends on neither stores nor corpora: `fusion.training.trainer` runs it on a bank, fine-tuning runs it with backbones in the
-model.
+It depends on neither stores nor corpora: `fusion.training.trainer` runs it on a bank, `pipelines.endtoend` runs it with
+backbones in the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -54,6 +55,19 @@ class TrainingBatches(Protocol):
         """One pass."""
 
 
+class Keeper(Protocol):
+    """Keeps the state of a run after every epoch, so that a killed run goes on where it was."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last, if any."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace it."""
+
+
+Gradients = Callable[[nn.Module, Batch], Tensor]
+"""Model, batch → loss, with the gradients of all parameters that are trained."""
+
 Groups = Callable[[Any], Iterable[Sequence[nn.Parameter]]]
 """Model → groups of its parameters in the order of their release; parameters in no group are never trained."""
 
@@ -66,6 +80,8 @@ def fit(
     config: TrainConfig,
     groups: Groups | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    gradients: Gradients | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[tuple[EpochRecord, ...], int]:
     """Train a model; it ends with the weights of its best epoch.
 
@@ -81,6 +97,8 @@ def fit(
         config: settings of the run; `epochs` is the limit over all stages.
         groups: model → groups of parameters; by default one group with all of them.
         on_epoch: called after every epoch.
+        gradients: computes a step's gradients; by default those of the objective.
+        keeper: of the state between epochs; the batches of an epoch must depend on its number alone, see `start_at`.
 
     Returns:
         Every epoch, and the number of the best one.
@@ -91,11 +109,13 @@ def fit(
         AvFusionError: if the loss becomes nan or infinite.
     """
     run = _Run(model, config, groups)
-    history: list[EpochRecord] = []
-    for epoch in range(config.epochs):
+    history = run.restore(keeper.load()) if keeper else []
+    gradients = gradients or partial(_backward, objective)
+    while len(history) < config.epochs and not run.may_stop:
         if run.schedule.exhausted and not run.release():
             break
-        loss = _train_epoch(model, objective, batches, run, epoch)
+        epoch = len(history)
+        loss = _train_epoch(model, gradients, batches, run, epoch)
         validation = dict(validate())
         score = sum(validation.values()) / len(validation)
         record = EpochRecord(epoch, loss, validation, score, run.schedule.lr, run.note(epoch, score), run.stage)
@@ -103,8 +123,8 @@ def fit(
         if on_epoch:
             on_epoch(record)
         run.end_epoch(record.best)
-        if run.may_stop:
-            break
+        if keeper:
+            keeper.save(run.state(history))
     if run.stopping.best_epoch < 0:
         raise CorpusError("The validation CCC was nan in every epoch: the labels never vary. Choose another fold.")
     model.load_state_dict(run.best)
@@ -168,28 +188,57 @@ class _Run:
         if self.schedule.reloads_best:
             self.model.load_state_dict(self.best)
 
+    def state(self, history: Sequence[EpochRecord]) -> dict[str, Any]:
+        """Everything that the next epochs depend on, as tensors and plain values."""
+        return {
+            "history": [asdict(record) for record in history],
+            "stage": self.stage,
+            "weights": self.model.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "stopping": vars(self.stopping),
+            "chance": torch.get_rng_state(),
+            "chance_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> list[EpochRecord]:
+        """Go back to a saved state; its history, empty if there is none."""
+        if state is None:
+            return []
+        while self.stage < state["stage"]:
+            self.schedule = self._start_stage()
+        self.model.load_state_dict(state["weights"])
+        self.best = state["best"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        vars(self.stopping).update(state["stopping"])
+        torch.set_rng_state(state["chance"])
+        if state["chance_cuda"]:
+            torch.cuda.set_rng_state_all(state["chance_cuda"])
+        return [EpochRecord(**record) for record in state["history"]]
+
     @property
     def may_stop(self) -> bool:
         """Whether patience is exhausted, and no waiting group is worth another stage."""
         return self.stopping.exhausted and (self.config.stop_before_release or not self._waiting)
 
 
-def _train_epoch(
-    model: nn.Module,
-    objective: Callable[[Any, Tensor, Tensor], Tensor],
-    batches: TrainingBatches,
-    run: _Run,
-    epoch: int,
-) -> float:
+def _backward(objective: Callable[[Any, Tensor, Tensor], Tensor], model: nn.Module, batch: Batch) -> Tensor:
+    loss = objective(model(batch.inputs), batch.targets, batch.mask)
+    loss.backward()
+    return loss
+
+
+def _train_epoch(model: nn.Module, gradients: Gradients, batches: TrainingBatches, run: _Run, epoch: int) -> float:
     """One epoch of optimiser steps; returns the mean loss over windows."""
     model.train()
     run.schedule.before_epoch(len(batches))
     total = torch.zeros(())
     count = 0
     for batch in batches:
-        loss = objective(model(batch.inputs), batch.targets, batch.mask)
         run.optimizer.zero_grad()
-        loss.backward()
+        loss = gradients(model, batch)
         run.optimizer.step()
         run.schedule.after_step()
         total = total.to(loss.device) + loss.detach() * len(batch.windows)

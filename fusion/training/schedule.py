@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isnan
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -70,6 +71,13 @@ class Constant:
     def after_epoch(self, improved: bool) -> None:
         """Called after every epoch; `improved` says whether its validation CCC is the best of the run so far."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it counted so far, as plain values; the rate itself is in the optimiser's state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+
 
 class CosineRestarts(Constant):
     """Cosine annealing to 0 with warm restarts every `restart_steps` optimiser steps [Karas2022, Section 4.2].
@@ -84,6 +92,14 @@ class CosineRestarts(Constant):
     def after_step(self) -> None:
         """Move one step along the cosine."""
         self._cosine.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is on the cosine."""
+        return self._cosine.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._cosine.load_state_dict(state)
 
 
 class Plateau(Constant):
@@ -137,6 +153,15 @@ class Plateau(Constant):
                 self._cuts += 1
                 self._bad = 0
         self._epoch += 1
+        self._move()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its counts."""
+        return {"epoch": self._epoch, "bad": self._bad, "cuts": self._cuts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these counts."""
+        self._epoch, self._bad, self._cuts = state["epoch"], state["bad"], state["cuts"]
         self._move()
 
     def _cut_rate(self) -> float:

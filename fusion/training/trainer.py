@@ -76,19 +76,16 @@ def train(
             f"'per_target' asks for {len(config.networks())} networks, expected one at a time. Train each of 'config.networks()'."
         )
     bank = bank.select_targets(config.targets)
-    _check_kinds(bank.targets, config.loss)
+    check_kinds(bank.targets, config.loss)
     moments = bank.measure(fold.train)
     resident = bank.normalised(moments, [*fold.train, *fold.validate])
     padding = None if config.masked else padding_rows(moments)
-    batches = _WindowBatches(_training_batches(resident, fold, config), config, padding)
-    objective = _make_objective(resident, fold, config)
+    batches = WindowBatches(cut_training_batches(resident, fold, config), config, padding)
+    objective = make_objective(resident, fold, config)
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         network = build_model(model, bank.dims, config.targets, settings).to(bank.device)
-        if network.fixed_length not in (None, config.window):
-            raise SettingError(
-                f"Model '{model}' accepts windows of {network.fixed_length} frames only, got {config.window}. Change 'window'."
-            )
+        check_window(network, config)
 
         def run_validation() -> dict[str, float]:
             return validate(network, resident, fold, config, padding)
@@ -112,7 +109,7 @@ def train(
     return TrainResult(checkpoint, history, best_epoch)
 
 
-def _check_kinds(targets: Sequence[Target], loss: str) -> None:
+def check_kinds(targets: Sequence[Target], loss: str) -> None:
     """Check that the loss, and the metric that chooses epochs, are for targets of this kind."""
     for name, kind in {f"loss '{loss}'": LOSS_KINDS[loss], f"metric '{CCC.title}'": CCC.kind}.items():
         others = [f"'{target.name}' is of kind '{target.kind}'" for target in targets if target.kind != kind]
@@ -122,7 +119,19 @@ def _check_kinds(targets: Sequence[Target], loss: str) -> None:
             )
 
 
-class _WindowBatches:
+def check_window(model: FusionModel, config: TrainConfig) -> None:
+    """Check that a model accepts the windows of a run.
+
+    Raises:
+        SettingError: if it accepts another length only.
+    """
+    if model.fixed_length not in (None, config.window):
+        raise SettingError(
+            f"Model '{model.name}' accepts windows of {model.fixed_length} frames only, got {config.window}. Change 'window'."
+        )
+
+
+class WindowBatches:
     """Training batches of windows, shuffled again for every epoch or once for all."""
 
     def __init__(self, batches: Batches, config: TrainConfig, padding: dict[str, Tensor] | None) -> None:
@@ -139,7 +148,7 @@ class _WindowBatches:
             yield batch if self._padding is None else count_padding(batch, self._padding)
 
 
-def _training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
+def cut_training_batches(bank: Bank, fold: Fold, config: TrainConfig) -> Batches:
     """Batches over the training windows that have a labelled frame."""
     windows = bank.cut(fold.train, config.window, config.hop, config.dilation, config.tail)
     if not windows:
@@ -169,7 +178,7 @@ def _lacking(targets: Sequence[str], labelled: Tensor) -> str:
     return f" of {' and '.join(names)}"
 
 
-def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
+def make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
     """The losses, with class weights from the labelled training frames if the settings say so."""
     labels = torch.cat([bank.labels[bank.span(trial_id)] for trial_id in fold.train]).cpu()
     objective = Objective(
@@ -181,7 +190,7 @@ def _make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
 def _solve(
     model: FusionModel,
     objective: Objective,
-    batches: _WindowBatches,
+    batches: WindowBatches,
     run_validation: Callable[[], dict[str, float]],
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> EpochRecord:

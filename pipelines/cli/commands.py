@@ -13,6 +13,7 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
 from pipelines.cli.corpus import corpus
+from pipelines.cli.finetune import finetune
 from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.store import FEATURES
@@ -34,7 +35,7 @@ def avfusion() -> None:
     """
 
 
-for command in (cache_commands, corpus, models, unlock):
+for command in (cache_commands, corpus, finetune, models, unlock):
     avfusion.add_command(command)
 
 
@@ -45,7 +46,7 @@ def plan() -> None:
 
     If files of the corpus or settings have changed, `dvc repro` then runs what depends on them again.
     """
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.plan import plan_stages
 
     plan_stages(read_params())
@@ -59,7 +60,7 @@ def plan() -> None:
 def crops(redo: bool, device: str, as_json: bool) -> None:
     """Find, follow and align the face of every trial; damaged crops are made again."""
     from cache.corpus.manifest import Manifest
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.crops import make_crops, save_crops_receipt
     from pipelines.stages.extraction import raise_failures
 
@@ -156,7 +157,8 @@ def extract_features(
         raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
     if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
         raise click.UsageError("--features is for the project's features; those of media files go into --out.")
-    from pipelines.project.params import ALL, FeatureSetParams, read_params
+    from pipelines.project.params import ALL, FeatureSetParams
+    from pipelines.project.params_file import read_params
     from pipelines.stages.plan import leave_unread
 
     params = None if media else read_params()
@@ -171,20 +173,20 @@ def extract_features(
     from extract.faces.crops import CropConfig
     from pipelines.stages import extraction as stage
     from pipelines.stages.dry_run import plan as plan_extraction
-    from pipelines.stages.request import Job, LooseMedia, Selection, open_job
+    from pipelines.stages.request import Job, LooseMedia, Selection, open_job, project_jobs
     from pipelines.stages.several_devices import extract_on
 
     options = EngineOptions(**running)
     selection = Selection(patterns, limit)
     if params is None:
         sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights_of(names, weights).items()}
-        job = Job(sets, LooseMedia(media, rate, face), CropConfig(), Path(str(out)), options, selection)
+        jobs = [Job(sets, LooseMedia(media, rate, face), CropConfig(), Path(str(out)), options, selection)]
     else:
-        job = Job(params.feature_sets(names), params.corpus, params.crops, features, options, selection)
+        jobs = project_jobs(names, params, options, selection, features)
     if dry_run:
-        show(plan_extraction(open_job(job, build=False)), as_json)
+        show([row for job in jobs for row in plan_extraction(open_job(job, build=False))], as_json)
         return
-    done = extract_on(job, running["device"].split(","))
+    done = [extraction for job in jobs for extraction in extract_on(job, running["device"].split(","))]
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
 
@@ -244,7 +246,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 
     Networks trained with the same settings, features, labels and code are kept, so a killed run continues where it stopped.
     """
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.training import train_systems
 
     params = read_params()
@@ -258,7 +260,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 @guarded
 def evaluate_fusion(features: str, as_json: bool) -> None:
     """Predict a partition with every trained system and score the predictions."""
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.project.scores import spread
     from pipelines.stages.evaluation import evaluate_systems
 
@@ -287,7 +289,7 @@ def evaluate_fusion(features: str, as_json: bool) -> None:
 @guarded
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems in matrix.yaml (or section 'matrix' of params.yaml), and list them, best first."""
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.report.compare import compare_systems, table_rows
     from pipelines.stages.matrix import leave_empty, train_matrix
 
@@ -305,7 +307,7 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
 @guarded
 def report(features: str) -> None:
     """Write results/report.md with tables and figures."""
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.report.markdown import write_report
 
     say(write_report(read_params().fusion, features))
@@ -336,7 +338,7 @@ def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: s
     PAPER is karas2022 (tables 2, 3, 5), zhang2023 (1) or praveen2024 (1). Table 5 counts parameters and needs no data.
     """
     from pipelines.papers.reproduce import markdown, reproduce
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
 
     document = reproduce(paper, table, lambda: read_params(), corpus, features, redo)
     if as_json:

@@ -22,7 +22,7 @@ def corpus() -> None:
 @guarded
 def corpus_build(as_json: bool) -> None:
     """Read the corpus in params.yaml and write its manifest (the demo corpus is generated first)."""
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.corpus import build_corpus
 
     manifest = build_corpus(read_params().corpus, paths.CORPUS)
@@ -58,7 +58,7 @@ def corpus_build(as_json: bool) -> None:
 def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) -> None:
     """Report all faults of a corpus folder and its content by partition; exit code 1 if there are faults."""
     from cache.errors import CorpusError
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.check_corpus import check_corpus
 
     params = read_params().corpus if paths.PARAMS.is_file() else None

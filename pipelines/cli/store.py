@@ -255,7 +255,7 @@ def _removed_sets(features: str) -> list[FeatureSet]:
     from cache.errors import StoreError
     from cache.store.feature_sets import list_sets
     from cache.store.receipt import Receipt, is_unread
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
 
     if features != str(paths.FEATURES) or not paths.PARAMS.is_file():
         return []
@@ -315,7 +315,7 @@ def _manifest() -> Manifest | None:
 def _against_source(features: str, number: int, seed: int) -> list[Finding]:
     from cache.store.feature_sets import list_sets
     from cache.store.receipt import is_unread
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
     from pipelines.stages.check_store import check_against_source
 
     params = read_params()

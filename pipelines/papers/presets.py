@@ -9,7 +9,8 @@ from typing import Any
 from cache.errors import SettingError
 from cache.names import require_known
 from cache.settings import check_ranges, make_settings
-from pipelines.project.params import FeatureSetParams, FusionParams, read_typed
+from pipelines.project.params import FeatureSetParams, FusionParams
+from pipelines.project.params_file import read_typed
 from pipelines.project.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "settings"

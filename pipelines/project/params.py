@@ -1,35 +1,25 @@
-"""The settings of `params.yaml`, typed and checked when they are read: every fault of the file in one message.
+"""The settings of `params.yaml` as types; `pipelines.project.params_file` reads them.
 
-That includes sections whose type depends on a name: settings of the corpus, of backbones and of models are their `Config`.
-Section `matrix` is read with the others, also from its own file. Every stage is given only the section that it needs, so that
-DVC does not re-run a stage for a setting that it does not use.
+Every stage is given only the section that it needs, so that DVC does not re-run a stage for a setting that it does not use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from cache.corpus.manifest import PARTITIONS
-from cache.errors import MissingFileError, SettingError, UnknownNameError
-from cache.names import config_of, require_folder_name, require_known
+from cache.errors import SettingError, UnknownNameError
+from cache.names import require_folder_name, require_known
 from cache.recipe import DTYPES
-from cache.settings import Faults, check_ranges, expected_one_of, parse_settings, refusal
+from cache.settings import check_ranges, expected_one_of
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
-from fusion.settings import TrainConfig, unknown_names
-from pipelines.project import paths
-from pipelines.project.yaml_files import read_yaml
+from pipelines.endtoend.settings import FinetuneParams
 
-T = TypeVar("T")
-
-MATRIX = "matrix.yaml"
-"""File beside params.yaml with its section `matrix`; optional."""
 AUTO = "auto"
 ALL = "all"
 """Stands for all feature sets."""
@@ -208,6 +198,7 @@ class Params:
         fusion: the systems and their training.
         crops: detection, tracking and alignment of faces.
         extract: name → feature set.
+        finetune: name → fine-tuning of backbones.
         evaluate: what is evaluated.
         matrix: more systems to compare, in the form of section `fusion`: many models over many sets of modalities. It may be a
             file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it has its
@@ -218,13 +209,17 @@ class Params:
     fusion: FusionParams
     crops: CropConfig = field(default_factory=CropConfig)
     extract: dict[str, FeatureSetParams] = field(default_factory=dict)
+    finetune: dict[str, FinetuneParams] = field(default_factory=dict)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
 
     def reads(self, name: str) -> bool:
-        """Whether a system reads a feature set."""
+        """Whether a system reads a feature set, or a fine-tuning beside the backbones that it trains."""
         systems = [*self.fusion.systems.values(), *(self.matrix.systems.values() if self.matrix else ())]
-        return any(name in system.modalities.values() for system in systems)
+        beside = [
+            run.modalities[each] for run in self.finetune.values() for each in run.modalities if each not in run.tuned
+        ]
+        return name in beside or any(name in system.modalities.values() for system in systems)
 
     def feature_sets(self, names: Sequence[str]) -> dict[str, FeatureSetParams]:
         """Feature sets by name; "all" stands for all.
@@ -241,157 +236,3 @@ class Params:
                 )
             require_known("feature set in section 'extract' of params.yaml", name, self.extract)
         return {name: self.extract[name] for name in wanted}
-
-
-def read_params(path: Path = paths.PARAMS) -> Params:
-    """Read and check a parameter file, and the file of its section `matrix` where there is one.
-
-    Raises:
-        MissingFileError: if it does not exist.
-        SettingError: if it is no YAML, or with every fault of its settings.
-    """
-    if not path.is_file():
-        raise MissingFileError(
-            f"No '{path}' here. Run this in the project's folder (only extract-features and transcribe take loose media)."
-        )
-    raw = read_yaml(path)
-    where = f"'{path}'"
-    matrix = path.with_name(MATRIX)
-    if matrix.is_file():
-        if isinstance(raw, dict) and "matrix" in raw:
-            raise SettingError(
-                f"There is a section 'matrix' and a file '{matrix}'; expected one of them. Remove the other."
-            )
-        raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
-        where += f" and '{matrix}'"
-    params = read_typed(Params, raw, where)
-    if params.matrix is not None and params.matrix.folds == FoldParams():
-        params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
-    return params
-
-
-def read_typed(kind: type[T], raw: Any, where: str) -> T:
-    """Build a dataclass whose fields are sections of params.yaml, with settings of corpus, backbones and models typed.
-
-    Args:
-        kind: the dataclass.
-        raw: as read.
-        where: file or files, for the message.
-
-    Raises:
-        SettingError: with every fault.
-    """
-    built, faults = parse_settings(kind, raw)
-    typed: dict[tuple[str, ...], Any] = {}
-    for place, table, name, values in _named_sections(raw):
-        if isinstance(name, str) and name in table:
-            owner = partial(_say_owner, table)
-            made, found = parse_settings(config_of(table[name]), values, ".".join(place), owner)
-            typed[place], faults = made, {**faults, **found}
-        elif table is BACKBONES and isinstance(name, str):
-            named = "backbone" in _section(raw, *place[:-1])
-            key = ".".join((*place[:-1], "backbone") if named else place[:-1])
-            text = f"is '{name}'" if named else "names no backbone by 'backbone: …' and is the name of none"
-            faults[key] = f"{text}; {expected_one_of(name, BACKBONES)}"
-    named_sets, found = _name_backbones(raw)
-    typed, faults = {**typed, **named_sets}, {**faults, **found}
-    faults |= _find_unknown_names(raw)
-    for section in ("fusion", "matrix"):
-        made_here, found = _type_training(_section(raw, section), section)
-        typed, faults = {**typed, **made_here}, {**faults, **found}
-    if built is None or faults:
-        raise refusal(faults, where)
-    for place, made in typed.items():
-        built = _put(built, place, made)
-    return built
-
-
-def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, str], Any, Any]]:
-    """Sections whose type depends on a name: place, table of names, name, values."""
-    if "corpus" in _section(raw):
-        corpus = _section(raw, "corpus")
-        yield ("corpus", "settings"), CORPORA, corpus.get("name", CorpusParams.name), corpus.get("settings", {})
-    for name in _section(raw, "extract"):
-        made = _section(raw, "extract", name)
-        yield ("extract", name, "settings"), BACKBONES, made.get("backbone", name), made.get("settings", {})
-    for section in ("fusion", "matrix"):
-        for name in _section(raw, section, "systems"):
-            system = _section(raw, section, "systems", name)
-            yield (section, "systems", name, "settings"), MODELS, system.get("model"), system.get("settings", {})
-
-
-def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
-    """The backbone of each feature set, and faulty names of feature sets."""
-    made: dict[tuple[str, ...], Any] = {}
-    faults = {}
-    for name in _section(raw, "extract"):
-        made["extract", name, "backbone"] = _section(raw, "extract", name).get("backbone", name)
-        try:
-            require_folder_name("Feature set", name, "Rename it.")
-        except SettingError as error:
-            faults[f"extract.{name}"] = f"is refused: {error}"
-        if name == ALL:
-            faults[f"extract.{name}"] = "is the name that stands for all feature sets; choose another"
-    return made, faults
-
-
-def _find_unknown_names(raw: Any) -> Faults:
-    """Settings of models that name unknown modalities."""
-    systems = {
-        f"{part}.systems.{name}": _section(raw, part, "systems", name)
-        for part in ("fusion", "matrix")
-        for name in _section(raw, part, "systems")
-    }
-    own = {place: _section(system, "modalities") for place, system in systems.items()}
-    known = sorted({name for names in own.values() for name in names})
-    return {
-        f"{place}.settings.{key}": text
-        for place, system in systems.items()
-        for key, text in unknown_names(_section(system, "settings"), own[place], known).items()
-    }
-
-
-def _type_training(fusion: Mapping[str, Any], section: str) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:
-    """Settings of training of a section and of its systems, which inherit those of the section."""
-    if not fusion:
-        return {}, {}
-    shared = fusion.get("train", {})
-    made, faults = _parse_training(shared, (section, "train"))
-    inherited = {} if faults else shared  # a fault is reported once
-    typed: dict[tuple[str, ...], TrainConfig | None] = {(section, "train"): made}
-    for name in _section(fusion, "systems"):
-        own = _section(fusion, "systems", name).get("train", {})
-        values = {**inherited, **own} if isinstance(own, dict) else own
-        place = (section, "systems", name, "train")
-        typed[place], found = _parse_training(values, place)
-        faults |= found
-    return typed, faults
-
-
-def _parse_training(values: Any, place: tuple[str, ...]) -> tuple[TrainConfig | None, Faults]:
-    key = ".".join(place)
-    made, faults = parse_settings(TrainConfig, values, key)
-    if isinstance(values, dict) and "seed" in values:
-        faults[f"{key}.seed"] = f"is {values['seed']!r}, expected in '{place[0]}.seeds' only"
-    return made, faults
-
-
-def _section(raw: Any, *names: str) -> Mapping[str, Any]:
-    """A section of the values as read; empty if it is missing or not a section."""
-    for name in names:
-        raw = raw.get(name) if isinstance(raw, dict) else None
-    return {name: value for name, value in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
-
-
-def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:
-    """The settings with another value at a place."""
-    name, *rest = place
-    if rest:
-        value = _put(node[name] if isinstance(node, dict) else getattr(node, name), tuple(rest), value)
-    return {**node, name: value} if isinstance(node, dict) else replace(node, **{name: value})
-
-
-def _say_owner(table: Mapping[str, str], setting: str) -> str:
-    """Say whose setting it is, e.g. one left behind by another corpus."""
-    owners = [name for name, target in table.items() if setting in get_type_hints(config_of(target))]
-    return f"It is a setting of {' and '.join(map(repr, owners))}: remove it" if owners else ""

@@ -68,21 +68,21 @@ class Digests:
         self,
         params: FusionParams,
         manifest: Manifest,
-        open_stores: Callable[[Mapping[str, str]], Mapping[str, FeatureStore]],
+        open_stores: Callable[[Mapping[str, str], Fold], Mapping[str, FeatureStore]],
     ) -> None:
         """Prepare for the jobs of a corpus.
 
         Args:
             params: device and threads.
             manifest: the corpus.
-            open_stores: from modality → feature set to modality → store.
+            open_stores: from modality → feature set, and a fold, to modality → store.
         """
         from extract.engine.devices import choose_device
 
         self._manifest, self._open_stores = manifest, open_stores
         self._trials = {trial.id: trial for trial in manifest.trials}
         self._machine = {"device": choose_device(params.device).type, "threads": params.threads}
-        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        self._known: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def __call__(self, job: Job) -> str:
         """The digest of a job, as hexadecimal digits.
@@ -97,21 +97,29 @@ class Digests:
             "training": asdict(job.config),
             "pca": job.system.pca,
             "fold": asdict(job.fold),
-            "features": {m: self._digest_features(m, b, trial_ids) for m, b in sorted(job.system.modalities.items())},
-            "targets": [asdict(target) for target in self._manifest.targets],
-            "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
-            "machine": self._machine,
-            "versions": {name: version(name) for name in LIBRARIES},
+            "features": {m: self.features(m, b, trial_ids, job.fold) for m, b in sorted(job.system.modalities.items())},
+            **self.common(trial_ids),
             "code": _digest_training(model),
         }
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
-    def _digest_features(self, modality: str, backbone: str, trial_ids: Sequence[str]) -> list[str]:
-        if (modality, backbone) not in self._known:
-            store = self._open_stores({modality: backbone})[modality]
+    def common(self, trial_ids: Sequence[str]) -> dict[str, Any]:
+        """What decides any weights: labels of some trials, device and threads, and the libraries."""
+        return {
+            "targets": [asdict(target) for target in self._manifest.targets],
+            "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
+            "machine": self._machine,
+            "versions": {name: version(name) for name in LIBRARIES},
+        }
+
+    def features(self, modality: str, name: str, trial_ids: Sequence[str], fold: Fold) -> list[str]:
+        """Fingerprint of a modality's features in a fold, and the digests of those of some trials."""
+        key = modality, name, fold.index
+        if key not in self._known:
+            store = self._open_stores({modality: name}, fold)[modality]
             embeddings = {trial_id: record.embeddings for trial_id, record in store.find_records(self._trials).items()}
-            self._known[modality, backbone] = {"": store.recipe.fingerprint, **embeddings}
-        return [self._known[modality, backbone][key] for key in ("", *trial_ids)]
+            self._known[key] = {"": store.recipe.fingerprint, **embeddings}
+        return [self._known[key][trial_id] for trial_id in ("", *trial_ids)]
 
     @functools.cache  # noqa: B019 - as long as the digests themselves
     def _digest_labels(self, trial_id: str) -> str:
@@ -126,6 +134,14 @@ def _digest_training(model: str) -> str:
     from fusion.models import MODELS
 
     return digest_code((MODELS[model].split(":")[0], "fusion.training.trainer"), ROOT)
+
+
+@functools.cache
+def digest_finetuning(model: str) -> str:
+    """The same of fine-tuning under a model; of backbones and their inputs, recipes have the versions."""
+    from fusion.models import MODELS
+
+    return digest_code((MODELS[model].split(":")[0], "pipelines.endtoend.training"), ROOT)
 
 
 class RunDocument(Document):

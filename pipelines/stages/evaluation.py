@@ -31,10 +31,10 @@ from pipelines.project.corpus_files import load_corpus
 from pipelines.project.params import AUTO, EvaluateParams, FusionParams, SystemParams
 from pipelines.project.runs import digest_runs, load_networks, run_folder
 from pipelines.project.scores import Figures, MetricPart, ScoresDocument
-from pipelines.stages.training import choose_folds, find_lacking, load_bank, say_lacking, torch_threads
+from pipelines.stages.training import Banks, choose_folds, find_lacking, refuse_leaks, say_lacking, torch_threads
 
 if TYPE_CHECKING:
-    from fusion.bank.bank import Bank
+    pass
 
 SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
@@ -78,6 +78,7 @@ def evaluate_systems(
             "Run 'train-fusion' again."
         )
     partition = choose_partition(evaluate.partition, folds, manifest)
+    refuse_leaks(params.systems, folds, features)
     metrics = load_metrics()
     document: dict[str, Any] = {
         "metrics": {
@@ -96,8 +97,8 @@ def evaluate_systems(
     total = len(params.systems) * len(params.seeds) * len(folds)
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
-            bank = load_bank(system, manifest, params, features)
-            runs = _predict_runs(name, system, params, folds, partition, manifest, bank, outputs.models, advance)
+            banks = Banks(system, manifest, params, features)
+            runs = _predict_runs(name, system, params, folds, partition, manifest, banks, outputs.models, advance)
             ensemble = merge(list(runs.values()))
             measured, together = (
                 [measure(_pairs(run, manifest), metrics) for run in several] for several in (runs.values(), [ensemble])
@@ -155,7 +156,7 @@ def _predict_runs(
     folds: Sequence[Fold],
     partition: str,
     manifest: Manifest,
-    bank: Bank,
+    banks: Banks,
     models: Path,
     advance: Any,
 ) -> dict[tuple[int, int], list[Prediction]]:
@@ -163,6 +164,7 @@ def _predict_runs(
     labelled = {trial.id for trial in manifest.trials if trial.labels is not None}
     runs = {}
     for fold in folds:
+        bank = banks.of_fold(fold)
         trial_ids = [trial_id for trial_id in fold.part(partition) if trial_id in labelled]
         for seed in params.seeds:
             folder = run_folder(models, name, fold.index, seed)

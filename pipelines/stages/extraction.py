@@ -145,7 +145,8 @@ def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told 
     keep_big_buffers()
     backbone = load.backbone
     place = locate_set(request.job.features, load.name)
-    _tell_why(request.job.features, place, load.recipe)
+    if request.job.fold is None:
+        _tell_why(request.job.features, place, load.recipe)
     store = FeatureStore.create(place.store, load.recipe)
     crops = made if "crops" in backbone.input.media else None
     faults = load.faults | ({} if crops is None else crops.failures)
@@ -198,12 +199,20 @@ def _write_receipt(request: Request, extraction: Extraction) -> None:
     if whole and extraction.crops is not None and not extraction.crops.failures:
         save_crops_receipt(request.corpus, request.job.config, request.crops_root, paths.CROPS_RECEIPT)
     if whole and not outcome.failures:
-        Receipt.of(store, done).save(receipt)
+        _complete(Receipt.of(store, done), request.job.fold, receipt).save(receipt)
     elif is_file(receipt) and (outcome.failures or not _is_true(receipt)):
         remove_file(receipt)
         warn(
             f"Receipt '{receipt}' is out of date and was removed; a run over the whole corpus without failures writes it again."
         )
+
+
+def _complete(made: Receipt, fold: int | None, receipt: Where) -> Receipt:
+    """The receipt to write: of the first fold, or of all, what was just made of a further one added to that of the others."""
+    if fold is None:
+        return made
+    known = Receipt.load(receipt)
+    return replace(known, folds=known.folds | {fold: made})
 
 
 def _is_true(receipt: Where) -> bool:

@@ -10,7 +10,8 @@ from cache.errors import SettingError
 from cache.places.folders import Where, remove_file
 from pipelines.console.console import note
 from pipelines.project import networks, paths
-from pipelines.project.params import MATRIX, Params
+from pipelines.project.params import Params
+from pipelines.project.params_file import MATRIX
 from pipelines.project.scores import ScoresDocument
 from pipelines.stages.evaluation import SYSTEMS_HEADER, evaluate_systems
 from pipelines.stages.training import train_systems

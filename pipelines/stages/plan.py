@@ -23,7 +23,9 @@ from pipelines.console.console import note
 from pipelines.project import paths
 from pipelines.project.code_digest import digest_file
 from pipelines.project.corpus_files import look_again
+from pipelines.project.finetuned import asks_for_finetuned
 from pipelines.project.params import Params
+from pipelines.project.runs import digest_finetuning
 
 
 def plan_stages(params: Params) -> None:
@@ -31,6 +33,7 @@ def plan_stages(params: Params) -> None:
     look_again(params.corpus, paths.CORPUS_FILES)
     documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
+    documents["finetune"] = _plan_finetuning(params)
     for name, section in params.extract.items():
         code = digest_file(source_of(BACKBONES[section.backbone]))
         documents[f"extract/{name}"] = {"read": params.reads(name), "settings": asdict(section), "code": code}
@@ -39,6 +42,18 @@ def plan_stages(params: Params) -> None:
         path.unlink()
     for path, document in files.items():
         write_file(path, (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode())
+
+
+def _plan_finetuning(params: Params) -> dict[str, Any]:
+    """What stage `finetune` depends on: its section, the feature sets that it starts from, the folds, and its code."""
+    started = {name for run in params.finetune.values() for name in run.modalities.values()}
+    return {
+        "finetune": {name: asdict(run) for name, run in params.finetune.items()},
+        "extract": {name: asdict(params.extract[name]) for name in sorted(started & params.extract.keys())},
+        "asked": sorted(name for name, section in params.extract.items() if asks_for_finetuned(section.weights)),
+        "folds": asdict(params.fusion.folds),
+        "code": {name: digest_finetuning(run.model) for name, run in params.finetune.items()},
+    }
 
 
 def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:

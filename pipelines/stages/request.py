@@ -26,8 +26,9 @@ from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
 from pipelines.project import paths
+from pipelines.project.finetuned import find_folds, resolve_weights
 from pipelines.project.loose_media import by_name, loose_manifest, name_clashes
-from pipelines.project.params import CorpusParams, FeatureSetParams
+from pipelines.project.params import CorpusParams, FeatureSetParams, Params
 from pipelines.stages.corpus import build_corpus
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class Job:
     features: Where
     options: EngineOptions
     selection: Selection = Selection()
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,30 @@ class Load:
     options: EngineOptions
     recipe: Recipe
     faults: dict[str, str]
+
+
+def project_jobs(
+    names: tuple[str, ...], params: Params, options: EngineOptions, selection: Selection, features: Where
+) -> list[Job]:
+    """The project's feature sets of these names; "all" stands for all of `params.yaml`.
+
+    The first job has all of them; where fine-tuned weights belong to several folds, there is another one for each further fold.
+
+    Raises:
+        UnknownNameError: if `params.yaml` has no section for a name.
+        MissingFileError: if one needs the weights of a fine-tuning that did not finish.
+    """
+    sets = params.feature_sets(names)
+    folds = {name: find_folds(params, name) for name in sets}
+    jobs = []
+    for fold in [None, *sorted({fold for own in folds.values() for fold in own[1:]})]:
+        resolved = {
+            name: replace(section, weights=resolve_weights(params, name, folds[name][0] if fold is None else fold))
+            for name, section in sets.items()
+            if fold is None or fold in folds[name]
+        }
+        jobs.append(Job(resolved, params.corpus, params.crops, features, options, selection, fold))
+    return jobs
 
 
 def open_job(job: Job, build: bool = True) -> Request:

@@ -22,20 +22,20 @@ from cache.names import require_known
 from cache.places.folders import Where, is_file
 from cache.settings import expected_one_of
 from cache.store.feature_sets import find_set, list_sets
-from cache.store.receipt import open_receipt
+from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
 from pipelines.console.console import note, progress, warn
 from pipelines.project import networks, paths
 from pipelines.project.corpus_files import load_corpus
+from pipelines.project.finetuned import refuse_leak
+from pipelines.project.jobs import available_cores, run_jobs
 from pipelines.project.params import AUTO, FoldParams, FusionParams, SystemParams
 from pipelines.project.runs import Digests, Job, Row, best_epoch, find_run, gather_history, read_history
-from pipelines.stages.jobs import available_cores, run_jobs
 
 if TYPE_CHECKING:
     from fusion.bank.bank import Bank
     from fusion.settings import TrainConfig
     from fusion.training.fitting import EpochRecord
-    from fusion.training.trainer import TrainResult
 
 
 def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
@@ -73,13 +73,16 @@ def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manifest) -> dict[str, FeatureStore]:
+def open_stores(
+    features: Where, modalities: Mapping[str, str], manifest: Manifest, fold: Fold
+) -> dict[str, FeatureStore]:
     """The stores of a system's modalities, checked against their receipts and the manifest.
 
     Args:
         features: folder or URL of all features.
         modalities: the system's name for a modality → feature set.
         manifest: of the corpus.
+        fold: whose features are wanted, where the weights behind them belong to folds.
 
     Raises:
         MissingFileError: if there is no such feature set, or a trial of the manifest is missing.
@@ -95,7 +98,7 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
                 f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it with "
                 "this name."
             )
-        store, receipt = open_receipt(path)
+        store, receipt = open_receipt(path, fold.index)
         absent = [trial.id for trial in manifest.trials if trial.id not in receipt.trials]
         if absent:
             raise MissingFileError(
@@ -104,6 +107,22 @@ def open_stores(features: Where, modalities: Mapping[str, str], manifest: Manife
             )
         stores[modality] = store
     return stores
+
+
+def refuse_leaks(systems: Mapping[str, SystemParams], folds: Sequence[Fold], features: Where) -> None:
+    """Check that no fold keeps trials apart that the backbones behind a system's features have seen.
+
+    Raises:
+        LeakError: names the feature set, the fold and the first of these trials.
+        StoreError: if a receipt is damaged.
+    """
+    for name in dict.fromkeys(name for system in systems.values() for name in system.modalities.values()):
+        path = find_set(features, name).receipt
+        if not is_file(path):  # reported where it is opened
+            continue
+        receipt = Receipt.load(path)
+        for fold in folds:
+            refuse_leak(receipt.of_fold(fold.index).recipe.provenance, fold, f"the backbone of feature set '{name}'")
 
 
 @contextmanager
@@ -163,6 +182,7 @@ def train_systems(
         name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
         for name, system in systems.items()
     }
+    refuse_leaks(systems, folds, features)
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
     rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
     _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
@@ -176,7 +196,7 @@ def train_jobs(
     jobs: Sequence[Job], params: FusionParams, manifest: Manifest, models: Path, features: Where, redo: bool
 ) -> list[Row]:
     """Train missing networks, or all; returns the epoch that each one kept, in the order of the jobs."""
-    digest = Digests(params, manifest, functools.partial(open_stores, features, manifest=manifest))
+    digest = Digests(params, manifest, lambda names, fold: open_stores(features, names, manifest, fold))
     jobs = [replace(job, digest=digest(job)) for job in jobs]
     missing = [job for job in jobs if redo or not _is_there(job, models)]
     if len(missing) < len(jobs):
@@ -242,16 +262,29 @@ def _remove_other_runs(jobs: Sequence[Job], params: FusionParams, models: Path, 
             shutil.rmtree(folder)
 
 
-def load_bank(system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> Bank:
-    """A bank with all trials of a system's modalities."""
-    from extract.engine.devices import choose_device
-    from fusion.bank.bank import Bank
+class Banks:
+    """The bank of a system's features in each fold, with all trials; folds of the same features share one."""
 
-    stores = open_stores(features, system.modalities, manifest)
-    trial_ids = [trial.id for trial in manifest.trials]
-    device = str(choose_device(params.device))
-    busy = params.workers * params.threads
-    return Bank.from_stores(stores, manifest, trial_ids, device, params.bank.memory_gb, ahead=busy < available_cores())
+    def __init__(self, system: SystemParams, manifest: Manifest, params: FusionParams, features: Where) -> None:
+        self._system, self._manifest, self._params, self._features = system, manifest, params, features
+        self._made: tuple[list[str], Bank] | None = None
+
+    def of_fold(self, fold: Fold) -> Bank:
+        """The bank of a fold; the last one is kept."""
+        stores = open_stores(self._features, self._system.modalities, self._manifest, fold)
+        found = [store.recipe.fingerprint for store in stores.values()]
+        if self._made is None or self._made[0] != found:
+            self._made = found, self._load(stores)
+        return self._made[1]
+
+    def _load(self, stores: Mapping[str, FeatureStore]) -> Bank:
+        from extract.engine.devices import choose_device
+        from fusion.bank.bank import Bank
+
+        trial_ids = [trial.id for trial in self._manifest.trials]
+        device, memory_gb = str(choose_device(self._params.device)), self._params.bank.memory_gb
+        ahead = self._params.workers * self._params.threads < available_cores()
+        return Bank.from_stores(stores, self._manifest, trial_ids, device, memory_gb, ahead=ahead)
 
 
 def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, features: Where) -> Bank:
@@ -260,7 +293,7 @@ def _reduce(bank: Bank, system: SystemParams, manifest: Manifest, fold: Fold, fe
         return bank
     from fusion.bank.projection import fit_projections
 
-    stores = open_stores(features, system.modalities, manifest)
+    stores = open_stores(features, system.modalities, manifest, fold)
     return bank.projected(fit_projections(stores, fold.train, system.pca))
 
 
@@ -280,7 +313,7 @@ class Runner:
         keep_big_buffers()  # a step of a small model is 1.4 times as fast
         self._params, self._manifest, self._features, self._redo = params, manifest, features, redo
         self._advance = advance or (lambda steps, note: None)
-        self._bank: tuple[str, Bank] | None = None
+        self._banks: tuple[str, Banks] | None = None
         self._reduced: tuple[str, Fold, Bank] | None = None
 
     def __call__(self, job: Job) -> bool:
@@ -295,10 +328,11 @@ class Runner:
 
     def choose_bank(self, job: Job) -> Bank:
         """The bank of a job's system, reduced to principal components of its fold if it asks for them."""
-        if self._bank is None or self._bank[0] != job.name:
-            self._bank = job.name, load_bank(job.system, self._manifest, self._params, self._features)
+        if self._banks is None or self._banks[0] != job.name:
+            self._banks = job.name, Banks(job.system, self._manifest, self._params, self._features)
         if self._reduced is None or self._reduced[:2] != (job.name, job.fold):
-            reduced = _reduce(self._bank[1], job.system, self._manifest, job.fold, self._features)
+            bank = self._banks[1].of_fold(job.fold)
+            reduced = _reduce(bank, job.system, self._manifest, job.fold, self._features)
             self._reduced = job.name, job.fold, reduced
         return self._reduced[2]
 
@@ -312,11 +346,12 @@ def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> Non
         advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
     result = train(bank, fold, job.system.model, job.system.settings, config, tell)
-    networks.keep(job.digest, result.checkpoint, _history_rows(job.name, job.fold, job.config, result))
+    networks.keep(job.digest, result.checkpoint, history_rows(job.name, job.fold, job.config, result.history))
     advance(config.epochs - len(result.history), job.name)
 
 
-def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResult) -> list[dict[str, Any]]:
+def history_rows(name: str, fold: Fold, config: TrainConfig, history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
+    """The epochs of a run as rows of a table."""
     return [
         {
             "system": name,
@@ -330,7 +365,7 @@ def _history_rows(name: str, fold: Fold, config: TrainConfig, result: TrainResul
             **{f"ccc_{target}": value for target, value in record.validation.items()},
             "ccc": record.score,
         }
-        for record in result.history
+        for record in history
     ]
 
 

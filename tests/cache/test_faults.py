@@ -367,7 +367,7 @@ def test_changed_weights_under_the_same_name(drive: Drive, corpus: Path, undistu
     network = load_backbone("conv1d", "random")
     receipts = []
     for scale in (1.0, 0.5, 1.0):
-        torch.save({name: tensor * scale for name, tensor in network.layers.state_dict().items()}, weights)
+        torch.save({name: tensor * scale for name, tensor in network.body.state_dict().items()}, weights)
         code, result = drive.run(corpus, tmp_path, weights=str(weights))
         assert code == 0, result
         receipts.append((result, (tmp_path / "conv1d.json").read_bytes()))

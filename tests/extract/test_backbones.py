@@ -117,7 +117,7 @@ def test_weights_that_do_not_fit_are_refused(backbone: Backbone, tmp_path: Path)
 def test_weights_round_trip_by_path(backbone: Backbone, tmp_path: Path) -> None:
     if backbone.name == "bert":
         pytest.skip("its weights are a folder, see backbones/test_bert.py")
-    part = backbone.body if hasattr(backbone, "body") else backbone.layers
+    part = backbone.body
     torch.save(
         {"state_dict": {f"module.{name}": value for name, value in part.state_dict().items()}}, tmp_path / "w.pt"
     )
@@ -235,7 +235,7 @@ def test_devices() -> None:
 
 
 def test_torn_weights_are_told(tmp_path: Path) -> None:
-    tensors = load_backbone("conv1d", "random").layers.state_dict()
+    tensors = load_backbone("conv1d", "random").body.state_dict()
     for new in (True, False):
         torch.save(tensors, tmp_path / "whole.pt", _use_new_zipfile_serialization=new)
         content = (tmp_path / "whole.pt").read_bytes()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from cache.clock import FrameClock
-from cache.corpus.folds import make_fold
+from cache.corpus.folds import Fold, make_fold
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError
 from cache.formats.interchange import ImportOptions, import_features
@@ -50,8 +50,8 @@ def test_imported_features_teach(tmp_path: Path, kind: str) -> None:
     import_features(tmp_path / "in", kind, tmp_path / "features", ImportOptions("openface", "pose"), manifest)
 
     with pytest.raises(MissingFileError, match="'units'.*'opneface'.*Did you mean 'openface'"):
-        open_stores(tmp_path / "features", {"units": "opneface"}, manifest)
-    stores = open_stores(tmp_path / "features", {"units": "openface"}, manifest)
+        open_stores(tmp_path / "features", {"units": "opneface"}, manifest, Fold(0, ("a",), ("b",), ()))
+    stores = open_stores(tmp_path / "features", {"units": "openface"}, manifest, Fold(0, ("a",), ("b",), ()))
     assert stores["units"].recipe.modality == "pose"
     bank = Bank.from_stores(stores, manifest, list("abcd"))
     fold = make_fold(manifest, 0, list("abc"), ["d"])

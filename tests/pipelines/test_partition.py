@@ -13,7 +13,7 @@ from click.testing import Result
 
 from cache.corpus.folds import load_folds
 from cache.corpus.manifest import Manifest
-from pipelines.project.params import read_params
+from pipelines.project.params_file import read_params
 from pipelines.stages.evaluation import choose_partition
 
 Run = Callable[..., Result]

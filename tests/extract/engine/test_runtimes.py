@@ -274,7 +274,7 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_are_let_go_once_the_network_is_built(tmp_path: Path) -> None:
-    torch.save(load_backbone("conv1d", "random").layers.state_dict(), tmp_path / "w.pt")
+    torch.save(load_backbone("conv1d", "random").body.state_dict(), tmp_path / "w.pt")
     again = load_backbone("conv1d", str(tmp_path / "w.pt"))
     assert again.weights.tensors is None
     assert again.weights.seed is None

@@ -100,7 +100,7 @@ def test_names_that_would_collide_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet50", "conv1d"])
 def test_prefixes_of_other_networks(tmp_path: Path, name: str) -> None:
     before = load_backbone(name, "random")
-    part = before.body if hasattr(before, "body") else before.layers
+    part = before.body
     torch.save({f"module.net.{key}": value for key, value in part.state_dict().items()}, tmp_path / "w.pt")
     with pytest.warns(UserWarning, match=r"start with 'module\.net\.'"):
         after = load_backbone(name, str(tmp_path / "w.pt"))

@@ -19,7 +19,7 @@ from fusion.training.checkpoint import load
 from pipelines.cli import commands as cli
 from pipelines.cli.commands import avfusion
 from pipelines.cli.reference import cli_page, params_page
-from pipelines.project.params import read_params
+from pipelines.project.params_file import read_params
 from pipelines.project.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[3]

@@ -15,7 +15,8 @@ from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.settings import TrainConfig
 from pipelines.cli.reference import rows
-from pipelines.project.params import FusionParams, read_params
+from pipelines.project.params import FusionParams
+from pipelines.project.params_file import read_params
 
 Run = Callable[..., Result]
 RIGHT = "corpus: {}\nfusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}}}}\n"

@@ -102,7 +102,7 @@ def test_scores_older_than_the_networks_are_told(project: Path, run: Callable) -
 
 def test_the_matrix_has_every_model() -> None:
     from fusion.models import MODELS
-    from pipelines.project.params import read_params
+    from pipelines.project.params_file import read_params
 
     matrix = read_params(Path(__file__).parents[3] / "params.yaml").matrix
     assert matrix is not None

@@ -22,7 +22,7 @@ from cache.corpus.manifest import Manifest
 from cache.store.feature_sets import store_of
 from cache.store.receipt import Receipt, open_receipt
 from extract.engine.embedding import EngineOptions
-from pipelines.project.params import read_params
+from pipelines.project.params_file import read_params
 from pipelines.stages.request import Job, LooseMedia, Selection, open_job
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import SettingError
-from pipelines.stages.jobs import run_jobs
+from pipelines.project.jobs import run_jobs
 
 
 class Doubler:

@@ -1,0 +1,221 @@
+"""Fine-tuning: backbones and a fusion model trained together on a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, zip_longest
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cache.corpus.folds import Fold
+from cache.errors import SettingError
+from extract.backbones.contract import Backbone
+from fusion.bank.bank import Bank
+from fusion.bank.batches import Batch
+from fusion.bank.counted_padding import padding_rows
+from fusion.bank.normalisation import Moments, measure_moments
+from fusion.bank.rows import ResidentRows
+from fusion.model import FusionModel
+from fusion.settings import TrainConfig
+from fusion.training.building import build_model
+from fusion.training.fitting import EpochRecord, Groups, Keeper, fit
+from fusion.training.trainer import check_kinds, check_window, cut_training_batches, make_objective, validate
+from pipelines.endtoend.augmentation import change_images, change_sound
+from pipelines.endtoend.batches import Augment, ItemBatches
+from pipelines.endtoend.items import ItemReader, TrialItems
+from pipelines.endtoend.network import EndToEnd
+from pipelines.endtoend.settings import FinetuneConfig
+
+_ITEMS = 64  # that a backbone computes at a time for validation
+_MEASURED = 4096  # items of the training trials that moments are measured on
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """What fine-tuning ended with: the weights of the best epoch.
+
+    Attributes:
+        backbones: modality → its backbone, in evaluation mode.
+        fusion: the fusion model, in evaluation mode; it reads the rows of trained backbones as they are.
+        moments: modality → moments that normalise its embeddings; of trained ones, those that change nothing.
+        history: every epoch of every stage.
+        best_epoch: whose weights these are.
+    """
+
+    backbones: dict[str, Backbone]
+    fusion: FusionModel
+    moments: dict[str, Moments]
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+
+
+def finetune(
+    backbones: Mapping[str, Backbone],
+    readers: Mapping[str, ItemReader],
+    bank: Bank,
+    fold: Fold,
+    model: str,
+    settings: Any,
+    config: TrainConfig,
+    how: FinetuneConfig,
+    keep: Callable[[int, ItemBatches], Keeper] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Finetuned:
+    """Train backbones under a fusion model; on the CPU the same arguments give the same weights.
+
+    Args:
+        backbones: modality → the backbone that is trained, with the weights that it starts from.
+        readers: modality → what its backbone reads of the fold's training and validation trials.
+        bank: labels, and the features of the modalities whose backbones are not trained.
+        fold: weights and moments are fitted on its training trials only; its validation trials choose the epoch.
+        model: name of the fusion model, which is trained from fresh weights.
+        settings: settings of the model.
+        config: settings of the loop.
+        how: settings of fine-tuning.
+        keep: number of a stage and its batches → keeper of its state.
+        on_epoch: called after every epoch.
+
+    Raises:
+        SettingError: if settings contradict each other.
+        CorpusError: if training or validation trials have no labels.
+        AvFusionError: if the loss becomes nan or infinite, or a medium cannot be read.
+    """
+    chosen = bank.select_targets(config.targets)
+    check_kinds(chosen.targets, config.loss)
+    moments = bank.measure(fold.train)
+    teaching, judging = (
+        chosen.normalised(moments, [*fold.train, *fold.validate]),
+        chosen.normalised(moments, fold.validate),
+    )
+    moments |= {name: _moments(backbones[name], readers[name], fold, how).to(bank.device) for name in backbones}
+    padding = None if config.masked else padding_rows(moments)
+    objective = make_objective(teaching, fold, config)
+    windows = cut_training_batches(teaching, fold, config)
+    gradients = partial(_gradients, objective, how.clip)
+    with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        dims = bank.dims | {name: backbone.dim for name, backbone in backbones.items()}
+        fusion = _build_fusion(model, dims, config, settings)
+        network = EndToEnd(backbones, fusion, moments, how.batch_norm == "learn", how.piece, how.precision)
+        network.to(bank.device)
+        network.to(memory_format=torch.channels_last)  # convolutions run twice as fast on a CPU
+
+        def run_validation() -> dict[str, float]:
+            return validate(fusion, _embed(network, judging, readers), fold, config, padding)
+
+        history: list[EpochRecord] = []
+        best_epoch = 0
+        for number, (stage, groups) in enumerate(_stages(config, how)):
+            changes = _changes(backbones, how)
+            batches = ItemBatches(windows, readers, changes, config.seed + number, how.windows, padding)
+            keeper = keep(number, batches) if keep else None
+            done, best = fit(network, objective, batches, run_validation, stage, groups, on_epoch, gradients, keeper)
+            first = len(history)
+            best_epoch = first + best
+            history += [replace(record, epoch=first + record.epoch, stage=number + record.stage) for record in done]
+    network.eval().requires_grad_(False)
+    return Finetuned(dict(backbones), fusion, moments, tuple(history), best_epoch)
+
+
+def _build_fusion(model: str, dims: Mapping[str, int], config: TrainConfig, settings: Any) -> FusionModel:
+    fusion = build_model(model, dims, config.targets, settings)
+    if fusion.solvable:
+        raise SettingError(
+            f"Model '{model}' is solved in closed form and gives backbones no gradient. Choose another model."
+        )
+    check_window(fusion, config)
+    return fusion
+
+
+def _moments(backbone: Backbone, reader: ItemReader, fold: Fold, how: FinetuneConfig) -> Moments:
+    """What normalises the rows of a backbone that is trained."""
+    if how.normalise == "none":
+        return Moments(torch.zeros(backbone.dim), torch.ones(backbone.dim))
+    per_trial = -(-_MEASURED // len(fold.train))
+    rows = (_embed_some(backbone, reader.trial(trial_id), per_trial) for trial_id in fold.train)
+    return measure_moments(backbone.name, ((found, torch.ones(len(found), dtype=torch.bool)) for found in rows))
+
+
+@torch.no_grad()
+def _embed_some(backbone: Backbone, trial: TrialItems, count: int) -> Tensor:
+    """Rows (R, D) of at most so many items of a trial, evenly spaced."""
+    used = trial.alignment.used_items()
+    places = np.linspace(0, len(used) - 1, min(count, len(used))).round().astype(np.int64)
+    parts = [used[places][start : start + _ITEMS] for start in range(0, len(places), _ITEMS)]
+    return torch.cat([torch.zeros(0, backbone.dim), *(backbone(torch.from_numpy(trial.read(part))) for part in parts)])
+
+
+def _stages(config: TrainConfig, how: FinetuneConfig) -> list[tuple[TrainConfig, Groups | None]]:
+    """The runs of the loop, one after another, each with its groups of weights in the order of their release."""
+    if how.release == "gradual":
+        return [(config, _release_groups)]
+    if how.release == "together":
+        return [(config, None)]
+    later = replace(config, epochs=max(1, config.epochs - how.frozen_epochs), lr=how.released_lr)
+    return [
+        (replace(config, epochs=how.frozen_epochs), lambda network: [list(network.fusion.parameters())]),
+        (later, None),
+    ]
+
+
+def _release_groups(network: EndToEnd) -> list[list[nn.Parameter]]:
+    """Fusion model and first group of every backbone, then the second groups, and so on."""
+    of_backbones = [cast(Backbone, backbone).release_groups() for backbone in network.backbones.values()]
+    together = [list(chain(*groups)) for groups in zip_longest(*of_backbones, fillvalue=())]
+    return [[*network.fusion.parameters(), *together[0]], *together[1:]]
+
+
+def _changes(backbones: Mapping[str, Backbone], how: FinetuneConfig) -> dict[str, Augment]:
+    """Modality → random changes of its items, for the kinds of input that have any."""
+    known: dict[str, Augment] = {
+        "images": partial(change_images, config=how.images),
+        "waves": partial(change_sound, config=how.sound),
+    }
+    return {name: known[each.input.name] for name, each in backbones.items() if each.input.name in known}
+
+
+def _gradients(objective: nn.Module, clip: float, model: nn.Module, batch: Batch) -> Tensor:
+    loss: Tensor = objective(model(batch.inputs), batch.targets, batch.mask)
+    loss.backward()
+    if clip:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    return loss
+
+
+@torch.no_grad()
+def _embed(network: EndToEnd, bank: Bank, readers: Mapping[str, ItemReader]) -> Bank:
+    """A bank of normalised features with those of the trained backbones as they are now."""
+    was_training = network.training
+    network.eval()
+    embeddings, valid = dict(bank.embeddings), dict(bank.valid)
+    for modality, reader in readers.items():
+        rows = torch.zeros(len(bank.labels), network.fusion.dims[modality])
+        seen = torch.zeros(len(bank.labels), dtype=torch.bool)
+        for trial_id in bank.lengths:
+            trial = reader.trial(trial_id)
+            found = _embed_trial(network, modality, trial, bank.device)
+            rows[bank.span(trial_id)] = torch.from_numpy(found)
+            seen[bank.span(trial_id)] = torch.from_numpy(trial.alignment.valid)
+        embeddings[modality] = ResidentRows(rows.to(bank.device))
+        valid[modality] = seen.to(bank.device)
+    network.train(was_training)
+    return replace(bank, embeddings=embeddings, valid=valid)
+
+
+def _embed_trial(network: EndToEnd, modality: str, trial: TrialItems, device: torch.device) -> NDArray[np.float32]:
+    """(T, D) normalised embeddings of a trial's frames, zero where there are none; items are read ahead."""
+    alignment, used = trial.alignment, trial.alignment.used_items()
+    rows = np.zeros((alignment.starts[-1], network.fusion.dims[modality]), np.float32)
+    parts = [used[start : start + _ITEMS] for start in range(0, len(used), _ITEMS)]
+    with ThreadPoolExecutor(2) as readers:
+        for part, read in zip(parts, [readers.submit(trial.read, part) for part in parts], strict=True):
+            found = network.normalise(modality, network.embed(modality, torch.from_numpy(read.result()).to(device)))
+            rows[alignment.rows_of(part)] = found.cpu().numpy()
+    return alignment.average(rows)

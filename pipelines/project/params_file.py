@@ -1,0 +1,191 @@
+"""Reads `params.yaml`: every setting typed and checked, every fault of the file in one message.
+
+That includes sections whose type depends on a name: settings of the corpus, of backbones and of models are their `Config`.
+Section `matrix` is read with the others, also from its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from cache.errors import MissingFileError, SettingError
+from cache.names import config_of, require_folder_name
+from cache.settings import Faults, expected_one_of, parse_settings, refusal
+from extract.backbones import BACKBONES
+from extract.corpora import CORPORA
+from fusion.models import MODELS
+from fusion.settings import TrainConfig, unknown_names
+from pipelines.project import paths
+from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
+from pipelines.project.yaml_files import read_yaml
+
+T = TypeVar("T")
+
+MATRIX = "matrix.yaml"
+"""File beside params.yaml with its section `matrix`; optional."""
+
+
+def read_params(path: Path = paths.PARAMS) -> Params:
+    """Read and check a parameter file, and the file of its section `matrix` where there is one.
+
+    Raises:
+        MissingFileError: if it does not exist.
+        SettingError: if it is no YAML, or with every fault of its settings.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"No '{path}' here. Run this in the project's folder (only extract-features and transcribe take loose media)."
+        )
+    raw = read_yaml(path)
+    where = f"'{path}'"
+    matrix = path.with_name(MATRIX)
+    if matrix.is_file():
+        if isinstance(raw, dict) and "matrix" in raw:
+            raise SettingError(
+                f"There is a section 'matrix' and a file '{matrix}'; expected one of them. Remove the other."
+            )
+        raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
+        where += f" and '{matrix}'"
+    params = read_typed(Params, raw, where)
+    if params.matrix is not None and params.matrix.folds == FoldParams():
+        params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
+    return params
+
+
+def read_typed(kind: type[T], raw: Any, where: str) -> T:
+    """Build a dataclass whose fields are sections of params.yaml, with settings of corpus, backbones and models typed.
+
+    Args:
+        kind: the dataclass.
+        raw: as read.
+        where: file or files, for the message.
+
+    Raises:
+        SettingError: with every fault.
+    """
+    built, faults = parse_settings(kind, raw)
+    typed: dict[tuple[str, ...], Any] = {}
+    for place, table, name, values in _named_sections(raw):
+        if isinstance(name, str) and name in table:
+            owner = partial(_say_owner, table)
+            made, found = parse_settings(config_of(table[name]), values, ".".join(place), owner)
+            typed[place], faults = made, {**faults, **found}
+        elif table is BACKBONES and isinstance(name, str):
+            named = "backbone" in _section(raw, *place[:-1])
+            key = ".".join((*place[:-1], "backbone") if named else place[:-1])
+            text = f"is '{name}'" if named else "names no backbone by 'backbone: …' and is the name of none"
+            faults[key] = f"{text}; {expected_one_of(name, BACKBONES)}"
+    named_sets, found = _name_backbones(raw)
+    typed, faults = {**typed, **named_sets}, {**faults, **found}
+    faults |= _find_unknown_names(raw)
+    trained, found = _type_training(raw)
+    typed, faults = {**typed, **trained}, {**faults, **found}
+    if built is None or faults:
+        raise refusal(faults, where)
+    for place, made in typed.items():
+        built = _put(built, place, made)
+    return built
+
+
+def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, str], Any, Any]]:
+    """Sections whose type depends on a name: place, table of names, name, values."""
+    if "corpus" in _section(raw):
+        corpus = _section(raw, "corpus")
+        yield ("corpus", "settings"), CORPORA, corpus.get("name", CorpusParams.name), corpus.get("settings", {})
+    for name in _section(raw, "extract"):
+        made = _section(raw, "extract", name)
+        yield ("extract", name, "settings"), BACKBONES, made.get("backbone", name), made.get("settings", {})
+    for place in (("fusion", "systems"), ("matrix", "systems"), ("finetune",)):
+        for name in _section(raw, *place):
+            system = _section(raw, *place, name)
+            yield (*place, name, "settings"), MODELS, system.get("model"), system.get("settings", {})
+
+
+def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
+    """The backbone of each feature set, and faulty names of feature sets."""
+    made: dict[tuple[str, ...], Any] = {}
+    faults = {}
+    for name in _section(raw, "extract"):
+        made["extract", name, "backbone"] = _section(raw, "extract", name).get("backbone", name)
+        try:
+            require_folder_name("Feature set", name, "Rename it.")
+        except SettingError as error:
+            faults[f"extract.{name}"] = f"is refused: {error}"
+        if name == ALL:
+            faults[f"extract.{name}"] = "is the name that stands for all feature sets; choose another"
+    return made, faults
+
+
+def _find_unknown_names(raw: Any) -> Faults:
+    """Settings of models that name unknown modalities."""
+    systems = {
+        ".".join((*place, name)): _section(raw, *place, name)
+        for place in (("fusion", "systems"), ("matrix", "systems"), ("finetune",))
+        for name in _section(raw, *place)
+    }
+    own = {place: _section(system, "modalities") for place, system in systems.items()}
+    known = sorted({name for names in own.values() for name in names})
+    return {
+        f"{place}.settings.{key}": text
+        for place, system in systems.items()
+        for key, text in unknown_names(_section(system, "settings"), own[place], known).items()
+    }
+
+
+def _type_training(raw: Any) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:
+    """Settings of training of all sections, and of their systems and fine-tunings, which inherit those of the section."""
+    typed: dict[tuple[str, ...], TrainConfig | None] = {}
+    faults: Faults = {}
+    for section, place in (
+        ("fusion", ("fusion", "systems")),
+        ("matrix", ("matrix", "systems")),
+        ("fusion", ("finetune",)),
+    ):
+        shared = _section(raw, section).get("train", {})
+        found: Faults = {}
+        if _section(raw, section):
+            typed[section, "train"], found = _parse_training(shared, (section, "train"))
+            faults |= found
+        inherited = {} if found else shared  # a fault is reported once
+        for name in _section(raw, *place):
+            own = _section(raw, *place, name).get("train", {})
+            key = (*place, name, "train")
+            typed[key], found = _parse_training({**inherited, **own} if isinstance(own, dict) else own, key)
+            faults |= found
+    return typed, faults
+
+
+_SEEDS = {"fusion": "fusion.seeds", "matrix": "matrix.seeds", "finetune": "finetune.NAME.seed"}
+
+
+def _parse_training(values: Any, place: tuple[str, ...]) -> tuple[TrainConfig | None, Faults]:
+    key = ".".join(place)
+    made, faults = parse_settings(TrainConfig, values, key)
+    if isinstance(values, dict) and "seed" in values:
+        faults[f"{key}.seed"] = f"is {values['seed']!r}, expected in '{_SEEDS[place[0]]}' only"
+    return made, faults
+
+
+def _section(raw: Any, *names: str) -> Mapping[str, Any]:
+    """A section of the values as read; empty if it is missing or not a section."""
+    for name in names:
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return {name: value for name, value in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
+
+
+def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:
+    """The settings with another value at a place."""
+    name, *rest = place
+    if rest:
+        value = _put(node[name] if isinstance(node, dict) else getattr(node, name), tuple(rest), value)
+    return {**node, name: value} if isinstance(node, dict) else replace(node, **{name: value})
+
+
+def _say_owner(table: Mapping[str, str], setting: str) -> str:
+    """Say whose setting it is, e.g. one left behind by another corpus."""
+    owners = [name for name, target in table.items() if setting in get_type_hints(config_of(target))]
+    return f"It is a setting of {' and '.join(map(repr, owners))}: remove it" if owners else ""

@@ -1,0 +1,323 @@
+"""Stage `finetune`: backbones trained under a fusion model, once per fold, from the weights of feature sets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.corpus.folds import Fold
+from cache.corpus.manifest import Manifest
+from cache.documents.documents import write_file
+from cache.errors import AvFusionError
+from cache.names import require_known
+from cache.places.folders import Where
+from extract.backbones.contract import Backbone, load_backbone
+from extract.engine.cropping import crops_folder
+from extract.engine.devices import choose_device, keep_big_buffers
+from extract.engine.embedding import EngineOptions
+from extract.weights.finetuned import Lineage
+from fusion.bank.bank import Bank
+from fusion.settings import TrainConfig
+from fusion.training import checkpoint
+from fusion.training.fitting import EpochRecord
+from pipelines.console.console import note, progress, warn
+from pipelines.endtoend.batches import ItemBatches
+from pipelines.endtoend.items import ItemReader
+from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
+from pipelines.endtoend.training import Finetuned, finetune
+from pipelines.project import paths
+from pipelines.project.corpus_files import load_corpus
+from pipelines.project.finetuned import (
+    find_weights,
+    fusion_folder,
+    refuse_leak,
+    resolve_weights,
+    weights_folder,
+)
+from pipelines.project.params import FeatureSetParams, Params
+from pipelines.project.runs import Digests, Row, best_epoch, digest_finetuning, find_run, save_run
+from pipelines.stages.extraction import extract, raise_failed
+from pipelines.stages.request import Selection, open_job, project_jobs
+from pipelines.stages.training import choose_folds, history_rows, open_stores
+
+
+def finetune_all(
+    params: Params, only: Sequence[str] = (), features: Where = paths.FEATURES, redo: bool = False, device: str = "auto"
+) -> list[Row]:
+    """Run the fine-tunings of params.yaml, once per fold; what was made of just the same is kept.
+
+    Args:
+        params: all of params.yaml.
+        only: names of fine-tunings; all by default.
+        features: folder or URL of all features, of modalities whose backbones are not trained.
+        redo: train again what is already there.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        One row per fine-tuning and fold: the epoch that it kept and its validation CCC.
+
+    Raises:
+        UnknownNameError: if there is no such fine-tuning, feature set or target.
+        AvFusionError: whatever loading or training raises.
+    """
+    for name in only:
+        require_known("fine-tuning in section 'finetune' of params.yaml", name, params.finetune)
+    manifest = load_corpus()
+    folds = choose_folds(params.fusion.folds, manifest)
+    rows = []
+    for name in only or params.finetune:
+        _extract_beside(params, params.finetune[name], features, device)
+        _remove_other_folds(name, folds)
+        for fold in folds:
+            job = _open(params, name, fold, manifest, features, device)
+            history = None if redo else _find_finished(job)
+            if history is None:
+                history = _finetune_one(job)
+            else:
+                note(f"Fine-tuning '{name}' of fold {fold.index} is finished already; --redo trains it again.")
+            rows.append({**best_epoch(history), "system": name})
+    return rows
+
+
+def _remove_other_folds(name: str, folds: Sequence[Fold]) -> None:
+    """Remove the weights of folds that there are no more: features of every fold that has some are extracted."""
+    kept = {f"fold{fold.index}" for fold in folds}
+    for path in (paths.FINETUNED / name).glob("fold*"):
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def _extract_beside(params: Params, run: FinetuneParams, features: Where, device: str) -> None:
+    """Have the features of the modalities whose backbones are not trained."""
+    names = {name for modality, name in run.modalities.items() if modality not in run.tuned}
+    if names := names & params.extract.keys():
+        for job in project_jobs(tuple(sorted(names)), params, EngineOptions(device=device), Selection(), features):
+            raise_failed(extract(open_job(job)))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One fine-tuning of one fold, ready to run.
+
+    Attributes:
+        backbones: modality → the backbone that is trained, with the weights that it starts from.
+        readers: modality → what its backbone reads.
+        bank: labels, and the features of the other modalities.
+        digest: of all that decides the weights.
+    """
+
+    name: str
+    run: FinetuneParams
+    fold: Fold
+    params: Params
+    manifest: Manifest
+    backbones: dict[str, Backbone]
+    readers: dict[str, ItemReader]
+    bank: Bank
+    digest: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where it leaves its weights."""
+        return weights_folder(self.name, self.fold.index)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings of training, with the seed."""
+        return replace(self.run.train, seed=self.run.seed)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The settings of fine-tuning as plain values."""
+        known = asdict(self.run)
+        return {each.name: known[each.name] for each in fields(FinetuneConfig)}
+
+    def section(self, modality: str) -> FeatureSetParams:
+        """The feature set that a modality starts from."""
+        return self.params.extract[self.run.modalities[modality]]
+
+
+def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: Where, device: str) -> _Job:
+    run = params.finetune[name]
+    params.feature_sets([run.modalities[modality] for modality in run.tuned])
+    backbones = {}
+    for modality in run.tuned:
+        start = run.modalities[modality]
+        section = params.extract[start]
+        backbones[modality] = load_backbone(
+            section.backbone, resolve_weights(params, start, fold.index), section.settings
+        )
+        refuse_leak(
+            backbones[modality].recipe().provenance, fold, f"the weights that finetune.{name} starts '{modality}' from"
+        )
+    trials = [manifest.trial(trial_id) for trial_id in (*fold.train, *fold.validate)]
+    crops = crops_folder(paths.CROPS, params.crops)
+    readers = {modality: ItemReader(each.input, manifest, trials, crops) for modality, each in backbones.items()}
+    beside = {modality: each for modality, each in run.modalities.items() if modality not in backbones}
+    stores = open_stores(features, beside, manifest, fold)
+    chosen = str(choose_device(device))
+    if stores:
+        ids = [trial.id for trial in trials]
+        bank = Bank.from_stores(stores, manifest, ids, chosen, params.fusion.bank.memory_gb)
+    else:
+        bank = Bank.of_labels(trials, manifest.targets, chosen)
+    job = _Job(name, run, fold, params, manifest, backbones, readers, bank)
+    return replace(job, digest=_digest(job, Digests(params.fusion, manifest, lambda names, fold: stores)))
+
+
+def _digest(job: _Job, digests: Digests) -> str:
+    """Digest of all that decides the weights."""
+    trial_ids = (*job.fold.train, *job.fold.validate)
+    beside = sorted(job.run.modalities.keys() - job.backbones.keys())
+    document = {
+        "model": [job.run.model, asdict(job.run.settings)],
+        "training": asdict(job.config),
+        "how": job.how,
+        "fold": asdict(job.fold),
+        "start": {modality: _start(job, modality) for modality in sorted(job.backbones)},
+        "media": {
+            m: [reader.trial(each).source.digest() for each in trial_ids] for m, reader in sorted(job.readers.items())
+        },
+        "features": {
+            modality: digests.features(modality, job.run.modalities[modality], trial_ids, job.fold)
+            for modality in beside
+        },
+        **digests.common(trial_ids),
+        "code": digest_finetuning(job.run.model),
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _start(job: _Job, modality: str) -> str:
+    """Fingerprint of the rows that a backbone makes before it is trained."""
+    backbone = job.backbones[modality]
+    return backbone.recipe(upstream=backbone.input.upstream(job.manifest, job.params.crops)).fingerprint
+
+
+def _find_finished(job: _Job) -> list[Row] | None:
+    """History of the fine-tuning that was made of just the same, if its weights are here and whole."""
+    folder = fusion_folder(job.name, job.fold.index)
+    history = find_run(folder, job.digest)
+    if history is None:
+        return None
+    expected = checkpoint.load(folder).recipes
+    try:
+        for modality, backbone in job.backbones.items():
+            path = find_weights(job.name, job.fold.index, modality)
+            found = load_backbone(backbone.name, str(path), job.section(modality).settings)
+            if found.weights.sha256 != expected[modality].weights_sha256:
+                return None
+    except AvFusionError:  # missing or damaged: they are trained again
+        return None
+    return history
+
+
+def _finetune_one(job: _Job) -> list[Row]:
+    keep_big_buffers()
+    state = paths.FINETUNED / ".state" / job.digest
+    with progress("fine-tuning", job.config.epochs) as advance:
+
+        def tell(record: EpochRecord) -> None:
+            advance(1, f"{job.name} fold {job.fold.index} CCC {record.score:.3f}")
+
+        result = finetune(
+            job.backbones,
+            job.readers,
+            job.bank,
+            job.fold,
+            job.run.model,
+            job.run.settings,
+            job.config,
+            job.run,
+            lambda number, batches: StateFile(state / f"{number}.pt", batches),
+            tell,
+        )
+    rows = history_rows(job.name, job.fold, job.config, result.history)
+    _save(job, result, rows)
+    shutil.rmtree(state, ignore_errors=True)
+    return rows
+
+
+def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
+    """Leave the weights of every trained backbone, the fusion model, and last the document that makes them finished."""
+    bank = job.bank.select_targets(job.config.targets)
+    recipes = dict(bank.recipes)
+    for modality, backbone in result.backbones.items():
+        path = backbone.cpu().save(job.folder / modality, _lineage(job, backbone))
+        section = job.section(modality)
+        trained = load_backbone(backbone.name, str(path), section.settings)
+        recipes[modality] = trained.recipe(
+            section.dtype, upstream=trained.input.upstream(job.manifest, job.params.crops)
+        )
+    folder = fusion_folder(job.name, job.fold.index)
+    checkpoint.Checkpoint(
+        result.fusion.cpu(),
+        result.moments,
+        recipes,
+        job.fold,
+        job.config,
+        result.history[result.best_epoch].validation,
+        {"torch": str(torch.__version__)},
+        bank.targets,
+    ).save(folder)
+    save_run(folder, job.digest, rows)
+
+
+def _lineage(job: _Job, backbone: Backbone) -> Lineage:
+    before = backbone.recipe().provenance
+    training = {
+        "model": job.run.model,
+        "settings": asdict(job.run.settings),
+        "training": asdict(job.config),
+        "how": job.how,
+    }
+    return Lineage(
+        backbone.name,
+        backbone.settings(),
+        before.origin,
+        before.licence,
+        (backbone.weights.sha256, *before.parents),
+        tuple(sorted({*before.trials, *job.fold.train})),
+        tuple(sorted({*before.selection, *job.fold.validate})),
+        training,
+    )
+
+
+class StateFile:
+    """Keeps the state of a fine-tuning between epochs in a file.
+
+    Args:
+        path: the file.
+        batches: told which epoch comes next.
+    """
+
+    def __init__(self, path: Path, batches: ItemBatches) -> None:
+        self._path, self._batches = path, batches
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last; None if there is none, or it is damaged."""
+        if not self._path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+            warn(f"'{self._path}', the state of a fine-tuning that was interrupted, is damaged: it starts again.")
+            return None
+        self._batches.start_at(len(state["history"]))
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace it atomically."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(self._path, buffer.getvalue())

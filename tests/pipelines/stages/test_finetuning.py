@@ -1,0 +1,243 @@
+"""Fine-tuning in a project: weights, their recipe, what they may be used for, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cache.corpus.folds import Fold, save_folds
+from cache.corpus.manifest import Manifest
+from cache.errors import LeakError, WeightsError
+from cache.store.receipt import Receipt, open_receipt
+from extract.backbones.contract import load_backbone
+from fusion.bank.bank import Bank
+from fusion.training.checkpoint import load
+from fusion.training.inference import predict
+from pipelines.project.finetuned import refuse_leak
+
+Run = Callable[..., Result]
+Edit = Callable[[Callable[[dict], None]], None]
+FOLDER = Path("work/finetuned/emotion/fold0/weights")
+FUSION = FOLDER.parent / "fusion"
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def section(project: Path, edit_params: Edit) -> Callable[..., None]:
+    """Give the project a fine-tuning of `conv1d`, or of what is named, and a feature set with its weights."""
+
+    def write(modalities: dict[str, str] | None = None, **settings: object) -> None:
+        def change(params: dict) -> None:
+            train = {"epochs": 2, "batch_size": 2, "window": 6, "hop": 6, "schedule": "constant", "lr": 1e-3}
+            params["finetune"] = {
+                "emotion": {
+                    "model": "rnn", "modalities": modalities or {"audio": "conv1d"}, "windows": 4, "train": train, **settings,
+                }
+            }  # fmt: skip
+            params["extract"]["voice"] = {
+                "backbone": "conv1d", "weights": "finetuned", "settings": params["extract"]["conv1d"]["settings"],
+            }  # fmt: skip
+
+        edit_params(change)
+
+    return write
+
+
+def finetune(run: Run, *arguments: str) -> Result:
+    result = run("finetune", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def tuned() -> bytes:
+    return (FOLDER / "audio.safetensors").read_bytes()
+
+
+def test_features_of_the_new_weights_stand_beside_the_old_ones(run: Run, section: Callable[..., None]) -> None:
+    section()
+    old = Path("features/receipts/conv1d.json").read_bytes()
+    finetune(run)
+    result = run("extract", "--backbone", "voice", "--backbone", "conv1d", "--json")
+    assert [(row["features"], row["computed"]) for row in json.loads(result.stdout)] == [("voice", 3), ("conv1d", 0)]
+    assert Path("features/receipts/conv1d.json").read_bytes() == old
+    before = Receipt.load("features/receipts/conv1d.json").recipe
+    after = Receipt.load("features/receipts/voice.json").recipe
+    manifest = Manifest.load(Path("work/corpus"))
+    assert set(after.provenance.trials) == {trial.id for trial in manifest.trials if trial.partition == "train"}
+    assert set(after.provenance.selection) == {trial.id for trial in manifest.trials if trial.partition == "validation"}
+    assert after.provenance.parents == (before.weights_sha256,)
+    assert (after.settings, after.upstream) == (before.settings, before.upstream)
+    assert after.weights_sha256 not in ("", before.weights_sha256)
+
+
+def test_its_fusion_model_predicts_the_same_from_the_cache(run: Run, section: Callable[..., None]) -> None:
+    """End to end is nothing else than the tuned backbone's features under the fusion model that it was trained with."""
+    section(modalities={"audio": "conv1d", "visual": "mobilefacenet"}, trained=["audio"])
+    rows = json.loads(finetune(run).stdout)
+    assert run("extract", "--backbone", "voice").exit_code == 0
+    checkpoint = load(FUSION)
+    manifest = Manifest.load(Path("work/corpus"))
+    stores = {
+        modality: open_receipt(f"features/receipts/{name}.json")[0]
+        for modality, name in (("audio", "voice"), ("visual", "mobilefacenet"))
+    }
+    validation = [trial for trial in manifest.trials if trial.partition == "validation"]
+    bank = Bank.from_stores(stores, manifest, [trial.id for trial in validation])
+    values = np.concatenate([prediction.values for prediction in predict(checkpoint, bank)])
+    labels = np.concatenate([trial.labels for trial in validation])
+    for column, target in enumerate(manifest.names):
+        known = np.isfinite(labels[:, column])
+        x, y = values[known, column].astype(float), labels[known, column].astype(float)
+        ccc = 2 * ((x - x.mean()) * (y - y.mean())).mean() / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+        assert rows[0][f"ccc_{target}"] == pytest.approx(ccc, abs=2e-3)  # the store keeps float16
+
+
+def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
+    section()
+    finetune(run)
+    first, written = tuned(), (FOLDER / "audio.safetensors").stat().st_mtime_ns
+    result = finetune(run)
+    assert "'emotion' of fold 0 is finished already" in result.stderr
+    assert (FOLDER / "audio.safetensors").stat().st_mtime_ns == written
+    finetune(run, "--redo")
+    assert tuned() == first
+    section(clip=0.01)
+    finetune(run)
+    assert tuned() != first
+
+
+def test_damaged_weights_are_trained_again(run: Run, section: Callable[..., None]) -> None:
+    section()
+    finetune(run)
+    first = tuned()
+    (FOLDER / "audio.safetensors").write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
+    result = run("extract", "--backbone", "voice")
+    assert (result.exit_code, "audio.safetensors" in result.output) == (1, True)
+    finetune(run)
+    assert tuned() == first
+
+
+@pytest.mark.parametrize("how", [{}, {"release": "two-stage", "frozen_epochs": 1}])
+def test_killed_at_any_epoch_it_ends_with_the_same_weights(
+    run: Run, section: Callable[..., None], edit_params: Edit, how: dict[str, object]
+) -> None:
+    section(images={"flip": 0.5}, sound={"noise": 0.1}, **how)
+    edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=4))
+    finetune(run)
+    undisturbed = tuned()
+    for path in FOLDER.glob("*.*"):
+        path.unlink()
+    (FUSION / "run.json").unlink()
+    states = Path("work/finetuned/.state")
+    for _ in range(3):
+        command = [sys.executable, "-m", "pipelines", "finetune"]
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+        before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
+        while process.poll() is None and {p: p.stat().st_mtime_ns for p in states.rglob("*.pt")} == before:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finetune(run)
+    assert tuned() == undisturbed
+    assert not list(states.rglob("*.pt"))
+
+
+def test_weights_without_their_document_are_refused(run: Run, section: Callable[..., None]) -> None:
+    section()
+    finetune(run)
+    (FOLDER / "audio.lineage.json").unlink()
+    with pytest.raises(WeightsError, match="audio.lineage.json"):
+        load_backbone("conv1d", str(FOLDER / "audio.safetensors"), {"window_s": 0.1})
+
+
+def test_weights_of_other_settings_are_refused(run: Run, section: Callable[..., None]) -> None:
+    section()
+    finetune(run)
+    with pytest.raises(WeightsError, match=r"window_s: 0.1, not 0.5"):
+        load_backbone("conv1d", str(FOLDER / "audio.safetensors"))
+
+
+def test_figures_on_trials_that_weights_have_seen_are_refused(
+    run: Run, section: Callable[..., None], edit_params: Edit
+) -> None:
+    section()
+    finetune(run)
+    assert run("extract", "--backbone", "voice").exit_code == 0
+    edit_params(
+        lambda params: params["fusion"].update(systems={"s": {"model": "rnn", "modalities": {"audio": "voice"}}})
+    )
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+    learned = Receipt.load("features/receipts/voice.json").recipe.provenance
+    (teaching,), (choosing,) = learned.trials, learned.selection
+    manifest = Manifest.load(Path("work/corpus"))
+    other = next(trial.id for trial in manifest.trials if trial.id not in (teaching, choosing))
+    folds = [Fold(0, (other,), (choosing,), (teaching,)), Fold(0, (other,), (teaching,), (choosing,)),
+             Fold(0, (teaching,), (other,), (choosing,))]  # fmt: skip
+    for fold in folds:
+        with pytest.raises(LeakError, match=r"learned from 1 .*first: "):
+            refuse_leak(learned, fold, "features 'voice'")
+    save_folds(folds[:1], Path("folds.json"), manifest)
+    edit_params(lambda params: params["fusion"].update(folds={"path": "folds.json"}))
+    result = run("train")
+    assert (result.exit_code, f"'{teaching}'" in result.output and "'voice'" in result.output) == (1, True)
+
+
+def test_every_fold_has_weights_and_features_of_its_own(
+    run: Run, section: Callable[..., None], edit_params: Edit
+) -> None:
+    """Two folds, each tuned on its own training trials; its systems read the features of its own weights."""
+    section()
+    manifest = Manifest.load(Path("work/corpus"))
+    one, other = [trial.id for trial in manifest.trials if trial.partition in ("train", "validation")]
+    save_folds([Fold(0, (one,), (other,), ()), Fold(1, (other,), (one,), ())], Path("folds.json"), manifest)
+    edit_params(lambda params: params["fusion"].update(folds={"path": "folds.json", "number": -1}, seeds=[0]))
+    edit_params(
+        lambda params: params["fusion"].update(systems={"s": {"model": "rnn", "modalities": {"audio": "voice"}}})
+    )
+    edit_params(lambda params: params["fusion"]["train"].update(epochs=1))
+    finetune(run)
+    result = run("extract", "--backbone", "voice", "--backbone", "conv1d", "--json")
+    rows = [(row["features"], row["computed"], row["kept"]) for row in json.loads(result.stdout)]
+    assert rows == [("voice", 3, 0), ("conv1d", 0, 3), ("voice", 3, 0)]
+    receipt = Receipt.load("features/receipts/voice.json")
+    assert len({each.recipe.fingerprint for each in receipt.every()}) == 2
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+    for fold in range(2):
+        network = load(f"work/models/s/fold{fold}/seed0")
+        provenance = network.recipes["audio"].provenance
+        assert provenance == receipt.of_fold(fold).recipe.provenance
+        assert (set(provenance.trials), set(provenance.selection)) == (
+            set(network.fold.train),
+            set(network.fold.validate),
+        )
+    assert run("cache", "verify").exit_code == 0
+    written = Path("features/receipts/voice.json").read_bytes()
+    assert run("extract", "--backbone", "voice").exit_code == 0
+    assert Path("features/receipts/voice.json").read_bytes() == written
+    edit_params(lambda params: params["fusion"]["folds"].update(number=1))
+    finetune(run)
+    assert [path.name for path in Path("work/finetuned/emotion").iterdir()] == ["fold1"]
+    assert run("extract", "--backbone", "voice").exit_code == 0
+    assert run("train").exit_code == 0
+    assert [network["model"] for network in json.loads(run("models", "ls", "--json").stdout)] == ["rnn", "rnn"]
+
+
+def test_what_no_fine_tuning_makes_is_reported(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
+    section()
+    result = run("extract", "--backbone", "voice")
+    assert (result.exit_code, "finetune --run emotion" in result.output) == (1, True)
+    edit_params(lambda params: params.pop("finetune"))
+    result = run("extract", "--backbone", "voice")
+    assert (result.exit_code, "conv1d" in result.output and "finetune" in result.output) == (1, True)
