@@ -6,7 +6,7 @@ Losses, optimisers, schedules and activations are lazy paths, so that reading se
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cache.errors import SettingError
@@ -37,6 +37,9 @@ CLASS_WEIGHTINGS = {
     "training": "fusion.scores.losses:balanced_class_weights",
 }
 
+
+NORMALISATIONS = ("dimension", "scalar", "none")
+CCC_MOMENTS = ("lin", "n-1")
 
 ACTIVATIONS = {
     "gelu": "torch.nn:GELU",
@@ -102,6 +105,12 @@ class TrainConfig:
         reshuffle: draw a new order of windows for every epoch; otherwise they are shuffled once [Zhang2023's code].
         masked: ignore the padding of short windows; otherwise it is ordinary input (embeddings of zero before
             normalisation) and counts in the loss with targets 0 [Zhang2023's code].
+        normalise: how embeddings are normalised with the moments of the training trials: each "dimension" by its own mean and
+            standard deviation, by one "scalar" pair for all of them, or "none". [Karas2022] and [Zhang2023] read the outputs of
+            their visual and acoustic backbones as they are, [Zhang2023] text by one pair; this changes effective learning rates.
+        normalise_of: modality → the same, where it differs.
+        ccc: moments of the CCC in the loss: "lin" (population moments [Lin1989]) or "n-1" (covariance divided by N, variances by
+            N - 1, as in the code of [Karas2022] and [Zhang2023]).
         loss: compute the CCC over each "batch" [Karas2022] or each "window" [Zhang2023].
         lambda_mse: weight of the mean squared error.
         lambda_ce: weight of the cross-entropy over the 24 polar classes; by default 0.88 for models with that head and 0
@@ -114,7 +123,7 @@ class TrainConfig:
         restart_steps: cosine: optimiser steps from one warm restart to the next.
         warmup_epochs: plateau: number of epochs at the start of each stage during which the rate climbs from 0 to `lr`,
             starting over in each epoch.
-        legacy_warmup: plateau: climb to lr (r + 1) / 25 in epoch r, as the published code does.
+        legacy_warmup: plateau: climb from 0 towards lr (r + 1) / 25 in epoch r, as the published code does.
         plateau_patience: plateau: the rate is cut after more than this many epochs without a better validation CCC.
         plateau_factor: plateau: each cut multiplies the rate by this.
         min_lr: plateau: below this rate the next group of weights is released; without one the run ends.
@@ -133,6 +142,9 @@ class TrainConfig:
     tail: str = "align"
     reshuffle: bool = True
     masked: bool = True
+    normalise: str = "dimension"
+    normalise_of: dict[str, str] = field(default_factory=dict)
+    ccc: str = "lin"
     loss: str = "batch"
     lambda_mse: float = 0.84
     lambda_ce: float | None = None
@@ -157,8 +169,12 @@ class TrainConfig:
         ranges |= dict.fromkeys(("lambda_mse", "lambda_ce", "weight_decay", "min_lr"), (0, 1e9))
         ranges |= {"warmup_epochs": (0, 1e9), "plateau_patience": (0, 1e9), "plateau_factor": (1e-9, 0.999)}
         choices: dict[str, Any] = {"tail": TAILS, "loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-        choices |= {"class_weights": CLASS_WEIGHTINGS}
-        faults = {}
+        choices |= {"class_weights": CLASS_WEIGHTINGS, "normalise": NORMALISATIONS, "ccc": CCC_MOMENTS}
+        faults = {
+            f"normalise_of.{modality}": f"is {how!r}, {expected_one_of(how, NORMALISATIONS)}"
+            for modality, how in self.normalise_of.items()
+            if how not in NORMALISATIONS
+        }
         if not self.targets or len(set(self.targets)) < len(self.targets):
             faults["targets"] = f"is {list(self.targets)}, expected at least one name, each once"
         check_ranges("training", self, ranges, choices, faults)

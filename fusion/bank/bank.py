@@ -166,8 +166,15 @@ class Bank:
             reduced[modality] = ResidentRows(torch.cat([part.to(self.device) for part in (*parts, padding)]))
         return replace(self, embeddings=self.embeddings | reduced, projections=self.projections | dict(projections))
 
-    def measure(self, trial_ids: Sequence[str]) -> dict[str, Moments]:
+    def measure(
+        self, trial_ids: Sequence[str], how: str = "dimension", how_of: Mapping[str, str] | None = None
+    ) -> dict[str, Moments]:
         """Moments of every modality over the valid frames of these trials only.
+
+        Args:
+            trial_ids: the trials.
+            how: one of `fusion.settings.NORMALISATIONS`.
+            how_of: modality → the same, where it differs.
 
         Raises:
             UnknownNameError: if the bank does not hold a trial.
@@ -176,7 +183,8 @@ class Bank:
         moments = {}
         for modality in self.embeddings:
             trials = (self._valid_rows(modality, trial_id) for trial_id in trial_ids)
-            moments[modality] = measure_moments(modality, trials).to(self.device)
+            chosen = (how_of or {}).get(modality, how)
+            moments[modality] = measure_moments(modality, trials).simplified(chosen).to(self.device)
         return moments
 
     def _valid_rows(self, modality: str, trial_id: str) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,17 @@ class Moments:
         varies = self.std > _CONSTANT * self.mean.abs() + 1e-12
         return torch.where(varies, self.std, torch.ones_like(self.std))
 
+    def simplified(self, how: str) -> Moments:
+        """The moments for a coarser normalisation: "dimension" (as they are), "scalar" (of all numbers together), or "none"."""
+        if how == "none":
+            return Moments(torch.zeros_like(self.mean), torch.ones_like(self.std))
+        if how == "dimension":
+            return self
+        mean = self.mean.double().mean()
+        square = (self.std.double().square() + self.mean.double().square()).mean()
+        std = (square - mean.square()).clamp_min(0).sqrt()
+        return Moments(torch.full_like(self.mean, float(mean)), torch.full_like(self.std, float(std)))
+
     def normalise_(self, rows: Tensor, valid: Tensor, dtype: torch.dtype) -> Tensor:
         """Normalise in place: (x - mean) / scale, clipped to the range of a type, zero where not valid.
 

@@ -141,6 +141,25 @@ class PreNormCrossLayer(CrossLayer):
         return x + self.feed_forward(self.norm_ff(x))
 
 
+class GatedCrossLayer(PreNormCrossLayer):
+    """The layer of "gatedmultv2": as that of "multv2", with a learned scalar g that mixes target and attention.
+
+        x = g t + (1 - g) drop(a)
+
+    The authors' variant has one parameter more per cross layer; how it mixes is an inference from its name and count.
+    """
+
+    def __init__(self, dim: int, d_ff: int, n_heads: int, dropout: float, dropout_ff: float) -> None:
+        super().__init__(dim, d_ff, n_heads, dropout, dropout_ff)
+        self.gate = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, target: Tensor, source: Tensor, outside: Tensor | None = None) -> Tensor:
+        """target and source (B, L, dim), outside (B, L) true in padding → (B, L, dim)."""
+        attended = self.attend(self.norm_attention(target), self.norm_source(source), outside)
+        x = self.gate * target + (1 - self.gate) * self.dropout(attended)
+        return x + self.feed_forward(self.norm_ff(x))
+
+
 class CrossStack(nn.ModuleList):
     """Cross layers that all read the same, unchanged source [Tsai2019MulT].
 

@@ -16,8 +16,8 @@ A single modality has nothing to attend to: it is reduced to `d_model` and goes 
 
 Variants: "mult" is the one described in the paper. "multv2" is the default of the authors' command line, may have
 produced the published figures, and is flawed (see `fusion.layers.attention.PreNormCrossLayer` and `CrossStack`: the target is
-not added, and only the last layer of a stack has an effect, while the others get no gradient); it is here for
-reproduction.
+not added, and only the last layer of a stack has an effect, while the others get no gradient). "gatedmultv2" has a learned
+scalar more in each cross layer and the same flaw. Both are here for reproduction.
 
 The defaults are [Karas2022, Table 4]; as the authors' search never passed its dropout on, published runs may have had
 0.3 instead of 0.6. The dropout inside the cross layers' feed-forward part is 0.3 in their code, regardless of `dropout`.
@@ -33,13 +33,21 @@ from torch import nn
 
 from cache.errors import SettingError
 from cache.settings import check_ranges
-from fusion.layers.attention import CrossLayer, CrossStack, EncoderStack, FrameConv, Positions, PreNormCrossLayer
+from fusion.layers.attention import (
+    CrossLayer,
+    CrossStack,
+    EncoderStack,
+    FrameConv,
+    GatedCrossLayer,
+    Positions,
+    PreNormCrossLayer,
+)
 from fusion.layers.heads import Heads, make_activation
 from fusion.layers.padding import clear_padding, find_inside
 from fusion.model import Estimate, FusionModel, Inputs
 from fusion.settings import ACTIVATIONS
 
-VARIANTS = ("mult", "multv2")
+VARIANTS = ("mult", "multv2", "gatedmultv2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Config:
     """Settings; the defaults are [Karas2022, Table 4].
 
     Attributes:
-        variant: mult or multv2.
+        variant: mult, multv2 or gatedmultv2.
         d_model: width of the concatenation of two stacks; each is half as wide, a multiple of `n_heads`.
         d_ff: width inside the feed-forward parts.
         n_layers: number of Transformer layers after the concatenation.
@@ -57,7 +65,7 @@ class Config:
             whole default.
         dropout: in the layers, 0 to 1.
         dropout_cross_ff: inside the feed-forward part of cross layers, 0 to 1.
-        activation: of the layers after the concatenation and before the heads: gelu, relu or selu.
+        activation: before the heads: gelu, relu or selu; inside all layers it is GELU, as in the authors' code.
     """
 
     variant: str = "mult"
@@ -96,17 +104,14 @@ class CrossModalAttention(FusionModel):
         self.positions = Positions(width)
         self.stacks = nn.ModuleList(self._stack(source, target, width) for source, target in self.pairs)
         self.width = width * max(1, len(self.pairs))
-        alpha = config.variant == "multv2" and config.activation == "selu"
-        self.encoder = EncoderStack(
-            self.width, config.d_ff, config.n_heads, config.n_layers, config.dropout, config.activation, alpha
-        )
+        self.encoder = EncoderStack(self.width, config.d_ff, config.n_heads, config.n_layers, config.dropout, "gelu")
         self.activation = make_activation(config.activation)
         self.heads = Heads(self.width, self.targets)
 
     def _stack(self, source: str, target: str, width: int) -> CrossStack:
         config = self.config
         n_layers = config.n_cross_of.get(f"{source}_to_{target}", config.n_cross)
-        layer = PreNormCrossLayer if config.variant == "multv2" else CrossLayer
+        layer = {"mult": CrossLayer, "multv2": PreNormCrossLayer, "gatedmultv2": GatedCrossLayer}[config.variant]
         layers = [
             layer(width, config.d_ff, config.n_heads, config.dropout, config.dropout_cross_ff) for _ in range(n_layers)
         ]

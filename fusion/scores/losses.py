@@ -10,6 +10,7 @@ it contribute neither value nor gradient, and their targets may be any finite nu
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,43 +43,46 @@ def has_polar_plane(targets: tuple[str, ...]) -> bool:
     return {"valence", "arousal"} <= set(targets)
 
 
-def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor, moments: str = "lin") -> Tensor:
     """Mean over targets of 1 - CCC, each CCC over all frames of the batch [Karas2022, Equation 3].
 
-    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), population moments [Lin1989]. The authors' code mixes
-    N and N - 1; the difference is below 1e-3 for a batch of 1,024 frames.
+    CCC = 2 cov / (var_p + var_t + (mean_p - mean_t)^2), with population moments [Lin1989] or, with the moments "n-1",
+    variances divided by N - 1 as in the authors' code; the difference is below 1e-3 for a batch of 1,024 frames.
 
     Returns:
         Scalar in [0, 2]; 1 if nothing varies or no frame counts.
     """
-    return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten(0, 1), 0)).mean()
+    return (1 - _ccc(prediction.flatten(0, 1), target.flatten(0, 1), mask.flatten(0, 1), 0, moments)).mean()
 
 
-def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def windowed_ccc_loss(prediction: Tensor, target: Tensor, mask: Tensor, moments: str = "lin") -> Tensor:
     """Mean over windows and targets of 1 - CCC, each CCC along one window, as in the code of [Zhang2023].
 
     The paper only says "the CCC loss" (Section 3.4).
 
     Targets without a counted frame are left out of their window's mean, and windows without any are left out of the total.
-    Deviation: population moments throughout; the published code divides the covariance by N and the variances by N - 1
-    (factor .9967 for 300 frames).
+    The published code divides the covariance by N and the variances by N - 1 (factor .9967 for 300 frames): moments "n-1".
 
     Returns:
         Scalar in [0, 2]; 0 if no frame counts.
     """
     counted = mask.any(dim=1)
-    loss = ((1 - _ccc(prediction, target, mask, 1)) * counted).sum(dim=-1) / counted.sum(dim=-1).clamp_min(1)
+    loss = ((1 - _ccc(prediction, target, mask, 1, moments)) * counted).sum(dim=-1) / counted.sum(dim=-1).clamp_min(1)
     return loss.sum() / counted.any(dim=-1).sum().clamp_min(1)
 
 
-def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int) -> Tensor:
+def _ccc(prediction: Tensor, target: Tensor, mask: Tensor, dim: int, moments: str) -> Tensor:
     """CCC along `dim` over the counted frames; two passes keep the precision of float32."""
     weight = mask.to(prediction.dtype)
-    weight = weight / weight.sum(dim, keepdim=True).clamp_min(1)
+    count = weight.sum(dim, keepdim=True)
+    weight = weight / count.clamp_min(1)
     mean_p = (prediction * weight).sum(dim, keepdim=True)
     mean_t = (target * weight).sum(dim, keepdim=True)
     p, t = prediction - mean_p, target - mean_t
-    spread = ((p * p + t * t) * weight).sum(dim) + (mean_p - mean_t).square().squeeze(dim)
+    variances = ((p * p + t * t) * weight).sum(dim)
+    if moments == "n-1":
+        variances = variances * (count / (count - 1).clamp_min(1)).squeeze(dim)
+    spread = variances + (mean_p - mean_t).square().squeeze(dim)
     return 2 * (p * t * weight).sum(dim) / (spread + _EPSILON)
 
 
@@ -162,6 +166,7 @@ class Objective(nn.Module):
         lambda_ce: float | None,
         class_weights: str = "paper",
         labels: Tensor | None = None,
+        moments: str = "lin",
     ) -> None:
         """Choose the losses.
 
@@ -171,6 +176,7 @@ class Objective(nn.Module):
             lambda_mse: weight of the squared error.
             lambda_ce: weight of the cross-entropy; None for 0.88 if the model has polar classes, else 0.
             class_weights: a name of `fusion.settings.CLASS_WEIGHTINGS`.
+            moments: of the CCC, one of `fusion.settings.CCC_MOMENTS`.
             labels: (F, C) of the training frames, nan where not labelled; needed by "training" class weights only.
 
         Raises:
@@ -182,7 +188,7 @@ class Objective(nn.Module):
             raise SettingError(
                 f"'lambda_ce' is {lambda_ce} with targets {', '.join(targets)}; polar classes need valence and arousal. Set it to 0."
             )
-        self.ccc_loss = load_named("loss", LOSSES, loss)
+        self.ccc_loss = partial(load_named("loss", LOSSES, loss), moments=moments)
         self.lambda_mse, self.lambda_ce = lambda_mse, lambda_ce
         self.axes = [targets.index("valence"), targets.index("arousal")] if has_polar_plane(targets) else None
         weigh = load_named("rule of class weights", CLASS_WEIGHTINGS, class_weights)

@@ -108,7 +108,7 @@ class Plateau(Constant):
     With r the epoch since the last release of weights and n the steps of an epoch:
 
     * r < `warmup_epochs`: step k of n has lr (k + 1) / n, starting over in each epoch [Zhang2023]; the published code
-      divides by 5 twice and climbs to lr (r + 1) / 25 only (`legacy_warmup`);
+      starts from 0, divides by 5 twice and climbs to lr (r + 1) / 25 only: k / n lr (r + 1) / 25 (`legacy_warmup`);
     * then the rate is lr, multiplied by `plateau_factor` after more than `plateau_patience` epochs in a row without
       improvement on the best epoch of all stages;
     * r > `warmup_epochs` and a rate below `min_lr`: `exhausted`. Early stopping counts epochs from the same r on.
@@ -170,7 +170,8 @@ class Plateau(Constant):
     def _move(self) -> None:
         rate = self._cut_rate()
         if self._epoch < self._config.warmup_epochs:
-            rate *= min(self._step + 1, self._num_steps) / self._num_steps
+            begun = self._step if self._config.legacy_warmup else self._step + 1
+            rate *= min(begun, self._num_steps) / self._num_steps
             rate *= (self._epoch + 1) / 25 if self._config.legacy_warmup else 1
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -77,7 +77,7 @@ def train(
         )
     bank = bank.select_targets(config.targets)
     check_kinds(bank.targets, config.loss)
-    moments = bank.measure(fold.train)
+    moments = bank.measure(fold.train, config.normalise, config.normalise_of)
     resident = bank.normalised(moments, [*fold.train, *fold.validate])
     padding = None if config.masked else padding_rows(moments)
     batches = WindowBatches(cut_training_batches(resident, fold, config), config, padding)
@@ -182,7 +182,7 @@ def make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
     """The losses, with class weights from the labelled training frames if the settings say so."""
     labels = torch.cat([bank.labels[bank.span(trial_id)] for trial_id in fold.train]).cpu()
     objective = Objective(
-        config.targets, config.loss, config.lambda_mse, config.lambda_ce, config.class_weights, labels
+        config.targets, config.loss, config.lambda_mse, config.lambda_ce, config.class_weights, labels, config.ccc
     )
     return objective.to(bank.device)
 

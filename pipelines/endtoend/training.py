@@ -89,7 +89,7 @@ def finetune(
     """
     chosen = bank.select_targets(config.targets)
     check_kinds(chosen.targets, config.loss)
-    moments = bank.measure(fold.train)
+    moments = bank.measure(fold.train, config.normalise, config.normalise_of)
     teaching, judging = (
         chosen.normalised(moments, [*fold.train, *fold.validate]),
         chosen.normalised(moments, fold.validate),

@@ -12,7 +12,7 @@ from extract.backbones import BACKBONES
 from extract.backbones.contract import Backbone, load_backbone
 from extract.weights.finetuned import Lineage
 
-START = {name: "random" for name in BACKBONES} | {"bert": "minilm"}
+START = dict.fromkeys(BACKBONES, "random") | {"bert": "minilm"}
 
 
 def lineage(backbone: Backbone) -> Lineage:

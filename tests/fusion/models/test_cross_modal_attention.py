@@ -18,6 +18,7 @@ SMALL = {"d_model": 8, "d_ff": 6, "n_heads": 2, "n_layers": 1}
     [
         ({}, 2_365_722),  # E2E, [Karas2022, Table 4]; 2.4 M in Table 5
         ({"variant": "multv2"}, 2_366_746),
+        ({"variant": "gatedmultv2"}, 2_366_750),
         (
             {"d_model": 64, "d_ff": 128, "n_layers": 1, "n_cross_of": {"visual_to_audio": 2}},
             134_778,
@@ -45,7 +46,7 @@ def test_depth_is_named_by_source_and_target():
     assert model.width == 6 * 4
 
 
-@pytest.mark.parametrize("variant", ["mult", "multv2"])
+@pytest.mark.parametrize("variant", ["mult", "multv2", "gatedmultv2"])
 def test_order_of_the_parts(tiny, windows, variant):
     dims = {"visual": 3, "audio": 2}
     model = tiny("cross_modal_attention", dims, BOTH, **SMALL, variant=variant)

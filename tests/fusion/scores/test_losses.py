@@ -52,6 +52,28 @@ def test_ccc_loss_is_one_minus_lin_over_the_batch(batch):
     assert float(ccc_loss(*batch)) == pytest.approx(float(1 - CCC.of(*batch).mean()), abs=1e-6)
 
 
+def test_moments_of_the_published_code(batch):
+    """Covariance by N, variances by N - 1, as both papers' code has them."""
+
+    def published(p: np.ndarray, t: np.ndarray) -> float:
+        covariance = np.mean((p - p.mean()) * (t - t.mean()))
+        return 2 * covariance / (p.var(ddof=1) + t.var(ddof=1) + (p.mean() - t.mean()) ** 2)
+
+    prediction, target, mask = batch
+    pairs = [(prediction[..., c][mask[..., c]].numpy(), target[..., c][mask[..., c]].numpy()) for c in range(2)]
+    expected = np.mean([1 - published(p, t) for p, t in pairs])
+    assert float(ccc_loss(*batch, moments="n-1")) == pytest.approx(expected, abs=1e-6)
+    assert float(ccc_loss(*batch)) != pytest.approx(expected, abs=1e-4)
+    windows = [
+        1 - published(prediction[b, :, c][mask[b, :, c]].numpy(), target[b, :, c][mask[b, :, c]].numpy())
+        for b in range(3)
+        for c in range(2)
+    ]
+    assert float(windowed_ccc_loss(*batch, moments="n-1")) == pytest.approx(np.mean(windows), abs=1e-6)
+    objective = Objective(TARGETS, "window", 0.0, 0.0, moments="n-1")
+    assert float(objective(Estimate(prediction), target, mask)) == pytest.approx(np.mean(windows), abs=1e-6)
+
+
 def test_windowed_ccc_loss_is_the_mean_over_windows(batch):
     prediction, target, mask = batch
     each = [

@@ -60,8 +60,14 @@ def test_warm_up_climbs_to_the_rate_in_each_of_five_epochs():
 
 def test_the_published_codes_warm_up_divides_by_five_twice():
     rates = drive(TrainConfig(schedule="plateau", lr=1e-5, legacy_warmup=True), 6)
-    assert [epoch[-1] for epoch in rates] == pytest.approx([4e-7, 8e-7, 1.2e-6, 1.6e-6, 2e-6, 1e-5])
-    assert rates[2] == pytest.approx([1.2e-6 * k / 5 for k in (1, 2, 3, 4, 5)])
+    assert rates[2] == pytest.approx([1.2e-6 * k / 5 for k in range(5)])
+    assert rates[5] == pytest.approx([1e-5] * 5)
+
+
+def test_the_published_codes_warm_up_starts_from_nothing():
+    """Of an epoch of 20 batches: 0, 2e-8, …, 3.8e-7, as the authors' scheduler gives them."""
+    rates = drive(TrainConfig(schedule="plateau", lr=1e-5, legacy_warmup=True), 1, steps=20)
+    assert rates[0] == pytest.approx([2e-8 * k for k in range(20)])
 
 
 def test_the_rate_is_cut_after_more_than_five_epochs_without_improvement():
