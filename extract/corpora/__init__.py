@@ -8,4 +8,5 @@ CORPORA = {
     "demo": "extract.corpora.demo.corpus:DemoCorpus",
     "folder": "extract.corpora.folder:Folder",
     "muse": "extract.corpora.muse:MuSe",
+    "recola": "extract.corpora.recola:Recola",
 }

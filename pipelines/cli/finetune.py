@@ -6,10 +6,10 @@ import click
 
 from pipelines.cli.options import DEVICE, JSON
 from pipelines.cli.store import FEATURES
-from pipelines.console.console import guarded, show
+from pipelines.console.console import Command, guarded, show
 
 
-@click.command("finetune", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("finetune", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--run", "runs", multiple=True, help="Only this fine-tuning of params.yaml; may be given several times.")
 @click.option("--if-any", is_flag=True, help="As the stage of dvc.yaml: also without a section 'finetune'.")
 @click.option("--redo", is_flag=True, help="Train again what is already there.")

@@ -85,11 +85,25 @@ def write_muse(root: Path, media: SimpleNamespace) -> dict[str, Any]:
     return {}
 
 
+def write_recola(root: Path, media: SimpleNamespace) -> dict[str, Any]:
+    """Two people, one of them with pictures; nobody rated the last tick."""
+    for name, value in (("P16", "0.5"), ("P17", "-0.5")):
+        for target in ("valence", "arousal"):
+            rows = [f"{0.04 * tick:.2f};{value};0" for tick in range(LENGTH - 1)] + [f"{0.04 * LENGTH - 0.04:.2f};;"]
+            write_text(root / f"RECOLA-Annotation/emotional_behaviour/{target}/{name}.csv", "time;FM1;FM2", *rows)
+    (root / "RECOLA-Video-recordings").mkdir()
+    (root / "RECOLA-Audio-recordings").mkdir()
+    media.write_video(root / "RECOLA-Video-recordings/P16.mp4", LENGTH, 25)
+    media.write_audio(root / "RECOLA-Audio-recordings/P17.wav", np.zeros(16_000, np.float32), "pcm_s16le", 16_000)
+    return {}
+
+
 EXAMPLES: dict[str, Write] = {
     "affwild2": write_affwild2,
     "demo": write_demo,
     "folder": write_folder,
     "muse": write_muse,
+    "recola": write_recola,
 }
 
 
