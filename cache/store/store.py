@@ -21,6 +21,7 @@ from cache.names import decode_trial_id, encode_trial_id
 from cache.places.folders import Where, open_folder
 from cache.recipe import Recipe
 from cache.store.chunks import Rows, array_metadata, compress_chunks, open_rows, split_chunks, zarr_rows
+from cache.store.feature_sets import name_of
 from cache.store.locks import Claim, claim, sweep
 from cache.store.nodes import ArrayNode, find_layout, find_recipe, format_recipe, format_root, parse_node
 from cache.store.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
@@ -285,7 +286,7 @@ class FeatureStore:
         return (
             "'avfusion cache import'"
             if "imported" in self.recipe.settings
-            else f"'extract-features --backbone {self.recipe.name}'"
+            else f"'extract-features --backbone {name_of(self.path)}'"
         )
 
     def _prepare(

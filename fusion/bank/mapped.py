@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import SettingError, ShapeError, StoreError
+from cache.store.feature_sets import name_of
 from cache.store.store import FeatureStore
 from fusion.bank.normalisation import Moments
 from fusion.bank.rows import ResidentRows, Rows, Wanted, block_size
@@ -134,7 +135,7 @@ def load_rows(modality: str, store: FeatureStore, lengths: Mapping[str, int], re
     if absent:
         names = ", ".join(f"'{name}'" for name in absent[:5])
         raise StoreError(
-            f"The {modality} features '{store.recipe.name}' lack {len(absent)} of {len(lengths)} trials: {names}. "
+            f"The {modality} features '{name_of(store.path)}' lack {len(absent)} of {len(lengths)} trials: {names}. "
             "Run the extraction again."
         )
     num_rows = sum(lengths.values()) + 1

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cache.corpus.folds import FOLD_KINDS
 from cache.corpus.manifest import PARTITIONS
-from cache.errors import SettingError, UnknownNameError
-from cache.names import require_folder_name, require_known
+from cache.errors import UnknownNameError
+from cache.names import require_known
 from cache.recipe import DTYPES
 from cache.settings import check_ranges, expected_one_of
 from extract.backbones import BACKBONES
@@ -131,6 +132,10 @@ class FoldParams:
     disjoint: bool = True
     path: str = ""
 
+    def __post_init__(self) -> None:
+        faults = {} if self.count == 0 or self.count >= 2 else {"count": f"is {self.count}, expected 0 or at least 2"}
+        check_ranges("the folds", self, {"number": (-1, 10**6), "seed": (0, 2**32 - 1)}, {"kind": FOLD_KINDS}, faults)
+
 
 @dataclass(frozen=True)
 class FusionParams:
@@ -157,15 +162,7 @@ class FusionParams:
     train: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        faults = (
-            {} if len(set(self.seeds)) == len(self.seeds) else {"seeds": f"is {self.seeds}, expected each seed once"}
-        )
-        for name in self.systems:
-            try:
-                require_folder_name("System", name, "Rename it.")
-            except SettingError as error:
-                faults[f"systems.{name}"] = f"is refused: {error}"
-        check_ranges("section 'fusion'", self, {"threads": (1, 1024), "workers": (1, 1024)}, {}, faults)
+        check_ranges("section 'fusion'", self, {"threads": (1, 1024), "workers": (1, 1024)}, {})
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,9 @@ class EvaluateParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges("section 'evaluate'", self, {}, {"partition": (AUTO, *PARTITIONS)})
+        faults = {} if 0 < self.level < 1 else {"level": f"is {self.level:g}, expected more than 0 and less than 1"}
+        ranges = {"draws": (1, 10**6), "seed": (0, 2**63 - 1)}
+        check_ranges("section 'evaluate'", self, ranges, {"partition": (AUTO, *PARTITIONS)}, faults)
 
 
 @dataclass(frozen=True)

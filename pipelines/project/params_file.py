@@ -79,9 +79,9 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
             key = ".".join((*place[:-1], "backbone") if named else place[:-1])
             text = f"is '{name}'" if named else "names no backbone by 'backbone: …' and is the name of none"
             faults[key] = f"{text}; {expected_one_of(name, BACKBONES)}"
-    named_sets, found = _name_backbones(raw)
-    typed, faults = {**typed, **named_sets}, {**faults, **found}
-    faults |= _find_unknown_names(raw)
+    for name in _section(raw, "extract"):
+        typed["extract", name, "backbone"] = _section(raw, "extract", name).get("backbone", name)
+    faults |= _find_faulty_names(raw) | _find_faulty_seeds(raw) | _find_unknown_names(raw)
     trained, found = _type_training(raw)
     typed, faults = {**typed, **trained}, {**faults, **found}
     if built is None or faults:
@@ -105,19 +105,33 @@ def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, st
             yield (*place, name, "settings"), MODELS, system.get("model"), system.get("settings", {})
 
 
-def _name_backbones(raw: Any) -> tuple[dict[tuple[str, ...], Any], Faults]:
-    """The backbone of each feature set, and faulty names of feature sets."""
-    made: dict[tuple[str, ...], Any] = {}
+def _find_faulty_names(raw: Any) -> Faults:
+    """Names of feature sets and systems that cannot name a folder, also where other faults hide the section's own."""
     faults = {}
-    for name in _section(raw, "extract"):
-        made["extract", name, "backbone"] = _section(raw, "extract", name).get("backbone", name)
-        try:
-            require_folder_name("Feature set", name, "Rename it.")
-        except SettingError as error:
-            faults[f"extract.{name}"] = f"is refused: {error}"
-        if name == ALL:
-            faults[f"extract.{name}"] = "is the name that stands for all feature sets; choose another"
-    return made, faults
+    for place, kind in (
+        (("extract",), "Feature set"),
+        (("fusion", "systems"), "System"),
+        (("matrix", "systems"), "System"),
+    ):
+        for name in _section(raw, *place):
+            try:
+                require_folder_name(kind, name, "Rename it.")
+            except SettingError as error:
+                faults[".".join((*place, name))] = f"is refused: {error}"
+    if ALL in _section(raw, "extract"):
+        faults[f"extract.{ALL}"] = "is the name that stands for all feature sets; choose another"
+    return faults
+
+
+def _find_faulty_seeds(raw: Any) -> Faults:
+    """Seeds of training that are out of range or named twice, also where other faults hide the section's own."""
+    faults = {}
+    for section in ("fusion", "matrix"):
+        given = _section(raw, section).get("seeds")
+        seeds = [seed for seed in given if type(seed) is int] if isinstance(given, list) else []
+        if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+            faults[f"{section}.seeds"] = f"is {given}, expected each seed once, all of them 0 to 2^63 - 1"
+    return faults
 
 
 def _find_unknown_names(raw: Any) -> Faults:

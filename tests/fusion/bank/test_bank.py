@@ -62,7 +62,7 @@ def write_trial(folder: Path, rows: np.ndarray, dtype: str = "float16") -> tuple
     from cache.corpus.manifest import Trial
 
     clock = FrameClock(Fraction(25), len(rows))
-    store = FeatureStore.create(folder / "toy.zarr", Recipe("toy", "visual", rows.shape[1], dtype=dtype))
+    store = FeatureStore.create(folder / "set.zarr", Recipe("toy", "visual", rows.shape[1], dtype=dtype))
     store.write("t", rows, np.ones(len(rows), bool), source="xxh3:0", clock=clock)
     return Manifest(folder, (Trial("t", "s", "train", clock, {}),)), store
 
@@ -164,7 +164,7 @@ def test_windows_must_fit_their_trial(corpus):
 
 def test_refuses_a_store_that_lacks_trials(corpus, tmp_path):
     _, store = write_trial(tmp_path, np.ones((4, 2)))
-    with pytest.raises(StoreError, match="visual features 'toy' lack 2 of 2 trials: 'a', 'b'"):
+    with pytest.raises(StoreError, match="visual features 'set' lack 2 of 2 trials: 'a', 'b'"):
         Bank.from_stores({"visual": store}, corpus.manifest, ["a", "b"])
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache.clock import FrameClock
+from cache.errors import StoreError
 from cache.recipe import Recipe
 from cache.store.receipt import Receipt, save_unread
 from cache.store.store import FeatureStore
@@ -77,6 +78,25 @@ def test_diff(store: FeatureStore, tmp_path: Path) -> None:
     rows = run_json("diff", store.recipe.fingerprint, other.recipe.fingerprint)
     assert rows == [{"setting": "settings.size", "first": 160, "second": 112}]
     assert run("diff", "facenet", "facenet").stderr == "They are the same.\n"
+
+
+def test_what_mends_features_names_their_set_and_not_its_backbone(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "features/face.zarr", RECIPE)
+    write(store, "P1")
+    chunk = Path(store.group) / "P1/c/0/0"
+    content = chunk.read_bytes()
+    remedy = "'extract-features --backbone face'"
+    chunk.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(StoreError, match=f"{remedy}; only this trial"):
+        store.read("P1", check=True)
+    chunk.unlink()
+    with pytest.raises(StoreError, match=f"{remedy} again; only this trial"):
+        FeatureStore(store.path, RECIPE.fingerprint).read("P1")
+    with pytest.raises(StoreError, match=f"'P2' is not finished.*{remedy} again"):
+        store.read("P2")
+    Path(store.path, "zarr.json").write_bytes(b"")
+    with pytest.raises(StoreError, match=f"is damaged.*{remedy} again"):
+        FeatureStore(store.path, RECIPE.fingerprint)
 
 
 def test_verify(store: FeatureStore) -> None:

@@ -99,6 +99,52 @@ evalute: 3
         assert all(word in faults[key] for word in words), (key, faults[key])
 
 
+def test_folds_seeds_and_evaluation_have_ranges(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        "corpus: {}\nevaluate: {level: 2, draws: -3, seed: -1}\n"
+        "fusion:\n  folds: {kind: groupd, number: -7, count: -2, seed: -1}\n  seeds: [-1]\n"
+        "  systems: {x/y: {model: rnn, modalities: {audio: conv1d}}}\n",
+    )
+    expected = {
+        "evaluate.level": ["2", "more than 0 and less than 1"],
+        "evaluate.draws": ["-3", "1 to"],
+        "evaluate.seed": ["-1", "0 to"],
+        "fusion.folds.kind": ["'groupd'", "Did you mean 'grouped'?"],
+        "fusion.folds.number": ["-7", "-1 to"],
+        "fusion.folds.count": ["-2", "0 or at least 2"],
+        "fusion.folds.seed": ["-1", "0 to"],
+        "fusion.seeds": ["[-1]", "0 to 2^63 - 1"],
+        "fusion.systems.x/y": ["'x/y' cannot name a folder", "letters"],
+    }
+    assert faults.keys() == expected.keys()
+    for key, words in expected.items():
+        assert all(word in faults[key] for word in words), (key, faults[key])
+
+
+@pytest.mark.parametrize("other", ["", "seeds: all, ", "seeds: [0], threads: many, ", "seeds: [-1, 3.5], "])
+def test_names_of_systems_are_checked_beside_other_faults(tmp_path: Path, other: str) -> None:
+    systems = "{x/y: {model: rnn, modalities: {audio: conv1d}}, z: {model: 3}}"
+    faults = faults_of(
+        tmp_path, f"corpus: {{}}\nfusion: {{{other}systems: {systems}}}\nmatrix: {{systems: {systems}}}\n"
+    )
+    assert {"fusion.systems.x/y", "matrix.systems.x/y", "fusion.systems.z.model"} < faults.keys()
+    assert ("-1" in other) == ("expected each seed once" in faults.get("fusion.seeds", ""))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "number: -1, count: 0",
+        "number: 5, count: 2, kind: stratified, seed: 4294967295",
+    ],
+)
+def test_ranges_of_folds_are_closed(tmp_path: Path, text: str) -> None:
+    right = RIGHT.replace("seeds: [0]", f"seeds: [0, {2**63 - 1}], folds: {{{text}}}")
+    (tmp_path / "params.yaml").write_text(right + "evaluate: {level: 0.5, draws: 1}", encoding="utf-8")
+    assert read_params(tmp_path / "params.yaml").evaluate.draws == 1
+
+
 def test_systems_share_settings_of_modalities_that_not_all_have(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(NAMED.format("leader: face, channels_of: {pose: [8]}"), encoding="utf-8")
     assert read_params(tmp_path / "params.yaml").fusion.systems["a"].settings.leader == "face"
