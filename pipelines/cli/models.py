@@ -27,7 +27,8 @@ def models_ls(as_json: bool) -> None:
 @JSON
 @guarded
 def models_prune(as_json: bool) -> None:
-    """Remove the networks that no run uses; going back to their settings trains them again."""
+    """Remove the networks and fine-tunings that no run uses; going back to their settings trains them again."""
+    from pipelines.project.finetuned import prune_finetunings
     from pipelines.project.networks import prune
 
-    show([{"removed": folder} for folder in prune()], as_json)
+    show([{"removed": folder} for folder in (*prune(), *prune_finetunings())], as_json)

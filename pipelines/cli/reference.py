@@ -32,6 +32,7 @@ def params_page() -> str:
     parts += [_section(f"corpus.settings of `{name}`", config_of(CORPORA[name])) for name in CORPORA]
     parts += [_section("crops", CropConfig), _section("extract.<feature set>", sections.FeatureSetParams)]
     parts += [_section(f"extract.{name}.settings", config_of(BACKBONES[name])) for name in BACKBONES]
+    parts += [_section("finetune.<name>", sections.FinetuneParams)]
     parts += [_section("fusion", sections.FusionParams), _section("fusion.systems.<name>", sections.SystemParams)]
     parts += [_section("fusion.train", TrainConfig)]
     parts += [_section(f"settings of model `{name}`", config_of(MODELS[name])) for name in MODELS]

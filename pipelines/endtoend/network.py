@@ -61,7 +61,7 @@ class EndToEnd(nn.Module):
         if norms_learn and piece:
             raise SettingError(
                 f"Batch norms cannot learn the statistics of a batch that is computed in pieces of {piece} items. Set 'piece' to 0, "
-                "or 'batch_norm' to eval."
+                "or 'batch_norm' to frozen."
             )
         self.backbones = nn.ModuleDict(dict(backbones))
         self.fusion = fusion

@@ -71,7 +71,7 @@ class FinetuneConfig:
         release: when weights are trained: "together" (all from the first step), "two-stage" (backbones after
             `frozen_epochs` epochs, from the best weights so far, at `released_lr`) [Karas2022, its code] or "gradual" (group
             after group whenever the plateau schedule is exhausted) [Zhang2023].
-        frozen_epochs: two-stage: epochs of the fusion model alone.
+        frozen_epochs: two-stage: epochs of the fusion model alone, of those in `train.epochs`; the better stage is kept.
         released_lr: two-stage: learning rate afterwards.
         normalise: "none" (the fusion model reads the rows of a backbone as they are, as the papers' models do) or "dimension"
             (by mean and standard deviation of each dimension, measured once with the weights that training starts from).
@@ -109,7 +109,12 @@ class FinetuneConfig:
         check_ranges("fine-tuning", self, ranges, choices, faults)
 
 
-@dataclass(frozen=True)
+def too_few_epochs(frozen: int, epochs: int) -> str:
+    """What is wrong with two stages of so many epochs."""
+    return f"'frozen_epochs' is {frozen}, expected fewer than the {epochs} of 'train.epochs'. Change one of them."
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneParams(FinetuneConfig):
     """One fine-tuning: a fusion model over some modalities, some of which are trained end to end.
 
@@ -122,8 +127,8 @@ class FinetuneParams(FinetuneConfig):
         seed: of everything drawn at random.
     """
 
-    model: str = "rnn"
-    modalities: dict[str, str] = field(default_factory=dict)
+    model: str
+    modalities: dict[str, str]
     trained: tuple[str, ...] = ()
     settings: Any = field(default_factory=dict)
     train: Any = field(default_factory=dict)
@@ -132,6 +137,9 @@ class FinetuneParams(FinetuneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         faults = {} if self.modalities else {"modalities": "is {}, expected at least one, as 'visual: mobilefacenet'"}
+        for name in self.modalities:
+            if not name.isidentifier():
+                faults[f"modalities.{name}"] = "is not a word, expected letters, digits and '_'"
         for name in self.trained:
             if name not in self.modalities:
                 faults["trained"] = f"names '{name}', {expected_one_of(name, self.modalities)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from pipelines.endtoend.augmentation import change_images, change_sound
 from pipelines.endtoend.batches import Augment, ItemBatches
 from pipelines.endtoend.items import ItemReader, TrialItems
 from pipelines.endtoend.network import EndToEnd
-from pipelines.endtoend.settings import FinetuneConfig
+from pipelines.endtoend.settings import FinetuneConfig, too_few_epochs
 
 _ITEMS = 64  # that a backbone computes at a time for validation
 _MEASURED = 4096  # items of the training trials that moments are measured on
@@ -111,17 +112,20 @@ def finetune(
             return validate(fusion, _embed(network, judging, readers), fold, config, padding)
 
         history: list[EpochRecord] = []
-        best_epoch = 0
+        best: tuple[int, dict[str, Tensor]] | None = None
         for number, (stage, groups) in enumerate(_stages(config, how)):
             changes = _changes(backbones, how)
             batches = ItemBatches(windows, readers, changes, config.seed + number, how.windows, padding)
             keeper = keep(number, batches) if keep else None
-            done, best = fit(network, objective, batches, run_validation, stage, groups, on_epoch, gradients, keeper)
+            done, kept = fit(network, objective, batches, run_validation, stage, groups, on_epoch, gradients, keeper)
             first = len(history)
-            best_epoch = first + best
             history += [replace(record, epoch=first + record.epoch, stage=number + record.stage) for record in done]
+            if best is None or history[first + kept].score > history[best[0]].score:
+                best = first + kept, copy.deepcopy(network.state_dict())
+    assert best is not None
+    network.load_state_dict(best[1])
     network.eval().requires_grad_(False)
-    return Finetuned(dict(backbones), fusion, moments, tuple(history), best_epoch)
+    return Finetuned(dict(backbones), fusion, moments, tuple(history), best[0])
 
 
 def _build_fusion(model: str, dims: Mapping[str, int], config: TrainConfig, settings: Any) -> FusionModel:
@@ -153,12 +157,18 @@ def _embed_some(backbone: Backbone, trial: TrialItems, count: int) -> Tensor:
 
 
 def _stages(config: TrainConfig, how: FinetuneConfig) -> list[tuple[TrainConfig, Groups | None]]:
-    """The runs of the loop, one after another, each with its groups of weights in the order of their release."""
+    """The runs of the loop, one after another, each with its groups of weights in the order of their release.
+
+    Raises:
+        SettingError: if no epoch is left for the second one.
+    """
     if how.release == "gradual":
         return [(config, _release_groups)]
     if how.release == "together":
         return [(config, None)]
-    later = replace(config, epochs=max(1, config.epochs - how.frozen_epochs), lr=how.released_lr)
+    if how.frozen_epochs >= config.epochs:
+        raise SettingError(too_few_epochs(how.frozen_epochs, config.epochs))
+    later = replace(config, epochs=config.epochs - how.frozen_epochs, lr=how.released_lr)
     return [
         (replace(config, epochs=how.frozen_epochs), lambda network: [list(network.fusion.parameters())]),
         (later, None),

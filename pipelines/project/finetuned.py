@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cache.corpus.folds import Fold
 from cache.documents.documents import write_file
-from cache.errors import LeakError, MissingFileError, SettingError
+from cache.errors import LeakError, MissingFileError, SettingError, StoreError
 from cache.foreign import sha256_file
+from cache.names import require_folder_name
 from cache.recipe import Provenance
-from cache.settings import expected_one_of
+from cache.settings import Faults, expected_one_of
+from cache.store.locks import claim, holder, wait_for_any
+from pipelines.endtoend.settings import too_few_epochs
 from pipelines.project import paths
 from pipelines.project.params import Params
+
+_PATIENCE_S = 7 * 24 * 3600.0  # how long to wait for what another process trains
 
 FINETUNED = "finetuned"
 """Stands for the weights of the project's fine-tuning of a backbone; `finetuned:NAME` for those of one of several."""
@@ -52,20 +63,86 @@ def find_finetuning(params: Params, name: str) -> tuple[str, str]:
     )
 
 
-def weights_folder(run: str, fold: int) -> Path:
-    """Where a fine-tuning of a fold leaves its weights."""
-    return paths.FINETUNED / run / f"fold{fold}" / "weights"
+def place(digest: str) -> Path:
+    """Where the fine-tuning of a digest is kept."""
+    return paths.FINETUNINGS / digest
 
 
-def fusion_folder(run: str, fold: int) -> Path:
-    """Where it leaves the fusion model that backbones were trained under."""
-    return paths.FINETUNED / run / f"fold{fold}" / "fusion"
+def run_folder(run: str, fold: int) -> Path:
+    """The folder that holds, by links, the fine-tuning of a fold as params.yaml asks for it."""
+    return paths.FINETUNED / run / f"fold{fold}"
 
 
-def find_weights(run: str, fold: int, modality: str) -> Path | None:
+def weights_folder(folder: Path) -> Path:
+    """The weights of a fine-tuning."""
+    return folder / "weights"
+
+
+def fusion_folder(folder: Path) -> Path:
+    """The fusion model that backbones were trained under."""
+    return folder / "fusion"
+
+
+def find_weights(folder: Path, modality: str) -> Path | None:
     """The file or folder with the weights of a modality that a fine-tuning left, if it did."""
-    folder = weights_folder(run, fold)
-    return next((path for path in (folder / f"{modality}.safetensors", folder / modality) if path.exists()), None)
+    weights = weights_folder(folder)
+    return next((path for path in (weights / f"{modality}.safetensors", weights / modality) if path.exists()), None)
+
+
+@contextmanager
+def claimed(digest: str) -> Iterator[bool]:
+    """Take a fine-tuning for this process; false if another one is at it."""
+    paths.FINETUNINGS.mkdir(parents=True, exist_ok=True)
+    taken = claim(paths.FINETUNINGS, digest)
+    with taken or nullcontext():
+        yield taken is not None
+
+
+def wait_for(digest: str) -> None:
+    """Wait until another process has finished a fine-tuning, or given it up.
+
+    Raises:
+        StoreError: if it does not within a week.
+    """
+    who = holder(paths.FINETUNINGS, digest) or "just given back"
+    warnings.warn(f"Waiting for a fine-tuning of another process; it is {who}.", stacklevel=2)
+    if not wait_for_any(paths.FINETUNINGS, [digest], _PATIENCE_S):
+        raise StoreError(f"The fine-tuning '{digest[:12]}' is {who}. Then run 'avfusion finetune' again.")
+
+
+def name_finetuning(digest: str, folder: Path) -> None:
+    """Let the folder of a run hold the fine-tuning of a digest, by links where the file system has them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as workshop:
+        fresh, old = Path(workshop) / "fresh", Path(workshop) / "old"
+        shutil.copytree(place(digest), fresh, copy_function=_link)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, target)
+
+
+def prune_finetunings() -> list[str]:
+    """Remove fine-tunings that no run names, and states of interrupted ones; returns the folders."""
+    from pipelines.project.runs import digest_of
+
+    named = {digest_of(path.parent) for path in paths.FINETUNED.glob("*/fold*/fusion/run.json")}
+    removed = []
+    for folder in sorted(
+        path for path in paths.FINETUNINGS.glob("*") if path.is_dir() and not path.name.startswith(".")
+    ):
+        taken = None if folder.name in named else claim(paths.FINETUNINGS, folder.name)
+        if taken is not None:
+            with taken:
+                shutil.rmtree(folder)
+            removed.append(str(folder))
+    return removed
 
 
 def find_folds(params: Params, name: str) -> list[int]:
@@ -93,13 +170,51 @@ def resolve_weights(params: Params, name: str, fold: int) -> str:
     if not asks_for_finetuned(wanted):
         return wanted
     run, modality = find_finetuning(params, name)
-    path = find_weights(run, fold, modality)
+    path = find_weights(run_folder(run, fold), modality)
     if path is None:
         raise MissingFileError(
-            f"Feature set '{name}' needs the weights of fine-tuning '{run}', which are not in '{weights_folder(run, fold)}'. Run "
+            f"Feature set '{name}' needs the weights of fine-tuning '{run}', which are not in '{run_folder(run, fold)}'. Run "
             f"'avfusion finetune --run {run}'."
         )
     return str(path)
+
+
+def find_faults(params: Params) -> Faults:
+    """Faults of section `finetune` and of the weights that feature sets ask of it, beyond those of single settings."""
+    faults: Faults = {}
+    made: dict[str, set[str]] = {}
+    for run, finetuning in params.finetune.items():
+        try:
+            require_folder_name("Fine-tuning", run, "Rename it.")
+        except SettingError as error:
+            faults[f"finetune.{run}"] = f"is refused: {error}"
+        if finetuning.release == "two-stage" and finetuning.frozen_epochs >= finetuning.train.epochs:
+            faults[f"finetune.{run}"] = too_few_epochs(finetuning.frozen_epochs, finetuning.train.epochs)
+        for modality in finetuning.tuned:
+            start, key = finetuning.modalities[modality], f"finetune.{run}.modalities.{modality}"
+            if start not in params.extract:
+                faults[key] = f"is '{start}', {expected_one_of(start, params.extract)} of section 'extract'"
+            elif asks_for_finetuned(params.extract[start].weights):
+                earlier = ", ".join(made) or "there is none"
+                if not (own := _asked(params, start)) or own[0] not in made:
+                    faults[key] = (
+                        f"starts from the weights of '{start}', expected those of an earlier fine-tuning ({earlier})"
+                    )
+        made[run] = set(finetuning.tuned)
+    for name, section in params.extract.items():
+        if asks_for_finetuned(section.weights):
+            try:
+                find_finetuning(params, name)
+            except SettingError as error:
+                faults[f"extract.{name}.weights"] = str(error)
+    return faults
+
+
+def _asked(params: Params, name: str) -> tuple[str, str] | None:
+    try:
+        return find_finetuning(params, name)
+    except SettingError:  # reported with the set itself
+        return None
 
 
 def leave_traces(params: Params) -> None:
@@ -140,6 +255,6 @@ def refuse_leak(known: Provenance, fold: Fold, what: str) -> None:
         leaked = [trial_id for trial_id in fold.part(part) if trial_id in seen]
         if leaked:
             raise LeakError(
-                f"{what[0].upper()}{what[1:]} learned from {len(leaked)} {part} trials of fold {fold.index} (first: "
+                f"{what[0].upper()}{what[1:]} has seen {len(leaked)} {part} trial{'s' * (len(leaked) > 1)} of fold {fold.index} (first: "
                 f"'{leaked[0]}'): figures on them would be too good. Use weights that were fine-tuned on this fold."
             )

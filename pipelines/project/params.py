@@ -50,7 +50,8 @@ class FeatureSetParams:
     """One feature set of stage one: the embeddings of the corpus by one backbone.
 
     Attributes:
-        weights: a registered name, a path, or "random" (seeded, untrained).
+        weights: a registered name, a path, "random" (seeded, untrained), or "finetuned": those that section `finetune` trains of
+            this backbone ("finetuned:NAME" where several do).
         backbone: see `avfusion list backbones`; by default the name of the set.
         dtype: precision of the stored embeddings, float16 or float32.
         settings: settings of the backbone.

@@ -20,6 +20,7 @@ from extract.corpora import CORPORA
 from fusion.models import MODELS
 from fusion.settings import TrainConfig, unknown_names
 from pipelines.project import paths
+from pipelines.project.finetuned import find_faults
 from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
 from pipelines.project.yaml_files import read_yaml
 
@@ -53,6 +54,8 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     params = read_typed(Params, raw, where)
     if params.matrix is not None and params.matrix.folds == FoldParams():
         params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
+    if faults := find_faults(params):
+        raise refusal(faults, where)
     return params
 
 

@@ -15,6 +15,7 @@ FEATURES = Path("features")
 MODELS = Path("work/models")
 NETWORKS = Path("work/networks")
 FINETUNED = Path("work/finetuned")
+FINETUNINGS = Path("work/finetunings")  # each kept once, and the states of those that were interrupted
 REPRODUCED = Path("work/reproduce")
 PREDICTIONS = Path("work/predictions")
 RESULTS = Path("results")

@@ -37,10 +37,15 @@ from pipelines.endtoend.training import Finetuned, finetune
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
 from pipelines.project.finetuned import (
+    claimed,
     find_weights,
     fusion_folder,
+    name_finetuning,
+    place,
     refuse_leak,
     resolve_weights,
+    run_folder,
+    wait_for,
     weights_folder,
 )
 from pipelines.project.params import FeatureSetParams, Params
@@ -76,20 +81,40 @@ def finetune_all(
     rows = []
     for name in only or params.finetune:
         _extract_beside(params, params.finetune[name], features, device)
-        _remove_other_folds(name, folds)
         for fold in folds:
             job = _open(params, name, fold, manifest, features, device)
-            history = None if redo else _find_finished(job)
-            if history is None:
-                history = _finetune_one(job)
-            else:
-                note(f"Fine-tuning '{name}' of fold {fold.index} is finished already; --redo trains it again.")
-            rows.append({**best_epoch(history), "system": name})
+            rows.append({**best_epoch(_have(job, redo)), "system": name})
+        _forget_other_folds(name, folds)
     return rows
 
 
-def _remove_other_folds(name: str, folds: Sequence[Fold]) -> None:
-    """Remove the weights of folds that there are no more: features of every fold that has some are extracted."""
+def _have(job: _Job, redo: bool) -> list[Row]:
+    """Have a fine-tuning, made now or before, by this process or another one; its history."""
+    while True:
+        with claimed(job.digest) as ours:
+            if ours:
+                if not redo and (history := _find_finished(job, job.folder) or _take_kept(job)) is not None:
+                    note(
+                        f"Fine-tuning '{job.name}' of fold {job.fold.index} is finished already; --redo trains it again."
+                    )
+                    return history
+                history = _finetune_one(job)
+                name_finetuning(job.digest, job.folder)
+                return history
+        wait_for(job.digest)
+        redo = False
+
+
+def _take_kept(job: _Job) -> list[Row] | None:
+    """The history of the fine-tuning that was kept under its digest, which the run's folder now holds."""
+    history = _find_finished(job, place(job.digest))
+    if history is not None:
+        name_finetuning(job.digest, job.folder)
+    return history
+
+
+def _forget_other_folds(name: str, folds: Sequence[Fold]) -> None:
+    """Remove the names of folds of another division; what they name is kept."""
     kept = {f"fold{fold.index}" for fold in folds}
     for path in (paths.FINETUNED / name).glob("fold*"):
         if path.name not in kept:
@@ -127,8 +152,8 @@ class _Job:
 
     @property
     def folder(self) -> Path:
-        """Where it leaves its weights."""
-        return weights_folder(self.name, self.fold.index)
+        """The folder that names it."""
+        return run_folder(self.name, self.fold.index)
 
     @property
     def config(self) -> TrainConfig:
@@ -203,27 +228,28 @@ def _start(job: _Job, modality: str) -> str:
     return backbone.recipe(upstream=backbone.input.upstream(job.manifest, job.params.crops)).fingerprint
 
 
-def _find_finished(job: _Job) -> list[Row] | None:
-    """History of the fine-tuning that was made of just the same, if its weights are here and whole."""
-    folder = fusion_folder(job.name, job.fold.index)
-    history = find_run(folder, job.digest)
+def _find_finished(job: _Job, folder: Path) -> list[Row] | None:
+    """History of the fine-tuning in a folder, if it was made of just the same and is whole."""
+    history = find_run(fusion_folder(folder), job.digest)
     if history is None:
         return None
-    expected = checkpoint.load(folder).recipes
+    expected = checkpoint.load(fusion_folder(folder)).recipes
     try:
         for modality, backbone in job.backbones.items():
-            path = find_weights(job.name, job.fold.index, modality)
+            path = find_weights(folder, modality)
+            if path is None:
+                return None
             found = load_backbone(backbone.name, str(path), job.section(modality).settings)
             if found.weights.sha256 != expected[modality].weights_sha256:
                 return None
-    except AvFusionError:  # missing or damaged: they are trained again
+    except AvFusionError:  # damaged: it is trained again
         return None
     return history
 
 
 def _finetune_one(job: _Job) -> list[Row]:
     keep_big_buffers()
-    state = paths.FINETUNED / ".state" / job.digest
+    state = place(job.digest) / "state"
     with progress("fine-tuning", job.config.epochs) as advance:
 
         def tell(record: EpochRecord) -> None:
@@ -252,13 +278,13 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
     bank = job.bank.select_targets(job.config.targets)
     recipes = dict(bank.recipes)
     for modality, backbone in result.backbones.items():
-        path = backbone.cpu().save(job.folder / modality, _lineage(job, backbone))
+        path = backbone.cpu().save(weights_folder(place(job.digest)) / modality, _lineage(job, backbone))
         section = job.section(modality)
         trained = load_backbone(backbone.name, str(path), section.settings)
         recipes[modality] = trained.recipe(
             section.dtype, upstream=trained.input.upstream(job.manifest, job.params.crops)
         )
-    folder = fusion_folder(job.name, job.fold.index)
+    folder = fusion_folder(place(job.digest))
     checkpoint.Checkpoint(
         result.fusion.cpu(),
         result.moments,

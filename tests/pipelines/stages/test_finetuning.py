@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     section(clip=0.01)
     finetune(run)
     assert tuned() != first
+    section()
+    assert "is finished already" in finetune(run).stderr
+    assert tuned() == first
+    assert len(json.loads(run("models", "prune", "--json").stdout)) == 1
+    assert "is finished already" in finetune(run).stderr
 
 
 def test_damaged_weights_are_trained_again(run: Run, section: Callable[..., None]) -> None:
@@ -135,10 +141,9 @@ def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=4))
     finetune(run)
     undisturbed = tuned()
-    for path in FOLDER.glob("*.*"):
-        path.unlink()
-    (FUSION / "run.json").unlink()
-    states = Path("work/finetuned/.state")
+    shutil.rmtree("work/finetuned")
+    shutil.rmtree("work/finetunings")
+    states = Path("work/finetunings")
     for _ in range(3):
         command = [sys.executable, "-m", "pipelines", "finetune"]
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
@@ -150,6 +155,50 @@ def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     finetune(run)
     assert tuned() == undisturbed
     assert not list(states.rglob("*.pt"))
+
+
+def test_the_better_of_two_stages_is_kept(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
+    section(release="two-stage", frozen_epochs=2, released_lr=100.0)
+    edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=3))
+    (row,) = json.loads(finetune(run).stdout)
+    assert (row["epoch"] < 2, row["stage"]) == (True, 0)
+    kept = load(FUSION).validation
+    assert row["ccc"] == pytest.approx(np.mean(list(kept.values())), abs=1e-4)
+
+
+def test_two_at_once_train_once(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
+    section()
+    edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=4))
+    command = [sys.executable, "-m", "pipelines", "finetune"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("is finished already" in text for text in told) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda params: params["finetune"].update({"../evil": params["finetune"].pop("emotion")}), "'../evil'"),
+        (lambda params: params["finetune"]["emotion"].update(modalities={"audio": "voice"}), "'voice'"),
+        (lambda params: params["finetune"]["emotion"].update(modalities={"audio": "nosuch"}), "'nosuch'"),
+        (lambda params: params["finetune"]["emotion"].update(modalities={"au dio": "conv1d"}), "au dio"),
+        (lambda params: params["finetune"]["emotion"].update(release="two-stage"), "frozen_epochs"),
+        (lambda params: params["extract"]["voice"].update(weights="finetuned:emotoin"), "'emotion'"),
+        (lambda params: params["finetune"]["emotion"].update(model="rnnn"), "'rnn'"),
+        (lambda params: params["finetune"]["emotion"].pop("model"), "model"),
+    ],
+    ids=["name", "own output", "set", "modality", "epochs", "run", "model", "no model"],
+)
+def test_faults_are_found_when_params_yaml_is_read(
+    run: Run, section: Callable[..., None], edit_params: Edit, change: Callable[[dict], None], named: str
+) -> None:
+    section()
+    edit_params(change)
+    result = run("plan")
+    assert (result.exit_code, named in result.output) == (1, True), result.output
+    assert not isinstance(result.exception, (TypeError, AttributeError))
 
 
 def test_weights_without_their_document_are_refused(run: Run, section: Callable[..., None]) -> None:
@@ -185,7 +234,7 @@ def test_figures_on_trials_that_weights_have_seen_are_refused(
     folds = [Fold(0, (other,), (choosing,), (teaching,)), Fold(0, (other,), (teaching,), (choosing,)),
              Fold(0, (teaching,), (other,), (choosing,))]  # fmt: skip
     for fold in folds:
-        with pytest.raises(LeakError, match=r"learned from 1 .*first: "):
+        with pytest.raises(LeakError, match=r"has seen 1 .* trial of fold 0 \(first: "):
             refuse_leak(learned, fold, "features 'voice'")
     save_folds(folds[:1], Path("folds.json"), manifest)
     edit_params(lambda params: params["fusion"].update(folds={"path": "folds.json"}))
@@ -227,8 +276,12 @@ def test_every_fold_has_weights_and_features_of_its_own(
     assert run("extract", "--backbone", "voice").exit_code == 0
     assert Path("features/receipts/voice.json").read_bytes() == written
     edit_params(lambda params: params["fusion"]["folds"].update(number=1))
-    finetune(run)
+    assert "is finished already" in finetune(run).stderr
     assert [path.name for path in Path("work/finetuned/emotion").iterdir()] == ["fold1"]
+    edit_params(lambda params: params["fusion"]["folds"].update(number=-1))
+    assert finetune(run).stderr.count("is finished already") == 2  # what another division named was kept
+    edit_params(lambda params: params["fusion"]["folds"].update(number=1))
+    finetune(run)
     assert run("extract", "--backbone", "voice").exit_code == 0
     assert run("train").exit_code == 0
     assert [network["model"] for network in json.loads(run("models", "ls", "--json").stdout)] == ["rnn", "rnn"]
