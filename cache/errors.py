@@ -100,6 +100,24 @@ def list_faults(faults: Sequence[str], most: int) -> str:
     return "; ".join([*faults[:most], *more])
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in the plural unless there is one.
+
+    >>> counted(1, "trial"), counted(2, "trial")
+    ('1 trial', '2 trials')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def with_full_stop(text: str) -> str:
+    """A sentence with the full stop that it lacks; a question keeps its mark.
+
+    >>> with_full_stop("expected bert. Did you mean 'bert'?"), with_full_stop("expected bert")
+    ("expected bert. Did you mean 'bert'?", 'expected bert.')
+    """
+    return text if text.endswith(("?", ".")) else f"{text}."
+
+
 def short_text(error: Exception) -> str:
     """The text of an error on one line, without full stop and the long context that libraries add; else its type."""
     return " ".join(str(error).split())[:_LONGEST_TEXT].rstrip(".") or type(error).__name__

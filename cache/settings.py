@@ -15,7 +15,7 @@ from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from cache.errors import SettingError
+from cache.errors import SettingError, with_full_stop
 
 T = TypeVar("T")
 Place = tuple[str | int, ...]
@@ -90,8 +90,7 @@ def refusal(faults: Mapping[str, str], where: str) -> SettingError:
         faults: from `parse_settings`, at least one.
         where: file or section.
     """
-    lines = [f"'{key}' {text}" if key else f"{where} {text}" for key, text in faults.items()]
-    lines = [line if line.endswith(("?", ".")) else f"{line}." for line in lines]
+    lines = [with_full_stop(f"'{key}' {text}" if key else f"{where} {text}") for key, text in faults.items()]
     if len(lines) > 1:
         text = f"{len(lines)} settings in {where} are wrong; change them, see docs/params.md:\n  " + "\n  ".join(lines)
     else:
@@ -132,7 +131,7 @@ def check_ranges(
             faults[name] = f"is '{value}', {expected_one_of(value, allowed)}"
     if faults:
         listed = "; ".join(f"'{name}' {text}" for name, text in faults.items())
-        raise SettingError(f"Settings of {kind}: {listed}. Change the value.", faults)
+        raise SettingError(f"Settings of {kind}: {with_full_stop(listed)} Change the value.", faults)
 
 
 def _validate(kind: Any, values: Any) -> tuple[Any, dict[Place, str]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import PARTITIONS, Manifest, Trial
 from cache.documents.documents import OwnDocument, read_document, write_document
-from cache.errors import CorpusError, MissingFileError, SettingError
+from cache.errors import CorpusError, MissingFileError, SettingError, counted
 from cache.names import require_known
 
 DEFAULT_COUNT = 6  # as in the papers
@@ -67,13 +67,13 @@ class Fold:
     def __post_init__(self) -> None:
         if not self.train or not self.validate:
             raise SettingError(
-                f"Fold {self.index} has {len(self.train)} training and {len(self.validate)} validation trials; "
+                f"Fold {self.index} has {len(self.train)} training and {counted(len(self.validate), 'validation trial')}; "
                 "expected at least 1 of each. Choose another fold or number of folds."
             )
         twice = [name for name, count in Counter([*self.train, *self.validate, *self.test]).items() if count > 1]
         if twice:
             raise CorpusError(
-                f"Fold {self.index} names {len(twice)} trials twice, e.g. '{twice[0]}'; expected each in one part. Fix the folds."
+                f"Fold {self.index} names {counted(len(twice), 'trial')} twice, e.g. '{twice[0]}'; expected each in one part. Fix the folds."
             )
 
     def part(self, partition: str) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def _default_count(manifest: Manifest) -> int:
     number = len({trial.subject for trial in _pool(manifest)[0]})
     if number < DEFAULT_COUNT:
         warnings.warn(
-            f"The corpus has {number} subjects with labels, so it is divided into {number} folds instead of {DEFAULT_COUNT}. "
+            f"The corpus has {counted(number, 'subject')} with labels, so it is divided into {counted(number, 'fold')} instead of {DEFAULT_COUNT}. "
             "Set fusion.folds.count for another number.",
             stacklevel=3,
         )
@@ -284,7 +284,7 @@ def _divide(manifest: Manifest, n: int, seed: int, stratified: bool) -> tuple[Fo
     subjects = [trial.subject for trial in pool]
     if not 2 <= n <= len(set(subjects)):
         raise SettingError(
-            f"{n} folds of {len(set(subjects))} subjects with labels; expected 2 to {len(set(subjects))} folds. "
+            f"{counted(n, 'fold')} of {counted(len(set(subjects)), 'subject')} with labels; expected 2 to {len(set(subjects))} folds. "
             "Change the number of folds (fusion.folds.count)."
         )
     rule = StratifiedGroupKFold if stratified else GroupKFold

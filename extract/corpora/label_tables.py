@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import list_faults
+from cache.errors import counted, list_faults
 from cache.targets import MEAN, Target
 from extract.corpora.reading import RowFaults, read_csv
 
@@ -63,16 +63,26 @@ def read_table(path: Path, targets: Sequence[Target] = ()) -> LabelTable:
     if len(lines) < 2:
         faults.append("it has no rows")
     values: list[list[float]] = []
+    outside: list[list[float]] = []
     for number, line in enumerate(lines[1:], start=2):
+        shown = f"line {number} is '{','.join(line)[:60]}'"
         try:
-            row = _parse(line, header, declared)
+            row = _parse(line, header)
         except ValueError as error:
-            faults.append(f"line {number} is '{','.join(line)[:60]}', {error}")
+            faults.append(f"{shown}, {error}")
             continue
-        if values and TIME in header and row[header.index(TIME)] <= values[-1][header.index(TIME)]:
+        wrong = _outside(row, header, declared)
+        if wrong:
+            ends = f"[{wrong[0].low:g}, {wrong[0].high:g}]"
+            faults.append(f"{shown}, expected {wrong[0].name} within {ends}, or nothing where not annotated")
+            outside.append(row)
+        elif values and TIME in header and row[header.index(TIME)] <= values[-1][header.index(TIME)]:
             faults.append(f"line {number}: time {row[header.index(TIME)]} s is not later than the line before")
         else:
             values.append(row)
+    if outside and len(outside) == len(faults):
+        names = {target.name for row in outside for target in _outside(row, header, declared)}
+        faults = [f"{_say_found([*values, *outside], header, names, len(outside))}; {faults[0]}"]
     if faults:
         message = f"Label file '{path}': {list_faults(faults, _LISTED_ROWS)}. {_REMEDY}"
         raise RowFaults(message, 0 if TIME in header else max(0, len(lines) - 1), columns)
@@ -100,7 +110,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parse(line: list[str], header: list[str], declared: Mapping[str, Target]) -> list[float]:
+def _outside(row: list[float], header: list[str], declared: Mapping[str, Target]) -> list[Target]:
+    """The targets whose label in a row is outside their range."""
+    targets = [(declared[name], value) for name, value in zip(header, row, strict=True) if name in declared]
+    return [target for target, value in targets if target.outside(np.float32(value))]
+
+
+def _say_found(rows: list[list[float]], header: list[str], names: set[str], number: int) -> str:
+    """Say which labels of these targets a file has, if a number of its rows are outside their range."""
+    columns = [(name, [row[at] for row in rows if math.isfinite(row[at])]) for at, name in enumerate(header)]
+    found = [f"{name} in [{min(column):g}, {max(column):g}]" for name, column in columns if name in names]
+    return f"{counted(number, 'row')} outside the range, with {', '.join(found)}"
+
+
+def _parse(line: list[str], header: list[str]) -> list[float]:
     """Values of a line, nan for empty labels.
 
     Raises:
@@ -118,10 +141,5 @@ def _parse(line: list[str], header: list[str], declared: Mapping[str, Target]) -
         value = float(cell) if _is_number(cell) else math.nan
         if not math.isfinite(value):
             raise ValueError(f"expected {'seconds' if name == TIME else f'a number as {name}, or nothing'}")
-        if name in declared and declared[name].outside(np.float32(value)):
-            target = declared[name]
-            raise ValueError(
-                f"expected {name} within [{target.low:g}, {target.high:g}], or nothing where not annotated"
-            )
         values.append(value)
     return values

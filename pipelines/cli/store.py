@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache.errors import counted
 from pipelines.cli.options import JSON
 from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
 from pipelines.project import paths
@@ -138,7 +139,7 @@ def verify(features: str, against_source: int, seed: int, drop: bool, as_json: b
     _show_findings(findings, as_json)
     faults = sum(finding.fault for finding in findings)
     if not as_json:
-        note(f"{len(holdings)} fingerprints read, {faults} faults.")
+        note(f"{counted(len(holdings), 'fingerprint')} read, {counted(faults, 'fault')}.")
     if faults:
         sys.exit(1)
 
@@ -172,7 +173,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
     total = sum(row["bytes"] for row in rows)
     if not yes:
-        note(f"{len(rows)} fingerprints with {_size(total)} would go. Nothing was removed; add --yes.")
+        note(f"{counted(len(rows), 'fingerprint')} with {_size(total)} would go. Nothing was removed; add --yes.")
         return
     for holding in holdings:
         checking.prune(holding)
@@ -180,7 +181,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
         remove_file(found.receipt)
         remove_file(found.store)
     leftovers = checking.remove_leftovers(features)
-    note(f"Removed {len(rows)} fingerprints with {_size(total)}, and {len(leftovers)} leftovers.")
+    note(f"Removed {counted(len(rows), 'fingerprint')} with {_size(total)}, and {counted(len(leftovers), 'leftover')}.")
 
 
 @cache.command("export")

@@ -120,5 +120,7 @@ def spread(figures: Figures, digits: int = 3) -> str:
 
 
 def interval(figures: Figures) -> str:
-    """The bootstrap interval in brackets."""
-    return f"[{figure(figures.get('low'))}, {figure(figures.get('high'))}]"
+    """The bootstrap interval in brackets; a dash where there is none: of a single trial every sample is the same."""
+    low, high = figures.get("low"), figures.get("high")
+    known = low is not None and isfinite(low) and low != high
+    return f"[{figure(low)}, {figure(high)}]" if known else figure(None)

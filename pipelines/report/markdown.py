@@ -11,7 +11,7 @@ from typing import Any
 from cache.corpus.manifest import Manifest
 from cache.documents.arrays import read_arrays
 from cache.documents.documents import write_file
-from cache.errors import MissingFileError, SettingError
+from cache.errors import MissingFileError, SettingError, counted
 from cache.names import encode_trial_id
 from cache.places.folders import Where
 from cache.store.feature_sets import find_set
@@ -84,10 +84,11 @@ def _page(
     lines = [
         "# Report",
         "",
-        f"{len(systems)} systems on partition {code(document.partition)}{_say_chosen(document)}: {len(trials)} trials of "
-        f"{len({trial.subject for trial in trials})} subjects, {sum(trial.clock.num_frames for trial in trials)} frames. "
+        f"{counted(len(systems), 'system')} on partition {code(document.partition)}{_say_chosen(document)}: {counted(len(trials), 'trial')} of "
+        f"{counted(len({trial.subject for trial in trials}), 'subject')}, "
+        f"{counted(sum(trial.clock.num_frames for trial in trials), 'frame')}. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
-        f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials. "
+        f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a dash for a single one. "
         "Ensemble: the runs' mean prediction, scored once."
         + " Each network's epoch was chosen on the same trials, so the figures are on the high side."
         * (document.partition == "validation"),

@@ -17,7 +17,7 @@ import numpy as np
 from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
 from cache.corpus.manifest import PARTITIONS, Manifest
 from cache.documents.documents import write_file
-from cache.errors import AvFusionError, MissingFileError, SettingError
+from cache.errors import AvFusionError, MissingFileError, SettingError, with_full_stop
 from cache.names import require_known
 from cache.places.folders import Where, is_file
 from cache.settings import expected_one_of
@@ -95,7 +95,7 @@ def open_stores(
             expected = expected_one_of(name, sorted({found.name for found in list_sets(features)}))
             raise MissingFileError(
                 f"Modality '{modality}' of a system reads feature set '{name}', which does not exist (no '{path}'); "
-                f"{expected}{'' if expected.endswith('?') else '.'} Run 'extract-features --backbone {name}', or import it with "
+                f"{with_full_stop(expected)} Run 'extract-features --backbone {name}', or import it with "
                 "this name."
             )
         store, receipt = open_receipt(path, fold.index)

@@ -223,7 +223,7 @@ def test_parts_by_the_names_of_partitions():
 
 
 def test_a_trial_is_in_one_part_only():
-    with pytest.raises(CorpusError, match="names 1 trials twice, e.g. 'b'"):
+    with pytest.raises(CorpusError, match="names 1 trial twice, e.g. 'b'"):
         Fold(0, ("a", "b"), ("b",))
 
 

@@ -177,6 +177,21 @@ def test_every_fault_at_once(root: Path) -> None:
         Config(face="nearest")
 
 
+def test_a_range_that_is_not_declared_is_one_sentence_for_each_file(tmp_path: Path) -> None:
+    rows = ["0,0.5,1", "0.1,5,0.1", "0.2,1,5.5", "0.3,,0.2", *(f"{second},9,-0.5" for second in range(1, 31))]
+    with pytest.raises(CorpusError) as caught:
+        read_table(write(tmp_path, "t.csv", "\n".join(["time,valence,arousal", *rows]) + "\n"))
+    assert str(caught.value) == (
+        f"Label file '{tmp_path / 't.csv'}': 32 rows outside the range, with valence in [0.5, 9], arousal in [-0.5, 5.5]; line 3 is "
+        "'0.1,5,0.1', expected valence within [-1, 1], or nothing where not annotated. Fix the file; declare labels with a range "
+        "other than [-1, 1] in params.yaml: corpus.settings.targets: {NAME: [LOWEST, HIGHEST], …}."
+    )
+    with pytest.raises(
+        CorpusError, match=r"': 1 row outside the range, with pain in \[0, 9\]; line 3 .* within \[0, 8\]"
+    ):
+        read_table(write(tmp_path, "t.csv", "pain,valence\n0,7\n9,\n"), [Target("pain", low=0, high=8)])
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -195,7 +210,8 @@ def test_every_fault_at_once(root: Path) -> None:
         ("valence\nhigh\n", "line 2 is 'high'"),
         ("time,valence\n,0\n", "line 2 is ',0'"),
         ("time,valence\n1,0\n1,0\n", "line 3: time 1.0 s is not later"),
-        ("valence\n" + "9\n" * 30, "; and 10 more"),
+        ("valence\n" + "x\n" * 30, "; and 10 more"),
+        ("valence\n9\n" + "x\n" * 30, "line 2 is '9', expected valence within .*; and 11 more"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path: Path, text: str, fault: str) -> None:

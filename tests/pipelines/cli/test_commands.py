@@ -47,7 +47,8 @@ def test_train_evaluate_report(project: Path, run: Run) -> None:
     text = (project / "results/report.md").read_text(encoding="utf-8")
     assert "**Untrained features:** " in text
     assert "mean ± standard deviation of 2 seeds over" in text
-    assert f"[{scores['fused']['ccc']['mean']['low']:.3f}, " in text
+    figures = scores["fused"]["ccc"]["mean"]
+    assert f" {figures['mean']:.3f} ± {figures['std']:.3f} – |" in text, "one trial has no interval"
     for line in text.splitlines():
         if line.startswith("!["):
             picture = project / "results" / line.rpartition("(")[2].rstrip(")")

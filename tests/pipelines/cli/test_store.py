@@ -102,7 +102,7 @@ def test_what_mends_features_names_their_set_and_not_its_backbone(tmp_path: Path
 def test_verify(store: FeatureStore) -> None:
     result = run("verify")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "1 fingerprints read, 0 faults.\n"
+    assert result.stderr == "1 fingerprint read, 0 faults.\n"
     chunk = Path(store.group) / "P1/c/0/0"
     chunk.write_bytes(bytes(320))
     (row,) = run_json("verify", code=1)
@@ -140,7 +140,7 @@ def test_prune(store: FeatureStore, tmp_path: Path) -> None:
     assert store.recipe.fingerprint[:12] not in shown.stdout
     assert "Nothing was removed; add --yes." in shown.stderr
     assert Path(other.group).exists()
-    assert "Removed 1 fingerprints" in run("prune", "--yes").stderr
+    assert "Removed 1 fingerprint with" in run("prune", "--yes").stderr
     assert not Path(other.group).exists()
     assert Path(store.group).exists()
 
@@ -200,9 +200,9 @@ def test_sets_that_params_yaml_no_longer_names_are_left_over(tmp_path: Path, mon
     assert run_json("verify", "--features", str(tmp_path / "features")) == []  # may be another project's
     shown = run("prune")
     assert "old, unread" in shown.stderr
-    assert "1 fingerprints" in shown.stderr
+    assert "1 fingerprint with" in shown.stderr
     assert (tmp_path / "features/receipts/old.json").exists()
-    assert "Removed 1 fingerprints" in run("prune", "--yes").stderr
+    assert "Removed 1 fingerprint with" in run("prune", "--yes").stderr
     assert sorted(path.name for path in (tmp_path / "features").glob("*.zarr")) == [
         "face.zarr",
         "imported.zarr",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 import pytest
 
 from pipelines.project.runs import digest_runs, save_run
+from pipelines.project.scores import interval
 
 FULL = {"mean": 0.5, "std": 0.01, "best": 0.52, "low": 0.4, "high": 0.6}
 
@@ -33,6 +35,12 @@ def test_systems_of_all_stages_the_best_first(tmp_path: Path, run: Callable, mon
     lines = run("compare").stdout.splitlines()
     assert lines[0].split() == ["#", "system", "CCC", "interval", "best", "valence", "arousal", "partition"]
     assert "[0.400, 0.600]" in lines[2]
+
+
+def test_a_single_trial_has_no_interval() -> None:
+    assert interval({"mean": 0.2, "low": 0.2, "high": 0.3}) == "[0.200, 0.300]"
+    assert interval({"mean": 0.242, "low": 0.242, "high": 0.242}) == "–"
+    assert interval({"mean": 0.2, "low": nan, "high": nan}) == interval({"mean": 0.2}) == "–"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"systems": {"a": 3}}', '{"systems": {"a": {"ccc": {"mean": null}}}}'])
