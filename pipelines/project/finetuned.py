@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cache.corpus.folds import Fold
 from cache.documents.documents import write_file
-from cache.errors import LeakError, MissingFileError, SettingError, StoreError
+from cache.errors import LeakError, MissingFileError, SettingError, StoreError, with_full_stop
 from cache.foreign import sha256_file
 from cache.names import require_folder_name
 from cache.recipe import Provenance
@@ -43,9 +43,8 @@ def find_finetuning(params: Params, name: str) -> tuple[str, str]:
     wanted = params.extract[name]
     run = wanted.weights.partition(":")[2]
     if run and run not in params.finetune:
-        raise SettingError(
-            f"extract.{name}.weights is '{wanted.weights}', but section 'finetune' has no '{run}'; {expected_one_of(run, params.finetune)}."
-        )
+        text = f"extract.{name}.weights is '{wanted.weights}', {expected_one_of(run, params.finetune)}"
+        raise SettingError(with_full_stop(text))
     found = [
         (each, modality)
         for each, finetuning in params.finetune.items()
@@ -206,7 +205,8 @@ def find_faults(params: Params) -> Faults:
             try:
                 find_finetuning(params, name)
             except SettingError as error:
-                faults[f"extract.{name}.weights"] = str(error)
+                key = f"extract.{name}.weights"
+                faults[key] = str(error).removeprefix(f"{key} ").removesuffix(".")
     return faults
 
 
