@@ -51,6 +51,7 @@ ELSEWHERE = {
     "cache/settings.py": "values of params.yaml",
     "extract/backbones/bert.py": "settings of weights by others",
     "extract/corpora/reading.py": "a corpus",
+    "extract/corpora/recola.py": "a corpus, separated by semicolons",
     "extract/faces/crop_records.py": "the end of a zip, under a digest of its own",
     "extract/faces/crops.py": "no file: settings as JSON has them",
     "extract/speech/recognition.py": "what a library of speech recognition says",

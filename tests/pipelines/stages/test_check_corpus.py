@@ -117,7 +117,12 @@ def test_media_are_decoded_where_asked_for(tmp_path: Path, run: Run) -> None:
 
 
 def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run) -> None:
-    for name, part in (("demo", "truth/x"), ("folder", "videos/x"), ("muse", "label_segments/x")):
+    for name, part in (
+        ("demo", "truth/x"),
+        ("folder", "videos/x"),
+        ("muse", "label_segments/x"),
+        ("recola", "ratings_gold_standard/x"),
+    ):
         write(tmp_path / name / part)
     write(tmp_path / "demo" / "subjects.csv")
     write(tmp_path / "muse" / "metadata" / "partition.csv")
