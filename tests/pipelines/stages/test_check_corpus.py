@@ -127,9 +127,7 @@ def test_the_name_is_told_or_recognised(affwild2: Path, tmp_path: Path, run: Run
     write(tmp_path / "demo" / "subjects.csv")
     write(tmp_path / "muse" / "metadata" / "partition.csv")
     assert {name: recognise(tmp_path / name) for name in CORPORA} == {name: name for name in CORPORA}
-    with pytest.raises(
-        SettingError, match="empty.* expected one of affwild2, demo, folder, muse. Name it with --corpus"
-    ):
+    with pytest.raises(SettingError, match=f"empty.* expected one of {', '.join(CORPORA)}. Name it with --corpus"):
         recognise(write(tmp_path / "empty" / "x").parent)
     write(affwild2 / "videos" / "x")
     with pytest.raises(SettingError, match="looks like affwild2 and folder"):
