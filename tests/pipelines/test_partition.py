@@ -59,7 +59,7 @@ def test_the_test_part_is_scored_where_there_is_one(project: Path, run: Run, edi
     assert scores(project)["partition"] == "test"
     assert run("report").exit_code == 0
     report = (project / "results/report.md").read_text(encoding="utf-8")
-    assert "on partition `test` (chosen by `auto`: every fold has labelled test trials): 1 trials" in report
+    assert "on partition `test` (chosen by `auto`: every fold has labelled test trials): 1 trial of " in report
     assert "on the high side" not in report
     edit_params(lambda params: params["evaluate"].update(partition="train"))
     assert run("evaluate").exit_code == 0
