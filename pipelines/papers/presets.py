@@ -9,7 +9,8 @@ from typing import Any
 from cache.errors import SettingError
 from cache.names import require_known
 from cache.settings import check_ranges, make_settings
-from pipelines.project.params import FeatureSetParams, FusionParams
+from pipelines.endtoend.settings import FinetuneParams
+from pipelines.project.params import FeatureSetParams, FusionParams, SystemParams
 from pipelines.project.params_file import read_typed
 from pipelines.project.yaml_files import read_yaml
 
@@ -26,12 +27,14 @@ class DemoParams:
         backbones: backbone of the paper → backbone that replaces it.
         seeds: seeds instead of the paper's; empty for the same.
         train: settings of training in every system.
+        finetune: settings of every fine-tuning.
         settings: model → settings.
     """
 
     backbones: dict[str, str] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     train: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -44,6 +47,7 @@ class Preset:
         extract: feature set → how the paper made it, to be copied to `params.yaml`.
         fusion: systems and their training.
         demo: changes for the demo corpus.
+        finetune: fine-tunings, of the same kind as in `params.yaml`; their names differ from those of systems.
         statistic: which figure over the seeds the paper prints: best or mean.
     """
 
@@ -51,10 +55,18 @@ class Preset:
     extract: dict[str, FeatureSetParams]
     fusion: FusionParams
     demo: DemoParams
+    finetune: dict[str, FinetuneParams] = field(default_factory=dict)
     statistic: str = "mean"
 
     def __post_init__(self) -> None:
-        check_ranges("a preset", self, {}, {"statistic": STATISTICS})
+        faults = {
+            f"finetune.{name}": "is the name of a system too" for name in self.finetune if name in self.fusion.systems
+        }
+        check_ranges("a preset", self, {}, {"statistic": STATISTICS}, faults)
+
+    def named(self, name: str) -> SystemParams | FinetuneParams:
+        """The system or fine-tuning of a name."""
+        return self.fusion.systems[name] if name in self.fusion.systems else self.finetune[name]
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Row:
     Attributes:
         group: text of a heading.
         cells: the printed cells.
-        systems: part → system of the preset that gives our figures.
+        systems: part → system or fine-tuning of the preset that gives our figures.
         target: target of the whole row, if the columns have none.
         corrected: column → figure that the paper must have meant.
         unused_classes: size of an encoder's unused classification layer, which the paper counts.
@@ -129,7 +141,7 @@ class Table:
 
 @dataclass(frozen=True)
 class SystemFigure:
-    """The figure for a cell: of a system, a target ("mean" of all; "" for parameters) and a fold."""
+    """The figure for a cell: of a system or fine-tuning, a target ("mean" of all; "" for parameters) and a fold."""
 
     system: str
     target: str
@@ -169,16 +181,23 @@ def read_preset(paper: str, demo: bool = False) -> Preset:
 def _narrow(raw: dict[str, Any], demo: DemoParams) -> dict[str, Any]:
     """The sections of a preset with the changes for the demo corpus."""
     fusion = raw["fusion"]
-    systems = {
-        name: {
-            **system,
-            "modalities": {m: demo.backbones.get(backbone, backbone) for m, backbone in system["modalities"].items()},
-            "settings": {**system.get("settings", {}), **demo.settings.get(system["model"], {})},
-            "train": {**system.get("train", {}), **demo.train},
-        }
-        for name, system in fusion["systems"].items()
+    systems = {name: _narrow_one(system, demo, {}) for name, system in fusion["systems"].items()}
+    finetune = {name: _narrow_one(run, demo, demo.finetune) for name, run in raw.get("finetune", {}).items()}
+    return {
+        **raw,
+        "fusion": {**fusion, "systems": systems, "seeds": demo.seeds or fusion["seeds"]},
+        "finetune": finetune,
     }
-    return {**raw, "fusion": {**fusion, "systems": systems, "seeds": demo.seeds or fusion["seeds"]}}
+
+
+def _narrow_one(system: dict[str, Any], demo: DemoParams, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **system,
+        **more,
+        "modalities": {m: demo.backbones.get(backbone, backbone) for m, backbone in system["modalities"].items()},
+        "settings": {**system.get("settings", {}), **demo.settings.get(system["model"], {})},
+        "train": {**system.get("train", {}), **demo.train, **more.get("train", {})},
+    }
 
 
 def read_table(paper: str, number: str) -> Table:

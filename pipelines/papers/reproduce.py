@@ -15,8 +15,8 @@ from pipelines.console.tables import markdown_table
 from pipelines.papers.presets import Preset, SystemFigure, Table, read_preset, read_table
 from pipelines.project import paths, scores
 from pipelines.project.corpus_files import load_corpus
-from pipelines.project.params import FusionParams, Params, SystemParams
-from pipelines.project.runs import Job
+from pipelines.project.params import Params, SystemParams
+from pipelines.project.runs import Job, Row
 from pipelines.stages.training import train_jobs
 
 Counts = dict[tuple[str, int], tuple[int, int]]
@@ -32,8 +32,8 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train what a table needs, or count parameters, and arrange our figures like the paper.
 
-    Finished networks are kept in `work/reproduce/` and used again while settings, features, labels, folds and code are the
-    same.
+    Finished networks are kept in `work/reproduce/` and used again while settings, features, media, labels, folds and code are
+    the same.
 
     Args:
         paper: name of a preset.
@@ -51,6 +51,7 @@ def reproduce(
         UnknownNameError: if there is no such paper or table.
         SettingError: if the project has another corpus.
         MissingFileError: if a feature set was not extracted; the message names the command.
+        UnknownNameError: if params.yaml has no feature set that a fine-tuning starts from.
         AvFusionError: whatever training raises.
     """
     preset = read_preset(paper)
@@ -74,7 +75,7 @@ def reproduce(
         preset = read_preset(paper, demo=True)
         notes.insert(0, _say_narrowed(paper, preset))
     wanted = {figure for _, _, figure in table.figures()}
-    reached = train_figures(paper, preset, wanted, project.fusion, features, redo)
+    reached = train_figures(paper, preset, wanted, project, features, redo)
     ours = {(id(row), column.name): round(reached[figure], 3) for row, column, figure in table.figures()}
     return head | {"corpus": name, "notes": notes, **_lay_out(table, ours)}
 
@@ -119,7 +120,7 @@ def count_parameters(preset: Preset, table: Table) -> Counts:
 
     counts = {}
     for row, _, figure in table.figures():
-        system = preset.fusion.systems[figure.system]
+        system = preset.named(figure.system)
         encoders = {modality: encoder(backbone) for modality, backbone in system.modalities.items()}
         dims = {modality: dim for modality, (dim, _) in encoders.items()}
         sequence = _size(build_model(system.model, dims, ("valence", "arousal"), system.settings))
@@ -135,30 +136,57 @@ def _size(module: Any) -> int:
 
 
 def train_figures(
-    paper: str, preset: Preset, wanted: set[SystemFigure], project: FusionParams, features: Where, redo: bool
+    paper: str, preset: Preset, wanted: set[SystemFigure], project: Params, features: Where, redo: bool
 ) -> dict[SystemFigure, float]:
     """Validation CCC of each figure, the best or the mean over the preset's seeds."""
-    manifest = load_corpus()
-    fusion = replace(
-        preset.fusion, device=project.device, threads=project.threads, workers=project.workers, bank=project.bank
-    )
-    names = [name for name in fusion.systems if any(figure.system == name for figure in wanted)]
-    check_features({name: fusion.systems[name] for name in names}, features)
+    folds: dict[str, set[int]] = {}
+    for figure in wanted:
+        folds.setdefault(figure.system, set()).add(figure.fold)
+    mine = project.fusion
+    fusion = replace(preset.fusion, device=mine.device, threads=mine.threads, workers=mine.workers, bank=mine.bank)
+    preset = replace(preset, fusion=fusion)
+    systems = {name: system for name, system in fusion.systems.items() if name in folds}
+    finetunings = [name for name in preset.finetune if name in folds]
+    check_features(systems, features)
+    starts = [preset.finetune[name].modalities[each] for name in finetunings for each in preset.finetune[name].tuned]
+    project.feature_sets(starts)
+    rows = _train(paper, preset, folds, features, redo)
+    for name in finetunings:
+        rows += _finetune(paper, preset, name, folds[name], project, features, redo)
+    runs: dict[tuple[str, int, int], dict[str, float]] = {}
+    for row in rows:
+        reached = {key.removeprefix("ccc_"): value for key, value in row.items() if key.startswith("ccc_")}
+        runs.setdefault((row["system"], row["fold"], row["seed"]), {}).update(reached)
+    return {figure: _choose(figure, runs, preset.statistic) for figure in wanted}
+
+
+def _train(paper: str, preset: Preset, wanted: Mapping[str, set[int]], features: Where, redo: bool) -> list[Row]:
+    """The best epoch of each network of the preset's systems on the wanted folds."""
+    manifest, fusion = load_corpus(), preset.fusion
     division = fusion.folds
     folds = {f.index: f for f in make_folds(manifest, division.kind, division.count, division.seed, division.disjoint)}
     jobs = [
-        Job(name, fusion.systems[name], folds[fold], config)
-        for name in names
-        for fold in sorted({figure.fold for figure in wanted if figure.system == name})
+        Job(name, system, folds[fold], config)
+        for name, system in fusion.systems.items()
+        for fold in sorted(wanted.get(name, ()))
         for seed in fusion.seeds
-        for config in replace(fusion.systems[name].train, seed=seed).networks()
+        for config in replace(system.train, seed=seed).networks()
     ]
-    best = train_jobs(jobs, fusion, manifest, paths.REPRODUCED / paper, features, redo)
-    runs: dict[tuple[str, int, int], dict[str, float]] = {}
-    for job, row in zip(jobs, best, strict=True):
-        reached = {target: row[f"ccc_{target}"] for target in job.config.targets}
-        runs.setdefault((job.name, job.fold.index, job.config.seed), {}).update(reached)
-    return {figure: _choose(figure, runs, preset.statistic) for figure in wanted}
+    return train_jobs(jobs, fusion, manifest, paths.REPRODUCED / paper, features, redo) if jobs else []
+
+
+def _finetune(
+    paper: str, preset: Preset, name: str, folds: set[int], project: Params, features: Where, redo: bool
+) -> list[Row]:
+    """The best epoch of a fine-tuning of the preset for each fold and seed; it starts from the project's weights."""
+    from pipelines.stages.finetuning import finetune_all
+
+    number = min(folds) if len(folds) == 1 else -1
+    fusion = replace(preset.fusion, folds=replace(preset.fusion.folds, number=number))
+    runs = {f"{paper}-{name}-seed{seed}": replace(preset.finetune[name], seed=seed) for seed in fusion.seeds}
+    params = replace(project, fusion=fusion, finetune={**project.finetune, **runs})
+    rows = finetune_all(params, list(runs), features, redo, fusion.device, paths.REFINETUNED)
+    return [{**row, "system": name} for row in rows]
 
 
 def _choose(figure: SystemFigure, runs: Mapping[tuple[str, int, int], Mapping[str, float]], statistic: str) -> float:

@@ -67,9 +67,9 @@ def place(digest: str) -> Path:
     return paths.FINETUNINGS / digest
 
 
-def run_folder(run: str, fold: int) -> Path:
-    """The folder that holds, by links, the fine-tuning of a fold as params.yaml asks for it."""
-    return paths.FINETUNED / run / f"fold{fold}"
+def run_folder(run: str, fold: int, root: Path = paths.FINETUNED) -> Path:
+    """The folder that holds, by links, the fine-tuning of a fold as params.yaml, or a paper, asks for it."""
+    return root / run / f"fold{fold}"
 
 
 def weights_folder(folder: Path) -> Path:
@@ -131,7 +131,8 @@ def prune_finetunings() -> list[str]:
     """Remove fine-tunings that no run names, and states of interrupted ones; returns the folders."""
     from pipelines.project.runs import digest_of
 
-    named = {digest_of(path.parent) for path in paths.FINETUNED.glob("*/fold*/fusion/run.json")}
+    roots = (paths.FINETUNED, paths.REFINETUNED)
+    named = {digest_of(path.parent) for root in roots for path in root.glob("*/fold*/fusion/run.json")}
     removed = []
     for folder in sorted(
         path for path in paths.FINETUNINGS.glob("*") if path.is_dir() and not path.name.startswith(".")

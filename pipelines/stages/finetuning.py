@@ -56,7 +56,12 @@ from pipelines.stages.training import choose_folds, history_rows, open_stores
 
 
 def finetune_all(
-    params: Params, only: Sequence[str] = (), features: Where = paths.FEATURES, redo: bool = False, device: str = "auto"
+    params: Params,
+    only: Sequence[str] = (),
+    features: Where = paths.FEATURES,
+    redo: bool = False,
+    device: str = "auto",
+    root: Path = paths.FINETUNED,
 ) -> list[Row]:
     """Run the fine-tunings of params.yaml, once per fold; what was made of just the same is kept.
 
@@ -66,6 +71,7 @@ def finetune_all(
         features: folder or URL of all features, of modalities whose backbones are not trained.
         redo: train again what is already there.
         device: auto, cpu, cuda or cuda:N.
+        root: folder that names what was made, by links.
 
     Returns:
         One row per fine-tuning and fold: the epoch that it kept and its validation CCC.
@@ -82,9 +88,9 @@ def finetune_all(
     for name in only or params.finetune:
         _extract_beside(params, params.finetune[name], features, device)
         for fold in folds:
-            job = _open(params, name, fold, manifest, features, device)
+            job = replace(_open(params, name, fold, manifest, features, device), root=root)
             rows.append({**best_epoch(_have(job, redo)), "system": name})
-        _forget_other_folds(name, folds)
+        _forget_other_folds(root / name, folds)
     return rows
 
 
@@ -113,10 +119,10 @@ def _take_kept(job: _Job) -> list[Row] | None:
     return history
 
 
-def _forget_other_folds(name: str, folds: Sequence[Fold]) -> None:
+def _forget_other_folds(run: Path, folds: Sequence[Fold]) -> None:
     """Remove the names of folds of another division; what they name is kept."""
     kept = {f"fold{fold.index}" for fold in folds}
-    for path in (paths.FINETUNED / name).glob("fold*"):
+    for path in run.glob("fold*"):
         if path.name not in kept:
             shutil.rmtree(path)
 
@@ -138,6 +144,7 @@ class _Job:
         readers: modality → what its backbone reads.
         bank: labels, and the features of the other modalities.
         digest: of all that decides the weights.
+        root: folder that names it.
     """
 
     name: str
@@ -149,11 +156,12 @@ class _Job:
     readers: dict[str, ItemReader]
     bank: Bank
     digest: str = ""
+    root: Path = paths.FINETUNED
 
     @property
     def folder(self) -> Path:
         """The folder that names it."""
-        return run_folder(self.name, self.fold.index)
+        return run_folder(self.name, self.fold.index, self.root)
 
     @property
     def config(self) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import pytest
 import yaml
 
 from cache.errors import SettingError
+from cache.foreign import sha256_file
+from extract.weights.finetuned import read_lineage
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
 from pipelines.papers.presets import ABSENT, FOLDER, SystemFigure, papers, read_preset, read_table, tables
 from pipelines.papers.reproduce import _choose, markdown, reproduce
+from pipelines.project.finetuned import find_faults
+from pipelines.project.params import CorpusParams, Params
+from pipelines.project.runs import read_history
 
 DIMS = {"visual": 512, "audio": 128, "text": 768}
 ALL = [(paper, number) for paper in papers() for number in tables(paper)]
@@ -34,21 +40,27 @@ def test_every_promised_table_is_here() -> None:
 @pytest.mark.parametrize("narrowed", [False, True])
 def test_every_system_can_be_built_and_trained(paper: str, narrowed: bool) -> None:
     preset = read_preset(paper, demo=narrowed)
-    for system in preset.fusion.systems.values():
+    for system in [*preset.fusion.systems.values(), *preset.finetune.values()]:
         for config in system.train.networks():
             dims = {modality: DIMS[modality] for modality in system.modalities}
             model = build_model(system.model, dims, config.targets, system.settings)
             assert model.fixed_length in (None, config.window)
         if not narrowed:
             assert set(system.modalities.values()) <= set(preset.extract)
+    if not narrowed:
+        assert not find_faults(Params(CorpusParams(), preset.fusion, extract=preset.extract, finetune=preset.finetune))
 
 
 def test_the_papers_own_numbers_are_in_the_presets() -> None:
     karas, zhang, praveen = (read_preset(paper).fusion for paper in ("karas2022", "zhang2023", "praveen2024"))
-    best = karas.systems["e2e_av_cma"].train
+    tuned = read_preset("karas2022").finetune
+    best = tuned["e2e_av_cma"].train
     assert (best.lr, best.weight_decay, best.lambda_mse, best.lambda_ce) == (1e-4, 0.06, 0.18, 0.76)
     assert (best.window, best.batch_size, best.restart_steps, best.optimizer) == (16, 64, 200, "adamw")
-    assert karas.systems["e2e_av_rnn"].train.lr == TrainConfig().lr == 2e-4
+    assert tuned["e2e_av_rnn"].train.lr == karas.train.lr == TrainConfig().lr == 2e-4
+    assert {(run.release, run.tuned, run.normalise) for name, run in tuned.items() if name.startswith("e2e")} == {
+        ("together", ("visual", "audio"), "none")
+    }
     can = zhang.systems["can"].train
     assert (can.lr, can.min_lr, can.weight_decay, can.batch_size) == (1e-5, 1e-8, 1e-3, 12)
     assert (can.window, can.hop, can.epochs, can.schedule, len(zhang.seeds)) == (300, 200, 100, "plateau", 15)
@@ -61,7 +73,7 @@ def test_tables_name_systems_of_their_preset(paper: str, number: str) -> None:
     table, preset = read_table(paper, number), read_preset(paper)
     assert table.figures()
     for _, _, figure in table.figures():
-        assert figure.system in preset.fusion.systems
+        assert figure.system in {**preset.fusion.systems, **preset.finetune}
     assert f"Table {number}" in table.source
 
 
@@ -92,9 +104,11 @@ def test_parameters_are_those_of_the_paper(run: Callable) -> None:
 
 
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Presets of this test: karas2022 with one epoch, on features that the small project has."""
+    """Presets of this test: karas2022 with one epoch, faces replaced by sound, on features that the small project has."""
     document = yaml.safe_load((FOLDER / "karas2022.yaml").read_text(encoding="utf-8"))
-    document["demo"]["train"]["epochs"] = 1
+    document["demo"]["train"]["epochs"] = document["demo"]["finetune"]["train"]["epochs"] = 1
+    document["demo"]["finetune"]["windows"] = 2
+    document["demo"]["backbones"]["mobilefacenet"] = "conv1d"  # a tenth of the work
     (tmp_path / "presets/tables").mkdir(parents=True)
     (tmp_path / "presets/karas2022.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     for path in (FOLDER / "tables").glob("karas*"):
@@ -102,9 +116,20 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("pipelines.papers.presets.FOLDER", tmp_path / "presets")
 
 
-def test_a_table_of_the_demo(
-    project: Path, run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+def weights(project: Path) -> dict[Path, int]:
+    """Trained weights that a reproduction named, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in project.glob("work/reproduce/**/*.safetensors")}
+
+
+def test_a_table_of_backbones_trained_end_to_end(
+    project: Path,
+    run: Callable,
+    edit_params: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """It needs crops, sound and the weights to start from, but no features."""
+    shutil.rmtree(project / "features")
     small(monkeypatch, tmp_path_factory.mktemp("presets"))
     result = run("reproduce", "karas2022", "--table", "3", "--corpus", "demo", "--json")
     assert result.exit_code == 0, result.output
@@ -114,15 +139,39 @@ def test_a_table_of_the_demo(
     for row in document["rows"]:
         ours = [cell["ours"] for cell in row["cells"][1:]]
         assert ours[2] == pytest.approx((ours[0] + ours[1]) / 2, abs=2e-3)
-    kept = {path: path.stat().st_mtime_ns for path in project.glob("work/reproduce/**/model.safetensors")}
-    assert len(kept) == 3
-    text = run("reproduce", "karas2022", "--table", "3").stdout
-    assert re.search(r"\| E2E-AV-RNN +\| 0\.361 +\| -?0\.\d{3} +\| 0\.551 ", text)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished networks are used again"
-    (project / "features/receipts/conv1d.json").unlink()
+    kept = weights(project)
+    assert len(kept) == 3 * 3, "two backbones and a fusion model of each row"
+    assert not (project / "work/finetuned").exists(), "an output of DVC"
+    own = project / "work/reproduce/finetuned/karas2022-e2e_av_rnn-seed0/fold0"
+    learned = read_lineage(own / "weights/visual.safetensors", sha256_file(own / "weights/visual.safetensors"))
+    assert learned is not None
+    assert (learned.backbone, learned.training["how"]["images"]["jitter"]) == ("conv1d", 0.2)
+    history = read_history(own / "fusion")
+    assert document["rows"][0]["cells"][3]["ours"] == pytest.approx(max(row["ccc"] for row in history), abs=1e-3)
+    assert json.loads(run("models", "prune", "--json").stdout) == []
+    again = run("reproduce", "karas2022", "--table", "3")
+    assert re.search(r"\| E2E-AV-RNN +\| 0\.361 +\| -?0\.\d{3} +\| 0\.551 ", again.stdout)
+    assert again.stderr.count("is finished already") == 3
+    assert weights(project) == kept, "finished fine-tunings are used again"
+    redone = run("reproduce", "karas2022", "--table", "3", "--redo")
+    assert (redone.exit_code, "is finished already" in redone.stderr) == (0, False)
+    edit_params(lambda params: params["extract"].pop("conv1d"))
     result = run("reproduce", "karas2022", "--table", "3")
-    assert result.exit_code == 1
-    assert "run 'extract-features --backbone conv1d'" in result.stderr
+    assert (result.exit_code, "Add 'conv1d: {weights: …}' there" in result.stderr) == (1, True), result.output
+
+
+def test_a_table_of_features(
+    project: Path, run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    small(monkeypatch, tmp_path_factory.mktemp("presets"))
+    assert run("reproduce", "karas2022", "--table", "2").exit_code == 0
+    kept = weights(project)
+    assert len(kept) == 12
+    assert run("reproduce", "karas2022", "--table", "2").exit_code == 0
+    assert weights(project) == kept, "finished networks are used again"
+    (project / "features/receipts/conv1d.json").unlink()
+    result = run("reproduce", "karas2022", "--table", "2")
+    assert (result.exit_code, "run 'extract-features --backbone conv1d'" in result.stderr) == (1, True)
 
 
 def test_what_is_missing_is_named_with_its_command(project: Path, run: Callable) -> None:
