@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class ImageInput(Input):
     def read_size(self) -> int:
         """Side to which crops are resized, pixels."""
         return self.crop_from or self.size
+
+    def uncut(self) -> ImageInput:
+        """The same with all of the resized crops, for training that cuts out parts at random."""
+        return replace(self, size=self.read_size, crop_from=0)
 
     def cut(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Cut the centre (N, size, size, 3) out of images (N, read_size, read_size, 3)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -11,9 +9,16 @@ from torchvision.transforms import v2
 from pipelines.endtoend.settings import ImageChanges, SoundChanges
 
 
-def change_images(images: Tensor, windows: Tensor, config: ImageChanges) -> Tensor:
-    """Change face crops (N, H, W, 3) uint8 at random, with one draw for all crops of a window (N,)."""
-    transform = _transform(config, images.shape[1])
+def change_images(images: Tensor, windows: Tensor, config: ImageChanges, size: int) -> Tensor:
+    """Change face crops at random.
+
+    Args:
+        images: (N, H, W, 3) uint8, of `size` unless parts are cut out of them.
+        windows: (N,) window of each; all crops of one are changed in the same way.
+        config: the changes.
+        size: height and width of the result, pixels.
+    """
+    transform = _transform(config, images.shape[1], size)
     if transform is None or not len(images):
         return images
     groups = torch.arange(len(images)) if config.per_frame else windows.cpu()
@@ -21,11 +26,11 @@ def change_images(images: Tensor, windows: Tensor, config: ImageChanges) -> Tens
     return torch.cat([transform(part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for part in images.split(sizes)])
 
 
-def _transform(config: ImageChanges, size: int) -> v2.Transform | None:
-    """The changes as one transform of pictures (…, 3, H, W), None where there are none."""
+def _transform(config: ImageChanges, side: int, size: int) -> v2.Transform | None:
+    """The changes of pictures (…, 3, side, side) to (…, 3, size, size) as one transform, None where there are none."""
     steps: list[v2.Transform] = []
     if config.crop < 1:
-        steps += [v2.RandomCrop(ceil(size * config.crop)), v2.Resize(size, antialias=True)]
+        steps += [v2.RandomCrop(round(side * config.crop)), v2.Resize(size, antialias=True)]
     if config.degrees or config.shift or config.zoom:
         scale = (1 - config.zoom, 1 + config.zoom)
         steps.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,17 @@ class ItemReader:
     """
 
     def __init__(self, kind: Input, manifest: Manifest, trials: Iterable[Trial], crops: Path | None) -> None:
+        trials = tuple(trials)
         self.input = kind
+        self._of = partial(ItemReader, manifest=manifest, trials=trials, crops=crops)
         self._trials = {
             trial.id: TrialItems(lambda trial=trial: open_source(kind, manifest, trial, crops))  # type: ignore[misc]
             for trial in trials
         }
+
+    def of(self, kind: Input) -> ItemReader:
+        """A reader of the same trials for another input."""
+        return self._of(kind)
 
     def trial(self, trial_id: str) -> TrialItems:
         """The items of a trial."""

@@ -24,8 +24,9 @@ class ImageChanges:
         zoom: enlargement or shrinking by up to this share.
         jitter: brightness, contrast and saturation change by up to this share each [Karas2022, Section 4.1: in its code 0.2].
         flip: probability of a mirror image.
-        crop: side of a square that is cut out at random and enlarged again, as share of the side; 1 for none
-            (40/48 in [Zhang2023]).
+        crop: side of a square that is cut out at random and resized to what the backbone reads, as share of the side; 1 for
+            none. Of a backbone that reads the centre of larger pictures, the share is of these: 0.8333 for the 40 of 48 pixels
+            of [Zhang2023].
         per_frame: draw each frame's change by itself, as the code of [Karas2022] does.
     """
 

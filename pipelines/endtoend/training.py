@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from cache.corpus.folds import Fold
 from cache.errors import SettingError
 from extract.backbones.contract import Backbone
+from extract.inputs.images import ImageInput
+from extract.inputs.waves import WaveInput
 from fusion.bank.bank import Bank
 from fusion.bank.batches import Batch
 from fusion.bank.counted_padding import padding_rows
@@ -100,6 +102,7 @@ def finetune(
     objective = make_objective(teaching, fold, config)
     windows = cut_training_batches(teaching, fold, config)
     gradients = partial(_gradients, objective, how.clip)
+    teachers = {name: _teacher(reader, how) for name, reader in readers.items()}
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         dims = bank.dims | {name: backbone.dim for name, backbone in backbones.items()}
@@ -115,7 +118,7 @@ def finetune(
         best: tuple[int, dict[str, Tensor]] | None = None
         for number, (stage, groups) in enumerate(_stages(config, how)):
             changes = _changes(backbones, how)
-            batches = ItemBatches(windows, readers, changes, config.seed + number, how.windows, padding)
+            batches = ItemBatches(windows, teachers, changes, config.seed + number, how.windows, padding)
             keeper = keep(number, batches) if keep else None
             done, kept = fit(network, objective, batches, run_validation, stage, groups, on_epoch, gradients, keeper)
             first = len(history)
@@ -182,13 +185,23 @@ def _release_groups(network: EndToEnd) -> list[list[nn.Parameter]]:
     return [[*network.fusion.parameters(), *together[0]], *together[1:]]
 
 
+def _teacher(reader: ItemReader, how: FinetuneConfig) -> ItemReader:
+    """What reads for training: whole pictures, if random parts are cut out of them."""
+    kind = reader.input
+    if isinstance(kind, ImageInput) and kind.crop_from and how.images.crop < 1:
+        return reader.of(kind.uncut())
+    return reader
+
+
 def _changes(backbones: Mapping[str, Backbone], how: FinetuneConfig) -> dict[str, Augment]:
     """Modality → random changes of its items, for the kinds of input that have any."""
-    known: dict[str, Augment] = {
-        "images": partial(change_images, config=how.images),
-        "waves": partial(change_sound, config=how.sound),
-    }
-    return {name: known[each.input.name] for name, each in backbones.items() if each.input.name in known}
+    changes: dict[str, Augment] = {}
+    for name, each in backbones.items():
+        if isinstance(each.input, ImageInput):
+            changes[name] = partial(change_images, config=how.images, size=each.input.size)
+        elif isinstance(each.input, WaveInput):
+            changes[name] = partial(change_sound, config=how.sound)
+    return changes
 
 
 def _gradients(objective: nn.Module, clip: float, model: nn.Module, batch: Batch) -> Tensor:
