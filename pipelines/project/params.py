@@ -173,19 +173,23 @@ class EvaluateParams:
     Attributes:
         partition: the part of each fold that its networks are scored on: train, validation, test, or auto, which is test
             if every trained fold has labelled trials in it, else validation.
+        best_folds: N to also predict the test trials, labelled or not, by the N folds with the highest validation CCC, of each the
+            best seed for each target [Zhang2023, Section 3.4], into `work/predictions/test`; all folds need the same test trials.
+            If these are scored, this is the ensemble. 0 for none.
         draws: number of bootstrap samples for the confidence intervals over trials.
         level: share of the samples inside an interval.
         seed: seed of the samples.
     """
 
     partition: str = AUTO
+    best_folds: int = 0
     draws: int = 1000
     level: float = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:
         faults = {} if 0 < self.level < 1 else {"level": f"is {self.level:g}, expected more than 0 and less than 1"}
-        ranges = {"draws": (1, 10**6), "seed": (0, 2**63 - 1)}
+        ranges = {"best_folds": (0, 10**6), "draws": (1, 10**6), "seed": (0, 2**63 - 1)}
         check_ranges("section 'evaluate'", self, ranges, {"partition": (AUTO, *PARTITIONS)}, faults)
 
 

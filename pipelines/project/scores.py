@@ -35,12 +35,14 @@ class ScoresDocument(Document):
         systems: system → metric → target → figures.
         partition: the part of each fold that was scored.
         asked: the setting `evaluate.partition`, e.g. auto.
+        best_folds: the setting of that name.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
     metrics: dict[str, MetricPart] | None = None
     partition: str = ""
     asked: str = ""
+    best_folds: Number = 0
     seeds: Number = 1
     folds: list[Number] | None = None
     level: float = 0.95

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from cache.corpus.folds import Fold, load_folds
 from cache.corpus.manifest import Manifest
 from cache.documents.arrays import format_arrays
 from cache.documents.documents import digest_bytes, write_document, write_file
-from cache.errors import CorpusError, FingerprintError, MissingFileError
+from cache.errors import CorpusError, FingerprintError, MissingFileError, SettingError
 from cache.names import encode_trial_id
 from cache.places.folders import Where
 from cache.targets import MEAN, Target, names_of
@@ -33,9 +33,6 @@ from pipelines.project.runs import digest_runs, load_networks, run_folder
 from pipelines.project.scores import Figures, MetricPart, ScoresDocument
 from pipelines.stages.training import Banks, choose_folds, find_lacking, refuse_leaks, say_lacking, torch_threads
 
-if TYPE_CHECKING:
-    pass
-
 SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Scores = dict[str, dict[str, float]]  # metric → target, or "mean" over targets → value
 
@@ -49,7 +46,8 @@ def evaluate_systems(
     """Score every system on a part of the folds that it was trained on.
 
     Writes `results/scores.json` (everything), `results/metrics/<system>.json` (mean CCC, for `dvc metrics`),
-    `results/systems.csv` (CCC, for `dvc plots`), and one npz per system with the ensemble's predictions (trial → (T, C)).
+    `results/systems.csv` (CCC, for `dvc plots`), and one npz per system with the ensemble's predictions (trial → (T, C)), and
+    another one with those of the test trials if `best_folds` says so.
 
     Returns:
         The content of `scores.json`: for each system, metric and target (and "mean", over targets)
@@ -64,6 +62,7 @@ def evaluate_systems(
 
     Raises:
         CorpusError: if a fold has no labelled trial in the partition.
+        SettingError: if there are no such best folds.
         MissingFileError: if a run was never trained.
         FingerprintError: if it was trained with settings or on folds other than those in `params`.
     """
@@ -78,6 +77,7 @@ def evaluate_systems(
             "Run 'train-fusion' again."
         )
     partition = choose_partition(evaluate.partition, folds, manifest)
+    _check_best_folds(evaluate.best_folds, folds)
     refuse_leaks(params.systems, folds, features)
     metrics = load_metrics()
     document: dict[str, Any] = {
@@ -86,6 +86,7 @@ def evaluate_systems(
         },
         "partition": partition,
         "asked": evaluate.partition,
+        "best_folds": evaluate.best_folds,
         "seeds": len(params.seeds),
         "folds": [fold.index for fold in folds],
         "level": evaluate.level,
@@ -100,6 +101,10 @@ def evaluate_systems(
             banks = Banks(system, manifest, params, features)
             runs = _predict_runs(name, system, params, folds, partition, manifest, banks, outputs.models, advance)
             ensemble = merge(list(runs.values()))
+            best = _predict_by_best(name, params.seeds, folds, evaluate.best_folds, manifest, banks, outputs)
+            if best and partition == "test":
+                known = {prediction.trial_id for prediction in ensemble}
+                ensemble = [prediction for prediction in best if prediction.trial_id in known]
             measured, together = (
                 [measure(_pairs(run, manifest), metrics) for run in several] for several in (runs.values(), [ensemble])
             )
@@ -180,8 +185,62 @@ def _predict_runs(
     return runs
 
 
+def _check_best_folds(count: int, folds: Sequence[Fold]) -> None:
+    """Check the setting `best_folds`.
+
+    Raises:
+        SettingError: if there are fewer folds, or their test trials are none or differ.
+    """
+    if not count:
+        return
+    text = f"evaluate.best_folds is {count}, "
+    if count > len(folds):
+        raise SettingError(
+            f"{text}expected at most {len(folds)}, the number of trained folds. Change it, or set fusion.folds.number to -1."
+        )
+    if not folds[0].test or any(set(fold.test) != set(folds[0].test) for fold in folds):
+        raise SettingError(
+            f"{text}expected folds with the same test trials, but those of fold 0 are {len(folds[0].test)} and not those of all "
+            "others. Set it to 0, or fusion.folds.kind to rotated."
+        )
+
+
+def _predict_by_best(
+    name: str,
+    seeds: Sequence[int],
+    folds: Sequence[Fold],
+    count: int,
+    manifest: Manifest,
+    banks: Banks,
+    outputs: paths.Outputs,
+) -> list[Prediction]:
+    """The mean prediction of the test trials by the best folds, of each by its best network for each target; also saved."""
+    path = outputs.predictions / "test" / f"{name}.npz"
+    path.unlink(missing_ok=True)
+    if not count:
+        return []
+    best: dict[tuple[int, str], tuple[float, Checkpoint]] = {}
+    for fold in folds:
+        for seed in seeds:
+            for network in load_networks(run_folder(outputs.models, name, fold.index, seed)):
+                for target, ccc in network.validation.items():
+                    key = fold.index, target
+                    if key not in best or ccc > best[key][0]:
+                        best[key] = ccc, network
+    targets = dict.fromkeys(target for _, target in best)
+    worth = {fold.index: sum(best[fold.index, target][0] for target in targets) for fold in folds}
+    runs = []
+    for fold in sorted(folds, key=lambda fold: worth[fold.index], reverse=True)[:count]:
+        for target in targets:
+            predictions = predict(best[fold.index, target][1], banks.of_fold(fold), fold.test)
+            runs.append([_order(prediction, (target,)) for prediction in predictions])
+    found = [_order(prediction, manifest.names) for prediction in merge(runs)]
+    _save_predictions(path, found)
+    return found
+
+
 def _order(prediction: Prediction, targets: Sequence[str]) -> Prediction:
-    """The prediction with its targets in the corpus's order."""
+    """The prediction of these targets only, in this order."""
     ordered = tuple(target for target in targets if target in prediction.targets)
     columns = [prediction.targets.index(target) for target in ordered]
     return replace(prediction, values=prediction.values[:, columns], targets=ordered)
