@@ -86,7 +86,10 @@ def _walk(path: str, command: click.Command) -> list[tuple[str, click.Command]]:
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
-    """Field → its meaning, from the `Attributes:` section of a dataclass's docstring."""
+    """Field → its meaning, from the `Attributes:` sections of the docstrings of a dataclass and those it inherits from."""
+    inherited = {
+        name: text for base in kind.__bases__ if is_dataclass(base) for name, text in attribute_docs(base).items()
+    }
     known = {field.name for field in fields(kind)}
     docs: dict[str, str] = {}
     current: list[str] = []
@@ -97,7 +100,7 @@ def attribute_docs(kind: type) -> dict[str, str]:
             current, line = names, text
         for name in current:
             docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
-    return docs
+    return inherited | docs
 
 
 def rows(kind: type, prefix: str = "") -> list[tuple[str, str, str]]:
