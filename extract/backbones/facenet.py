@@ -29,9 +29,11 @@ class Config:
 
     Attributes:
         standardise: "fixed" for (x - 127.5) / 128 as trained, "half" for (x - 127.5) / 127.5 as in [Karas2022].
+        missing: "skip" frames without a face, or embed a "black" picture for them.
     """
 
     standardise: str = "fixed"
+    missing: str = "skip"
 
 
 SIZE = 160
@@ -78,7 +80,7 @@ class FaceNet(Backbone):
     def __init__(self, config: Config, weights: Weights) -> None:
         super().__init__(weights)
         std = STDS[config.standardise]
-        self.input = ImageInput(SIZE, (0.5, 0.5, 0.5), (std, std, std))
+        self.input = ImageInput(SIZE, (0.5, 0.5, 0.5), (std, std, std), missing=config.missing)
         self.body = InceptionResnetV1(pretrained=None, classify=False)
         for module in self.body.modules():
             if isinstance(module, nn.ReLU):
@@ -89,7 +91,7 @@ class FaceNet(Backbone):
         """Build the network with these weights.
 
         Raises:
-            SettingError: if the standardisation is unknown.
+            SettingError: if the standardisation or 'missing' is unknown.
             WeightsError: if the weights do not fit.
         """
         if config.standardise not in STDS:

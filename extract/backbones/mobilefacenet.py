@@ -30,10 +30,12 @@ class Config:
     Attributes:
         variant: "prelu" or "foamliu"; "" takes it from the weights ("prelu" for random ones).
         colour: "rgb" or "bgr", the channel order that the weights expect; "" takes it from registered weights, else "rgb".
+        missing: "skip" frames without a face, or embed a "black" picture for them.
     """
 
     variant: str = ""
     colour: str = ""
+    missing: str = "skip"
 
 
 SIZE = 112
@@ -247,10 +249,10 @@ class MobileFaceNet(Backbone):
     dim = 512
     input: ImageInput
 
-    def __init__(self, variant: str, colour: str, weights: Weights) -> None:
+    def __init__(self, variant: str, colour: str, missing: str, weights: Weights) -> None:
         super().__init__(weights)
         self.variant = variant
-        self.input = ImageInput(SIZE, *INPUTS[variant], colour)
+        self.input = ImageInput(SIZE, *INPUTS[variant], colour, missing=missing)
         self.body = BODIES[variant]()
 
     @classmethod
@@ -258,7 +260,7 @@ class MobileFaceNet(Backbone):
         """Build the body that fits the weights.
 
         Raises:
-            SettingError: if variant or colour are unknown, or the variant differs from that of the weights.
+            SettingError: if variant, colour or 'missing' are unknown, or the variant differs from that of the weights.
             WeightsError: if the weights belong to no known body or do not fit it.
         """
         if config.variant not in ("", *BODIES) or config.colour not in ("", "rgb", "bgr"):
@@ -275,7 +277,7 @@ class MobileFaceNet(Backbone):
         if weights.lineage is not None:
             colour = weights.lineage.settings.get("colour", colour)
         with weights.seeded():
-            network = cls(found, config.colour or colour, weights)
+            network = cls(found, config.colour or colour, config.missing, weights)
             _initialise(network.body)
         load_into(network.body, weights, f"MobileFaceNet's {found} body", "output_layer.", HEADS[found])
         return network

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -31,9 +31,11 @@ class Config:
 
     Attributes:
         variant: "ir50" or "imagenet"; "" takes it from the weights ("ir50" for random ones).
+        missing: "skip" frames without a face, or embed a "black" picture for them, as [Zhang2023]'s code.
     """
 
     variant: str = ""
+    missing: str = "skip"
 
 
 INPUTS = {
@@ -145,10 +147,10 @@ class ResNet50(Backbone):
     cards = CARDS
     input: ImageInput
 
-    def __init__(self, variant: str, weights: Weights) -> None:
+    def __init__(self, variant: str, missing: str, weights: Weights) -> None:
         super().__init__(weights)
         self.variant = variant
-        self.input = INPUTS[variant]
+        self.input = replace(INPUTS[variant], missing=missing)
         self.dim = DIMS[variant]
         self.body = BODIES[variant]()
 
@@ -157,7 +159,7 @@ class ResNet50(Backbone):
         """Build the variant that fits the weights.
 
         Raises:
-            SettingError: if the variant is unknown, or differs from that of the weights.
+            SettingError: if the variant or 'missing' is unknown, or the variant differs from that of the weights.
             WeightsError: if the weights belong to no known variant or do not fit it.
         """
         if config.variant not in ("", *BODIES):
@@ -168,7 +170,7 @@ class ResNet50(Backbone):
                 f"Weights '{weights.name}' are of variant '{found}', not '{config.variant}'. Leave the variant out."
             )
         with weights.seeded():
-            network = cls(found, weights)
+            network = cls(found, config.missing, weights)
             if weights.tensors is None:
                 _initialise(network.body)
         load_into(network.body, weights, f"ResNet-50's variant {found}", PREFIX, HEADS[found])

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import MissingFileError, ShapeError
+from cache.errors import MissingFileError, SettingError, ShapeError
 from cache.names import encode_trial_id
+from cache.settings import expected_one_of
 from extract.faces.crops import CropConfig, CropReader
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import GIVEN, Input
+
+MISSING = ("skip", "black")
 
 Mean = tuple[float, float, float]  # or standard deviation, per channel
 
@@ -41,6 +44,8 @@ class ImageInput(Input):
         colour: "rgb" or "bgr".
         crop_from: side to which crops are resized before the centre of `size` is cut out, 0 for `size` itself.
         resize: "bilinear" or "bicubic", as in Pillow: with antialiasing where pictures shrink.
+        missing: what is done with frames without a face, in trials that have any: "skip" them, or read a "black" picture, which
+            is valid input [Zhang2023's code].
     """
 
     name = "images"
@@ -53,6 +58,13 @@ class ImageInput(Input):
     colour: str = "rgb"
     crop_from: int = 0
     resize: str = "bilinear"
+    missing: str = "skip"
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise SettingError(
+                f"Frames without a face: 'missing' is '{self.missing}', {expected_one_of(self.missing, MISSING)}. Change the value."
+            )
 
     @property
     def read_size(self) -> int:
@@ -99,6 +111,7 @@ class ImageInput(Input):
             "std": list(self.std),
             "colour": self.colour,
             "timing": "the frame's own crop",
+            **({} if self.missing == "skip" else {"missing": self.missing}),
         }
 
     def upstream(self, manifest: Manifest, crops: CropConfig) -> dict[str, Any]:
@@ -129,12 +142,19 @@ class CropSource:
         return self._reader.digest()
 
     def load(self) -> Alignment:
-        """One crop per frame that has one."""
-        return align_frames(self._reader.valid)
+        """One crop per frame that has one; black pictures for the others, if the input wants them."""
+        valid = self._reader.valid
+        return align_frames(valid | (valid.any() & (self._image.missing == "black")))
 
     def read(self, items: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(N, size, size, 3) uint8 RGB."""
-        return self._image.cut(self._reader.read(items, self._image.read_size, self._image.resize))
+        image, found = self._image, self._reader.valid[items]
+        pictures = image.cut(self._reader.read(items[found], image.read_size, image.resize))
+        if found.all():
+            return pictures
+        filled = np.zeros((len(items), *pictures.shape[1:]), np.uint8)
+        filled[found] = pictures
+        return filled
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:

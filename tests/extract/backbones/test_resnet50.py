@@ -14,7 +14,7 @@ from torchvision.models import resnet50 as torchvision_resnet50
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import SettingError, WeightsError
+from cache.errors import MediaError, SettingError, WeightsError
 from extract.backbones.contract import Backbone, load_backbone
 from extract.backbones.resnet50 import CARDS
 from extract.inputs.contract import open_source
@@ -110,3 +110,38 @@ def test_crops_are_resized_to_48_and_their_centre_is_read(ir50: Backbone, tmp_pa
     )  # as the authors' code, by Pillow's default
     np.testing.assert_array_equal(images[0], np.asarray(small)[4:44, 4:44])
     assert ir50.settings()["resize"] == "bicubic"
+
+
+def test_black_pictures_for_frames_without_a_face(ir50: Backbone, tmp_path: Path) -> None:
+    """As in the code of [Zhang2023]: they are embedded like a black crop, and count as seen."""
+    black = load_backbone("resnet50", "random", {"missing": "black"})
+    assert black.input.normalise(torch.zeros(1, 40, 40, 3, dtype=torch.uint8)).eq(-1).all()  # type: ignore[operator]
+    assert black.recipe().fingerprint != ir50.recipe().fingerprint
+    assert black.settings() == {**ir50.settings(), "missing": "black"}
+    for name in ("gaps", "empty"):
+        (tmp_path / name).mkdir()
+    for frame, picture in ((1, 90), (3, 0)):
+        Image.new("RGB", (96, 96), (picture, 2 * picture, picture)).save(tmp_path / "gaps" / f"{frame:05d}.png")
+    trials = [
+        Trial(name, "s", "train", FrameClock(Fraction(25), 4), {"crops": name}, None) for name in ("gaps", "empty")
+    ]
+    manifest = Manifest(tmp_path, tuple(trials))
+    skipped, filled = (open_source(each.input, manifest, trials[0], None) for each in (ir50, black))
+    assert skipped.load().valid.tolist() == [True, False, True, False]
+    alignment = filled.load()
+    assert alignment.valid.all()
+    assert alignment.used_items().tolist() == [0, 1, 2, 3]
+    rows = black.embed(torch.from_numpy(filled.read(np.array([3, 0, 2]))))
+    assert torch.equal(rows[0], rows[2])
+    assert torch.equal(rows[1:], ir50.embed(torch.from_numpy(skipped.read(np.array([0, 0, 2]))))[1:])
+    with pytest.raises(MediaError, match="holds no crops"):
+        open_source(black.input, manifest, trials[1], None)
+    with pytest.raises(SettingError, match="'missing' is 'blak', expected one of skip, black. Did you mean 'black'"):
+        load_backbone("resnet50", "random", {"missing": "blak"})
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "facenet"])
+def test_other_image_backbones_know_black_pictures(name: str) -> None:
+    black = load_backbone(name, "random", {"missing": "black"})
+    assert black.input.missing == "black"  # type: ignore[attr-defined]
+    assert black.settings() == {**load_backbone(name, "random").settings(), "missing": "black"}
