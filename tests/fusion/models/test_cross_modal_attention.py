@@ -63,6 +63,20 @@ def test_order_of_the_parts(tiny, windows, variant):
     torch.testing.assert_close(estimate.logits, model.heads.logits(hidden))
 
 
+@pytest.mark.parametrize("variant", ["mult", "multv2", "gatedmultv2"])
+def test_the_activation_is_the_one_before_the_heads(tiny, windows, variant):
+    """As in the authors' code: with SELU, too, layers use GELU and plain dropout."""
+    dims = {"visual": 3, "audio": 2}
+    inputs, encoded = windows(dims, 2, 5), []
+    for activation in ("gelu", "selu"):
+        model = tiny("cross_modal_attention", dims, BOTH, **SMALL, variant=variant, activation=activation)
+        model.encoder.register_forward_hook(lambda _, __, found: encoded.append(found))
+        estimate = model(inputs)
+    assert torch.equal(*encoded)
+    torch.testing.assert_close(estimate.values, model.heads.values(torch.nn.functional.selu(encoded[1])))
+    assert not any(isinstance(module, torch.nn.AlphaDropout) for module in model.modules())
+
+
 def test_a_modality_alone_is_not_crossed():
     model = build_model("cross_modal_attention", {"audio": 5}, BOTH, SMALL)
     assert len(model.stacks) == 0

@@ -59,6 +59,9 @@ def test_moments_of_the_published_code(batch):
         covariance = np.mean((p - p.mean()) * (t - t.mean()))
         return 2 * covariance / (p.var(ddof=1) + t.var(ddof=1) + (p.mean() - t.mean()) ** 2)
 
+    rows = torch.tensor([[[0.0], [1.0], [2.0]]])
+    by_hand = 2 * (4 / 3) / (1 + 4 + 1)  # of (0, 1, 2) and (0, 2, 4)
+    assert float(ccc_loss(rows, 2 * rows, rows == rows, moments="n-1")) == pytest.approx(1 - by_hand)
     prediction, target, mask = batch
     pairs = [(prediction[..., c][mask[..., c]].numpy(), target[..., c][mask[..., c]].numpy()) for c in range(2)]
     expected = np.mean([1 - published(p, t) for p, t in pairs])
