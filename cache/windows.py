@@ -39,6 +39,11 @@ class Window:
         return range(self.start, self.stop, self.stride)
 
     @property
+    def rows(self) -> slice:
+        """The same as a slice."""
+        return slice(self.start, self.stop, self.stride)
+
+    @property
     def num_frames(self) -> int:
         """Number of frames of the trial in the window; the rest up to the model's length is padding."""
         return len(self.frames)

@@ -102,6 +102,10 @@ class TrainConfig:
         hop: frames between the starts of windows.
         dilation: training windows keep one frame in this many; validation always keeps all.
         tail: what happens to the frames after the last whole training window: align, pad or drop.
+        drop_unseen: leave out the frames that are not valid in one of these modalities, and those without any label, before
+            windows are cut, in training and validation [Karas2022's code]: a window then is so many of the frames that are
+            left, with gaps in time inside. Prediction needs no labels, and repeats the last value where a frame was left out.
+            Names that a system lacks have no effect there.
         reshuffle: draw a new order of windows for every epoch; otherwise they are shuffled once [Zhang2023's code].
         masked: ignore the padding of short windows; otherwise it is ordinary input (embeddings of zero before
             normalisation) and counts in the loss with targets 0 [Zhang2023's code].
@@ -140,6 +144,7 @@ class TrainConfig:
     hop: int = 16
     dilation: int = 1
     tail: str = "align"
+    drop_unseen: tuple[str, ...] = ()
     reshuffle: bool = True
     masked: bool = True
     normalise: str = "dimension"

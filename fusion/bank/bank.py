@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
@@ -41,6 +42,7 @@ class Bank:
         recipes: modality → recipe of its features.
         projections: modality → the principal components that its embeddings were reduced to.
         ahead: whether a thread gathers the next batch while the current one is computed, if a core is free.
+        kept: trial id → the frames of the trial that its rows belong to, where some were left out; see `keep`.
     """
 
     embeddings: dict[str, Rows]
@@ -52,6 +54,7 @@ class Bank:
     recipes: dict[str, Recipe]
     projections: dict[str, Projection] = field(default_factory=dict)
     ahead: bool = True
+    kept: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @classmethod
     def from_stores(
@@ -131,6 +134,36 @@ class Bank:
         require_known("trial of the bank", trial_id, self.starts)
         return slice(self.starts[trial_id], self.starts[trial_id] + self.lengths[trial_id])
 
+    def frames(self, trial_id: str) -> NDArray[np.int64]:
+        """(T,) frame of the trial that each of its rows belongs to.
+
+        Raises:
+            UnknownNameError: if the bank does not hold it.
+        """
+        require_known("trial of the bank", trial_id, self.lengths)
+        return self.kept[trial_id] if trial_id in self.kept else np.arange(self.lengths[trial_id])
+
+    def keep(self, rows: Mapping[str, NDArray[np.int64]]) -> Bank:
+        """A copy with only these trials, and only some of their rows; embeddings that are not in memory stay where they are.
+
+        Args:
+            rows: trial id → the rows to keep, counted from its first one, ascending; with none left, a trial has no windows.
+
+        Raises:
+            UnknownNameError: if the bank does not hold a trial.
+        """
+        kept = {trial_id: self.frames(trial_id)[own] for trial_id, own in rows.items()}
+        lengths = {trial_id: len(own) for trial_id, own in rows.items()}
+        places = [self.starts[trial_id] + own for trial_id, own in rows.items()]
+        chosen = torch.from_numpy(np.concatenate([*places, [len(self.labels) - 1]])).to(self.device)
+        embeddings = {modality: own.keep(chosen, kept) for modality, own in self.embeddings.items()}
+        return replace(self._choose(chosen, lengths), embeddings=embeddings, kept=kept)
+
+    def _choose(self, rows: Tensor, lengths: dict[str, int]) -> Bank:
+        """Some rows of labels and valid frames, the last one for padding; `lengths` says whose they are."""
+        valid = {modality: own[rows] for modality, own in self.valid.items()}
+        return replace(self, valid=valid, labels=self.labels[rows], starts=_starts(lengths), lengths=lengths)
+
     def rows(self, modality: str, trial_id: str) -> Tensor:
         """(T, D) embeddings of a trial in the stored type; on the CPU if they are not in memory.
 
@@ -208,24 +241,17 @@ class Bank:
         rows = torch.cat(
             [torch.arange(span.start, span.stop, device=self.device) for span in (*spans.values(), padding)]
         )
-        valid = {modality: self.valid[modality][rows] for modality in sorted(moments)}
+        chosen = self._choose(rows, lengths)
         embeddings = {
-            modality: self.embeddings[modality].normalised(
-                moments[modality].to(self.device), self.valid[modality], spans
-            )
-            for modality in valid
+            modality: self.embeddings[modality].normalised(own.to(self.device), self.valid[modality], spans)
+            for modality, own in sorted(moments.items())
         }
-        recipes = {modality: self.recipes[modality] for modality in valid}
-        projections = {modality: kept for modality, kept in self.projections.items() if modality in valid}
         return replace(
-            self,
+            chosen,
             embeddings=embeddings,
-            valid=valid,
-            labels=self.labels[rows],
-            starts=_starts(lengths),
-            lengths=lengths,
-            recipes=recipes,
-            projections=projections,
+            valid={modality: chosen.valid[modality] for modality in embeddings},
+            recipes={modality: self.recipes[modality] for modality in embeddings},
+            projections={modality: own for modality, own in self.projections.items() if modality in moments},
         )
 
     def cut(

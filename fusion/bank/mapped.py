@@ -12,11 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.errors import SettingError, ShapeError, StoreError
 from cache.store.feature_sets import name_of
 from cache.store.store import FeatureStore
+from cache.windows import Window
 from fusion.bank.normalisation import Moments
 from fusion.bank.rows import ResidentRows, Rows, Wanted, block_size
 
@@ -28,10 +30,12 @@ class MappedRows:
     Attributes:
         store: holds its trials; read through memory maps of finished chunks if the file system supports them.
         moments: normalise the gathered rows; None to keep rows as stored.
+        kept: trial id → the frames of the trial that its rows are; None if they are all of them.
     """
 
     store: FeatureStore
     moments: Moments | None = None
+    kept: Mapping[str, NDArray[np.int64]] | None = None
     waits: ClassVar[bool] = True
 
     @property
@@ -49,7 +53,12 @@ class MappedRows:
 
     def trial(self, trial_id: str, span: slice) -> Tensor:
         """(T, D) rows of a trial as stored, copied to the CPU's memory."""
-        return torch.from_numpy(np.array(self.store.read(trial_id).embeddings))
+        embeddings = self.store.read(trial_id).embeddings
+        return torch.from_numpy(np.array(embeddings) if self.kept is None else embeddings[self.kept[trial_id]])
+
+    def keep(self, rows: Tensor, kept: Mapping[str, NDArray[np.int64]]) -> MappedRows:
+        """The same store, of which only some frames are read."""
+        return replace(self, kept=kept)
 
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> MappedRows:
         """The same rows, to be normalised when they are gathered."""
@@ -71,11 +80,16 @@ class MappedRows:
             for i, window in enumerate(part):
                 start = i * length
                 end = start + window.num_frames
-                embeddings = self.store.read(window.trial_id, window.start, window.stop).embeddings
-                rows[start:end] = embeddings[:: window.stride]
+                rows[start:end] = self._read(window)
                 rows[end : start + length] = 0
             span = slice(first * length, (first + len(part)) * length)
             self._finish(result[span], valid[span], block[: len(part) * length])
+
+    def _read(self, window: Window) -> NDArray[np.floating]:
+        if self.kept is None:
+            return self.store.read(window.trial_id, window.start, window.stop).embeddings[:: window.stride]
+        frames = self.kept[window.trial_id][window.rows]
+        return self.store.read(window.trial_id, int(frames[0]), int(frames[-1]) + 1).embeddings[frames - frames[0]]
 
     def _finish(self, result: Tensor, valid: Tensor, block: Tensor) -> None:
         result.copy_(block)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.windows import Window
@@ -55,6 +57,14 @@ class Rows(Protocol):
 
     def trial(self, trial_id: str, span: slice) -> Tensor:
         """(T, D) rows of a trial; `span` is its rows in the bank."""
+
+    def keep(self, rows: Tensor, kept: Mapping[str, NDArray[np.int64]]) -> Self:
+        """Some rows only.
+
+        Args:
+            rows: their places in the bank, on its device, the last one for padding.
+            kept: trial id → the frames of the trial that they belong to.
+        """
 
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> Rows:
         """Some trials only, normalised.
@@ -116,6 +126,10 @@ class ResidentRows:
     def trial(self, trial_id: str, span: slice) -> Tensor:
         """(T, D) rows of a trial, as a view."""
         return self.values[span]
+
+    def keep(self, rows: Tensor, kept: Mapping[str, NDArray[np.int64]]) -> ResidentRows:
+        """A copy of some rows."""
+        return ResidentRows(self.values[rows])
 
     def normalised(self, moments: Moments, valid: Tensor, spans: Mapping[str, slice]) -> ResidentRows:
         """A copy, normalised once for all batches."""

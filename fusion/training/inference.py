@@ -16,6 +16,7 @@ from cache.targets import from_unit
 from cache.windows import stitch
 from fusion.bank.bank import Bank
 from fusion.bank.counted_padding import count_padding, padding_rows
+from fusion.bank.unseen import find_seen, repeat_last
 from fusion.model import FusionModel
 from fusion.training.checkpoint import Checkpoint
 
@@ -39,6 +40,9 @@ class Prediction:
 def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None = None) -> list[Prediction]:
     """Predict trials with a trained model, normalising with the moments of its training trials.
 
+    Frames that training would have left out for want of input (`drop_unseen`) are left out too, and take the value of the last
+    frame before them, or the first value of the trial. A trial without a single frame that was seen is predicted as it is.
+
     Args:
         checkpoint: the trained model.
         bank: features as stored; labels are ignored.
@@ -50,11 +54,18 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     """
     bank.check_recipes(checkpoint.recipes)
     chosen = list(bank.lengths if trial_ids is None else trial_ids)
-    normalised = bank.projected(checkpoint.projections).normalised(checkpoint.moments, chosen)
     training = checkpoint.training
+    seen = find_seen(bank, training.drop_unseen, chosen, labelled=False)
+    frames = {name: own if len(own) else bank.frames(name) for name, own in seen.items()}
+    used = bank.projected(checkpoint.projections)
+    used = used.keep(frames) if training.drop_unseen else used
+    normalised = used.normalised(checkpoint.moments, chosen)
     padding = None if training.masked else padding_rows(checkpoint.moments)
     own = run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)
-    return [replace(each, values=from_unit(each.values, checkpoint.targets)) for each in own]
+    whole = [repeat_last(each.values, frames[each.trial_id], bank.lengths[each.trial_id]) for each in own]
+    return [
+        replace(each, values=from_unit(values, checkpoint.targets)) for each, values in zip(own, whole, strict=True)
+    ]
 
 
 def merge(runs: Sequence[Sequence[Prediction]]) -> list[Prediction]:

@@ -15,6 +15,8 @@ from cache.targets import Target
 from fusion.bank.bank import Bank
 from fusion.bank.batches import Batch, Batches
 from fusion.bank.counted_padding import count_padding, padding_rows
+from fusion.bank.normalisation import Moments
+from fusion.bank.unseen import drop_unseen
 from fusion.model import FusionModel
 from fusion.scores.ccc import CCC
 from fusion.scores.losses import Objective
@@ -77,8 +79,7 @@ def train(
         )
     bank = bank.select_targets(config.targets)
     check_kinds(bank.targets, config.loss)
-    moments = bank.measure(fold.train, config.normalise, config.normalise_of)
-    resident = bank.normalised(moments, [*fold.train, *fold.validate])
+    resident, moments = _normalise(bank, fold, config)
     padding = None if config.masked else padding_rows(moments)
     batches = WindowBatches(cut_training_batches(resident, fold, config), config, padding)
     objective = make_objective(resident, fold, config)
@@ -107,6 +108,13 @@ def train(
         dict(resident.projections),
     )
     return TrainResult(checkpoint, history, best_epoch)
+
+
+def _normalise(bank: Bank, fold: Fold, config: TrainConfig) -> tuple[Bank, dict[str, Moments]]:
+    """The frames that training and validation use, normalised, and the moments of the training trials."""
+    used = drop_unseen(bank, config.drop_unseen, fold)
+    moments = used.measure(fold.train, config.normalise, config.normalise_of)
+    return used.normalised(moments, [*fold.train, *fold.validate]), moments
 
 
 def check_kinds(targets: Sequence[Target], loss: str) -> None:

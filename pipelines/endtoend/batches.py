@@ -84,10 +84,11 @@ class ItemBatches:
                 yield self._join(self._batches.gather(windows), items)
 
     def _read(self, chosen: Tensor, readers: ThreadPoolExecutor) -> dict[str, Items]:
-        windows = [self._batches.windows[index] for index in chosen.tolist()]
-        device = self._batches.bank.device
+        bank = self._batches.bank
+        chosen_windows = [self._batches.windows[index] for index in chosen.tolist()]
+        windows = [(window.trial_id, bank.frames(window.trial_id)[window.rows]) for window in chosen_windows]
         return {
-            modality: reader.read(windows, self._batches.length, readers).to(device)
+            modality: reader.read(windows, self._batches.length, readers).to(bank.device)
             for modality, reader in self._readers.items()
         }
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.windows import Window
 from extract.inputs.alignment import Alignment
 from extract.inputs.contract import Input, Source, open_source
 
@@ -117,8 +116,13 @@ class ItemReader:
         """The items of a trial."""
         return self._trials[trial_id]
 
-    def read(self, windows: Sequence[Window], length: int, readers: Executor) -> Items:
+    def read(self, windows: Sequence[tuple[str, NDArray[np.int64]]], length: int, readers: Executor) -> Items:
         """The items of some windows, padded to `length` frames; several threads decode.
+
+        Args:
+            windows: trial and frames of each.
+            length: L.
+            readers: the threads.
 
         Raises:
             AvFusionError: if a medium is missing or damaged.
@@ -126,9 +130,9 @@ class ItemReader:
         first = np.zeros((len(windows), length), np.int64)
         count = np.zeros((len(windows), length), np.int64)
         parts, owners, num_rows = [], [], 0
-        for number, window in enumerate(windows):
-            trial = self._trials[window.trial_id]
-            items, local, rows = trial.place(np.array(window.frames))
+        for number, (trial_id, frames) in enumerate(windows):
+            trial = self._trials[trial_id]
+            items, local, rows = trial.place(frames)
             first[number, : len(local)] = local + num_rows
             count[number, : len(rows)] = rows
             num_rows += int(trial.alignment.rows[items].sum())

@@ -25,6 +25,7 @@ from fusion.bank.batches import Batch
 from fusion.bank.counted_padding import padding_rows
 from fusion.bank.normalisation import Moments, measure_moments
 from fusion.bank.rows import ResidentRows
+from fusion.bank.unseen import drop_unseen
 from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
@@ -92,7 +93,10 @@ def finetune(
     """
     chosen = bank.select_targets(config.targets)
     check_kinds(chosen.targets, config.loss)
-    moments = bank.measure(fold.train, config.normalise, config.normalise_of)
+    if config.drop_unseen:
+        valid = {name: _valid(chosen, readers[name]) for name in readers.keys() & set(config.drop_unseen)}
+        chosen = drop_unseen(replace(chosen, valid=chosen.valid | valid), config.drop_unseen, fold)
+    moments = chosen.measure(fold.train, config.normalise, config.normalise_of)
     teaching, judging = (
         chosen.normalised(moments, [*fold.train, *fold.validate]),
         chosen.normalised(moments, fold.validate),
@@ -220,16 +224,21 @@ def _embed(network: EndToEnd, bank: Bank, readers: Mapping[str, ItemReader]) -> 
     embeddings, valid = dict(bank.embeddings), dict(bank.valid)
     for modality, reader in readers.items():
         rows = torch.zeros(len(bank.labels), network.fusion.dims[modality])
-        seen = torch.zeros(len(bank.labels), dtype=torch.bool)
         for trial_id in bank.lengths:
-            trial = reader.trial(trial_id)
-            found = _embed_trial(network, modality, trial, bank.device)
-            rows[bank.span(trial_id)] = torch.from_numpy(found)
-            seen[bank.span(trial_id)] = torch.from_numpy(trial.alignment.valid)
+            found = _embed_trial(network, modality, reader.trial(trial_id), bank.device)
+            rows[bank.span(trial_id)] = torch.from_numpy(found[bank.frames(trial_id)])
         embeddings[modality] = ResidentRows(rows.to(bank.device))
-        valid[modality] = seen.to(bank.device)
+        valid[modality] = _valid(bank, reader)
     network.train(was_training)
     return replace(bank, embeddings=embeddings, valid=valid)
+
+
+def _valid(bank: Bank, reader: ItemReader) -> Tensor:
+    """(F + 1,) true where a backbone that is trained sees input."""
+    valid = torch.zeros(len(bank.labels), dtype=torch.bool)
+    for trial_id in bank.lengths:
+        valid[bank.span(trial_id)] = torch.from_numpy(reader.trial(trial_id).alignment.valid[bank.frames(trial_id)])
+    return valid.to(bank.device)
 
 
 def _embed_trial(network: EndToEnd, modality: str, trial: TrialItems, device: torch.device) -> NDArray[np.float32]:

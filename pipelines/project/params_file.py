@@ -138,7 +138,7 @@ def _find_faulty_seeds(raw: Any) -> Faults:
 
 
 def _find_unknown_names(raw: Any) -> Faults:
-    """Settings of models that name unknown modalities."""
+    """Settings of models and of training that name unknown modalities."""
     systems = {
         ".".join((*place, name)): _section(raw, *place, name)
         for place in (("fusion", "systems"), ("matrix", "systems"), ("finetune",))
@@ -146,11 +146,20 @@ def _find_unknown_names(raw: Any) -> Faults:
     }
     own = {place: _section(system, "modalities") for place, system in systems.items()}
     known = sorted({name for names in own.values() for name in names})
-    return {
+    faults = {
         f"{place}.settings.{key}": text
         for place, system in systems.items()
         for key, text in unknown_names(_section(system, "settings"), own[place], known).items()
     }
+    shared = {section: _section(raw, section) for section in ("fusion", "matrix")}
+    for place, section in {**shared, **systems}.items():
+        for setting in ("drop_unseen", "normalise_of"):
+            named = _section(section, "train").get(setting)
+            for name in named if isinstance(named, (list, dict)) else ():
+                if name not in known:
+                    text = f"names '{name}', a modality that no system has; {expected_one_of(str(name), known)}"
+                    faults[f"{place}.train.{setting}"] = text
+    return faults
 
 
 def _type_training(raw: Any) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:

@@ -9,17 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
 from cache.clock import FrameClock
+from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest, Trial
+from cache.targets import Target
 from cache.windows import Window
-from extract.inputs.alignment import Alignment
+from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input, Source
+from fusion.bank.bank import Bank
+from fusion.model import Inputs
+from fusion.scores.ccc import CCC
+from fusion.settings import TrainConfig
 from pipelines.endtoend.items import ItemReader
+from pipelines.endtoend.settings import FinetuneConfig
+from pipelines.endtoend.training import finetune
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def test_every_frame_gets_the_mean_of_its_rows(one: Alignment, other: Alignment,
     length = max(window.num_frames for window in windows)
     reader = ItemReader(Numbers(known), Manifest(Path(), trials), trials, None)
     with ThreadPoolExecutor(2) as readers:
-        items = reader.read(windows, length, readers)
+        items = reader.read([(each.trial_id, np.array(each.frames)) for each in windows], length, readers)
     found = np.concatenate(
         [
             rows_of(items.inputs[items.windows == number].numpy(), known[window.trial_id])
@@ -104,3 +114,51 @@ def test_every_frame_gets_the_mean_of_its_rows(one: Alignment, other: Alignment,
         assert spread[number, window.num_frames :].abs().sum() == 0
         assert (items.valid[number, : window.num_frames].numpy() == alignment.valid[list(window.frames)]).all()
         assert not items.valid[number, window.num_frames :].any()
+
+
+class Toy(nn.Module):
+    """Two numbers of each item; remembers the items that it was trained on."""
+
+    name, dim = "toy", 2
+
+    def __init__(self, kind: Input) -> None:
+        super().__init__()
+        self.input, self.seen, self.linear = kind, set(), nn.Linear(1, 2)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.add(tuple(int(item) for item in batch))
+        return self.linear(batch[:, None] / 10)
+
+
+def test_frames_that_a_trained_backbone_does_not_see_are_left_out() -> None:
+    """Of the training trial 1, 2, 5 and 7 are left (6 has no label), of the validation trial 0, 2, 3 and 5."""
+    seen = {"a": [1, 2, 5, 6, 7], "b": [0, 2, 3, 5]}
+    labels = {
+        "a": np.linspace(-1, 1, 8, dtype=np.float32)[:, None],
+        "b": np.float32([[0.1], [0], [0.5], [0.2], [0], [-0.3]]),
+    }
+    labels["a"][6] = np.nan
+    known = {name: align_frames(np.isin(np.arange(len(labels[name])), seen[name])) for name in seen}
+    trials = tuple(
+        Trial(name, name, "", FrameClock(Fraction(25), len(own)), {"audio": "x"}, own) for name, own in labels.items()
+    )
+    manifest = Manifest(Path(), trials, (Target("valence"),))
+    backbone, reader = Toy(Numbers(known)), ItemReader(Numbers(known), manifest, trials, None)
+    result = finetune(
+        {"sound": backbone},
+        {"sound": reader},
+        Bank.of_labels(trials, manifest.targets),
+        Fold(0, ("a",), ("b",)),
+        "rnn",
+        {},
+        TrainConfig(targets=("valence",), epochs=1, batch_size=1, window=2, hop=2, tail="drop", drop_unseen=("sound",)),
+        FinetuneConfig(),
+    )
+    assert backbone.seen == {(1, 2), (5, 7)}
+    rows = backbone(torch.tensor([0.0, 2.0, 3.0, 5.0])).view(2, 2, 2)
+    inputs = Inputs({"sound": rows}, {"sound": torch.ones(2, 2, dtype=torch.bool)}, torch.tensor([2, 2]))
+    with torch.inference_mode():
+        found = result.fusion(inputs).values.flatten(0, 1)
+    expected = CCC.of(found, torch.from_numpy(labels["b"][[0, 2, 3, 5]]))
+    assert result.history[0].validation["valence"] == pytest.approx(float(expected[0]), abs=1e-6)

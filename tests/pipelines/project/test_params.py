@@ -25,6 +25,7 @@ NAMED = (
     "corpus: {{}}\nfusion: {{seeds: [0], systems: {{a: {{model: leader_follower, modalities: {{face: x, voice: y}}, "
     "settings: {{{}}}}}, b: {{model: rnn, modalities: {{pose: z}}}}}}}}\n"
 )
+TRAINED = NAMED.replace("settings: {{{}}}", "settings: {{}}").replace("seeds: [0]", "seeds: [0], train: {{{}}}")
 CROSSED = NAMED.format("n_cross_of: {face_to_visage: 2}").replace("leader_follower", "cross_modal_attention")
 
 
@@ -207,6 +208,8 @@ fusion:
         (NAMED.format("channels_of: {fase: [8]}"), "fusion.systems.a.settings.channels_of.fase", ["'face'"]),
         (NAMED.format("channels_of: {face: [0]}"), "fusion.systems.a.settings.channels_of.face", ["[0]", "1 to 65536"]),
         (CROSSED, "fusion.systems.a.settings.n_cross_of.face_to_visage", ["face_to_voice"]),
+        (TRAINED.format("drop_unseen: [face, fase]"), "fusion.train.drop_unseen", ["'fase'", "'face'", "pose"]),
+        (TRAINED.format("normalise_of: {pase: none}"), "fusion.train.normalise_of", ["'pase'", "'pose'"]),
     ],
 )
 def test_single_faults(tmp_path: Path, text: str, key: str, words: list[str]) -> None:
