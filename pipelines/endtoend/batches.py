@@ -32,7 +32,7 @@ class ItemBatch(Batch):
 
 
 class ItemBatches:
-    """Training windows in a new random order for each epoch; the items of the next batch are read while one is computed.
+    """Training windows in random order; the items of the next batch are read while one is computed.
 
     Args:
         batches: the windows.
@@ -40,6 +40,7 @@ class ItemBatches:
         augment: modality → random changes of its items; modalities that are not named stay as they are.
         seed: of orders and random changes; the batches of an epoch depend on it and on the number of the epoch only.
         limit: windows of an epoch at most, drawn at random; 0 for all.
+        order: seed of one order for all epochs, whose first `limit` windows are used; by default each epoch draws its own.
         padding: modality → (D,) of the cached ones if padding counts as input, see `fusion.bank.counted_padding`; that of
             the trained ones is zero.
         threads: that read and decode.
@@ -52,28 +53,35 @@ class ItemBatches:
         augment: Mapping[str, Augment],
         seed: int,
         limit: int = 0,
+        order: int | None = None,
         padding: Mapping[str, Tensor] | None = None,
         threads: int = 2,
     ) -> None:
         self._batches, self._readers, self._augment = batches, readers, augment
-        self._seed, self._padding, self._threads = seed, padding, threads
+        self._seed, self._order, self._padding, self._threads = seed, order, padding, threads
         self._count = min(limit or len(batches.windows), len(batches.windows))
-        self._epoch = 0
+        self._next = 0
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return -(-self._count // self._batches.batch_size)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the pass that began last."""
+        return self._next - 1
+
     def start_at(self, epoch: int) -> None:
         """Let the next pass be that of an epoch."""
-        self._epoch = epoch
+        self._next = epoch
 
     def __iter__(self) -> Iterator[ItemBatch]:
         """One epoch."""
-        chance = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        self._epoch += 1
-        order = torch.randperm(len(self._batches.windows), generator=chance)[: self._count]
-        chosen = order.split(self._batches.batch_size)
+        chance = torch.Generator().manual_seed(self._seed * 1_000_003 + self._next)
+        self._next += 1
+        order = chance if self._order is None else torch.Generator().manual_seed(self._order)
+        drawn = torch.randperm(len(self._batches.windows), generator=order)[: self._count]
+        chosen = drawn.split(self._batches.batch_size)
         with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._read, chosen[0], readers)
             for number, windows in enumerate(chosen):

@@ -82,7 +82,8 @@ class FinetuneConfig:
             that of the whole batch.
         precision: of the backbones: fp32, or bf16 under autocast.
         clip: largest norm of the gradient of all weights; 0 for no limit.
-        windows: training windows of an epoch at most, drawn at random; 0 for all.
+        windows: training windows of an epoch at most, drawn at random; 0 for all. Where `train.reshuffle` is false, all epochs
+            have the same ones.
         images: random changes of face crops.
         sound: random changes of raw sound.
     """

@@ -41,6 +41,19 @@ _ITEMS = 64  # that a backbone computes at a time for validation
 _MEASURED = 4096  # items of the training trials that moments are measured on
 
 
+class Watch:
+    """Told how a fine-tuning goes; this one ignores it."""
+
+    def step(self, epoch: int, steps: int, loss: Tensor) -> None:
+        """One of an epoch's steps; to read its loss is to wait for the device. Epochs are numbered over all stages."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """The end of an epoch."""
+
+    def stop(self, left: int) -> None:
+        """The end of a stage with so many epochs left, as none of the last ones was the best."""
+
+
 @dataclass(frozen=True, eq=False)
 class Finetuned:
     """What fine-tuning ended with: the weights of the best epoch.
@@ -70,7 +83,7 @@ def finetune(
     config: TrainConfig,
     how: FinetuneConfig,
     keep: Callable[[int, ItemBatches], Keeper] | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    watch: Watch | None = None,
 ) -> Finetuned:
     """Train backbones under a fusion model; on the CPU the same arguments give the same weights.
 
@@ -84,7 +97,7 @@ def finetune(
         config: settings of the loop.
         how: settings of fine-tuning.
         keep: number of a stage and its batches → keeper of its state.
-        on_epoch: called after every epoch.
+        watch: told of every step and epoch.
 
     Raises:
         SettingError: if settings contradict each other.
@@ -105,8 +118,8 @@ def finetune(
     padding = None if config.masked else padding_rows(moments)
     objective = make_objective(teaching, fold, config)
     windows = cut_training_batches(teaching, fold, config)
-    gradients = partial(_gradients, objective, how.clip)
     teachers = {name: _teacher(reader, how) for name, reader in readers.items()}
+    watch = watch or Watch()
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         dims = bank.dims | {name: backbone.dim for name, backbone in backbones.items()}
@@ -120,15 +133,21 @@ def finetune(
 
         history: list[EpochRecord] = []
         best: tuple[int, dict[str, Tensor]] | None = None
+        order = None if config.reshuffle else config.seed
         for number, (stage, groups) in enumerate(_stages(config, how)):
             changes = _changes(backbones, how)
-            batches = ItemBatches(windows, teachers, changes, config.seed + number, how.windows, padding)
+            batches = ItemBatches(windows, teachers, changes, config.seed + number, how.windows, order, padding)
             keeper = keep(number, batches) if keep else None
-            done, kept = fit(network, objective, batches, run_validation, stage, groups, on_epoch, gradients, keeper)
-            first = len(history)
-            history += [replace(record, epoch=first + record.epoch, stage=number + record.stage) for record in done]
-            if best is None or history[first + kept].score > history[best[0]].score:
-                best = first + kept, copy.deepcopy(network.state_dict())
+            count = partial(_count_over_stages, number, len(history))
+            tell = partial(_tell, watch, count)
+            gradients = _Gradients(objective, how.clip, watch, batches, len(history))
+            done, kept = fit(network, objective, batches, run_validation, stage, groups, tell, gradients, keeper)
+            kept += len(history)
+            history += map(count, done)
+            if len(done) < stage.epochs:
+                watch.stop(stage.epochs - len(done))
+            if best is None or history[kept].score > history[best[0]].score:
+                best = kept, copy.deepcopy(network.state_dict())
     assert best is not None
     network.load_state_dict(best[1])
     network.eval().requires_grad_(False)
@@ -208,12 +227,32 @@ def _changes(backbones: Mapping[str, Backbone], how: FinetuneConfig) -> dict[str
     return changes
 
 
-def _gradients(objective: nn.Module, clip: float, model: nn.Module, batch: Batch) -> Tensor:
-    loss: Tensor = objective(model(batch.inputs), batch.targets, batch.mask)
-    loss.backward()
-    if clip:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    return loss
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """Gradients of a step in a stage before which there were `first` epochs."""
+
+    objective: nn.Module
+    clip: float
+    watch: Watch
+    batches: ItemBatches
+    first: int
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        loss: Tensor = self.objective(model(batch.inputs), batch.targets, batch.mask)
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        self.watch.step(self.first + self.batches.epoch, len(self.batches), loss.detach())
+        return loss
+
+
+def _tell(watch: Watch, count: Callable[[EpochRecord], EpochRecord], record: EpochRecord) -> None:
+    watch.epoch(count(record))
+
+
+def _count_over_stages(stage: int, first: int, record: EpochRecord) -> EpochRecord:
+    """A record of a run of the loop, with its epoch and stage counted over all runs."""
+    return replace(record, epoch=first + record.epoch, stage=stage + record.stage)
 
 
 @torch.no_grad()

@@ -28,8 +28,7 @@ from extract.weights.finetuned import Lineage
 from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training import checkpoint
-from fusion.training.fitting import EpochRecord
-from pipelines.console.console import note, progress, warn
+from pipelines.console.console import note, warn
 from pipelines.endtoend.batches import ItemBatches
 from pipelines.endtoend.items import ItemReader
 from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
@@ -53,6 +52,7 @@ from pipelines.project.runs import Digests, Row, best_epoch, digest_finetuning, 
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
 from pipelines.stages.training import choose_folds, history_rows, open_stores
+from pipelines.stages.watching import Shown
 
 
 def finetune_all(
@@ -258,11 +258,7 @@ def _find_finished(job: _Job, folder: Path) -> list[Row] | None:
 def _finetune_one(job: _Job) -> list[Row]:
     keep_big_buffers()
     state = place(job.digest) / "state"
-    with progress("fine-tuning", job.config.epochs) as advance:
-
-        def tell(record: EpochRecord) -> None:
-            advance(1, f"{job.name} fold {job.fold.index} CCC {record.score:.3f}")
-
+    with Shown(f"{job.name} fold {job.fold.index}", job.config.epochs) as watch:
         result = finetune(
             job.backbones,
             job.readers,
@@ -272,8 +268,8 @@ def _finetune_one(job: _Job) -> list[Row]:
             job.run.settings,
             job.config,
             job.run,
-            lambda number, batches: StateFile(state / f"{number}.pt", batches),
-            tell,
+            lambda number, batches: StateFile(state / f"{number}.pt", batches, watch),
+            watch,
         )
     rows = history_rows(job.name, job.fold, job.config, result.history)
     _save(job, result, rows)
@@ -332,10 +328,11 @@ class StateFile:
     Args:
         path: the file.
         batches: told which epoch comes next.
+        watch: told of the epochs before.
     """
 
-    def __init__(self, path: Path, batches: ItemBatches) -> None:
-        self._path, self._batches = path, batches
+    def __init__(self, path: Path, batches: ItemBatches, watch: Shown) -> None:
+        self._path, self._batches, self._watch = path, batches, watch
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved last; None if there is none, or it is damaged."""
@@ -347,6 +344,7 @@ class StateFile:
             warn(f"'{self._path}', the state of a fine-tuning that was interrupted, is damaged: it starts again.")
             return None
         self._batches.start_at(len(state["history"]))
+        self._watch.restore([record["score"] for record in state["history"]])
         return state
 
     def save(self, state: dict[str, Any]) -> None:

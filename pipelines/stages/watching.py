@@ -1,0 +1,83 @@
+"""What people see of a fine-tuning: a bar that advances with every step or, in a log, one line per epoch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from torch import Tensor
+
+from fusion.training.fitting import EpochRecord
+from pipelines.console.console import note, progress
+from pipelines.endtoend.training import Watch
+
+_EVERY = 10  # steps between two readings of the loss, each of which waits for the device
+
+
+class Shown(Watch):
+    """Shows how a fine-tuning goes, inside its `with` block.
+
+    Args:
+        title: its name and fold.
+        epochs: of all stages.
+    """
+
+    def __init__(self, title: str, epochs: int) -> None:
+        self._title, self._epochs = title, epochs
+        self._open = ExitStack()
+        self._advance: Callable[[int, str], None] | None = None
+        self._epoch = self._step = self._shown = 0
+        self._loss = self._ccc = ""
+        self._told = 0
+        self._best = -1, float("-inf")
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def restore(self, scores: Sequence[float]) -> None:
+        """Epochs that were trained before an interruption."""
+        for score in scores:
+            self._count(self._told, score)
+
+    def step(self, epoch: int, steps: int, loss: Tensor) -> None:
+        """Advance the bar; one of a run that was interrupted starts where that was."""
+        if self._advance is None:
+            self._advance = self._open.enter_context(progress("fine-tuning", self._epochs * steps))
+        self._step = self._step + 1 if epoch == self._epoch else 1
+        self._epoch = epoch
+        if self._step % _EVERY == 1:
+            self._loss = f" loss {float(loss):.3f}"
+        done = epoch * steps + self._step
+        self._advance(done - self._shown, f"{self._title}{self._loss}{self._ccc}")
+        self._shown = done
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Write a line into a log, and the CCC beside the bar."""
+        self._count(record.epoch, record.score)
+        self._ccc = f" CCC {record.score:.3f} (best {self._best[1]:.3f})"
+        if not sys.stderr.isatty():
+            each = ", ".join(f"{target} {value:.3f}" for target, value in record.validation.items())
+            seconds = time.monotonic() - self._began
+            note(
+                f"{self._title}: epoch {record.epoch} (of {self._epochs}), loss {record.loss:.3f}, CCC {each}, mean {record.score:.3f}, "
+                f"best {self._best[1]:.3f} in epoch {self._best[0]}, {seconds:.1f} s"
+            )
+        self._began = time.monotonic()
+
+    def stop(self, left: int) -> None:
+        """Say why fewer epochs than asked for were trained."""
+        note(
+            f"{self._title}: stopped {left} epoch{'s' * (left > 1)} early; none since epoch {self._best[0]} had a better CCC than its "
+            f"{self._best[1]:.3f}."
+        )
+
+    def _count(self, epoch: int, score: float) -> None:
+        self._told = epoch + 1
+        if score > self._best[1]:
+            self._best = epoch, score

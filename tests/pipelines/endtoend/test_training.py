@@ -1,0 +1,81 @@
+"""The loop of fine-tuning: the order of its windows, and what it says while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusion.settings import TrainConfig
+from fusion.training.fitting import EpochRecord
+from pipelines.endtoend.batches import ItemBatch, ItemBatches
+from pipelines.endtoend.settings import FinetuneConfig
+from pipelines.endtoend.training import Watch
+
+
+class Recorder(Watch):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.epochs: list[EpochRecord] = []
+        self.left: list[int] = []
+
+    def step(self, epoch: int, steps: int, loss: Tensor) -> None:
+        assert torch.isfinite(loss)
+        self.steps.append((epoch, steps))
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+    def stop(self, left: int) -> None:
+        self.left.append(left)
+
+
+@pytest.mark.parametrize("windows", [0, 4])
+@pytest.mark.parametrize("reshuffle", [True, False])
+@pytest.mark.parametrize("how", [{}, {"release": "two-stage", "frozen_epochs": 2}])
+def test_windows_have_a_new_order_in_every_epoch_or_one_for_all(
+    toy_corpus: Any,
+    quick: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    windows: int,
+    reshuffle: bool,
+    how: dict[str, Any],
+) -> None:
+    epochs: list[list[Any]] = []
+    read = ItemBatches.__iter__
+
+    def note_windows(self: ItemBatches) -> Any:
+        epochs.append([])
+        for batch in read(self):
+            assert isinstance(batch, ItemBatch)
+            epochs[-1] += batch.windows
+            yield batch
+
+    monkeypatch.setattr(ItemBatches, "__iter__", note_windows)
+    toy_corpus.train(FinetuneConfig(windows=windows, **how), quick(reshuffle=reshuffle))
+    assert [len(drawn) for drawn in epochs] == [windows or 10] * 3
+    assert all(drawn != sorted(drawn, key=str) for drawn in epochs)
+    assert all((drawn == epochs[0]) is not reshuffle for drawn in epochs[1:])
+
+
+def test_every_step_and_epoch_is_told_and_counted_over_all_stages(
+    toy_corpus: Any, quick: Callable[..., TrainConfig]
+) -> None:
+    watch = Recorder()
+    how = FinetuneConfig(release="two-stage", frozen_epochs=2, released_lr=1e-3)
+    result = toy_corpus.train(how, quick(), watch=watch)
+    assert watch.steps == [(epoch, 4) for epoch in range(3) for _ in range(4)]
+    assert tuple(watch.epochs) == result.history
+    assert ([record.epoch for record in watch.epochs], watch.left) == ([0, 1, 2], [])
+
+
+def test_a_stage_that_ends_early_is_told(toy_corpus: Any, quick: Callable[..., TrainConfig]) -> None:
+    watch = Recorder()
+    toy_corpus.train(FinetuneConfig(), quick(epochs=9, patience=1, lr=1.0), watch=watch)
+    assert watch.left == [9 - len(watch.epochs)]
+    assert 0 < watch.left[0] < 9
