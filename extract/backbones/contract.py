@@ -73,6 +73,19 @@ class Backbone(nn.Module, ABC):
         """The weights that fine-tuning releases one group after another; a single group by default."""
         return [list(self.parameters())]
 
+    def split(self, released: int) -> tuple[nn.Module, nn.Module] | None:
+        """Cut the network where the weights begin that are released; None where that is not possible, as by default.
+
+        Only for backbones whose frames have one row each.
+
+        Args:
+            released: groups released so far, at least one.
+
+        Returns:
+            The front, items (N, …) → (N, F), and the rest, (N, F) → rows (N, D), with the network's own weights.
+        """
+        return None
+
     def save(self, path: Path, lineage: Lineage) -> Path:
         """Write fine-tuned weights.
 

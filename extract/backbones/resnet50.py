@@ -103,6 +103,30 @@ class _IR50(nn.Module):
         return functional.normalize(self.output_layer(self.body(self.input_layer(x))))
 
 
+class _Front(nn.Module):
+    """Bytes (N, 40, 40, 3) → the map after some units as rows (N, F), channels last."""
+
+    def __init__(self, image: ImageInput, layers: nn.Module) -> None:
+        super().__init__()
+        self.image, self.layers = image, layers
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.layers(self.image.normalise(batch)).permute(0, 2, 3, 1).flatten(1)
+
+
+class _Rest(nn.Module):
+    """Such rows of a map (C, S, S) → (N, 512) of norm 1."""
+
+    def __init__(self, channels: int, layers: nn.Module) -> None:
+        super().__init__()
+        self.channels, self.layers = channels, layers
+
+    def forward(self, rows: Tensor) -> Tensor:
+        side = round((rows.shape[1] / self.channels) ** 0.5)
+        maps = rows.view(-1, side, side, self.channels).permute(0, 3, 1, 2)
+        return functional.normalize(self.layers(maps))
+
+
 def _imagenet_body() -> nn.Module:
     """Torchvision's network up to its average pooling, (B, 3, 224, 224) → (B, 2048)."""
     body = torchvision_resnet50(weights=None)
@@ -186,6 +210,16 @@ class ResNet50(Backbone):
         units = list(self.body.get_submodule("body").children())
         parts = [[self.body.get_submodule("output_layer")], units[-3:], units[-6:-3]]
         return [[parameter for module in part for parameter in module.parameters()] for part in parts]
+
+    def split(self, released: int) -> tuple[nn.Module, nn.Module] | None:
+        """The IR-50 before its output layer, its fourth stage, or the last three units of the third one."""
+        if self.variant != "ir50":
+            return None
+        units = list(self.body.get_submodule("body").children())
+        place = len(units) - 3 * (released - 1)
+        front = nn.Sequential(self.body.get_submodule("input_layer"), *units[:place])
+        rest = nn.Sequential(*units[place:], self.body.get_submodule("output_layer"))
+        return _Front(self.input, front), _Rest(512 if released == 1 else 256, rest)
 
     def settings(self) -> dict[str, Any]:
         """Variant and preprocessing."""

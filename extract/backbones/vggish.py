@@ -103,6 +103,17 @@ def _initialise(body: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class _Front(nn.Module):
+    """Patches (N, 96, 64) → rows (N, F) after the convolutions and some of the linear layers."""
+
+    def __init__(self, convolutions: nn.Module, linear: nn.Module) -> None:
+        super().__init__()
+        self.convolutions, self.linear = convolutions, linear
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.linear(self.convolutions(batch.unsqueeze(1)).permute(0, 2, 3, 1).flatten(1))
+
+
 class VGGish(Backbone):
     """Log-mel patches (B, 96, 64) → (B, 128)."""
 
@@ -161,6 +172,13 @@ class VGGish(Backbone):
             module for module in self.body.get_submodule("embeddings").children() if isinstance(module, nn.Linear)
         ]
         return [list(layer.parameters()) for layer in reversed(layers)]
+
+    def split(self, released: int) -> tuple[nn.Module, nn.Module] | None:
+        """Before the last linear layer, the last two, or all three."""
+        layers = list(self.body.get_submodule("embeddings").children())  # each is followed by its activation
+        place = len(layers) - 2 * released
+        front = _Front(self.body.get_submodule("features"), nn.Sequential(*layers[:place]))
+        return front, nn.Sequential(*layers[place:], self.postprocessing)
 
     def settings(self) -> dict[str, Any]:
         """Settings of front end, patch start and variant."""

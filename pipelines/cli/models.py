@@ -27,7 +27,7 @@ def models_ls(as_json: bool) -> None:
 @JSON
 @guarded
 def models_prune(as_json: bool) -> None:
-    """Remove the networks and fine-tunings that no run uses; going back to their settings trains them again."""
+    """Remove the networks and fine-tunings that no run uses, and outputs of frozen fronts; when needed again they are made again."""
     from pipelines.project.finetuned import prune_finetunings
     from pipelines.project.networks import prune
 

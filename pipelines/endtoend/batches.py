@@ -36,7 +36,7 @@ class ItemBatches:
 
     Args:
         batches: the windows.
-        readers: modality → what its backbone reads.
+        open_readers: called before each epoch; returns modality → what its backbone reads.
         augment: modality → random changes of its items; modalities that are not named stay as they are.
         seed: of orders and random changes; the batches of an epoch depend on it and on the number of the epoch only.
         limit: windows of an epoch at most, drawn at random; 0 for all.
@@ -49,7 +49,7 @@ class ItemBatches:
     def __init__(
         self,
         batches: Batches,
-        readers: Mapping[str, ItemReader],
+        open_readers: Callable[[], Mapping[str, ItemReader]],
         augment: Mapping[str, Augment],
         seed: int,
         limit: int = 0,
@@ -57,7 +57,8 @@ class ItemBatches:
         padding: Mapping[str, Tensor] | None = None,
         threads: int = 2,
     ) -> None:
-        self._batches, self._readers, self._augment = batches, readers, augment
+        self._batches, self._open_readers, self._augment = batches, open_readers, augment
+        self._readers: Mapping[str, ItemReader] = {}
         self._seed, self._order, self._padding, self._threads = seed, order, padding, threads
         self._count = min(limit or len(batches.windows), len(batches.windows))
         self._next = 0
@@ -77,6 +78,7 @@ class ItemBatches:
 
     def __iter__(self) -> Iterator[ItemBatch]:
         """One epoch."""
+        self._readers = self._open_readers()
         chance = torch.Generator().manual_seed(self._seed * 1_000_003 + self._next)
         self._next += 1
         order = chance if self._order is None else torch.Generator().manual_seed(self._order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,9 @@ from torch import Tensor
 from cache.corpus.manifest import Manifest, Trial
 from extract.inputs.alignment import Alignment
 from extract.inputs.contract import Input, Source, open_source
+
+PASS = 64
+"""Items that a backbone computes at a time where it is not trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,25 @@ class TrialItems:
         """(N, …) items."""
         _ = self.alignment
         return self.source.read(items)
+
+    @torch.no_grad()
+    def embed(self, compute: Callable[[Tensor], Tensor], dim: int, device: torch.device) -> NDArray[np.float32]:
+        """(T, D) mean of each frame's rows, zero where it has none; items are read ahead.
+
+        Args:
+            compute: at least one item (N, …) on the device → rows (R, D).
+            dim: D.
+            device: where they are computed.
+        """
+        alignment, used = self.alignment, self.alignment.used_items()
+        rows = np.zeros((alignment.starts[-1], dim), np.float32)
+        parts = [used[start : start + PASS] for start in range(0, len(used), PASS)]
+        with ThreadPoolExecutor(2) as readers:
+            for part, read in zip(parts, [readers.submit(self.read, part) for part in parts], strict=True):
+                found = compute(torch.from_numpy(read.result()).to(device))
+                rows[alignment.rows_of(part)] = found.cpu().numpy()
+        averaged: NDArray[np.float32] = alignment.average(rows)
+        return averaged
 
     def place(self, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """The items that some frames use, and their first rows and numbers of rows, counted over these items only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import NamedTuple, Self
 
 import torch
@@ -29,11 +30,44 @@ class MixedInputs(NamedTuple):
     items: dict[str, Items]
 
 
+class Cut(NamedTuple):
+    """Where the weights of a backbone begin that are trained.
+
+    Attributes:
+        released: groups of weights that are trained.
+        front: the frozen part, items → rows (N, F); without trained weights it is the whole backbone.
+        rest: rows (N, F) → rows (N, D).
+    """
+
+    released: int
+    front: nn.Module
+    rest: nn.Module
+
+
+def cut(backbone: nn.Module) -> Cut | None:
+    """Cut a backbone before its trained weights; None where it cannot be cut there."""
+    trained = {parameter for parameter in backbone.parameters() if parameter.requires_grad}
+    if not trained:
+        return Cut(0, backbone, nn.Identity())
+    if not isinstance(backbone, Backbone):
+        return None
+    groups = backbone.release_groups()
+    for released in range(1, len(groups) + 1):
+        if trained == set(chain(*groups[:released])):
+            parts = backbone.split(released)
+            return None if parts is None else Cut(released, *parts)
+    return None
+
+
 class EndToEnd(nn.Module):
     """Backbones in front of a fusion model.
 
-    In training mode batch norms of the backbones use their running statistics and leave them as they are, unless
-    `norms_learn`: then they use and update those of the batch, as in the papers' code, also where their weights are frozen.
+    In training mode batch norms of the backbones use their running statistics and leave them as they are, and the frozen front of a
+    backbone drops nothing, unless `norms_learn`: then all are in training mode and batch norms use and update the statistics of
+    the batch, as in the papers' code, also where weights are frozen.
+
+    Attributes:
+        rests: modality → the part of its backbone that runs now, where its items are rows of the front.
 
     Args:
         backbones: modality → its backbone; the other modalities of the fusion model come as embeddings.
@@ -66,6 +100,7 @@ class EndToEnd(nn.Module):
         self.backbones = nn.ModuleDict(dict(backbones))
         self.fusion = fusion
         self.norms_learn, self.piece, self.precision = norms_learn, piece, precision
+        self.rests: dict[str, nn.Module] = {}
         for modality, known in moments.items():
             self.register_buffer(f"mean_{modality}", known.mean, persistent=False)
             self.register_buffer(f"scale_{modality}", known.scale, persistent=False)
@@ -77,6 +112,9 @@ class EndToEnd(nn.Module):
             for module in self.backbones.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+            for found in map(cut, self.backbones.values()):
+                if found is not None:
+                    found.front.eval()
         return self
 
     def forward(self, inputs: MixedInputs) -> Estimate:
@@ -89,8 +127,9 @@ class EndToEnd(nn.Module):
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:
         """Rows (R, D) of at least one item (N, …), not normalised."""
-        backbone = self.backbones[modality]
-        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in backbone.parameters())
+        whole = self.backbones[modality]
+        backbone = self.rests.get(modality, whole)
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in whole.parameters())
         rows = []
         with torch.set_grad_enabled(learns), self._autocast(inputs.device):
             for part in inputs.split(self.piece or len(inputs)):
@@ -103,11 +142,15 @@ class EndToEnd(nn.Module):
         """Rows (R, D) as the fusion model reads them."""
         return (rows - getattr(self, f"mean_{modality}")) / getattr(self, f"scale_{modality}")
 
+    def embed_normalised(self, modality: str, inputs: Tensor) -> Tensor:
+        """Rows (R, D) of at least one item (N, …), as the fusion model reads them."""
+        return self.normalise(modality, self.embed(modality, inputs))
+
     def _embed_frames(self, modality: str, items: Items) -> Tensor:
         """(B, L, D) normalised embeddings, zero where a frame has none."""
         if not len(items.inputs):
             return torch.zeros(*items.first.shape, self.fusion.dims[modality], device=items.first.device)
-        return items.spread(self.normalise(modality, self.embed(modality, items.inputs)))
+        return items.spread(self.embed_normalised(modality, items.inputs))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cache.settings import check_ranges, expected_one_of
@@ -43,6 +43,11 @@ class ImageChanges:
         ranges |= {"jitter": (0, 1), "flip": (0, 1), "crop": (0.1, 1)}
         check_ranges("changes of images", self, ranges, {})
 
+    @property
+    def any(self) -> bool:
+        """Whether anything changes."""
+        return replace(self, per_frame=False) != ImageChanges()
+
 
 @dataclass(frozen=True)
 class SoundChanges:
@@ -62,6 +67,11 @@ class SoundChanges:
 
     def __post_init__(self) -> None:
         check_ranges("changes of sound", self, dict.fromkeys(("noise", "uniform_noise", "reverse", "swap"), (0, 1)), {})
+
+    @property
+    def any(self) -> bool:
+        """Whether anything changes."""
+        return self != SoundChanges()
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,8 @@ class FinetuneConfig:
         clip: largest norm of the gradient of all weights; 0 for no limit.
         windows: training windows of an epoch at most, drawn at random; 0 for all. Where `train.reshuffle` is false, all epochs
             have the same ones.
+        fronts_gb: gigabytes on disk, at most, for what the frozen front of a backbone makes of the fold's trials. It is computed
+            once and shared by runs and folds; 0 computes it in every step.
         images: random changes of face crops.
         sound: random changes of raw sound.
     """
@@ -97,12 +109,13 @@ class FinetuneConfig:
     precision: str = "fp32"
     clip: float = 0.0
     windows: int = 0
+    fronts_gb: float = 20.0
     images: ImageChanges = field(default_factory=ImageChanges)
     sound: SoundChanges = field(default_factory=SoundChanges)
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {"frozen_epochs": (1, 1e9), "piece": (0, 1e9), "windows": (0, 1e9)}
-        ranges |= {"released_lr": (1e-12, 1e3), "clip": (0, 1e9)}
+        ranges |= {"released_lr": (1e-12, 1e3), "clip": (0, 1e9), "fronts_gb": (0, 1e9)}
         choices: dict[str, Any] = {"release": RELEASES, "batch_norm": BATCH_NORMS}
         choices |= {"normalise": NORMALISATIONS, "precision": PRECISIONS}
         faults = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, zip_longest
@@ -12,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.corpus.folds import Fold
@@ -33,11 +31,11 @@ from fusion.training.fitting import EpochRecord, Groups, Keeper, fit
 from fusion.training.trainer import check_kinds, check_window, cut_training_batches, make_objective, validate
 from pipelines.endtoend.augmentation import change_images, change_sound
 from pipelines.endtoend.batches import Augment, ItemBatches
-from pipelines.endtoend.items import ItemReader, TrialItems
+from pipelines.endtoend.fronts import Fronts, Readers
+from pipelines.endtoend.items import PASS, ItemReader, TrialItems
 from pipelines.endtoend.network import EndToEnd
 from pipelines.endtoend.settings import FinetuneConfig, too_few_epochs
 
-_ITEMS = 64  # that a backbone computes at a time for validation
 _MEASURED = 4096  # items of the training trials that moments are measured on
 
 
@@ -84,6 +82,7 @@ def finetune(
     how: FinetuneConfig,
     keep: Callable[[int, ItemBatches], Keeper] | None = None,
     watch: Watch | None = None,
+    fronts: Fronts | None = None,
 ) -> Finetuned:
     """Train backbones under a fusion model; on the CPU the same arguments give the same weights.
 
@@ -98,6 +97,7 @@ def finetune(
         how: settings of fine-tuning.
         keep: number of a stage and its batches → keeper of its state.
         watch: told of every step and epoch.
+        fronts: where the output of frozen fronts is kept; by default it is computed in every step.
 
     Raises:
         SettingError: if settings contradict each other.
@@ -110,10 +110,8 @@ def finetune(
         valid = {name: _valid(chosen, readers[name]) for name in readers.keys() & set(config.drop_unseen)}
         chosen = drop_unseen(replace(chosen, valid=chosen.valid | valid), config.drop_unseen, fold)
     moments = chosen.measure(fold.train, config.normalise, config.normalise_of)
-    teaching, judging = (
-        chosen.normalised(moments, [*fold.train, *fold.validate]),
-        chosen.normalised(moments, fold.validate),
-    )
+    teaching = chosen.normalised(moments, [*fold.train, *fold.validate])
+    judging = chosen.normalised(moments, fold.validate)
     moments |= {name: _moments(backbones[name], readers[name], fold, how).to(bank.device) for name in backbones}
     padding = None if config.masked else padding_rows(moments)
     objective = make_objective(teaching, fold, config)
@@ -127,16 +125,18 @@ def finetune(
         network = EndToEnd(backbones, fusion, moments, how.batch_norm == "learn", how.piece, how.precision)
         network.to(bank.device)
         network.to(memory_format=torch.channels_last)  # convolutions run twice as fast on a CPU
+        changes = _changes(backbones, how)
+        reading = Readers(network, fronts, changes, how)
 
         def run_validation() -> dict[str, float]:
-            return validate(fusion, _embed(network, judging, readers), fold, config, padding)
+            return validate(fusion, _embed(network, judging, reading.open(readers)), fold, config, padding)
 
         history: list[EpochRecord] = []
         best: tuple[int, dict[str, Tensor]] | None = None
         order = None if config.reshuffle else config.seed
         for number, (stage, groups) in enumerate(_stages(config, how)):
-            changes = _changes(backbones, how)
-            batches = ItemBatches(windows, teachers, changes, config.seed + number, how.windows, order, padding)
+            open_readers = partial(reading.open, teachers)
+            batches = ItemBatches(windows, open_readers, changes, config.seed + number, how.windows, order, padding)
             keeper = keep(number, batches) if keep else None
             count = partial(_count_over_stages, number, len(history))
             tell = partial(_tell, watch, count)
@@ -178,7 +178,7 @@ def _embed_some(backbone: Backbone, trial: TrialItems, count: int) -> Tensor:
     """Rows (R, D) of at most so many items of a trial, evenly spaced."""
     used = trial.alignment.used_items()
     places = np.linspace(0, len(used) - 1, min(count, len(used))).round().astype(np.int64)
-    parts = [used[places][start : start + _ITEMS] for start in range(0, len(places), _ITEMS)]
+    parts = [used[places][start : start + PASS] for start in range(0, len(places), PASS)]
     return torch.cat([torch.zeros(0, backbone.dim), *(backbone(torch.from_numpy(trial.read(part))) for part in parts)])
 
 
@@ -220,9 +220,9 @@ def _changes(backbones: Mapping[str, Backbone], how: FinetuneConfig) -> dict[str
     """Modality → random changes of its items, for the kinds of input that have any."""
     changes: dict[str, Augment] = {}
     for name, each in backbones.items():
-        if isinstance(each.input, ImageInput):
+        if isinstance(each.input, ImageInput) and how.images.any:
             changes[name] = partial(change_images, config=how.images, size=each.input.size)
-        elif isinstance(each.input, WaveInput):
+        elif isinstance(each.input, WaveInput) and how.sound.any:
             changes[name] = partial(change_sound, config=how.sound)
     return changes
 
@@ -264,7 +264,8 @@ def _embed(network: EndToEnd, bank: Bank, readers: Mapping[str, ItemReader]) -> 
     for modality, reader in readers.items():
         rows = torch.zeros(len(bank.labels), network.fusion.dims[modality])
         for trial_id in bank.lengths:
-            found = _embed_trial(network, modality, reader.trial(trial_id), bank.device)
+            trial = reader.trial(trial_id)
+            found = trial.embed(partial(network.embed_normalised, modality), rows.shape[1], bank.device)
             rows[bank.span(trial_id)] = torch.from_numpy(found[bank.frames(trial_id)])
         embeddings[modality] = ResidentRows(rows.to(bank.device))
         valid[modality] = _valid(bank, reader)
@@ -278,15 +279,3 @@ def _valid(bank: Bank, reader: ItemReader) -> Tensor:
     for trial_id in bank.lengths:
         valid[bank.span(trial_id)] = torch.from_numpy(reader.trial(trial_id).alignment.valid[bank.frames(trial_id)])
     return valid.to(bank.device)
-
-
-def _embed_trial(network: EndToEnd, modality: str, trial: TrialItems, device: torch.device) -> NDArray[np.float32]:
-    """(T, D) normalised embeddings of a trial's frames, zero where there are none; items are read ahead."""
-    alignment, used = trial.alignment, trial.alignment.used_items()
-    rows = np.zeros((alignment.starts[-1], network.fusion.dims[modality]), np.float32)
-    parts = [used[start : start + _ITEMS] for start in range(0, len(used), _ITEMS)]
-    with ThreadPoolExecutor(2) as readers:
-        for part, read in zip(parts, [readers.submit(trial.read, part) for part in parts], strict=True):
-            found = network.normalise(modality, network.embed(modality, torch.from_numpy(read.result()).to(device)))
-            rows[alignment.rows_of(part)] = found.cpu().numpy()
-    return alignment.average(rows)

@@ -18,7 +18,7 @@ from cache.foreign import sha256_file
 from cache.names import require_folder_name
 from cache.recipe import Provenance
 from cache.settings import Faults, expected_one_of
-from cache.store.locks import claim, holder, wait_for_any
+from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
 from pipelines.endtoend.settings import too_few_epochs
 from pipelines.project import paths
 from pipelines.project.params import Params
@@ -128,7 +128,7 @@ def _link(source: str, target: str) -> None:
 
 
 def prune_finetunings() -> list[str]:
-    """Remove fine-tunings that no run names, and states of interrupted ones; returns the folders."""
+    """Remove fine-tunings that no run names, states of interrupted ones, and outputs of frozen fronts; returns the folders."""
     from pipelines.project.runs import digest_of
 
     roots = (paths.FINETUNED, paths.REFINETUNED)
@@ -142,6 +142,10 @@ def prune_finetunings() -> list[str]:
             with taken:
                 shutil.rmtree(folder)
             removed.append(str(folder))
+    sweep(paths.FINETUNINGS)
+    if paths.FRONTS.exists() and not list(Path(locks_place(paths.FINETUNINGS)).glob("*")):  # else one may be read
+        shutil.rmtree(paths.FRONTS)
+        removed.append(str(paths.FRONTS))
     return removed
 
 

@@ -16,6 +16,7 @@ MODELS = Path("work/models")
 NETWORKS = Path("work/networks")
 FINETUNED = Path("work/finetuned")
 FINETUNINGS = Path("work/finetunings")  # each kept once, and the states of those that were interrupted
+FRONTS = Path("work/fronts")  # what frozen fronts made of trials while backbones were fine-tuned
 REPRODUCED = Path("work/reproduce")
 REFINETUNED = Path("work/reproduce/finetuned")  # names of a paper's fine-tunings, as in FINETUNED
 PREDICTIONS = Path("work/predictions")

@@ -29,7 +29,9 @@ from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training import checkpoint
 from pipelines.console.console import note, warn
+from pipelines.console.watching import Shown
 from pipelines.endtoend.batches import ItemBatches
+from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
 from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
 from pipelines.endtoend.training import Finetuned, finetune
@@ -52,7 +54,6 @@ from pipelines.project.runs import Digests, Row, best_epoch, digest_finetuning, 
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
 from pipelines.stages.training import choose_folds, history_rows, open_stores
-from pipelines.stages.watching import Shown
 
 
 def finetune_all(
@@ -270,11 +271,20 @@ def _finetune_one(job: _Job) -> list[Row]:
             job.run,
             lambda number, batches: StateFile(state / f"{number}.pt", batches, watch),
             watch,
+            _fronts(job, watch),
         )
     rows = history_rows(job.name, job.fold, job.config, result.history)
     _save(job, result, rows)
     shutil.rmtree(state, ignore_errors=True)
     return rows
+
+
+def _fronts(job: _Job, watch: Shown) -> Fronts:
+    """Fronts of the fold's trials, which runs and folds share."""
+    trials = [job.manifest.trial(trial_id) for trial_id in (*job.fold.train, *job.fold.validate)]
+    return Fronts(
+        paths.FRONTS, job.manifest, trials, lambda kind: kind.upstream(job.manifest, job.params.crops), watch.tell
+    )
 
 
 def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:

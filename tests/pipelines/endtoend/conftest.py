@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from extract.inputs.contract import Input, Source
 from extract.weights.weights import Weights, load_weights
 from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
+from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
 from pipelines.endtoend.settings import FinetuneConfig
 from pipelines.endtoend.training import Finetuned, finetune
@@ -73,7 +73,9 @@ class Toy(Backbone):
         super().__init__(weights)
         self.input = NumbersInput()
         trunk = nn.Sequential(nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5))
-        self.body = nn.ModuleDict({"trunk": trunk, "first": nn.Linear(8, 5), "second": nn.Linear(5, 4)})
+        first = nn.Sequential(nn.Linear(8, 5), nn.Tanh())
+        second = nn.Sequential(nn.Dropout(0.2), nn.Linear(5, 4))
+        self.body = nn.ModuleDict({"trunk": trunk, "first": first, "second": second})
         self.passes = 0
         trunk.register_forward_hook(lambda *_: self.count())
 
@@ -92,8 +94,12 @@ class Toy(Backbone):
     def release_groups(self) -> list[list[nn.Parameter]]:
         return [list(self.body[name].parameters()) for name in ("second", "first")]
 
+    def split(self, released: int) -> tuple[nn.Module, nn.Module]:
+        layers = list(self.body.values())
+        return nn.Sequential(*layers[: 3 - released]), nn.Sequential(*layers[3 - released :])
+
     def forward(self, batch: Tensor) -> Tensor:
-        return self.body["second"](torch.tanh(self.body["first"](self.body["trunk"](batch))))
+        return self.body["second"](self.body["first"](self.body["trunk"](batch)))
 
 
 @dataclass
@@ -118,12 +124,22 @@ class Corpus:
         self.manifest = Manifest(self.folder, tuple(trials))
         self.fold = Fold(0, ("a", "b"), ("c",), ())
 
-    def train(self, how: FinetuneConfig, config: TrainConfig, weights: str = "random", **options: Any) -> Finetuned:
+    def toy(self, weights: str = "random") -> Toy:
+        """The backbone, untrained."""
+        return Toy.build(None, load_weights(weights, {}))
+
+    def fronts(self) -> Fronts:
+        """A folder for what its fronts make."""
+        return Fronts(self.folder / "fronts", self.manifest, self.manifest.trials, lambda kind: {})
+
+    def train(self, how: FinetuneConfig, config: TrainConfig, backbone: Toy | None = None, **options: Any) -> Finetuned:
         """Fine-tune the toy under an RNN."""
-        backbone = Toy.build(None, load_weights(weights, {}))
+        backbone = backbone or self.toy()
         reader = ItemReader(backbone.input, self.manifest, self.manifest.trials, None)
         bank = Bank.of_labels(self.manifest.trials, self.manifest.targets)
-        return finetune({"audio": backbone}, {"audio": reader}, bank, self.fold, "rnn", {}, config, how, **options)
+        return finetune(
+            {"audio": backbone}, {"audio": reader}, bank, self.fold, "rnn", {"d_hidden": 8}, config, how, **options
+        )
 
 
 @pytest.fixture
@@ -135,5 +151,5 @@ def toy_corpus(tmp_path: Path) -> Corpus:
 @pytest.fixture
 def quick() -> Callable[..., TrainConfig]:
     """Settings of a short run."""
-    defaults: dict[str, Any] = {"epochs": 3, "batch_size": 3, "window": 5, "hop": 5, "schedule": "constant", "lr": 1e-2}
+    defaults: dict[str, Any] = {"epochs": 3, "batch_size": 3, "window": 5, "hop": 5, "schedule": "constant", "lr": 1e-3}
     return lambda **changes: TrainConfig(**{**defaults, **changes})

@@ -15,6 +15,7 @@ from extract.backbones import resnet50
 from extract.inputs.contract import open_source
 from pipelines.endtoend import training
 from pipelines.endtoend.augmentation import change_images
+from pipelines.endtoend.items import TrialItems
 from pipelines.endtoend.settings import ImageChanges
 from pipelines.papers.presets import read_preset
 
@@ -70,13 +71,13 @@ def test_training_cuts_whole_pictures_and_validation_reads_their_centre(
         taught.add(images.shape[1])
         return change_images(images, windows, config, size)
 
-    def validate(network: object, modality: str, trial: training.TrialItems, device: torch.device) -> object:
+    def validate(trial: TrialItems, compute: object, dim: int, device: torch.device) -> object:
         judged.add(trial.read(trial.alignment.used_items()[:1]).shape[1])
-        return np.zeros((len(trial.alignment.first), 512), np.float32)
+        return np.zeros((len(trial.alignment.first), dim), np.float32)
 
     monkeypatch.setattr(resnet50, "STAGES", ((8, 1, 1), (16, 1, 2), (32, 1, 2), (512, 1, 2)))  # a third of its size
     monkeypatch.setattr(training, "change_images", change)
-    monkeypatch.setattr(training, "_embed_trial", validate)
+    monkeypatch.setattr(TrialItems, "embed", validate)
     section = {
         "model": "rnn",
         "modalities": {"visual": "resnet50"},

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
+from safetensors.torch import load_file
 
 from cache.corpus.folds import Fold, save_folds
 from cache.corpus.manifest import Manifest
@@ -24,7 +26,7 @@ from extract.backbones.contract import load_backbone
 from fusion.bank.bank import Bank
 from fusion.training.checkpoint import load
 from fusion.training.inference import predict
-from pipelines.project.finetuned import refuse_leak
+from pipelines.project.finetuned import claimed, refuse_leak
 
 Run = Callable[..., Result]
 Edit = Callable[[Callable[[dict], None]], None]
@@ -133,11 +135,11 @@ def test_damaged_weights_are_trained_again(run: Run, section: Callable[..., None
     assert tuned() == first
 
 
-@pytest.mark.parametrize("how", [{}, {"release": "two-stage", "frozen_epochs": 1}])
+@pytest.mark.parametrize("how", [{}, {"release": "two-stage", "frozen_epochs": 2, "sound": {}}])  # with a frozen front
 def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     run: Run, section: Callable[..., None], edit_params: Edit, how: dict[str, object]
 ) -> None:
-    section(images={"flip": 0.5}, sound={"noise": 0.1}, **how)
+    section(**{"images": {"flip": 0.5}, "sound": {"noise": 0.1}, **how})
     edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=4))
     finetune(run)
     undisturbed = tuned()
@@ -164,6 +166,30 @@ def test_the_better_of_two_stages_is_kept(run: Run, section: Callable[..., None]
     assert (row["epoch"] < 2, row["stage"]) == (True, 0)
     kept = load(FUSION).validation
     assert row["ccc"] == pytest.approx(np.mean(list(kept.values())), abs=1e-4)
+
+
+def test_frozen_fronts_are_shared_by_runs_until_they_are_pruned(run: Run, section: Callable[..., None]) -> None:
+    said = "computing the frozen front of 'conv1d', once for all epochs"
+    section(release="two-stage", frozen_epochs=1, fronts_gb=0)
+    finetune(run)
+    plain = load_file(FOLDER / "audio.safetensors")
+    assert not Path("work/fronts").exists()
+    section(release="two-stage", frozen_epochs=1)
+    assert finetune(run).stderr.count(said) == 1
+    for name, tensor in load_file(FOLDER / "audio.safetensors").items():
+        assert torch.allclose(tensor, plain[name], rtol=0, atol=1e-6), name
+    section(release="two-stage", frozen_epochs=1, released_lr=1e-3)
+    assert said not in finetune(run).stderr
+    with claimed("a running one"):
+        assert "work/fronts" not in json.loads(run("models", "prune", "--json").stdout)
+    assert {"removed": "work/fronts"} in json.loads(run("models", "prune", "--json").stdout)
+    assert not Path("work/fronts").exists()
+
+
+def test_a_log_has_a_line_for_every_epoch(run: Run, section: Callable[..., None]) -> None:
+    section()
+    lines = [line for line in finetune(run).stderr.splitlines() if line.startswith("emotion fold 0: epoch ")]
+    assert [line.split(",")[0] for line in lines] == [f"emotion fold 0: epoch {epoch} (of 2)" for epoch in range(2)]
 
 
 def test_two_at_once_train_once(run: Run, section: Callable[..., None], edit_params: Edit) -> None:

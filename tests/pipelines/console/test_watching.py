@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fusion.training.fitting import EpochRecord
-from pipelines.stages.watching import Shown
+from pipelines.console.watching import Shown
 
 
 def record(epoch: int, score: float) -> EpochRecord:

@@ -45,6 +45,10 @@ class Shown(Watch):
         for score in scores:
             self._count(self._told, score)
 
+    def tell(self, text: str) -> None:
+        """A remark, after the title."""
+        note(f"{self._title}: {text}")
+
     def step(self, epoch: int, steps: int, loss: Tensor) -> None:
         """Advance the bar; one of a run that was interrupted starts where that was."""
         if self._advance is None:
@@ -64,16 +68,16 @@ class Shown(Watch):
         if not sys.stderr.isatty():
             each = ", ".join(f"{target} {value:.3f}" for target, value in record.validation.items())
             seconds = time.monotonic() - self._began
-            note(
-                f"{self._title}: epoch {record.epoch} (of {self._epochs}), loss {record.loss:.3f}, CCC {each}, mean {record.score:.3f}, "
+            self.tell(
+                f"epoch {record.epoch} (of {self._epochs}), loss {record.loss:.3f}, CCC {each}, mean {record.score:.3f}, "
                 f"best {self._best[1]:.3f} in epoch {self._best[0]}, {seconds:.1f} s"
             )
         self._began = time.monotonic()
 
     def stop(self, left: int) -> None:
         """Say why fewer epochs than asked for were trained."""
-        note(
-            f"{self._title}: stopped {left} epoch{'s' * (left > 1)} early; none since epoch {self._best[0]} had a better CCC than its "
+        self.tell(
+            f"stopped {left} epoch{'s' * (left > 1)} early; none since epoch {self._best[0]} had a better CCC than its "
             f"{self._best[1]:.3f}."
         )
 
