@@ -253,3 +253,21 @@ def test_loose_media_are_looked_at_before_anything_is_fetched(
         result = run(*start, *arguments)
         assert (result.exit_code, text in result.stderr) == (1, True), result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_without_a_face_as_black_pictures(project: Path, run: Run, edit_params: Callable) -> None:
+    """Other features, with every frame valid; frames with a face have the same embeddings as before."""
+    before, _ = open_receipt(VISUAL)
+    edit_params(lambda params: params["extract"]["mobilefacenet"].update(settings={"missing": "black"}))
+    assert [row["to_do"] for row in rows(run("extract", "--backbone", "mobilefacenet", "--dry-run", "--json"))] == [3]
+    assert rows(run("extract", "--backbone", "mobilefacenet", "--json"))[0]["computed"] == 3
+    after, _ = open_receipt(VISUAL)
+    missing = []
+    for trial_id in before.trial_ids():
+        old, new = before.read(trial_id), after.read(trial_id)
+        assert new.valid.all()
+        assert (new.embeddings[old.valid] == old.embeddings[old.valid]).all()
+        missing += list(new.embeddings[~old.valid])
+    assert len(missing) > 20
+    assert len(np.unique(missing, axis=0)) == 1
+    assert missing[0].any()
