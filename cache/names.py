@@ -7,7 +7,6 @@ A table maps a public name to `"package.module:Attribute"`. Listing a table impo
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
-from cache.errors import SettingError, UnknownNameError
+from cache.errors import SettingError, UnknownNameError, with_full_stop
+from cache.settings import expected_one_of
 
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255, temporary names and suffixes need the rest
 _LONGEST_FOLDER_NAME = 200  # bytes; the names of its receipt, locks and failures are longer
@@ -35,12 +35,8 @@ def require_known(kind: str, name: str, known: Collection[str]) -> None:
     Raises:
         UnknownNameError: if `name` is not in `known`.
     """
-    if name in known:
-        return
-    ordered = sorted(known)
-    near = difflib.get_close_matches(name, ordered, n=1)
-    guess = f" Did you mean '{near[0]}'?" if near else ""
-    raise UnknownNameError(f"Unknown {kind} '{name}'; expected one of {', '.join(ordered)}.{guess}")
+    if name not in known:
+        raise UnknownNameError(with_full_stop(f"Unknown {kind} '{name}'; {expected_one_of(name, sorted(known))}"))
 
 
 def require_folder_name(kind: str, name: str, remedy: str) -> None:

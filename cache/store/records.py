@@ -74,19 +74,16 @@ class CommitRecord:
 
     def to_document(self) -> dict[str, Any]:
         """As JSON values, with explicit state and frame numbering."""
-        document = {
+        return {
             "version": VERSION,
             "state": "complete",
             "source": self.source,
             "embeddings": self.embeddings,
-            "num_frames": self.clock.num_frames,
-            "rate": str(self.clock.rate),
-            "start_s": self.clock.start_s,
+            **self.clock.to_document(),
             "first_frame": 0,
             "invalid": [list(run) for run in self.invalid],
             "versions": self.versions,
         }
-        return document if self.clock.times is None else {**document, "times": str(self.clock.times)}
 
 
 def invalid_runs(valid: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
