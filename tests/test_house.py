@@ -168,7 +168,7 @@ def test_every_backbone_and_model_has_a_row_in_the_readme() -> None:
 
 
 def test_every_backbone_has_its_section_of_the_parameters() -> None:
-    assert yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["extract"].keys() == BACKBONES.keys()
+    assert yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["extract"].keys() >= BACKBONES.keys()
 
 
 def test_no_registry_host_is_named() -> None:

@@ -310,7 +310,7 @@ def report(features: str) -> None:
     from pipelines.project.params_file import read_params
     from pipelines.report.markdown import write_report
 
-    say(write_report(read_params().fusion, features))
+    say(write_report(read_params(), features))
 
 
 @avfusion.command("compare")

@@ -7,6 +7,7 @@ import click
 from pipelines.cli.options import DEVICE, JSON
 from pipelines.cli.store import FEATURES
 from pipelines.console.console import Command, guarded, show
+from pipelines.project import paths
 
 
 @click.command("finetune", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,8 +25,9 @@ def finetune(runs: tuple[str, ...], if_any: bool, redo: bool, device: str, featu
     finished.
     """
     from cache.errors import SettingError
-    from pipelines.project.finetuned import leave_traces
+    from pipelines.project.finetuned import gather_finetunings, leave_traces
     from pipelines.project.params_file import read_params
+    from pipelines.stages.training import write_history
 
     params = read_params()
     if not params.finetune and not if_any:
@@ -37,6 +39,7 @@ def finetune(runs: tuple[str, ...], if_any: bool, redo: bool, device: str, featu
         from pipelines.stages.finetuning import finetune_all
 
         rows = finetune_all(params, runs, features, redo, device)
+    write_history(paths.FINETUNING_HISTORY, gather_finetunings(params))
     if not runs:
         leave_traces(params)
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)

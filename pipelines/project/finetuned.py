@@ -22,6 +22,7 @@ from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
 from pipelines.endtoend.settings import too_few_epochs
 from pipelines.project import paths
 from pipelines.project.params import Params
+from pipelines.project.runs import DOCUMENT, Row, digest_of, read_history
 
 _PATIENCE_S = 7 * 24 * 3600.0  # how long to wait for what another process trains
 
@@ -129,10 +130,8 @@ def _link(source: str, target: str) -> None:
 
 def prune_finetunings() -> list[str]:
     """Remove fine-tunings that no run names, states of interrupted ones, and outputs of frozen fronts; returns the folders."""
-    from pipelines.project.runs import digest_of
-
     roots = (paths.FINETUNED, paths.REFINETUNED)
-    named = {digest_of(path.parent) for root in roots for path in root.glob("*/fold*/fusion/run.json")}
+    named = {digest_of(path.parent) for root in roots for path in root.glob(f"*/fold*/fusion/{DOCUMENT}")}
     removed = []
     for folder in sorted(
         path for path in paths.FINETUNINGS.glob("*") if path.is_dir() and not path.name.startswith(".")
@@ -161,6 +160,20 @@ def find_folds(params: Params, name: str) -> list[int]:
     run, _ = find_finetuning(params, name)
     found = (path.parent.name for path in paths.FINETUNED.glob(f"{run}/fold*/fusion"))
     return sorted(int(folder.removeprefix("fold")) for folder in found) or [chosen]
+
+
+def gather_finetunings(params: Params) -> list[Row]:
+    """Every epoch of every finished fine-tuning of params.yaml, fold by fold.
+
+    Raises:
+        WeightsError: if the document of one is damaged.
+    """
+    found = []
+    for run in params.finetune:
+        folders = (path.parent for path in (paths.FINETUNED / run).glob(f"fold*/fusion/{DOCUMENT}"))
+        for folder in sorted(folders, key=lambda path: int(path.parent.name.removeprefix("fold"))):
+            found += [{**row, "system": run} for row in read_history(folder)]
+    return found
 
 
 def resolve_weights(params: Params, name: str, fold: int) -> str:

@@ -17,6 +17,7 @@ NETWORKS = Path("work/networks")
 FINETUNED = Path("work/finetuned")
 FINETUNINGS = Path("work/finetunings")  # each kept once, and the states of those that were interrupted
 FRONTS = Path("work/fronts")  # what frozen fronts made of trials while backbones were fine-tuned
+FINETUNING_HISTORY = Path("results/finetuning.csv")
 REPRODUCED = Path("work/reproduce")
 REFINETUNED = Path("work/reproduce/finetuned")  # names of a paper's fine-tunings, as in FINETUNED
 PREDICTIONS = Path("work/predictions")

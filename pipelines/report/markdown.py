@@ -18,14 +18,15 @@ from cache.store.feature_sets import find_set
 from cache.store.receipt import Receipt
 from pipelines.console.tables import markdown_table
 from pipelines.project import paths
-from pipelines.project.params import AUTO, FusionParams
-from pipelines.project.runs import gather_history
+from pipelines.project.finetuned import gather_finetunings
+from pipelines.project.params import AUTO, Params
+from pipelines.project.runs import Row, best_epoch, gather_history
 from pipelines.project.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.wording import code, picture, plain
 
 
-def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path:
+def write_report(params: Params, features: Where = paths.FEATURES) -> Path:
     """Write `results/report.md` and its figures from the results of `evaluate` and the receipts of the features.
 
     Raises:
@@ -42,10 +43,14 @@ def write_report(params: FusionParams, features: Where = paths.FEATURES) -> Path
     if not history:
         raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
     draw_history(history, figures / "history.png")
+    finetunings = gather_finetunings(params)
+    if finetunings:
+        draw_history(finetunings, figures / "finetuning.png")
     stale = find_stale(scores, document)
     drawn = _draw_trials(document, manifest, stale, figures)
     path = paths.RESULTS / "report.md"
-    write_file(path, _page(document, manifest, _untrained(params, features), stale, drawn).encode())
+    page = _page(document, manifest, _untrained(params, features), stale, _finetuned(params, finetunings), drawn)
+    write_file(path, page.encode())
     return path
 
 
@@ -76,7 +81,12 @@ def _draw_trials(
 
 
 def _page(
-    document: ScoresDocument, manifest: Manifest, untrained: list[str], stale: list[str], drawn: list[tuple[str, str]]
+    document: ScoresDocument,
+    manifest: Manifest,
+    untrained: list[str],
+    stale: list[str],
+    finetuned: list[str],
+    drawn: list[tuple[str, str]],
 ) -> str:
     systems = document.systems
     names = {trial_id for trial_id, _ in drawn}
@@ -89,7 +99,7 @@ def _page(
         f"{counted(sum(trial.clock.num_frames for trial in trials), 'frame')}. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a dash for a single one. "
-        "Ensemble: the runs' mean prediction, scored once."
+        f"Ensemble: {_say_ensemble(document)}, scored once."
         + " Each network's epoch was chosen on the same trials, so the figures are on the high side."
         * (document.partition == "validation"),
         "",
@@ -101,6 +111,7 @@ def _page(
         "",
         picture("Validation CCC by epoch", "figures", "history.png"),
         "",
+        *finetuned,
         "## Prediction against label",
         "",
         "Mean of the runs. Gaps in the label were not annotated.",
@@ -117,6 +128,15 @@ def _say_chosen(document: ScoresDocument) -> str:
         return ""
     has = "not every fold has" if document.partition == "validation" else "every fold has"
     return f" (chosen by {code(AUTO)}: {has} labelled test trials)"
+
+
+def _say_ensemble(document: ScoresDocument) -> str:
+    """Say whose predictions the ensemble averages."""
+    count = document.best_folds
+    if not count or document.partition != "test":
+        return "the runs' mean prediction"
+    which = f"the {count} folds" if count > 1 else "the fold"
+    return f"the mean prediction of {which} with the highest validation CCC, of each by the best seed for each target"
 
 
 def _count_runs(document: ScoresDocument) -> str:
@@ -172,14 +192,55 @@ def _say_stale(stale: list[str]) -> list[str]:
     ]
 
 
-def _untrained(params: FusionParams, features: Where) -> list[str]:
-    """A warning that names feature sets with random weights."""
-    used = {name for system in params.systems.values() for name in system.modalities.values()}
-    recipes = {name: Receipt.load(find_set(features, name).receipt).recipe for name in sorted(used)}
+def _untrained(params: Params, features: Where) -> list[str]:
+    """A warning that names feature sets with random weights, and the systems that read them."""
+    readers: dict[str, list[str]] = {}
+    for name, system in params.fusion.systems.items():
+        for read in system.modalities.values():
+            readers.setdefault(read, []).append(name)
+    recipes = {name: Receipt.load(find_set(features, name).receipt).recipe for name in sorted(readers)}
     random = [name for name, recipe in recipes.items() if recipe.weights_sha256.startswith("random:")]
     if not random:
         return []
+    affected = dict.fromkeys(system for name in random for system in readers[name])
     return [
-        f"**Untrained features:** {', '.join(map(plain, random))} ran with random weights. The figures only show that the pipeline works.",
+        f"**Untrained features:** {', '.join(map(plain, random))} ran with random weights; figures of {', '.join(map(plain, affected))} "
+        "only show that the pipeline works.",
+        "",
+    ]
+
+
+def _finetuned(params: Params, history: list[Row]) -> list[str]:
+    """A table of the fine-tunings, each with the epoch that it kept, and the figure of all their epochs."""
+    if not history:
+        return []
+    runs: dict[tuple[str, int], list[Row]] = {}
+    for row in history:
+        runs.setdefault((row["system"], row["fold"]), []).append(row)
+    targets = dict.fromkeys(key for row in history for key in row if key.startswith("ccc_"))
+    rows = []
+    for (name, fold), own in runs.items():
+        best, run = best_epoch(own), params.finetune[name]
+        trained = ", ".join(plain(run.modalities[modality]) for modality in run.tuned)
+        figures = [figure(best.get(target)) for target in (*targets, "ccc")]
+        rows.append([plain(name), str(fold), trained, run.model, f"{best['epoch']} of 0 to {len(own) - 1}", *figures])
+    header = [
+        "fine-tuning",
+        "fold",
+        "trained from",
+        "under",
+        "epoch kept",
+        *(plain(f"CCC {t[4:]}") for t in targets),
+        "mean",
+    ]
+    return [
+        "## Fine-tuned backbones",
+        "",
+        "Validation CCC of the fusion model that each was trained under, in the epoch that was kept. Feature sets with these weights "
+        "stand in the tables above like any other.",
+        "",
+        *markdown_table(header, rows),
+        "",
+        picture("Validation CCC of fine-tuning by epoch", "figures", "finetuning.png"),
         "",
     ]

@@ -187,7 +187,7 @@ def train_systems(
     rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
     _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
     save_folds(folds, outputs.models / "folds.json", manifest)
-    _write_history(outputs.history, gather_history(outputs.models, params.systems))
+    write_history(outputs.history, gather_history(outputs.models, params.systems))
     shown = ("system", "fold", "seed", "targets", "epoch", *_ccc_columns(rows))
     return [{key: row.get(key, "") for key in shown} for row in rows]
 
@@ -375,7 +375,8 @@ def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*names, "ccc"]
 
 
-def _write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write epochs as a table for `dvc plots`; without any, only its header."""
     text = io.StringIO()
     columns = ["system", "fold", "seed", "targets", "epoch", "stage", "lr", "loss", *_ccc_columns(rows)]
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")

@@ -55,10 +55,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     change(folder, lambda p: p["extract"].update({ODD: {"backbone": "vggish", "weights": "random"}}))
     change(folder, shrink_training)
+    change(folder, shrink_finetuning)
     change(folder, shrink_matrix, "matrix.yaml")
     git(folder, "init", "-q")
     dvc(folder, "remote", "add", "-q", "-d", "shared", str(folder.with_name("remote")))
-    assert stages(repro(folder)) > {"extract@mobilefacenet", f"extract@{ODD}"}
+    assert stages(repro(folder)) > {"finetune", "extract@mobilefacenet", "extract@conv1d_tuned", f"extract@{ODD}"}
     assert (folder / f"features/receipts/{ODD}.json").is_file()
     assert not stages(repro(folder))
     git(folder, "add", "-A")
@@ -114,7 +115,7 @@ def test_every_feature_set_is_a_stage(tmp_path: Path, extract: dict | None) -> N
 def assert_going_back_is_free(clone: Path) -> None:
     """Other settings of extraction and training are computed; the ones from before are all there."""
     locked = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]
-    change(clone, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
+    change(clone, lambda p: set_window(p, 0.25))
     change(clone, lambda p: p["fusion"]["train"].update(epochs=1))
     row = next(line.split() for line in repro(clone, "train").splitlines() if line.startswith("conv1d "))
     assert row[2:4] == ["3", "0"]  # computed, kept
@@ -122,7 +123,7 @@ def assert_going_back_is_free(clone: Path) -> None:
     back = dvc(clone, "repro", "evaluate")
     row = next(line.split() for line in back.stdout.splitlines() if line.startswith("conv1d "))
     assert row[2:4] == ["0", "3"]
-    assert "3 of 3 networks are trained already" in back.stderr
+    assert "4 of 4 networks are trained already" in back.stderr
     assert yaml.safe_load((clone / "dvc.lock").read_text())["stages"]["evaluate"]["outs"] == locked["evaluate"]["outs"]
 
 
@@ -147,14 +148,14 @@ def test_changes_run_what_they_concern(repository: Path) -> None:
 
     with (repository / "extract/backbones/conv1d.py").open("a", encoding="utf-8") as file:
         file.write("\nEDITED = True\n")
-    assert [stage for stage in stages(repro(repository)) if stage.startswith("extract")] == ["extract@conv1d"]
+    assert {stage for stage in stages(repro(repository)) if "@" in stage} == {"extract@conv1d", "extract@conv1d_tuned"}
     assert receipt.read_bytes() == before
 
-    change(repository, lambda p: p["extract"]["conv1d"].update(settings={"window_s": 0.25}))
+    change(repository, lambda p: set_window(p, 0.25))
     repro(repository, "extract@conv1d")
     assert receipt.read_bytes() != before
     assert stages(repro(repository, "--dry")) >= {"train", "matrix"}
-    change(repository, lambda p: p["extract"]["conv1d"].pop("settings"))
+    change(repository, lambda p: set_window(p, 0.5))
     back = repro(repository, "extract@conv1d")
     assert json.loads(receipt.read_text()) == json.loads(before)
     assert not stages(repro(repository))
@@ -171,13 +172,28 @@ def test_changes_run_what_they_concern(repository: Path) -> None:
     assert stages(repro(repository, "corpus")) == {"corpus"}
 
 
+def set_window(params: dict, seconds: float) -> None:
+    """The window of `conv1d`, frozen and fine-tuned, which have to be the same."""
+    for name in ("conv1d", "conv1d_tuned"):
+        params["extract"][name]["settings"] = {"window_s": seconds}
+
+
 def shrink_training(params: dict) -> None:
     fusion = params["fusion"]
-    fusion["seeds"] = [0]
+    fusion["seeds"], fusion["workers"] = [0], 1
     fusion["train"] = {**fusion.get("train", {}), "epochs": 2}
     for system in fusion["systems"].values():
         if "epochs" in system.get("train", {}):
             system["train"]["epochs"] = 1
+
+
+def shrink_finetuning(params: dict) -> None:
+    """Keep that of `conv1d`, with one step."""
+    params["finetune"] = {"voice": {**params["finetune"]["voice"], "windows": 4}}
+    params["finetune"]["voice"]["train"].update(epochs=1, batch_size=4, dilation=1)
+    del params["extract"]["mobilefacenet_tuned"]
+    for name in ("visual_tuned", "fused_tuned"):
+        del params["fusion"]["systems"][name]
 
 
 def shrink_matrix(matrix: dict) -> None:

@@ -21,7 +21,7 @@ from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.names import encode_trial_id
 from cache.targets import Target
 from pipelines.console.escaping import printable
-from pipelines.project.params import FusionParams
+from pipelines.project.params import CorpusParams, FusionParams, Params
 from pipelines.project.runs import digest_runs, save_run
 from pipelines.project.scores import ScoresDocument
 from pipelines.report import figures
@@ -101,7 +101,7 @@ SYSTEMS = ["a$b_<i>|`x`", "_hidden_", "日本 $x$"]
 
 
 def test_names_are_shown_as_themselves(finished: Path) -> None:
-    path = write_report(FusionParams([0, 1], {}))
+    path = write_report(Params(CorpusParams(), FusionParams([0, 1], {})))
     text = path.read_text(encoding="utf-8")
     assert printable(text) == text
     page = Page(text)
@@ -158,13 +158,13 @@ def test_scores_older_than_the_networks_are_marked(finished: Path, monkeypatch: 
     document = json.loads(path.read_text(encoding="utf-8"))
     document["networks"] = {name: digest_runs(models, name) for name in SYSTEMS}
     write_document(path, ScoresDocument, document)
-    fresh = write_report(FusionParams([0, 1], {})).read_text(encoding="utf-8")
+    fresh = write_report(Params(CorpusParams(), FusionParams([0, 1], {}))).read_text(encoding="utf-8")
     assert "arlier networks" not in fresh
     history = [{"system": "", "fold": 0, "seed": 0, "targets": "", "epoch": e, "ccc": 0.2 * e} for e in (1, 2)]
     save_run(models / SYSTEMS[0] / "fold0/seed0", "other settings", history)
     labels.clear()
     with pytest.warns(UserWarning, match="older than the networks"):
-        text = write_report(FusionParams([0, 1], {})).read_text(encoding="utf-8")
+        text = write_report(Params(CorpusParams(), FusionParams([0, 1], {}))).read_text(encoding="utf-8")
     notes = [line for line in text.splitlines() if line.startswith("**Earlier networks:**")]
     assert len(notes) == 2, "above the tables and above the pictures"
     assert "Run `avfusion evaluate; avfusion report`." in notes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -103,6 +104,39 @@ def test_its_fusion_model_predicts_the_same_from_the_cache(run: Run, section: Ca
         x, y = values[known, column].astype(float), labels[known, column].astype(float)
         ccc = 2 * ((x - x.mean()) * (y - y.mean())).mean() / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
         assert rows[0][f"ccc_{target}"] == pytest.approx(ccc, abs=2e-3)  # the store keeps float16
+
+
+def test_its_epochs_are_in_the_plots_and_in_the_report(
+    run: Run, section: Callable[..., None], edit_params: Edit
+) -> None:
+    assert run("finetune", "--if-any").exit_code == 0
+    assert Path("results/finetuning.csv").read_text(encoding="utf-8").splitlines() == [
+        "system,fold,seed,targets,epoch,stage,lr,loss,ccc"
+    ]
+    section()
+    (kept,) = json.loads(finetune(run).stdout)
+    rows = list(csv.DictReader(Path("results/finetuning.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["system"], row["epoch"]) for row in rows] == [("emotion", "0"), ("emotion", "1")]
+    assert float(rows[kept["epoch"]]["ccc"]) == pytest.approx(kept["ccc"], abs=1e-4)
+    assert run("extract", "--backbone", "voice").exit_code == 0
+    systems = {
+        "tuned": {"model": "rnn", "modalities": {"audio": "voice"}},
+        "frozen": {"model": "rnn", "modalities": {"audio": "conv1d"}},
+    }
+    edit_params(lambda params: params["fusion"].update(systems=systems, seeds=[0], train={"epochs": 1}))
+    for command in ("train", "evaluate", "report"):
+        assert run(command).exit_code == 0
+    report = Path("results/report.md").read_text(encoding="utf-8")
+    (line,) = [line for line in report.splitlines() if line.startswith("| emotion")]
+    assert [cell.strip() for cell in line.split("|")[1:6]] == [
+        "emotion",
+        "0",
+        "conv1d",
+        "rnn",
+        f"{kept['epoch']} of 0 to 1",
+    ]
+    assert "conv1d ran with random weights; figures of frozen only show" in report
+    assert Path("results/figures/finetuning.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
