@@ -20,6 +20,7 @@ from extract.backbones.contract import load_backbone
 from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from pipelines.project import paths
+from pipelines.project.finetuned import find_folds, resolve_weights
 from pipelines.project.params import Params
 
 TOLERANCE = 0.01
@@ -32,7 +33,7 @@ Batch size, threads and device change the last bits, so bytes are never compared
 def check_against_source(
     features: Where, params: Params, names: Sequence[str], number: int, seed: int
 ) -> list[Finding]:
-    """Recompute some trials of each feature set from their media, in a temporary store.
+    """Recompute some trials of each feature set from their media, in a temporary store; of each fold that has weights of its own.
 
     Args:
         features: folder of all features.
@@ -49,10 +50,12 @@ def check_against_source(
     config = params.crops
     crops = crops_folder(paths.CROPS, config)
     findings = []
-    for name, section in params.feature_sets(names).items():
-        backbone = load_backbone(section.backbone, section.weights, section.settings)
+    wanted = [(name, fold) for name in params.feature_sets(names) for fold in find_folds(params, name)]
+    for name, fold in wanted:
+        section = params.extract[name]
+        backbone = load_backbone(section.backbone, resolve_weights(params, name, fold), section.settings)
         where = str(find_set(features, name).receipt)
-        store, receipt = open_receipt(where)
+        store, receipt = open_receipt(where, fold)
         precision = str(receipt.recipe.settings.get("precision", "fp32"))
         asked = backbone.recipe(section.dtype, precision, backbone.input.upstream(manifest, config))
         if receipt.recipe != asked:
