@@ -125,17 +125,19 @@ def summary(target: str) -> str:
     return doc.split("\n", 1)[0]
 
 
-def constant(target: str, name: str) -> str:
-    """The value of `name = "…"` in the class of a table entry, without importing its module.
+def constant(target: str, name: str, default: str | None = None) -> str:
+    """The value of `name = "…"` in the class of a table entry, as text, without importing its module.
 
     Raises:
-        UnknownNameError: if the class does not declare it.
+        UnknownNameError: if the class does not declare it and there is no default.
     """
     for node in ast.walk(_read_source(target)):
         if isinstance(node, ast.ClassDef) and node.name == target.split(":")[1]:
             for line in node.body:
                 if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in line.targets):
                     return str(ast.literal_eval(line.value))
+    if default is not None:
+        return default
     raise UnknownNameError(f"'{target}' declares no '{name}'. Write it as text in the body of the class.")
 
 

@@ -124,11 +124,6 @@ class FinetuneConfig:
         check_ranges("fine-tuning", self, ranges, choices, faults)
 
 
-def too_few_epochs(frozen: int, epochs: int) -> str:
-    """What is wrong with two stages of so many epochs."""
-    return f"'frozen_epochs' is {frozen}, expected fewer than the {epochs} of 'train.epochs'. Change one of them."
-
-
 @dataclass(frozen=True, kw_only=True)
 class FinetuneParams(FinetuneConfig):
     """One fine-tuning: a fusion model over some modalities, some of which are trained end to end.
@@ -158,6 +153,8 @@ class FinetuneParams(FinetuneConfig):
         for name in self.trained:
             if name not in self.modalities:
                 faults["trained"] = f"names '{name}', {expected_one_of(name, self.modalities)}"
+            elif self.trained.count(name) > 1:
+                faults["trained"] = f"names '{name}' {self.trained.count(name)} times, expected each once"
         check_ranges("fine-tuning", self, {"seed": (0, 2**63 - 1)}, {"model": MODELS}, faults)
 
     @property

@@ -34,7 +34,7 @@ from pipelines.endtoend.batches import Augment, ItemBatches
 from pipelines.endtoend.fronts import Fronts, Readers
 from pipelines.endtoend.items import PASS, ItemReader, TrialItems
 from pipelines.endtoend.network import EndToEnd
-from pipelines.endtoend.settings import FinetuneConfig, too_few_epochs
+from pipelines.endtoend.settings import FinetuneConfig
 
 _MEASURED = 4096  # items of the training trials that moments are measured on
 
@@ -193,7 +193,9 @@ def _stages(config: TrainConfig, how: FinetuneConfig) -> list[tuple[TrainConfig,
     if how.release == "together":
         return [(config, None)]
     if how.frozen_epochs >= config.epochs:
-        raise SettingError(too_few_epochs(how.frozen_epochs, config.epochs))
+        raise SettingError(
+            f"'frozen_epochs' is {how.frozen_epochs}, expected fewer than the {config.epochs} of 'train.epochs'. Change one of them."
+        )
     later = replace(config, epochs=config.epochs - how.frozen_epochs, lr=how.released_lr)
     return [
         (replace(config, epochs=how.frozen_epochs), lambda network: [list(network.fusion.parameters())]),

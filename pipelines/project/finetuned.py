@@ -15,11 +15,11 @@ from cache.corpus.folds import Fold
 from cache.documents.documents import write_file
 from cache.errors import LeakError, MissingFileError, SettingError, StoreError, with_full_stop
 from cache.foreign import sha256_file
-from cache.names import require_folder_name
+from cache.names import constant
 from cache.recipe import Provenance
 from cache.settings import Faults, expected_one_of
 from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
-from pipelines.endtoend.settings import too_few_epochs
+from fusion.models import MODELS
 from pipelines.project import paths
 from pipelines.project.params import Params
 from pipelines.project.runs import DOCUMENT, Row, digest_of, read_history
@@ -57,9 +57,10 @@ def find_finetuning(params: Params, name: str) -> tuple[str, str]:
     if len(found) == 1:
         return found[0]
     several = " and ".join(f"'{each}' as '{modality}'" for each, modality in found) or "no fine-tuning"
+    by = f"'{run}'" if run else "section 'finetune'"
     raise SettingError(
-        f"extract.{name}.weights is '{wanted.weights}', but backbone '{wanted.backbone}' is trained by {several} of section "
-        f"'finetune'; expected exactly one. Write 'finetuned:NAME', or change section 'finetune'."
+        f"extract.{name}.weights is '{wanted.weights}', but of {by} backbone '{wanted.backbone}' is trained by {several}; expected "
+        f"exactly one. Write 'finetuned:NAME', or change section 'finetune'."
     )
 
 
@@ -201,12 +202,18 @@ def find_faults(params: Params) -> Faults:
     faults: Faults = {}
     made: dict[str, set[str]] = {}
     for run, finetuning in params.finetune.items():
-        try:
-            require_folder_name("Fine-tuning", run, "Rename it.")
-        except SettingError as error:
-            faults[f"finetune.{run}"] = f"is refused: {error}"
         if finetuning.release == "two-stage" and finetuning.frozen_epochs >= finetuning.train.epochs:
-            faults[f"finetune.{run}"] = too_few_epochs(finetuning.frozen_epochs, finetuning.train.epochs)
+            faults[f"finetune.{run}.frozen_epochs"] = (
+                f"is {finetuning.frozen_epochs}, expected fewer than the {finetuning.train.epochs} of 'train.epochs'"
+            )
+        if finetuning.release == "gradual" and finetuning.train.schedule != "plateau":
+            faults[f"finetune.{run}.train.schedule"] = (
+                f"is '{finetuning.train.schedule}', expected plateau, which alone releases weights gradually"
+            )
+        if constant(MODELS[finetuning.model], "solvable", "False") == "True":
+            faults[f"finetune.{run}.model"] = (
+                f"is '{finetuning.model}', which is solved in closed form and gives backbones no gradient; choose another"
+            )
         for modality in finetuning.tuned:
             start, key = finetuning.modalities[modality], f"finetune.{run}.modalities.{modality}"
             if start not in params.extract:
@@ -242,7 +249,7 @@ def leave_traces(params: Params) -> None:
         SettingError: if no fine-tuning makes them, or more than one.
         MissingFileError: if it did not finish.
     """
-    folder = paths.FINETUNED / "sets"
+    folder = paths.FINETUNED / paths.SETS
     for path in folder.glob("*.json"):
         if path.stem not in params.extract:
             path.unlink()

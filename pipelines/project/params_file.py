@@ -109,18 +109,21 @@ def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, st
 
 
 def _find_faulty_names(raw: Any) -> Faults:
-    """Names of feature sets and systems that cannot name a folder, also where other faults hide the section's own."""
+    """Names of feature sets, systems and fine-tunings that cannot name a folder, also where other faults hide the section's own."""
     faults = {}
     for place, kind in (
         (("extract",), "Feature set"),
         (("fusion", "systems"), "System"),
         (("matrix", "systems"), "System"),
+        (("finetune",), "Fine-tuning"),
     ):
         for name in _section(raw, *place):
             try:
                 require_folder_name(kind, name, "Rename it.")
             except SettingError as error:
                 faults[".".join((*place, name))] = f"is refused: {error}"
+    if paths.SETS in _section(raw, "finetune"):
+        faults[f"finetune.{paths.SETS}"] = "is the name of a folder of the program's own; choose another"
     if ALL in _section(raw, "extract"):
         faults[f"extract.{ALL}"] = "is the name that stands for all feature sets; choose another"
     return faults

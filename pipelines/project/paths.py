@@ -15,6 +15,7 @@ FEATURES = Path("features")
 MODELS = Path("work/models")
 NETWORKS = Path("work/networks")
 FINETUNED = Path("work/finetuned")
+SETS = "sets"  # folder in FINETUNED with a file for each feature set
 FINETUNINGS = Path("work/finetunings")  # each kept once, and the states of those that were interrupted
 FRONTS = Path("work/fronts")  # what frozen fronts made of trials while backbones were fine-tuned
 FINETUNING_HISTORY = Path("results/finetuning.csv")

@@ -16,7 +16,7 @@ import torch
 
 from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
-from cache.documents.documents import write_file
+from cache.documents.documents import digest_bytes, write_file
 from cache.errors import AvFusionError
 from cache.names import require_known
 from cache.places.folders import Where
@@ -31,6 +31,7 @@ from fusion.training import checkpoint
 from pipelines.console.console import note, warn
 from pipelines.console.watching import Shown
 from pipelines.endtoend.batches import ItemBatches
+from pipelines.endtoend.checks import require_gradient, require_items
 from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
 from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
@@ -258,6 +259,9 @@ def _find_finished(job: _Job, folder: Path) -> list[Row] | None:
 
 def _finetune_one(job: _Job) -> list[Row]:
     keep_big_buffers()
+    for modality, backbone in job.backbones.items():
+        require_items(modality, job.readers[modality], job.fold)
+        require_gradient(modality, backbone)
     state = place(job.digest) / "state"
     with Shown(f"{job.name} fold {job.fold.index}", job.config.epochs) as watch:
         result = finetune(
@@ -333,7 +337,7 @@ def _lineage(job: _Job, backbone: Backbone) -> Lineage:
 
 
 class StateFile:
-    """Keeps the state of a fine-tuning between epochs in a file.
+    """Keeps the state of a fine-tuning between epochs in a file, under its digest.
 
     Args:
         path: the file.
@@ -348,8 +352,11 @@ class StateFile:
         """The state that was saved last; None if there is none, or it is damaged."""
         if not self._path.is_file():
             return None
+        digest, _, content = self._path.read_bytes().partition(b"\n")
         try:
-            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            if digest.decode("ascii", "replace") != digest_bytes(content):
+                raise ValueError("its digest does not match")
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
             warn(f"'{self._path}', the state of a fine-tuning that was interrupted, is damaged: it starts again.")
             return None
@@ -362,4 +369,5 @@ class StateFile:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(self._path, buffer.getvalue())
+        content = buffer.getvalue()
+        write_file(self._path, digest_bytes(content).encode() + b"\n" + content)

@@ -9,14 +9,16 @@ other code does not change features unless a number in these files is increased.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cache.documents.documents import write_file
+from cache.foreign import sha256_file
 from cache.names import source_of
-from cache.places.folders import LocalFolder, Where, open_folder
-from cache.store.feature_sets import locate_set
+from cache.places.folders import LocalFolder, Where, is_file, open_folder
+from cache.store.feature_sets import find_set, locate_set
 from cache.store.receipt import save_unread
 from extract.backbones import BACKBONES
 from pipelines.console.console import note
@@ -50,10 +52,17 @@ def _plan_finetuning(params: Params) -> dict[str, Any]:
     return {
         "finetune": {name: asdict(run) for name, run in params.finetune.items()},
         "extract": {name: asdict(params.extract[name]) for name in sorted(started & params.extract.keys())},
+        "imported": _digest_imported(started - params.extract.keys()),
         "asked": sorted(name for name, section in params.extract.items() if asks_for_finetuned(section.weights)),
         "folds": asdict(params.fusion.folds),
         "code": {name: digest_finetuning(run.model) for name, run in params.finetune.items()},
     }
+
+
+def _digest_imported(names: Iterable[str]) -> dict[str, str]:
+    """Digests of the receipts of imported feature sets, which no stage makes; "" where there is none yet."""
+    receipts = {name: find_set(paths.FEATURES, name).receipt for name in sorted(names)}
+    return {name: sha256_file(Path(str(path))) if is_file(path) else "" for name, path in receipts.items()}
 
 
 def leave_unread(names: Sequence[str], params: Params, features: Where = paths.FEATURES) -> tuple[str, ...]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cache.corpus.folds import Fold
+from cache.errors import CorpusError, SettingError
+from extract.backbones.contract import load_backbone
 from fusion.settings import TrainConfig
 from fusion.training.fitting import EpochRecord
+from pipelines.endtoend import checks
 from pipelines.endtoend.batches import ItemBatch, ItemBatches
 from pipelines.endtoend.settings import FinetuneConfig
 from pipelines.endtoend.training import Watch
@@ -79,3 +84,15 @@ def test_a_stage_that_ends_early_is_told(toy_corpus: Any, quick: Callable[..., T
     toy_corpus.train(FinetuneConfig(), quick(epochs=9, patience=1, lr=1.0), watch=watch)
     assert watch.left == [9 - len(watch.epochs)]
     assert 0 < watch.left[0] < 9
+
+
+def test_what_cannot_learn_is_refused_before_training() -> None:
+    nothing: Any = SimpleNamespace(trial=lambda name: SimpleNamespace(alignment=SimpleNamespace(used_items=list)))
+    with pytest.raises(CorpusError, match="none of 2 training trials has anything"):
+        checks.require_items("audio", nothing, Fold(0, ("a", "b"), ("c",)))
+    rounding = load_backbone("vggish", "random", {"pca": "random"})
+    with pytest.raises(SettingError, match="'pca'"):
+        checks.require_gradient("audio", rounding)
+    smooth = load_backbone("conv1d", "random")
+    checks.require_gradient("audio", smooth)
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in smooth.parameters())

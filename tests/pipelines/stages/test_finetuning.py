@@ -28,6 +28,7 @@ from fusion.bank.bank import Bank
 from fusion.training.checkpoint import load
 from fusion.training.inference import predict
 from pipelines.project.finetuned import claimed, refuse_leak
+from pipelines.stages.finetuning import StateFile
 
 Run = Callable[..., Result]
 Edit = Callable[[Callable[[dict], None]], None]
@@ -248,8 +249,25 @@ def test_two_at_once_train_once(run: Run, section: Callable[..., None], edit_par
         (lambda params: params["extract"]["voice"].update(weights="finetuned:emotoin"), "'emotion'"),
         (lambda params: params["finetune"]["emotion"].update(model="rnnn"), "'rnn'"),
         (lambda params: params["finetune"]["emotion"].pop("model"), "model"),
+        (lambda params: params["finetune"].update(sets=params["finetune"].pop("emotion")), "finetune.sets"),
+        (lambda params: params["finetune"]["emotion"].update(model="linear"), "closed form"),
+        (lambda params: params["finetune"]["emotion"].update(release="gradual"), "expected plateau"),
+        (lambda params: params["finetune"]["emotion"].update(trained=["audio", "audio"]), "2 times"),
     ],
-    ids=["name", "own output", "set", "modality", "epochs", "run", "model", "no model"],
+    ids=[
+        "name",
+        "own output",
+        "set",
+        "modality",
+        "epochs",
+        "run",
+        "model",
+        "no model",
+        "own folder",
+        "solved",
+        "schedule",
+        "twice",
+    ],
 )
 def test_faults_are_found_when_params_yaml_is_read(
     run: Run, section: Callable[..., None], edit_params: Edit, change: Callable[[dict], None], named: str
@@ -259,6 +277,24 @@ def test_faults_are_found_when_params_yaml_is_read(
     result = run("plan")
     assert (result.exit_code, named in result.output) == (1, True), result.output
     assert not isinstance(result.exception, (TypeError, AttributeError))
+
+
+def test_faulty_names_are_found_beside_other_faults(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
+    section(piece=-1)
+    edit_params(lambda params: params["finetune"].update({"../evil": params["finetune"]["emotion"]}))
+    result = run("plan")
+    assert "finetune.../evil" in result.output
+    assert "finetune.emotion.piece" in result.output
+
+
+def test_a_damaged_state_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keeper = StateFile(tmp_path / "0.pt", None, None)  # type: ignore[arg-type]
+    keeper.save({"history": [], "weights": torch.ones(1000)})
+    content = bytearray((tmp_path / "0.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "0.pt").write_bytes(content)
+    assert keeper.load() is None
+    assert "is damaged: it starts again" in capsys.readouterr().err
 
 
 def test_weights_without_their_document_are_refused(run: Run, section: Callable[..., None]) -> None:
