@@ -181,7 +181,7 @@ class Bank:
         """
         names = names_of(self.targets)
         for target in targets:
-            require_known("target in 'targets' of training, which the corpus does not label,", target, names)
+            require_known("target", target, names)
         columns = list(map(names.index, targets))
         return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
 

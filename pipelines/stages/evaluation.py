@@ -18,7 +18,7 @@ from cache.documents.arrays import format_arrays
 from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.errors import CorpusError, FingerprintError, MissingFileError, SettingError
 from cache.names import encode_trial_id
-from cache.places.folders import Where
+from cache.places.folders import Where, remove_file
 from cache.targets import MEAN, Target, names_of
 from fusion.scores.intervals import Measured, Metrics, bootstrap, measure, score
 from fusion.scores.metric import Metric, load_metrics
@@ -216,8 +216,8 @@ def _predict_by_best(
 ) -> list[Prediction]:
     """The mean prediction of the test trials by the best folds, of each by its best network for each target; also saved."""
     path = outputs.predictions / "test" / f"{name}.npz"
-    path.unlink(missing_ok=True)
     if not count:
+        remove_file(path)
         return []
     best: dict[tuple[int, str], tuple[float, Checkpoint]] = {}
     for fold in folds:

@@ -73,7 +73,10 @@ def test_the_recipe_lies_in_store_receipt_and_checkpoint(project: Path, run: Run
     assert recipe.upstream is not None
     assert recipe.upstream["crops"]["size"] == 112
     assert recipe.input == {"kind": "images", "version": 1}
-    assert (recipe.provenance.weights, recipe.provenance.config) == ("random:2022", {"variant": "", "colour": ""})
+    assert (recipe.provenance.weights, recipe.provenance.config) == (
+        "random:2022",
+        {"variant": "", "colour": "", "missing": "skip"},
+    )
     store = FeatureStore("features/mobilefacenet.zarr", recipe.fingerprint)
     checkpoint = load("work/models/visual/fold0/seed0")
     assert checkpoint.recipes == {"visual": recipe}
