@@ -88,6 +88,10 @@ class Input(ABC):
         """
         return {}
 
+    def uncut(self) -> Input:
+        """The same input with whole pictures, where items are parts of them; itself by default."""
+        return self
+
     def is_absent(self, trial: Trial) -> bool:
         """Whether a trial has none of the media."""
         return not any(kind in trial.media for kind in self.media)

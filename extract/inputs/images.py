@@ -72,8 +72,8 @@ class ImageInput(Input):
         return self.crop_from or self.size
 
     def uncut(self) -> ImageInput:
-        """The same with all of the resized crops, for training that cuts out parts at random."""
-        return replace(self, size=self.read_size, crop_from=0)
+        """The same with all of the resized crops, for training that cuts out parts at random; itself if nothing is cut."""
+        return replace(self, size=self.read_size, crop_from=0) if self.crop_from else self
 
     def cut(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Cut the centre (N, size, size, 3) out of images (N, read_size, read_size, 3)."""

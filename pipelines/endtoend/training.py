@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from cache.corpus.folds import Fold
 from cache.errors import SettingError
 from extract.backbones.contract import Backbone
-from extract.inputs.images import ImageInput
-from extract.inputs.waves import WaveInput
+from extract.inputs.contract import Input
 from fusion.bank.bank import Bank
 from fusion.bank.batches import Batch
 from fusion.bank.counted_padding import padding_rows
@@ -212,21 +211,18 @@ def _release_groups(network: EndToEnd) -> list[list[nn.Parameter]]:
 
 def _teacher(reader: ItemReader, how: FinetuneConfig) -> ItemReader:
     """What reads for training: whole pictures, if random parts are cut out of them."""
-    kind = reader.input
-    if isinstance(kind, ImageInput) and kind.crop_from and how.images.crop < 1:
-        return reader.of(kind.uncut())
-    return reader
+    whole = reader.input.uncut()
+    return reader if whole is reader.input or how.images.crop == 1 else reader.of(whole)
 
 
 def _changes(backbones: Mapping[str, Backbone], how: FinetuneConfig) -> dict[str, Augment]:
     """Modality → random changes of its items, for the kinds of input that have any."""
-    changes: dict[str, Augment] = {}
-    for name, each in backbones.items():
-        if isinstance(each.input, ImageInput) and how.images.any:
-            changes[name] = partial(change_images, config=how.images, size=each.input.size)
-        elif isinstance(each.input, WaveInput) and how.sound.any:
-            changes[name] = partial(change_sound, config=how.sound)
-    return changes
+    known: dict[str, Callable[[Input], Augment]] = {}
+    if how.images.any:
+        known["images"] = lambda kind: partial(change_images, config=how.images, size=kind.example(1).shape[1])
+    if how.sound.any:
+        known["waves"] = lambda kind: partial(change_sound, config=how.sound)
+    return {name: known[each.input.name](each.input) for name, each in backbones.items() if each.input.name in known}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cache.store.store import FeatureStore, fingerprints
 from fusion.settings import TrainConfig
-from pipelines.endtoend import training
 from pipelines.endtoend.settings import FinetuneConfig, SoundChanges
 from pipelines.endtoend.training import Finetuned, Watch
 
@@ -156,7 +155,7 @@ def test_no_front_is_used_where_that_is_not_exact_or_not_wanted(
     toy_corpus: Any, releasing: Quick, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     toy = toy_corpus.toy()
-    monkeypatch.setattr(training, "WaveInput", type(toy.input))
+    monkeypatch.setattr(type(toy.input), "name", "waves")
     how = FinetuneConfig(release="gradual", **changes)
     toy_corpus.train(how, releasing(waiting=True, epochs=1), toy, fronts=toy_corpus.fronts())
     assert not (toy_corpus.folder / "fronts").exists()
