@@ -160,10 +160,14 @@ def _is_free(store: Where, name: str) -> bool:
 def _claim_kernel(path: Path) -> Claim | None:
     """An exclusive flock. The file is removed with the claim, so once locked it must still be the one with this name."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever releases the last claim removes the folder, also between two steps of `mkdir` and before `open`.
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # the last claim was just released, and the folder removed
+        except FileNotFoundError:
+            if path.parent.is_symlink():  # to nowhere
+                raise
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -126,6 +126,25 @@ def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path: Path) -> None
         locks.claim(tmp_path / "a.zarr", "x.P1")
 
 
+def test_a_folder_of_locks_that_another_removes_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `Path.mkdir` raises when the folder was there for the kernel and is gone for its own check."""
+    mkdir, removed = Path.mkdir, [True]
+
+    def lose(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if removed:
+            removed.pop()
+            raise FileExistsError(17, "File exists", str(path))
+        mkdir(path, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", lose)
+    taken = locks.claim(tmp_path / "a.zarr", "x.P1")
+    assert taken is not None
+    assert locks.claim(tmp_path / "a.zarr", "x.P1") is None
+    taken.release()
+
+
 def test_create_sweeps_away_what_killed_processes_left(tmp_path: Path, made) -> None:  # type: ignore[no-untyped-def]
     place = tmp_path / ".a.zarr.locks"
     place.mkdir()
