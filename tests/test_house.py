@@ -85,6 +85,21 @@ def test_arrows_between_folders_run_one_way() -> None:
     assert not left, {why for (a, b), why in arrows.items() if a in left and b in left}
 
 
+def test_nobody_asks_for_the_class_of_an_input() -> None:
+    """An input does what its medium needs by itself, so that one from outside works everywhere."""
+    rooms = [
+        node for path in (ROOT / "extract" / "inputs").glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    inputs = {node.name for node in rooms if isinstance(node, ast.ClassDef) and node.name.endswith("Input")}
+    assert inputs >= {"Input", "ImageInput", "LogMelInput", "SentenceInput", "WaveInput"}
+    for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+                assert not inputs & {getattr(each, "id", "") for each in ast.walk(node.args[1])}, (
+                    f"{path}:{node.lineno}"
+                )
+
+
 def test_no_room_is_crowded() -> None:
     """Fourteen modules at most, where a folder is not one of a table with a file for each entry."""
     tables = {"extract/backbones", "extract/corpora", "fusion/models", "fusion/scores"}

@@ -42,8 +42,8 @@ def find_finetuning(params: Params, name: str) -> tuple[str, str]:
         SettingError: if there is none, or more than one.
     """
     wanted = params.extract[name]
-    run = wanted.weights.partition(":")[2]
-    if run and run not in params.finetune:
+    _, colon, run = wanted.weights.partition(":")
+    if colon and run not in params.finetune:
         text = f"extract.{name}.weights is '{wanted.weights}', {expected_one_of(run, params.finetune)}"
         raise SettingError(with_full_stop(text))
     found = [
@@ -217,7 +217,7 @@ def find_faults(params: Params) -> Faults:
         for modality in finetuning.tuned:
             start, key = finetuning.modalities[modality], f"finetune.{run}.modalities.{modality}"
             if start not in params.extract:
-                faults[key] = f"is '{start}', {expected_one_of(start, params.extract)} of section 'extract'"
+                faults[key] = f"is '{start}', which section 'extract' lacks; {expected_one_of(start, params.extract)}"
             elif asks_for_finetuned(params.extract[start].weights):
                 earlier = ", ".join(made) or "there is none"
                 if not (own := _asked(params, start)) or own[0] not in made:

@@ -6,7 +6,8 @@ Section `matrix` is read with the others, also from its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,11 +52,14 @@ def read_params(path: Path = paths.PARAMS) -> Params:
             )
         raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
         where += f" and '{matrix}'"
-    params = read_typed(Params, raw, where)
+    params, faults = _build(Params, raw)
+    weights = params if params is not None else _build(Params, _keep_weights(raw, faults))[0]
+    if weights is not None:
+        faults = {**find_faults(weights), **faults}
+    if params is None or faults:
+        raise refusal(faults, where)
     if params.matrix is not None and params.matrix.folds == FoldParams():
         params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
-    if faults := find_faults(params):
-        raise refusal(faults, where)
     return params
 
 
@@ -70,6 +74,28 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
     Raises:
         SettingError: with every fault.
     """
+    built, faults = _build(kind, raw)
+    if built is None:
+        raise refusal(faults, where)
+    return built
+
+
+def _keep_weights(raw: Any, faults: Faults) -> Any:
+    """What says where weights come from, without faulty settings, for the faults between these sections."""
+    least = {"seeds": [0], "systems": {}, "train": _section(raw, "fusion", "train")}
+    kept = copy.deepcopy(
+        {"corpus": {}, "fusion": least, **{name: _section(raw, name) for name in ("extract", "finetune")}}
+    )
+    for key in faults:
+        *place, name = key.split(".")
+        section = _find(kept, place)
+        if isinstance(section, dict) and len(place) > 1:
+            section.pop(name, None)
+    return kept
+
+
+def _build(kind: type[T], raw: Any) -> tuple[T | None, Faults]:
+    """Sections with all settings typed, or none and every fault of single sections."""
     built, faults = parse_settings(kind, raw)
     typed: dict[tuple[str, ...], Any] = {}
     for place, table, name, values in _named_sections(raw):
@@ -88,10 +114,10 @@ def read_typed(kind: type[T], raw: Any, where: str) -> T:
     trained, found = _type_training(raw)
     typed, faults = {**typed, **trained}, {**faults, **found}
     if built is None or faults:
-        raise refusal(faults, where)
+        return None, faults
     for place, made in typed.items():
         built = _put(built, place, made)
-    return built
+    return built, {}
 
 
 def _named_sections(raw: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, str], Any, Any]]:
@@ -199,11 +225,16 @@ def _parse_training(values: Any, place: tuple[str, ...]) -> tuple[TrainConfig | 
     return made, faults
 
 
+def _find(raw: Any, place: Sequence[str]) -> Any:
+    for name in place:
+        raw = raw.get(name) if isinstance(raw, dict) else None
+    return raw
+
+
 def _section(raw: Any, *names: str) -> Mapping[str, Any]:
     """A section of the values as read; empty if it is missing or not a section."""
-    for name in names:
-        raw = raw.get(name) if isinstance(raw, dict) else None
-    return {name: value for name, value in raw.items() if isinstance(name, str)} if isinstance(raw, dict) else {}
+    found = _find(raw, names)
+    return {name: value for name, value in found.items() if isinstance(name, str)} if isinstance(found, dict) else {}
 
 
 def _put(node: Any, place: tuple[str, ...], value: Any) -> Any:

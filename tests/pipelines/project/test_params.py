@@ -267,3 +267,28 @@ def test_the_first_command_says_so(
 
 def test_defaults_are_listed() -> None:
     assert {name: default for name, default, _ in rows(FusionParams)}["threads"] == "1"
+
+
+@pytest.mark.parametrize("other", ["", "evaluate: {level: 2}\n", "fusion: {seeds: []}\n", "evalute: 3\n"])
+def test_faults_between_sections_stand_beside_other_faults(tmp_path: Path, other: str) -> None:
+    fusion = "" if "fusion" in other else "fusion: {seeds: [0], systems: {a: {model: rnn, modalities: {v: x}}}}\n"
+    faults = faults_of(
+        tmp_path,
+        f"corpus: {{}}\n{other}{fusion}extract: {{a: {{backbone: mobilefacenet, weights: 'finetuned:fase'}}, "
+        "b: {backbone: conv1d, weights: 'finetuned:'}}\n"
+        "finetune:\n  face: {model: rnn, modalities: {v: bb}, release: two-stage, frozen_epochs: 5, train: {epochs: 3, lr: 0}}\n"
+        "  lin: {model: linear, modalities: {v: a}}\n",
+    )
+    expected = {
+        "extract.a.weights": ["'finetuned:fase'", "face"],
+        "extract.b.weights": ["'finetuned:'", "face"],
+        "finetune.face.frozen_epochs": ["5", "3"],
+        "finetune.face.modalities.v": ["'bb'", "'extract' lacks"],
+        "finetune.face.train.lr": ["0"],
+        "finetune.lin.model": ["'linear'", "gradient"],
+        "finetune.lin.modalities.v": ["'a'", "earlier"],
+    }
+    assert expected.keys() <= faults.keys()
+    assert bool(other) == bool(faults.keys() - expected.keys())
+    for key, words in expected.items():
+        assert all(word in faults[key] for word in words), (key, faults[key])
