@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import FingerprintError, SettingError
+from cache.errors import FingerprintError, SettingError, UnknownNameError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
@@ -181,7 +181,11 @@ class Bank:
         """
         names = names_of(self.targets)
         for target in targets:
-            require_known("target", target, names)
+            if target not in names:
+                raise UnknownNameError(
+                    f"Unknown target '{target}' in 'train.targets'; the corpus has {' and '.join(names)}. Set 'targets: "
+                    f"[{', '.join(names)}]', or some of these, in 'fusion.train' of params.yaml."
+                )
         columns = list(map(names.index, targets))
         return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
 

@@ -22,7 +22,7 @@ from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
 from fusion.models import MODELS
 from pipelines.project import paths
 from pipelines.project.params import Params
-from pipelines.project.runs import DOCUMENT, Row, digest_of, read_history
+from pipelines.project.runs import DOCUMENT, Row, list_kept, read_history
 
 _PATIENCE_S = 7 * 24 * 3600.0  # how long to wait for what another process trains
 
@@ -129,24 +129,36 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def prune_finetunings() -> list[str]:
-    """Remove fine-tunings that no run names, states of interrupted ones, and outputs of frozen fronts; returns the folders."""
+def list_finetunings() -> list[Row]:
+    """One row per fine-tuning, as of `list_kept`; what it is are the modalities that it trained."""
     roots = (paths.FINETUNED, paths.REFINETUNED)
-    named = {digest_of(path.parent) for root in roots for path in root.glob(f"*/fold*/fusion/{DOCUMENT}")}
-    removed = []
-    for folder in sorted(
-        path for path in paths.FINETUNINGS.glob("*") if path.is_dir() and not path.name.startswith(".")
-    ):
-        taken = None if folder.name in named else claim(paths.FINETUNINGS, folder.name)
-        if taken is not None:
-            with taken:
-                shutil.rmtree(folder)
-            removed.append(str(folder))
+    runs = sorted(document.parents[1] for root in roots for document in root.glob(f"*/fold*/fusion/{DOCUMENT}"))
+    return list_kept(
+        paths.FINETUNINGS,
+        ((run.relative_to(paths.FINETUNED.parent).as_posix(), fusion_folder(run)) for run in runs),
+        lambda folder: (
+            " and ".join(sorted({path.name.partition(".")[0] for path in weights_folder(folder).glob("*")}))
+            or "unfinished"
+        ),
+    )
+
+
+def remove_finetuning(folder: Path) -> bool:
+    """Remove a fine-tuning, or its state; false if a process is at it."""
+    taken = claim(paths.FINETUNINGS, folder.name)
+    if taken is not None:
+        with taken:
+            shutil.rmtree(folder)
     sweep(paths.FINETUNINGS)
-    if paths.FRONTS.exists() and not list(Path(locks_place(paths.FINETUNINGS)).glob("*")):  # else one may be read
+    return taken is not None
+
+
+def remove_fronts() -> bool:
+    """Remove the outputs of frozen fronts; false if there are none, or a fine-tuning may be reading them."""
+    is_free = paths.FRONTS.exists() and not list(Path(locks_place(paths.FINETUNINGS)).glob("*"))
+    if is_free:
         shutil.rmtree(paths.FRONTS)
-        removed.append(str(paths.FRONTS))
-    return removed
+    return is_free
 
 
 def find_folds(params: Params, name: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 The folder of a run, `work/models/<system>/fold<k>/seed<n>`, has links to the files of a network. Going back to earlier
 settings finds their networks still here and trains nothing; simultaneous trainings share the work through claims.
-`avfusion models prune` removes networks that no run uses.
+`avfusion models prune --yes` removes networks that no run uses.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cache.errors import StoreError
 from cache.store.locks import claim, holder, wait_for_any
 from pipelines.project import paths
-from pipelines.project.runs import DOCUMENT, Row, digest_of, find_run, save_run
+from pipelines.project.runs import DOCUMENT, Row, digest_of, find_run, list_kept, save_run
 
 if TYPE_CHECKING:
     from fusion.training.checkpoint import Checkpoint
@@ -118,38 +118,22 @@ def wait_for(digests: Sequence[str]) -> None:
         raise StoreError(f"The network '{digests[0][:12]}' is {who}. Then run 'avfusion train' again.")
 
 
-def list_networks() -> list[dict[str, Any]]:
-    """One row per network, sorted by digest: first digits, model, size, and the runs that use it."""
+def list_networks() -> list[Row]:
+    """One row per network, as of `list_kept`."""
     from fusion.training.checkpoint import load
 
-    named: dict[str, list[str]] = {}
-    for run in sorted(paths.MODELS.parent.rglob(f"seed*/**/{DOCUMENT}")):
-        if (digest := digest_of(run.parent)) is not None:
-            named.setdefault(digest, []).append(run.parent.relative_to(paths.MODELS.parent).as_posix())
-    rows = []
-    for folder in sorted(path for path in paths.NETWORKS.glob("*") if path.is_dir() and not path.name.startswith(".")):
-        whole = is_kept(folder.name)
-        rows.append(
-            {
-                "network": folder.name[:12],
-                "model": load(folder).model.name if whole else "damaged or unfinished",
-                "kilobytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1000),
-                "runs": ", ".join(named.get(folder.name, ())),
-                "folder": str(folder),
-            }
-        )
-    return rows
+    root = paths.MODELS.parent
+    runs = sorted(document.parent for document in root.rglob(f"seed*/**/{DOCUMENT}"))
+    return list_kept(
+        paths.NETWORKS,
+        ((run.relative_to(root).as_posix(), run) for run in runs),
+        lambda folder: load(folder).model.name if is_kept(folder.name) else "damaged or unfinished",
+    )
 
 
-def prune() -> list[str]:
-    """Remove the networks that no run uses and no process is training; returns their folders."""
-    removed = []
-    for row in list_networks():
-        digest = Path(row["folder"]).name
-        if row["runs"]:
-            continue
-        with claimed(digest) as ours:
-            if ours:
-                shutil.rmtree(place(digest))
-                removed.append(row["folder"])
-    return removed
+def remove_network(folder: Path) -> bool:
+    """Remove a network; false if a process is training it."""
+    with claimed(folder.name) as ours:
+        if ours:
+            shutil.rmtree(folder)
+    return ours

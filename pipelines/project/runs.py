@@ -224,6 +224,31 @@ def digest_of(folder: Path) -> str | None:
         return None
 
 
+def list_kept(root: Path, users: Iterable[tuple[str, Path]], describe: Callable[[Path], str]) -> list[Row]:
+    """One row per folder that is kept under a digest, sorted by it: first digits, what it is, size, who uses it.
+
+    Args:
+        root: folder of these folders.
+        users: name of each user → its folder with a run document.
+        describe: folder → what it is.
+    """
+    named: dict[str, list[str]] = {}
+    for name, folder in users:
+        if (digest := digest_of(folder)) is not None:
+            named.setdefault(digest, []).append(name)
+    return [
+        {
+            "network": folder.name[:12],
+            "model": describe(folder),
+            "kilobytes": round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1000),
+            "runs": ", ".join(named.get(folder.name, ())),
+            "folder": str(folder),
+        }
+        for folder in sorted(root.glob("*"))
+        if folder.is_dir() and not folder.name.startswith(".")
+    ]
+
+
 def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
     """All networks of a run, each exactly as its training saved it.
 

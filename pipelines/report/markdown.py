@@ -223,7 +223,7 @@ def _finetuned(params: Params, history: list[Row]) -> list[str]:
         best, run = best_epoch(own), params.finetune[name]
         trained = ", ".join(plain(run.modalities[modality]) for modality in run.tuned)
         figures = [figure(best.get(target)) for target in (*targets, "ccc")]
-        rows.append([plain(name), str(fold), trained, run.model, f"{best['epoch']} of 0 to {len(own) - 1}", *figures])
+        rows.append([plain(name), str(fold), trained, run.model, f"{best['epoch']} (0 to {len(own) - 1})", *figures])
     header = [
         "fine-tuning",
         "fold",

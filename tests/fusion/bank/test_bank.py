@@ -149,7 +149,9 @@ def test_select_targets(corpus):
     bank = corpus.bank("b").select_targets(("arousal",))
     assert bank.labels.shape == (34, 1)
     assert bank.labels[9].isfinite()
-    with pytest.raises(UnknownNameError, match="Unknown target 'anger'"):
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown target 'anger'.* arousal\. Set 'targets: \[arousal\]'.*params.yaml"
+    ):
         bank.select_targets(("anger",))
 
 

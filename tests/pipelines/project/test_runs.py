@@ -230,8 +230,11 @@ def test_models_that_no_run_names_can_be_removed(project: Path, run: Callable, e
         "models/fused/fold0/seed0",
     ]
     assert {row["model"] for row in table} == {"rnn"}
-    removed = json.loads(run("models", "prune", "--json").stdout)
-    assert {row["removed"] for row in removed} == {row["folder"] for row in table if not row["runs"]}
+    unused = [row for row in table if not row["runs"]]
+    assert json.loads(run("models", "prune", "--json").stdout) == unused
+    assert "add --yes" in run("models", "prune").stderr
+    assert len(networks(project)) == 6
+    assert json.loads(run("models", "prune", "--yes", "--json").stdout) == unused
     assert len(networks(project)) == 3
     assert run("train").stderr.startswith("3 of 3 networks are trained already")
 

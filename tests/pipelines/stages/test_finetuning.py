@@ -134,7 +134,7 @@ def test_its_epochs_are_in_the_plots_and_in_the_report(
         "0",
         "conv1d",
         "rnn",
-        f"{kept['epoch']} of 0 to 1",
+        f"{kept['epoch']} (0 to 1)",
     ]
     assert "conv1d ran with random weights; figures of frozen only show" in report
     assert Path("results/figures/finetuning.png").read_bytes().startswith(b"\x89PNG")
@@ -155,7 +155,9 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     section()
     assert "is finished already" in finetune(run).stderr
     assert tuned() == first
-    assert len(json.loads(run("models", "prune", "--json").stdout)) == 1
+    listed = json.loads(run("models", "ls", "--json").stdout)
+    assert {(row["model"], row["runs"]) for row in listed} == {("audio", ""), ("audio", "finetuned/emotion/fold0")}
+    assert len(json.loads(run("models", "prune", "--yes", "--json").stdout)) == 1
     assert "is finished already" in finetune(run).stderr
 
 
@@ -216,8 +218,9 @@ def test_frozen_fronts_are_shared_by_runs_until_they_are_pruned(run: Run, sectio
     section(release="two-stage", frozen_epochs=1, released_lr=1e-3)
     assert said not in finetune(run).stderr
     with claimed("a running one"):
-        assert "work/fronts" not in json.loads(run("models", "prune", "--json").stdout)
-    assert {"removed": "work/fronts"} in json.loads(run("models", "prune", "--json").stdout)
+        run("models", "prune", "--yes")
+        assert Path("work/fronts").exists()
+    assert "outputs of frozen fronts" in run("models", "prune", "--yes").stderr
     assert not Path("work/fronts").exists()
 
 
@@ -380,7 +383,12 @@ def test_every_fold_has_weights_and_features_of_its_own(
     finetune(run)
     assert run("extract", "--backbone", "voice").exit_code == 0
     assert run("train").exit_code == 0
-    assert [network["model"] for network in json.loads(run("models", "ls", "--json").stdout)] == ["rnn", "rnn"]
+    assert [network["model"] for network in json.loads(run("models", "ls", "--json").stdout)] == [
+        "rnn",
+        "rnn",
+        "audio",
+        "audio",
+    ]
 
 
 def test_what_no_fine_tuning_makes_is_reported(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
