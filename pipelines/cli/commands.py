@@ -18,6 +18,7 @@ from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
+from pipelines.cli.submit import submit
 from pipelines.cli.unlock import unlock
 from pipelines.console.console import Group, guarded, say, show
 from pipelines.project import paths
@@ -35,7 +36,7 @@ def avfusion() -> None:
     """
 
 
-for command in (cache_commands, corpus, finetune, models, unlock):
+for command in (cache_commands, corpus, finetune, models, submit, unlock):
     avfusion.add_command(command)
 
 

@@ -198,7 +198,7 @@ def shrink_finetuning(params: dict) -> None:
 
 def shrink_matrix(matrix: dict) -> None:
     matrix["seeds"], matrix["workers"], matrix["train"]["epochs"] = [0], 1, 1
-    matrix["systems"] = {name: matrix["systems"][name] for name in ("rnn_va", "linear_vat")}
+    matrix["systems"] = {name: matrix["systems"][name] for name in ("rnn_va", "linear_va")}
 
 
 def change(folder: Path, edit: object, name: str = "params.yaml") -> None:

@@ -1,0 +1,162 @@
+"""The file of ABAW's valence-arousal challenge: one row per frame of the organisers' sample, in its order.
+
+    image_location,valence,arousal
+    video59_right/00001.jpg,0.123456,-0.5
+    …
+
+`<trial>/<number>.jpg` names a frame: number 1 is frame 0 of the trial. Frames after the last one that was decoded repeat its
+prediction, as the published code does. [Kollias2019]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.corpus.manifest import Manifest
+from cache.documents.documents import write_file
+from cache.errors import CorpusError
+from cache.settings import expected_one_of
+from cache.targets import AFFECT, names_of
+from extract.corpora.reading import read_csv
+from pipelines.submission.faults import Faults, find_fault
+
+HEADER = ("image_location", *names_of(AFFECT))
+_LOCATION = re.compile(r"(?P<trial>.+)/(?P<number>\d+)\.\w+")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The frames that the organisers ask for.
+
+    Attributes:
+        locations: first column, row by row.
+        trials: trial of each row.
+        frames: (N,) int64 frame of each row, from 0.
+    """
+
+    locations: list[str]
+    trials: list[str]
+    frames: NDArray[np.int64]
+
+    def trial_ids(self) -> list[str]:
+        """The trials, in order of first appearance."""
+        return list(dict.fromkeys(self.trials))
+
+
+def read_sample(path: Path) -> Sample:
+    """Read the organisers' sample; its values do not matter, nor whether there are any.
+
+    Raises:
+        CorpusError: if there is no such file, or it is no sample, with the faulty lines.
+    """
+    header, *rows = read_csv(path) or [[]]
+    if header[:1] != [HEADER[0]]:
+        raise CorpusError(
+            f"'{path}' starts with '{','.join(header)[:60]}', expected '{','.join(HEADER)}'. Name the sample of the organisers."
+        )
+    faults = Faults(path)
+    locations, trials, frames = [], [], []
+    seen: dict[str, int] = {}
+    for number, location in enumerate((cells[0] for cells in rows if cells), start=2):
+        match = _LOCATION.fullmatch(location)
+        if not match or int(match["number"]) < 1:
+            faults.add(number, f"'{location[:60]}', expected TRIAL/00001.jpg or a later number")
+        elif location in seen:
+            faults.add(number, f"'{location}' stands in line {seen[location]} already")
+        else:
+            seen[location] = number
+            locations.append(location)
+            trials.append(match["trial"])
+            frames.append(int(match["number"]) - 1)
+    faults.refuse("Ask for the sample again.")
+    return Sample(locations, trials, np.array(frames, np.int64))
+
+
+def check_trials(sample: Sample, manifest: Manifest, path: Path) -> None:
+    """Check that the corpus has the trials of a sample, and valence and arousal.
+
+    Raises:
+        CorpusError: if it has not.
+    """
+    lacking = [name for name in HEADER[1:] if name not in manifest.names]
+    if lacking:
+        raise CorpusError(
+            f"The corpus has no target {' and '.join(lacking)}, which '{path}' asks for. Submit predictions of a corpus with both."
+        )
+    known = {trial.id for trial in manifest.trials}
+    absent = [trial_id for trial_id in sample.trial_ids() if trial_id not in known]
+    if absent:
+        raise CorpusError(
+            f"'{path}' asks for {len(absent)} of {len(sample.trial_ids())} trials that the corpus does not have (first: '{absent[0]}', "
+            f"{expected_one_of(absent[0], sorted(known)) if len(known) < 20 else f'among {len(known)} others'}). Put their "
+            "videos or crops where corpus.root is, with the organisers' list of the test set, and run 'dvc repro' or the commands again."
+        )
+
+
+def write(
+    path: Path, sample: Sample, predictions: Mapping[str, NDArray[np.float32]], manifest: Manifest
+) -> dict[str, int]:
+    """Write the file, atomically.
+
+    Args:
+        path: of the file.
+        sample: rows and their order.
+        predictions: trial → (T, C) in the order of the corpus's targets; clipped to [-1, 1].
+        manifest: the corpus.
+
+    Returns:
+        Numbers of rows and trials, of rows repeated after the last frame of a trial, and of values that were clipped.
+    """
+    columns = [manifest.names.index(name) for name in HEADER[1:]]
+    values = np.empty((len(sample.frames), len(columns)), np.float32)
+    repeated, row = 0, 0
+    for trial_id, group in groupby(sample.trials):
+        count = sum(1 for _ in group)
+        own, frames = predictions[trial_id][:, columns], sample.frames[row : row + count]
+        repeated += int((frames >= len(own)).sum())
+        values[row : row + count] = own[np.minimum(frames, len(own) - 1)]
+        row += count
+    clipped = int((np.abs(values) > 1).sum())
+    rows = (
+        f"{location},{valence:.6f},{arousal:.6f}\n"
+        for location, (valence, arousal) in zip(sample.locations, np.clip(values, -1, 1).tolist(), strict=True)
+    )
+    write_file(path, (",".join(HEADER) + "\n" + "".join(rows)).encode())
+    return {"rows": len(values), "trials": len(sample.trial_ids()), "repeated": repeated, "clipped": clipped}
+
+
+def check(path: Path, sample: Sample) -> int:
+    """Check a file against the sample, whoever wrote it; returns its number of rows.
+
+    Raises:
+        CorpusError: if there is no such file, or with its faults, line by line.
+    """
+    header, *rows = [cells for cells in read_csv(path) if cells] or [[]]
+    faults = Faults(path)
+    if tuple(header) != HEADER:
+        faults.add(1, f"'{','.join(header)[:60]}', expected '{','.join(HEADER)}'")
+    if len(rows) != len(sample.locations):
+        faults.add(len(rows) + 1, f"is the last of {len(rows)} rows, expected {len(sample.locations)}")
+    for number, (cells, location) in enumerate(zip(rows, sample.locations, strict=False), start=2):
+        for fault in _find_faults(cells, location):
+            faults.add(number, fault)
+    faults.refuse("Write it again, e.g. with 'avfusion submit abaw'.")
+    return len(rows)
+
+
+def _find_faults(cells: Sequence[str], location: str) -> Iterator[str]:
+    found, *values = cells
+    if found != location:
+        yield f"'{found[:60]}', expected '{location}' as in the sample"
+    if len(values) != len(HEADER) - 1:
+        yield f"{len(values)} values, expected {len(HEADER) - 1}"
+    for name, cell in zip(HEADER[1:], values, strict=False):
+        if fault := find_fault(cell, -1, 1):
+            yield f"{name} {fault}"

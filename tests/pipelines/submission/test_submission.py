@@ -1,0 +1,201 @@
+"""Files for challenges: written from trained runs in the sample's order and count, and checked line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cache.clock import FrameClock
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import CorpusError
+from cache.targets import AFFECT, Target
+from pipelines.project.corpus_files import load_corpus
+from pipelines.submission import abaw, muse
+
+HEADER = "image_location,valence,arousal\n"
+TRIALS = {"video59": 3, "video59_right": 2, "10-60-1280x720": 4}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return Manifest(
+        tmp_path, tuple(Trial(name, name, "test", FrameClock(Fraction(4), count), {}) for name, count in TRIALS.items())
+    )
+
+
+@pytest.fixture
+def predictions() -> dict[str, np.ndarray]:
+    """Trial → valence 0.1 i, arousal 1 - i in frame i."""
+    return {
+        name: np.stack([0.1 * np.arange(count), 1 - np.arange(count)], axis=1).astype(np.float32)
+        for name, count in TRIALS.items()
+    }
+
+
+def write(path: Path, *rows: str, header: str = HEADER) -> Path:
+    path.write_text(header + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_are_those_of_the_sample_in_its_order(tmp_path: Path, manifest: Manifest, predictions: dict) -> None:
+    rows = (
+        "video59_right/00002.jpg,0,0",
+        "10-60-1280x720/00001.jpg",
+        "video59_right/00001.jpg,,",
+        "video59/00005.jpg,0,0",
+    )
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", *rows))
+    abaw.check_trials(sample, manifest, tmp_path / "sample.txt")
+    out = tmp_path / "deep" / "out.txt"
+    assert abaw.write(out, sample, predictions, manifest) == {"rows": 4, "trials": 3, "repeated": 1, "clipped": 0}
+    assert out.read_text().splitlines() == [
+        HEADER.strip(),
+        "video59_right/00002.jpg,0.100000,0.000000",
+        "10-60-1280x720/00001.jpg,0.000000,1.000000",
+        "video59_right/00001.jpg,0.000000,1.000000",
+        "video59/00005.jpg,0.200000,-1.000000",  # of three frames
+    ]
+    assert abaw.check(out, sample) == 4
+
+
+def test_values_are_clipped(tmp_path: Path, manifest: Manifest, predictions: dict) -> None:
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", "10-60-1280x720/00004.jpg"))
+    assert abaw.write(tmp_path / "out.txt", sample, predictions, manifest)["clipped"] == 1
+    assert (tmp_path / "out.txt").read_text().endswith(".jpg,0.300000,-1.000000\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ((), "frame 0"),
+        (("video59/1.jpg", "video59/1.jpg"), "line 3: 'video59/1.jpg' stands in line 2 already"),
+        (("video59/00000.jpg",), "line 2: 'video59/00000.jpg', expected TRIAL/00001.jpg"),
+        (("video59",), "line 2: 'video59'"),
+    ],
+)
+def test_no_sample(tmp_path: Path, rows: tuple[str, ...], said: str) -> None:
+    path = write(tmp_path / "sample.txt", *rows, header=HEADER if rows else "frame 0\n")
+    with pytest.raises(CorpusError) as caught:
+        abaw.read_sample(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_trials_that_the_corpus_lacks(tmp_path: Path, manifest: Manifest) -> None:
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", "video59_left/1.jpg", "video59/1.jpg"))
+    with pytest.raises(CorpusError, match=r"1 of 2 trials .*'video59_left'.* corpus\.root"):
+        abaw.check_trials(sample, manifest, tmp_path / "sample.txt")
+    other = Manifest(tmp_path, (), (Target("valence"),))
+    with pytest.raises(CorpusError, match="no target arousal"):
+        abaw.check_trials(sample, other, tmp_path / "sample.txt")
+
+
+FAULTY = {
+    "other order": (
+        ["a/2.jpg,0,0", "a/1.jpg,0,0"],
+        HEADER,
+        ["line 2: 'a/2.jpg', expected 'a/1.jpg'", "line 3: 'a/1.jpg'"],
+    ),
+    "too few": (["a/1.jpg,0,0"], HEADER, ["line 2: is the last of 1 rows, expected 2"]),
+    "too many": (["a/1.jpg,0,0", "a/2.jpg,0,0", "a/3.jpg,0,0"], HEADER, ["line 4: is the last of 3 rows"]),
+    "header": (["a/1.jpg,0,0", "a/2.jpg,0,0"], "image,valence,arousal\n", ["line 1: 'image,valence,arousal'"]),
+    "range": (["a/1.jpg,0,1.5", "a/2.jpg,-2,0"], HEADER, ["line 2: arousal '1.5'", "line 3: valence '-2'"]),
+    "numbers": (["a/1.jpg,nan,0", "a/2.jpg,0,x"], HEADER, ["line 2: valence 'nan'", "line 3: arousal 'x'"]),
+    "columns": (["a/1.jpg,0", "a/2.jpg,0,0,0"], HEADER, ["line 2: 1 values, expected 2", "line 3: 3 values"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_every_fault_of_a_file_is_named(tmp_path: Path, fault: str) -> None:
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", "a/1.jpg", "a/2.jpg"))
+    rows, header, said = FAULTY[fault]
+    with pytest.raises(CorpusError) as caught:
+        abaw.check(write(tmp_path / "own.txt", *rows, header=header), sample)
+    assert all(text in str(caught.value) for text in said), str(caught.value)
+    assert f"has {len(said)} fault" in str(caught.value)
+
+
+def test_of_many_faults_the_first_are_shown_and_all_counted(tmp_path: Path) -> None:
+    names = [f"a/{number}.jpg" for number in range(1, 101)]
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", *names))
+    with pytest.raises(CorpusError, match=r"(?s)has 100 faults.*line 2:.*line 21:.*and 80 more") as caught:
+        abaw.check(write(tmp_path / "own.txt", *(f"{name},0,7" for name in names)), sample)
+    assert "line 22:" not in str(caught.value)
+
+
+def test_the_form_of_muse(tmp_path: Path, predictions: dict) -> None:
+    targets = (AFFECT[0], Target("arousal", low=0.0, high=0.5))
+    trials = tuple(Trial(n, n, "test", FrameClock(Fraction(2), count, 1.0), {}) for n, count in TRIALS.items())
+    manifest = Manifest(tmp_path, trials, targets)
+    folder = tmp_path / "out"
+    assert muse.write(folder, predictions, manifest) == {"files": 6, "rows": 18, "clipped": 6}
+    assert (folder / "arousal/video59.csv").read_text() == (
+        "timestamp,value\n1000,0.500000\n1500,0.000000\n2000,0.000000\n"
+    )
+    assert muse.check(folder, list(TRIALS), manifest) == 6
+    (folder / "arousal/video59.csv").write_text("timestamp,value\n1000,0.7\n1600,0.1\n")
+    with pytest.raises(CorpusError) as caught:
+        muse.check(folder, list(TRIALS), manifest)
+    for said in ("2 rows, expected 3", "line 2: '0.7'", "line 3: '1600', expected a number from 1499 to 1501"):
+        assert said in str(caught.value)
+    (folder / "valence/video59.csv").unlink()
+    with pytest.raises(CorpusError, match=r"lacks 1 files \(first: 'video59.csv'\)"):
+        muse.check(folder, list(TRIALS), manifest)
+
+
+def test_from_trained_runs(project: Path, run: Callable[..., Result]) -> None:
+    assert run("train", "--system", "fused", "--system", "audio").exit_code == 0
+    trials = load_corpus().trials
+    rows = [
+        f"{trial.id}/{number + 1:05d}.jpg" for trial in reversed(trials) for number in range(trial.clock.num_frames + 1)
+    ]
+    sample = write(project / "sample.txt", *rows)
+
+    def submit(*options: str) -> np.ndarray:
+        result = run("submit", "abaw", "--sample", "sample.txt", *options, "--json")
+        assert result.exit_code == 0, result.output
+        assert "3 rows are after the last frame" in result.stderr
+        (told,) = json.loads(result.stdout)
+        assert (told["rows"], told["trials"], told["repeated"]) == (len(rows), 3, 3)
+        lines = Path("results/abaw.txt").read_text().splitlines()[1:]
+        assert [line.split(",")[0] for line in lines] == rows
+        return np.array([line.split(",")[1:] for line in lines], np.float64)
+
+    alone = [submit("--runs", f"{system}/fold0/seed{seed}") for system in ("fused", "audio") for seed in (0, 1)]
+    assert not np.allclose(alone[0], alone[2])
+    assert np.allclose(submit("--runs", "fused,audio"), np.mean(alone, axis=0), atol=2e-6)
+    assert np.allclose(submit("--runs", "fused", "--runs", "fused/fold0/seed1"), np.mean(alone[:2], axis=0), atol=2e-6)
+    best = submit("--runs", "audio", "--best-folds", "1")
+    assert all(any(np.allclose(best[:, t], one[:, t], atol=2e-6) for one in alone[2:]) for t in range(2))
+    assert run("submit", "abaw", "--sample", str(sample), "--check", "results/abaw.txt").exit_code == 0
+    for options, said in (
+        (("--runs", "fuse"), "'fused'"),
+        (("--runs", "visual"), "'avfusion train'"),
+        (("--runs", "fused/fold3"), "fused/fold0/seed0"),
+        (("--runs", "fused", "--best-folds", "2"), "at most 1"),
+        ((), "--runs"),
+    ):
+        result = run("submit", "abaw", "--sample", "sample.txt", *options)
+        assert result.exit_code != 0
+        assert said in result.stderr, (options, result.stderr)
+
+
+def test_networks_count_by_their_validation_ccc(project: Path, run: Callable[..., Result]) -> None:
+    from pipelines.project.params_file import read_params
+    from pipelines.submission.ensemble import find_members, predict_together
+
+    assert run("train", "--system", "audio").exit_code == 0
+    members, manifest = find_members(read_params(), ["audio"]), load_corpus()
+    chosen = [manifest.trials[0].id]
+    first, second = (predict_together([member], chosen, manifest, "mean", "features")[chosen[0]] for member in members)
+    members[0].network.validation.update(valence=0.3, arousal=-0.2)
+    members[1].network.validation.update(valence=0.1, arousal=0.4)
+    found = predict_together(members, chosen, manifest, "ccc", "features")[chosen[0]]
+    assert np.allclose(found[:, 0], 0.75 * first[:, 0] + 0.25 * second[:, 0], atol=1e-6)
+    assert np.allclose(found[:, 1], second[:, 1], atol=1e-6)
