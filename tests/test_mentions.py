@@ -34,7 +34,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b")
 PLACEHOLDER = re.compile(r"[{<\[%$(@…]")
 FOREIGN = {
     "dvc": {"--only-changed"},
-    "pip": {"--constraint", "--disable-pip-version-check", "--editable", "--quiet"},
+    "pip": {"--constraint", "--disable-pip-version-check", "--editable", "--no-compile", "--quiet"},
     "pytest": {"--dist", "--import-mode"},
     "ruff": {"--check"},
     "benchmarks": {"--repeats"},
