@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -67,6 +67,21 @@ def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
     require_known(kind, name, table)
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def exports(table: Mapping[str, str]) -> Callable[[str], Any]:
+    """What a package defines as `__getattr__`, so that its public names are imported when they are first asked for.
+
+    Args:
+        table: public name → its module.
+    """
+
+    def import_name(name: str) -> Any:
+        if name not in table:
+            raise AttributeError(f"There is no public name '{name}'; {expected_one_of(name, sorted(table))}")
+        return getattr(importlib.import_module(table[name]), name)
+
+    return import_name
 
 
 def config_of(target: str) -> type:

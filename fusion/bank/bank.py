@@ -8,18 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import FingerprintError, SettingError, UnknownNameError
+from cache.errors import FingerprintError, SettingError, ShapeError, UnknownNameError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
-from cache.targets import Target, names_of, to_unit
+from cache.targets import AFFECT, Target, names_of, to_unit
 from cache.windows import Window, cut_windows
 from fusion.bank.batches import Batches
 from fusion.bank.mapped import choose_resident, load_rows
@@ -102,6 +105,62 @@ class Bank:
             recipes={modality: store.recipe for modality, store in sorted(stores.items())},
             ahead=ahead,
         )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        embeddings: Mapping[str, Mapping[str, NDArray[Any]]],
+        labels: Mapping[str, NDArray[Any]] | None = None,
+        targets: tuple[Target, ...] = AFFECT,
+        device: str = "cpu",
+    ) -> Bank:
+        """Take trials from arrays, without any store or manifest.
+
+        Args:
+            embeddings: modality → trial → (T, D), the same trials in each; a frame with nan in any dimension was not seen.
+            labels: trial → (T, C) in the ranges of the targets, nan where not annotated; trials may be left out.
+            targets: the label columns.
+            device: where the tensors live.
+
+        Raises:
+            SettingError: if there is no modality or no trial.
+            ShapeError: if arrays of a trial differ in length, those of a modality in width, or modalities in their trials.
+        """
+        first = next(iter(embeddings.values()), {})
+        if not first:
+            raise SettingError(
+                f"The bank has no trial in {len(embeddings)} modalities; expected at least one. Name some."
+            )
+        lengths = {trial_id: len(rows) for trial_id, rows in first.items()}
+        labels = labels or {}
+        for what, arrays in (*embeddings.items(), ("labels", labels)):
+            shapes = {trial_id: np.shape(rows) for trial_id, rows in arrays.items()}
+            width = len(targets) if what == "labels" else next(iter(shapes.values()), (0, 0))[-1]
+            expected = {trial_id: (length, width) for trial_id, length in lengths.items()}
+            wrong = [
+                trial_id
+                for trial_id in dict.fromkeys([*expected, *shapes])
+                if shapes.get(trial_id) != expected.get(trial_id) and not (what == "labels" and trial_id not in shapes)
+            ]
+            if wrong:
+                raise ShapeError(
+                    f"'{what}' of trial '{wrong[0]}' has shape {shapes.get(wrong[0])}, expected {expected.get(wrong[0])}: every modality "
+                    "needs the same trials and widths. Fix the arrays."
+                )
+        clock = {trial_id: FrameClock(Fraction(1), length) for trial_id, length in lengths.items()}
+        given = {trial_id: np.asarray(own, np.float32) for trial_id, own in labels.items()}
+        trials = [Trial(each, each, "", clock[each], {}, given.get(each)) for each in lengths]
+        rows: dict[str, Rows] = {}
+        valid, recipes = {}, {}
+        for modality, arrays in sorted(embeddings.items()):
+            whole = np.concatenate([np.asarray(arrays[each], np.float32) for each in lengths])
+            whole = np.concatenate([whole, np.zeros((1, whole.shape[1]), np.float32)])
+            seen = np.isfinite(whole).all(axis=1)
+            seen[-1] = False
+            rows[modality] = ResidentRows(torch.from_numpy(np.where(seen[:, None], whole, 0))).to(torch.device(device))
+            valid[modality] = torch.from_numpy(seen).to(device)
+            recipes[modality] = Recipe("arrays", modality, whole.shape[1], dtype="float32")
+        return replace(cls.of_labels(trials, targets, device), embeddings=rows, valid=valid, recipes=recipes)
 
     @classmethod
     def of_labels(cls, trials: Sequence[Trial], targets: tuple[Target, ...], device: str = "cpu") -> Bank:

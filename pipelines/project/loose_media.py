@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,13 +15,11 @@ from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
+from extract.engine.one_file import SOUND_RATE, trial_of_file
 from extract.faces.tracking import FACES, REFERENCE
-from extract.media.audio import media_clock
-from extract.media.timeline import first_picture_s
 from pipelines.console.console import warn
 
 _KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be
-SOUND_RATE = Fraction(25)  # frames per second of files without pictures
 
 
 class _Contents(Document):
@@ -130,7 +128,7 @@ def loose_manifest(
         try:
             require_text(path.absolute())
             encode_trial_id(name)
-            clock = media_clock(path, rate or SOUND_RATE)
+            trial = trial_of_file(name, path, rate or SOUND_RATE)
         except Exception as error:  # whatever library it is of
             unread[name] = plain_error(error)
             continue
@@ -140,11 +138,9 @@ def loose_manifest(
             words = find_transcript(folders[folder], name)
         except AvFusionError as error:
             unclear[name] = str(error)
-        place = path.resolve().as_posix()
-        pictures = first_picture_s(path) is not None
-        if rate is not None and pictures and rate != clock.rate:
-            warn(f"'{path}' keeps its {float(clock.rate):g} frames/s; --rate is for sound without pictures.")
-        kinds = {"audio": place} | ({"video": place, **person} if pictures else {})
-        kinds |= {"words": words.as_posix()} if words else {}
-        trials.append(Trial(name, name, "", clock, kinds, face=REFERENCE if person else face))
+        pictures = "video" in trial.media
+        if rate is not None and pictures and rate != trial.clock.rate:
+            warn(f"'{path}' keeps its {trial.clock.rate_hz:g} frames/s; --rate is for sound without pictures.")
+        kinds = trial.media | (person if pictures else {}) | ({"words": words.as_posix()} if words else {})
+        trials.append(replace(trial, media=kinds, face=REFERENCE if person else face))
     return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread

@@ -1,0 +1,90 @@
+"""The public names of each package, and the examples of docs/api.md as they stand there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache import open_receipt
+from cache.errors import ShapeError
+from fusion import Bank
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("package", ["cache", "extract", "fusion"])
+def test_public_names_exist_and_are_on_the_page(package: str) -> None:
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__doc__
+    (row,) = re.findall(rf"^\| `{package}` \| (.*) \|$", PAGE, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == set(module.__all__)
+    with pytest.raises(
+        AttributeError, match=rf"no public name '{module.__all__[0]}x'.*Did you mean '{module.__all__[0]}'"
+    ):
+        getattr(module, f"{module.__all__[0]}x")
+
+
+def run(example: str, **given: Any) -> dict[str, Any]:
+    assert len(ast.parse(example).body) <= 5
+    names = dict(given)
+    exec(compile(example, "docs/api.md", "exec"), names)
+    return names
+
+
+def test_embeddings_of_a_video(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, receipt = open_receipt(finished / "features/receipts/mobilefacenet.json")
+    trial_id = max(receipt.trials)  # the first one has a label more than pictures, as happens in Aff-Wild2
+    shutil.copy(next((finished / "work/corpus/media").rglob(f"{trial_id}.mp4")), tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    face = run(EXAMPLES[0])["face"]
+    extracted, valid = store.read(trial_id)
+    assert np.array_equal(face.valid, valid)
+    np.testing.assert_allclose(face.embeddings, extracted.astype(np.float32), atol=2e-3)  # the store has float16
+    assert np.all(face.embeddings[~face.valid] == 0)
+    assert np.allclose(np.diff(face.times_s), face.times_s[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_a_model_from_arrays() -> None:
+    rng = np.random.default_rng(0)
+    labels = {name: rng.uniform(-1, 1, (60, 2)) for name in "abc"}
+    mixing = rng.normal(size=(2, 8))
+    rows = {name: own @ mixing for name, own in labels.items()} | {"d": rng.uniform(-1, 1, (40, 2)) @ mixing}
+    labels["a"][3] = np.nan
+    rows["b"][5] = np.nan
+    names = run(EXAMPLES[1], rows=rows, labels=labels)
+    assert names["prediction"].values.shape == (40, 2)
+    assert names["prediction"].targets == ("valence", "arousal")
+    assert not names["bank"].valid["face"][65]
+    assert names["bank"].valid["face"][:65].all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "said"),
+    [
+        (
+            {"face": {"a": (5, 3)}, "voice": {"a": (4, 2)}},
+            {},
+            r"'voice' of trial 'a' has shape \(4, 2\), expected \(5, 2\)",
+        ),
+        ({"face": {"a": (5, 3)}, "voice": {"b": (5, 2)}}, {}, r"'voice' of trial 'a' has shape None"),
+        ({"face": {"a": (5, 3), "b": (5, 4)}}, {}, r"'face' of trial 'b' has shape \(5, 4\), expected \(5, 3\)"),
+        ({"face": {"a": (5, 3)}}, {"a": (5, 1)}, r"'labels' of trial 'a' has shape \(5, 1\), expected \(5, 2\)"),
+        ({"face": {"a": (5, 3)}}, {"x": (5, 2)}, r"'labels' of trial 'x' .* expected None"),
+        ({"face": {"a": (5,)}}, {}, r"'face' of trial 'a' has shape \(5,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit(rows: dict, labels: dict, said: str) -> None:
+    made = {modality: {name: np.zeros(shape) for name, shape in own.items()} for modality, own in rows.items()}
+    with pytest.raises(ShapeError, match=said):
+        Bank.from_arrays(made, {name: np.zeros(shape) for name, shape in labels.items()})
