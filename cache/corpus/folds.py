@@ -284,7 +284,7 @@ def _divide(manifest: Manifest, n: int, seed: int, stratified: bool) -> tuple[Fo
     subjects = [trial.subject for trial in pool]
     if not 2 <= n <= len(set(subjects)):
         raise SettingError(
-            f"{counted(n, 'fold')} of {counted(len(set(subjects)), 'subject')} with labels; expected 2 to {len(set(subjects))} folds. "
+            f"{counted(n, 'fold')} of {counted(len(set(subjects)), 'subject')} with labels; expected {'2' if len(set(subjects)) == 2 else f'2 to {len(set(subjects))}'} folds. "
             "Change the number of folds (fusion.folds.count)."
         )
     rule = StratifiedGroupKFold if stratified else GroupKFold

@@ -184,6 +184,11 @@ def import_features(
         recipe, write = _adopt(path, kind, bundle, options, known_clocks)
     else:
         recipe = bundle.recipe
+        if options.modality not in ("", recipe.modality):
+            raise SettingError(
+                f"'{path}' is an export of ours and says that its modality is '{recipe.modality}', not '{options.modality}'. Leave "
+                "'--modality' out."
+            )
         write = partial(_write_again, path)
     name = options.name or bundle.name or recipe.name
     require_folder_name("Name", name, "Choose another with '--name'.")

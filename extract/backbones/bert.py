@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cache.documents.documents import write_file
 from cache.errors import SettingError, WeightsError
+from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.extras import import_extra
 from extract.inputs.sentences import SentenceInput
@@ -39,6 +40,9 @@ class Config:
 
     max_tokens: int = 256
     pause_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges("backbone 'bert'", self, {"max_tokens": (3, 1e6), "pause_s": (1e-9, 1e6)}, {})
 
 
 SUMMED_LAYERS = 4
@@ -141,10 +145,10 @@ class Bert(Backbone):
                 f"The vocabulary of '{weights.name}' has {speller.size} pieces, its network {self._whole.vocab_size}; they do not "
                 "belong together."
             )
-        if not 3 <= config.max_tokens <= self._whole.max_position_embeddings or not config.pause_s > 0:
+        if config.max_tokens > self._whole.max_position_embeddings:
             raise SettingError(
-                f"Settings max_tokens {config.max_tokens} and pause_s {config.pause_s} s do not fit '{weights.name}'; expected 3 "
-                f"to {self._whole.max_position_embeddings} tokens and a pause above 0 s."
+                f"Setting 'max_tokens' is {config.max_tokens}, expected at most {self._whole.max_position_embeddings}, as many as "
+                f"'{weights.name}' reads. Lower it."
             )
         self.input = SentenceInput(speller, config.max_tokens, config.pause_s)
         self.body: nn.Module = transformers.BertModel(self._whole, add_pooling_layer=False)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from facenet_pytorch import InceptionResnetV1
 from torch import Tensor, nn
 
-from cache.errors import SettingError
+from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
 from extract.weights.weights import Weights, WeightsCard, load_into
@@ -34,6 +34,9 @@ class Config:
 
     standardise: str = "fixed"
     missing: str = "skip"
+
+    def __post_init__(self) -> None:
+        check_ranges("backbone 'facenet'", self, {}, {"standardise": ("fixed", "half"), "missing": ("skip", "black")})
 
 
 SIZE = 160
@@ -91,13 +94,8 @@ class FaceNet(Backbone):
         """Build the network with these weights.
 
         Raises:
-            SettingError: if the standardisation or 'missing' is unknown.
             WeightsError: if the weights do not fit.
         """
-        if config.standardise not in STDS:
-            raise SettingError(
-                f"FaceNet has no standardisation '{config.standardise}'; expected one of {', '.join(STDS)}."
-            )
         with weights.seeded():
             network = cls(config, weights)
             if weights.tensors is None:

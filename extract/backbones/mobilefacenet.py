@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingError, WeightsError
+from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
 from extract.weights.weights import Weights, WeightsCard, load_into
@@ -36,6 +37,10 @@ class Config:
     variant: str = ""
     colour: str = ""
     missing: str = "skip"
+
+    def __post_init__(self) -> None:
+        choices = {"variant": ("", "prelu", "foamliu"), "colour": ("", "rgb", "bgr"), "missing": ("skip", "black")}
+        check_ranges("backbone 'mobilefacenet'", self, {}, choices)
 
 
 SIZE = 112
@@ -260,14 +265,9 @@ class MobileFaceNet(Backbone):
         """Build the body that fits the weights.
 
         Raises:
-            SettingError: if variant, colour or 'missing' are unknown, or the variant differs from that of the weights.
+            SettingError: if the variant differs from that of the weights.
             WeightsError: if the weights belong to no known body or do not fit it.
         """
-        if config.variant not in ("", *BODIES) or config.colour not in ("", "rgb", "bgr"):
-            raise SettingError(
-                f"MobileFaceNet has no variant '{config.variant}' in colour order '{config.colour}'; expected one of "
-                f"{', '.join(BODIES)} and one of rgb, bgr."
-            )
         found = config.variant or "prelu" if weights.tensors is None else _variant_of(weights)
         if config.variant not in ("", found):
             raise SettingError(

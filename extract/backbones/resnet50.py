@@ -20,6 +20,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as torchvision_resnet50
 
 from cache.errors import SettingError, WeightsError
+from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
 from extract.weights.weights import Weights, WeightsCard, load_into
@@ -36,6 +37,11 @@ class Config:
 
     variant: str = ""
     missing: str = "skip"
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "backbone 'resnet50'", self, {}, {"variant": ("", "ir50", "imagenet"), "missing": ("skip", "black")}
+        )
 
 
 INPUTS = {
@@ -183,11 +189,9 @@ class ResNet50(Backbone):
         """Build the variant that fits the weights.
 
         Raises:
-            SettingError: if the variant or 'missing' is unknown, or the variant differs from that of the weights.
+            SettingError: if the variant differs from that of the weights.
             WeightsError: if the weights belong to no known variant or do not fit it.
         """
-        if config.variant not in ("", *BODIES):
-            raise SettingError(f"ResNet-50 has no variant '{config.variant}'; expected one of {', '.join(BODIES)}.")
         found = config.variant or "ir50" if weights.tensors is None else _variant_of(weights)
         if config.variant not in ("", found):
             raise SettingError(

@@ -17,10 +17,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingError
+from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.logmel import LogMelInput
-from extract.inputs.spectrogram import HOP, NUM_BANDS, PATCH, RATE_HZ, STARTS, WINDOW
+from extract.inputs.spectrogram import HOP, NUM_BANDS, PATCH, RATE_HZ, WINDOW
 from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
 
 
@@ -38,6 +38,9 @@ class Config:
     start: str = "ahead"
     final_relu: bool = False
     pca: str = ""
+
+    def __post_init__(self) -> None:
+        check_ranges("backbone 'vggish'", self, {}, {"start": ("ahead", "centred")})
 
 
 DIM = 128
@@ -137,13 +140,10 @@ class VGGish(Backbone):
         """Build the network with these weights.
 
         Raises:
-            SettingError: if the patch start is unknown.
             MissingFileError: if the file of the postprocessing does not exist.
             UnknownNameError: if the weights of the postprocessing are unknown.
             WeightsError: if weights do not fit.
         """
-        if config.start not in STARTS:
-            raise SettingError(f"VGGish has no patch start '{config.start}'; expected one of {', '.join(STARTS)}.")
         network = cls(config, weights)
         if weights.tensors is None:
             with weights.seeded():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import MissingFileError, SettingError, ShapeError
+from cache.errors import MissingFileError, SettingError, ShapeError, with_full_stop
 from cache.names import encode_trial_id
 from cache.settings import expected_one_of
 from extract.faces.crops import CropConfig, CropReader
@@ -63,7 +63,8 @@ class ImageInput(Input):
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
             raise SettingError(
-                f"Frames without a face: 'missing' is '{self.missing}', {expected_one_of(self.missing, MISSING)}. Change the value."
+                with_full_stop(f"'missing' is '{self.missing}', {expected_one_of(self.missing, MISSING)}")
+                + " Change it."
             )
 
     @property

@@ -19,6 +19,7 @@ from cache.names import constant
 from cache.recipe import Provenance
 from cache.settings import Faults, expected_one_of
 from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
+from extract.backbones import BACKBONES
 from fusion.models import MODELS
 from pipelines.project import paths
 from pipelines.project.params import Params
@@ -44,7 +45,8 @@ def find_finetuning(params: Params, name: str) -> tuple[str, str]:
     wanted = params.extract[name]
     _, colon, run = wanted.weights.partition(":")
     if colon and run not in params.finetune:
-        text = f"extract.{name}.weights is '{wanted.weights}', {expected_one_of(run, params.finetune)}"
+        known = expected_one_of(run, params.finetune) if params.finetune else "but there is no section 'finetune'"
+        text = f"extract.{name}.weights is '{wanted.weights}', {known}"
         raise SettingError(with_full_stop(text))
     found = [
         (each, modality)
@@ -171,8 +173,13 @@ def find_folds(params: Params, name: str) -> list[int]:
     if params.fusion.folds.number >= 0 or not asks_for_finetuned(params.extract[name].weights):
         return [chosen]
     run, _ = find_finetuning(params, name)
-    found = (path.parent.name for path in paths.FINETUNED.glob(f"{run}/fold*/fusion"))
-    return sorted(int(folder.removeprefix("fold")) for folder in found) or [chosen]
+    return sorted(_folds_of(run)) or [chosen]
+
+
+def _folds_of(run: str) -> dict[int, Path]:
+    """Number of a fold → the fusion model of its fine-tuning; folders of other names are somebody else's."""
+    found = {path.parent.name.removeprefix("fold"): path for path in paths.FINETUNED.glob(f"{run}/fold*/fusion")}
+    return {int(number): path for number, path in found.items() if number.isdecimal()}
 
 
 def gather_finetunings(params: Params) -> list[Row]:
@@ -183,9 +190,9 @@ def gather_finetunings(params: Params) -> list[Row]:
     """
     found = []
     for run in params.finetune:
-        folders = (path.parent for path in (paths.FINETUNED / run).glob(f"fold*/fusion/{DOCUMENT}"))
-        for folder in sorted(folders, key=lambda path: int(path.parent.name.removeprefix("fold"))):
-            found += [{**row, "system": run} for row in read_history(folder)]
+        for _, folder in sorted(_folds_of(run).items()):
+            if (folder / DOCUMENT).is_file():
+                found += [{**row, "system": run} for row in read_history(folder)]
     return found
 
 
@@ -226,6 +233,17 @@ def find_faults(params: Params) -> Faults:
             faults[f"finetune.{run}.model"] = (
                 f"is '{finetuning.model}', which is solved in closed form and gives backbones no gradient; choose another"
             )
+        if finetuning.train.per_target:
+            faults[f"finetune.{run}.train.per_target"] = (
+                "is true, but backbones are trained once for all targets, expected false; name one target in 'train.targets' for "
+                "backbones of its own"
+            )
+        read = {_kind_of(params, finetuning.modalities[modality]) for modality in finetuning.tuned}
+        for setting, kind, changes in (("images", "visual", finetuning.images), ("sound", "audio", finetuning.sound)):
+            if changes.any and None not in read and kind not in read:
+                faults[f"finetune.{run}.{setting}"] = (
+                    f"changes what no trained backbone reads: none is {kind}; remove it"
+                )
         for modality in finetuning.tuned:
             start, key = finetuning.modalities[modality], f"finetune.{run}.modalities.{modality}"
             if start not in params.extract:
@@ -240,11 +258,24 @@ def find_faults(params: Params) -> Faults:
     for name, section in params.extract.items():
         if asks_for_finetuned(section.weights):
             try:
-                find_finetuning(params, name)
+                run, modality = find_finetuning(params, name)
             except SettingError as error:
                 key = f"extract.{name}.weights"
                 faults[key] = str(error).removeprefix(f"{key} ").removesuffix(".")
+                continue
+            start = params.finetune[run].modalities[modality]
+            own, theirs = vars(section.settings), vars(params.extract[start].settings)
+            for setting in own:
+                if own[setting] != theirs[setting]:
+                    faults[f"extract.{name}.settings.{setting}"] = (
+                        f"is {own[setting]!r}, expected {theirs[setting]!r}, with which its weights are trained (those of '{start}')"
+                    )
     return faults
+
+
+def _kind_of(params: Params, name: str) -> str | None:
+    """What the backbone of a feature set reads; None if there is no such set."""
+    return constant(BACKBONES[params.extract[name].backbone], "modality") if name in params.extract else None
 
 
 def _asked(params: Params, name: str) -> tuple[str, str] | None:

@@ -56,6 +56,10 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     weights = params if params is not None else _build(Params, _keep_weights(raw, faults))[0]
     if weights is not None:
         faults = {**find_faults(weights), **faults}
+    if params is not None and params.evaluate.best_folds > 1 and params.fusion.folds.number >= 0:
+        faults["evaluate.best_folds"] = (
+            f"is {params.evaluate.best_folds}, expected 0 or 1 where one fold is trained; set fusion.folds.number to -1 for all"
+        )
     if params is None or faults:
         raise refusal(faults, where)
     if params.matrix is not None and params.matrix.folds == FoldParams():
@@ -91,6 +95,11 @@ def _keep_weights(raw: Any, faults: Faults) -> Any:
         section = _find(kept, place)
         if isinstance(section, dict) and len(place) > 1:
             section.pop(name, None)
+        if place[:1] == ["finetune"] and name == "model":
+            section |= {
+                "model": next(iter(MODELS)),
+                "settings": {},
+            }  # any does: which one trains weights does not matter here
     return kept
 
 

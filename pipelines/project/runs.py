@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[2]
 
 Row = dict[str, Any]
 
+_AGAIN = "Run 'avfusion train' again, or 'avfusion finetune' for a fine-tuning"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -179,9 +181,9 @@ def _digest_network(folder: Path) -> str:
 def _read(folder: Path) -> RunDocument:
     """The document of a finished run. Errors as of `read_history`."""
     path = folder / DOCUMENT
-    found = read_document(path, RunDocument, "Run 'avfusion train' again; only this network is redone.", WeightsError)
+    found = read_document(path, RunDocument, f"{_AGAIN}; only this network is redone.", WeightsError)
     if found is None:
-        raise MissingFileError(f"No '{path}': the training of this network did not finish. Run 'avfusion train' again.")
+        raise MissingFileError(f"No '{path}': the training of this network did not finish. {_AGAIN}.")
     return found
 
 
@@ -264,8 +266,8 @@ def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
     for part in parts:
         if _read(part).network != _digest_network(part):
             raise WeightsError(
-                f"'{part / checkpoint.DOCUMENT}' has been changed since its training. Run 'avfusion train' again; only this "
-                "network is redone."
+                f"'{part / checkpoint.DOCUMENT}' has been changed since its training. {_AGAIN}; only this network "
+                "is redone."
             )
     return networks
 

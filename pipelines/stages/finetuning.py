@@ -51,7 +51,7 @@ from pipelines.project.finetuned import (
     weights_folder,
 )
 from pipelines.project.params import FeatureSetParams, Params
-from pipelines.project.runs import Digests, Row, best_epoch, digest_finetuning, find_run, save_run
+from pipelines.project.runs import DOCUMENT, Digests, Row, best_epoch, digest_finetuning, find_run, save_run
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
 from pipelines.stages.training import choose_folds, history_rows, open_stores
@@ -83,9 +83,11 @@ def finetune_all(
         AvFusionError: whatever loading or training raises.
     """
     for name in only:
-        require_known("fine-tuning in section 'finetune' of params.yaml", name, params.finetune)
+        require_known("fine-tuning", name, params.finetune)
     manifest = load_corpus()
     folds = choose_folds(params.fusion.folds, manifest)
+    if not only:
+        _forget_other_runs(root, params)
     rows = []
     for name in only or params.finetune:
         _extract_beside(params, params.finetune[name], features, device)
@@ -106,8 +108,17 @@ def _have(job: _Job, redo: bool) -> list[Row]:
                         f"Fine-tuning '{job.name}' of fold {job.fold.index} is finished already; --redo trains it again."
                     )
                     return history
+                if not redo and (fusion_folder(place(job.digest)) / DOCUMENT).exists():
+                    warn(
+                        f"What fine-tuning '{job.name}' left in '{place(job.digest)}' was damaged; it is trained again."
+                    )
                 history = _finetune_one(job)
                 name_finetuning(job.digest, job.folder)
+                if job.run.release == "two-stage" and best_epoch(history)["stage"] == 0:
+                    warn(
+                        f"Fine-tuning '{job.name}' of fold {job.fold.index} was best in epoch {best_epoch(history)['epoch']}, before its "
+                        "backbones were released: their weights are those that it started from. Try more epochs or another released_lr."
+                    )
                 return history
         wait_for(job.digest)
         redo = False
@@ -119,6 +130,13 @@ def _take_kept(job: _Job) -> list[Row] | None:
     if history is not None:
         name_finetuning(job.digest, job.folder)
     return history
+
+
+def _forget_other_runs(root: Path, params: Params) -> None:
+    """Remove the names of fine-tunings that params.yaml no longer has; what they name is kept."""
+    for path in root.glob("*"):
+        if path.is_dir() and path.name not in (*params.finetune, paths.SETS):
+            shutil.rmtree(path)
 
 
 def _forget_other_folds(run: Path, folds: Sequence[Fold]) -> None:

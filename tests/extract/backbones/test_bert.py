@@ -294,7 +294,7 @@ def test_models_are_taken_from_the_local_cache_first(folder: Path, monkeypatch: 
 
 @pytest.mark.parametrize("settings", [{"max_tokens": 2}, {"max_tokens": 513}, {"pause_s": 0.0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(SettingError, match="expected 3 to 512 tokens and a pause above 0 s"):
+    with pytest.raises(SettingError, match="max_tokens|pause_s"):
         load_backbone("bert", "random", settings)
 
 

@@ -66,7 +66,7 @@ def test_karas_divides_by_half_the_range() -> None:
     white = torch.full((1, 160, 160, 3), 255, dtype=torch.uint8)
     assert float(half.input.normalise(white).max()) == pytest.approx(1)  # type: ignore[attr-defined]
     assert half.recipe().fingerprint != load_backbone("facenet", "random").recipe().fingerprint
-    with pytest.raises(SettingError, match="no standardisation 'whole'; expected one of fixed, half"):
+    with pytest.raises(SettingError, match="'standardise' is 'whole', expected one of fixed, half"):
         load_backbone("facenet", "random", {"standardise": "whole"})
 
 

@@ -113,7 +113,7 @@ def test_every_setting_is_in_the_fingerprint(load: Callable[..., VGGish], tmp_pa
 
 
 def test_settings_and_weights_that_do_not_fit(load: Callable[..., VGGish], tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="no patch start 'behind'; expected one of ahead, centred"):
+    with pytest.raises(SettingError, match="'start' is 'behind', expected one of ahead, centred"):
         load(start="behind")
     with pytest.raises(MissingFileError, match="do not exist. Give a path, 'random', or one of audioset"):
         load(pca="none/pca.pth")

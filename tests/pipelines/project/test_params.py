@@ -292,3 +292,48 @@ def test_faults_between_sections_stand_beside_other_faults(tmp_path: Path, other
     assert bool(other) == bool(faults.keys() - expected.keys())
     for key, words in expected.items():
         assert all(word in faults[key] for word in words), (key, faults[key])
+
+
+def test_settings_of_backbones_are_checked_when_they_are_read(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        "corpus: {}\nfusion: {seeds: [0], systems: {}}\nextract:\n  mobilefacenet: {weights: random, settings: {missing: blck, variant: x}}\n"
+        "  facenet: {weights: random, settings: {standardise: x}}\n  resnet50: {weights: random, settings: {variant: x}}\n"
+        "  vggish: {weights: random, settings: {start: x}}\n  bert: {weights: random, settings: {max_tokens: -1, pause_s: -3}}\n",
+    )
+    assert faults.keys() == {
+        "extract.mobilefacenet.settings.missing",
+        "extract.mobilefacenet.settings.variant",
+        "extract.facenet.settings.standardise",
+        "extract.resnet50.settings.variant",
+        "extract.vggish.settings.start",
+        "extract.bert.settings.max_tokens",
+        "extract.bert.settings.pause_s",
+    }
+
+
+def test_what_would_fail_or_be_ignored_after_hours_is_reported_first(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        "corpus: {}\nevaluate: {best_folds: 2}\nfusion: {seeds: [0], systems: {}}\n"
+        "extract: {a: {backbone: mobilefacenet, weights: random}, v: {backbone: conv1d, weights: random}, "
+        "b: {backbone: mobilefacenet, weights: 'finetuned:face', settings: {missing: black}}}\n"
+        "finetune:\n  face: {model: rnn, modalities: {v: a}, sound: {noise: 0.1}, train: {per_target: true}}\n"
+        "  voice: {model: rnn, modalities: {v: v}, images: {flip: 0.5}}\n  both: {model: rnn, modalities: {v: v, a: a}, images: {flip: 0.5}}\n",
+    )
+    assert faults.keys() == {
+        "evaluate.best_folds",
+        "extract.b.settings.missing",
+        "finetune.face.sound",
+        "finetune.face.train.per_target",
+        "finetune.voice.images",
+    }
+
+
+def test_a_wrong_model_hides_no_fault_of_weights(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        "corpus: {}\nfusion: {seeds: [0], systems: {}}\nextract: {a: {backbone: conv1d, weights: 'finetuned:zzz'}}\n"
+        "finetune: {face: {model: foo, modalities: {v: a}}}\n",
+    )
+    assert {"finetune.face.model", "extract.a.weights"} <= faults.keys()
