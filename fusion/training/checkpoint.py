@@ -8,7 +8,7 @@ computed for a new video. Nothing is pickled, and equal content gives equal byte
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from cache.corpus.folds import Fold
 from cache.documents.documents import (
     Document,
     Number,
+    Pair,
     RecipePart,
     TargetPart,
     Values,
@@ -39,13 +40,14 @@ from fusion.bank.projection import Projection
 from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
+from fusion.training.reading import AUTO, Reading, overlapping
 
-VERSION = 2  # 2: targets with their ranges, recipes instead of fingerprints
+VERSION = 3  # 2: targets with their ranges, recipes instead of fingerprints; 3: how trials are read
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 
 
 class _CheckpointDocument(Document):
-    version: Literal[2]
+    version: Literal[3]
     model: str
     settings: Values
     dims: dict[str, Number]
@@ -54,6 +56,7 @@ class _CheckpointDocument(Document):
     fold_index: int
     fold: dict[str, list[str]]
     training: Values
+    reading: Pair
     validation: dict[str, float | None]
     versions: dict[str, str]
     projections: list[str]
@@ -69,11 +72,12 @@ class Checkpoint:
         moments: modality → moments that normalise its features.
         recipes: modality → recipe of the features that it was trained on.
         fold: the trials for training, validation and testing.
-        training: the settings of the run; inference uses the same window and hop.
+        training: the settings of the run.
         validation: target → CCC on the fold's validation trials.
         versions: versions of the libraries that trained it.
         targets: what it predicts, with the ranges that its outputs in [-1, 1] are mapped to.
         projections: modality → principal components that its embeddings are reduced to before normalisation.
+        reading: the windows that predictions are made in, as chosen on the validation trials; by default those of training.
     """
 
     model: FusionModel
@@ -85,6 +89,28 @@ class Checkpoint:
     versions: dict[str, str]
     targets: tuple[Target, ...]
     projections: dict[str, Projection] = field(default_factory=dict)
+    reading: Reading | None = None
+
+    @property
+    def windows(self) -> Reading:
+        """The windows that predictions are made in."""
+        return self.reading or Reading(self.training.window, self.training.hop)
+
+    def read_in(self, window: int | str, hop: int | str) -> Checkpoint:
+        """The same network with other windows for its predictions.
+
+        Args:
+            window: their frames, "train" for those of training, or "auto" for those chosen on the validation trials; models of a
+                fixed length keep theirs.
+            hop: frames between their starts, at most a window, or "auto" for what belongs to the window: of a number a quarter.
+        """
+        own = Reading(self.training.window, self.training.hop)
+        chosen = self.windows if window == AUTO else own
+        if isinstance(window, int) and self.model.fixed_length is None:
+            chosen = overlapping(window)
+        if isinstance(hop, int):
+            chosen = replace(chosen, hop=min(hop, chosen.window))
+        return replace(self, reading=chosen)
 
     def save(self, folder: Path | str) -> None:
         """Write to a temporary folder beside it, then rename, so that no half-written checkpoint is seen; replaces an old one."""
@@ -120,6 +146,7 @@ class Checkpoint:
             "fold_index": self.fold.index,
             "fold": {part: list(getattr(self.fold, part)) for part in ("train", "validate", "test")},
             "training": asdict(self.training),
+            "reading": [self.windows.window, self.windows.hop],
             "validation": {target: ccc if isfinite(ccc) else None for target, ccc in self.validation.items()},
             "versions": self.versions,
             "projections": sorted(self.projections),
@@ -184,6 +211,7 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
                 m: Projection(*(tensors[f"projections.{m}.{name}"] for name in ("mean", "components")))
                 for m in document.projections
             },
+            Reading(*document.reading),
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
         raise WeightsError(

@@ -38,7 +38,7 @@ class Prediction:
 
 
 def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None = None) -> list[Prediction]:
-    """Predict trials with a trained model, normalising with the moments of its training trials.
+    """Predict trials with a trained model, in its windows, normalising with the moments of its training trials.
 
     Frames that training would have left out for want of input (`drop_unseen`) are left out too, and take the value of the last
     frame before them, or the first value of the trial. A trial without a single frame that was seen is predicted as it is.
@@ -55,13 +55,14 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     bank.check_recipes(checkpoint.recipes)
     chosen = list(bank.lengths if trial_ids is None else trial_ids)
     training = checkpoint.training
+    window, hop, size = checkpoint.windows.within(training, max((bank.lengths[name] for name in chosen), default=1))
     seen = find_seen(bank, training.drop_unseen, chosen, labelled=False)
     frames = {name: own if len(own) else bank.frames(name) for name, own in seen.items()}
     used = bank.projected(checkpoint.projections)
     used = used.keep(frames) if training.drop_unseen else used
     normalised = used.normalised(checkpoint.moments, chosen)
     padding = None if training.masked else padding_rows(checkpoint.moments)
-    own = run_model(checkpoint.model, normalised, chosen, training.window, training.hop, training.batch_size, padding)
+    own = run_model(checkpoint.model, normalised, chosen, window, hop, size, padding)
     whole = [repeat_last(each.values, frames[each.trial_id], bank.lengths[each.trial_id]) for each in own]
     return [
         replace(each, values=from_unit(values, checkpoint.targets)) for each, values in zip(own, whole, strict=True)

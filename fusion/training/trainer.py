@@ -25,6 +25,7 @@ from fusion.training.building import build_model
 from fusion.training.checkpoint import Checkpoint
 from fusion.training.fitting import EpochRecord, Groups, fit
 from fusion.training.inference import run_model
+from fusion.training.reading import Reading, choose_reading, list_readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,7 @@ def train(
             history, best_epoch = (_solve(network, objective, batches, run_validation, on_epoch),), 0
         else:
             history, best_epoch = fit(network, objective, batches, run_validation, config, groups, on_epoch)
+    reading = _choose_reading(network, resident, fold, config, padding, history[best_epoch].score)
     checkpoint = Checkpoint(
         network.eval(),
         moments,
@@ -106,6 +108,7 @@ def train(
         {"torch": str(torch.__version__)},
         resident.targets,
         dict(resident.projections),
+        reading,
     )
     return TrainResult(checkpoint, history, best_epoch)
 
@@ -195,6 +198,24 @@ def make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
     return objective.to(bank.device)
 
 
+def _choose_reading(
+    model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None, known: float
+) -> Reading:
+    """The windows with the highest mean validation CCC; `known` is that of the windows of training."""
+
+    def score(reading: Reading) -> float:
+        found = validate(model, bank, fold, config, padding, reading)
+        return sum(found.values()) / len(found)
+
+    readings = list_readings(config, _longest(bank, fold), model.fixed_length is not None)
+    return choose_reading(readings, known, score)
+
+
+def _longest(bank: Bank, fold: Fold) -> int:
+    """Frames of the longest validation trial."""
+    return max(bank.lengths[trial_id] for trial_id in fold.validate)
+
+
 def _solve(
     model: FusionModel,
     objective: Objective,
@@ -218,7 +239,12 @@ def _solve(
 
 
 def validate(
-    model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None = None
+    model: FusionModel,
+    bank: Bank,
+    fold: Fold,
+    config: TrainConfig,
+    padding: Mapping[str, Tensor] | None = None,
+    reading: Reading | None = None,
 ) -> dict[str, float]:
     """CCC of each target over all its labelled validation frames concatenated, as in the authors' code of [Karas2022].
 
@@ -228,12 +254,14 @@ def validate(
         fold: its validation trials are predicted.
         config: window, hop and batch size.
         padding: modality → (D,) if padding counts as input; see `fusion.bank.counted_padding.count_padding`.
+        reading: other windows than those of training.
 
     Returns:
         Target → CCC, population moments; nan if neither labels nor predictions vary.
     """
     agreement = CCC()
-    window, hop, size = config.window, config.hop, config.batch_size
+    reading = reading or Reading(config.window, config.hop)
+    window, hop, size = reading.within(config, _longest(bank, fold))
     for prediction in run_model(model, bank, fold.validate, window, hop, size, padding):
         labels = bank.labels[bank.span(prediction.trial_id)].cpu()
         agreement.update(torch.from_numpy(prediction.values), labels, labels.isfinite())

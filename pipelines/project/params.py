@@ -19,6 +19,7 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
+from fusion.training.reading import AS_TRAINED
 from pipelines.endtoend.settings import FinetuneParams
 
 AUTO = "auto"
@@ -176,6 +177,11 @@ class EvaluateParams:
         best_folds: N to also predict the test trials, labelled or not, by the N folds with the highest validation CCC, of each the
             best seed for each target [Zhang2023, Section 3.4], into `work/predictions/test`; all folds need the same test trials.
             If these are scored, this is the ensemble. 0 for none.
+        window: frames of the windows that predictions are made in; "auto" for those with the best CCC on the validation trials,
+            chosen among a few when a network is trained, "train" for those of training, as papers do. Models of a fixed length
+            keep theirs.
+        hop: frames between the starts of these windows; frames in several of them take the mean. "auto" for what belongs to the
+            window, of a number a quarter.
         draws: number of bootstrap samples for the confidence intervals over trials.
         level: share of the samples inside an interval.
         seed: seed of the samples.
@@ -183,12 +189,20 @@ class EvaluateParams:
 
     partition: str = AUTO
     best_folds: int = 0
+    window: Any = AUTO
+    hop: Any = AUTO
     draws: int = 1000
     level: float = 0.95
     seed: int = 0
 
     def __post_init__(self) -> None:
         faults = {} if 0 < self.level < 1 else {"level": f"is {self.level:g}, expected more than 0 and less than 1"}
+        for name, words in {"window": (AUTO, AS_TRAINED), "hop": (AUTO,)}.items():
+            value = getattr(self, name)
+            if value not in words and not (type(value) is int and 1 <= value <= 10**6):
+                faults[name] = f"is {value!r}, expected 1 to {10**6} or {' or '.join(words)}"
+        if not faults and type(self.window) is type(self.hop) is int and self.hop > self.window:
+            faults["hop"] = f"is {self.hop}, expected 1 to {self.window}, the window"
         ranges = {"best_folds": (0, 10**6), "draws": (1, 10**6), "seed": (0, 2**63 - 1)}
         check_ranges("section 'evaluate'", self, ranges, {"partition": (AUTO, *PARTITIONS)}, faults)
 

@@ -99,9 +99,11 @@ def evaluate_systems(
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in params.systems.items():
             banks = Banks(system, manifest, params, features)
-            runs = _predict_runs(name, system, params, folds, partition, manifest, banks, outputs.models, advance)
+            runs = _predict_runs(
+                name, system, params, evaluate, folds, partition, manifest, banks, outputs.models, advance
+            )
             ensemble = merge(list(runs.values()))
-            best = _predict_by_best(name, params.seeds, folds, evaluate.best_folds, manifest, banks, outputs)
+            best = _predict_by_best(name, params.seeds, folds, evaluate, manifest, banks, outputs)
             if best and partition == "test":
                 known = {prediction.trial_id for prediction in ensemble}
                 ensemble = [prediction for prediction in best if prediction.trial_id in known]
@@ -158,6 +160,7 @@ def _predict_runs(
     name: str,
     system: SystemParams,
     params: FusionParams,
+    evaluate: EvaluateParams,
     folds: Sequence[Fold],
     partition: str,
     manifest: Manifest,
@@ -177,8 +180,9 @@ def _predict_runs(
                 raise MissingFileError(
                     f"System '{name}' was never trained on fold {fold.index} with seed {seed}. Run 'train-fusion' first."
                 )
-            networks = load_networks(folder)
+            networks: Sequence[Checkpoint] = load_networks(folder)
             _refuse_stale(name, system, params, seed, networks)
+            networks = [network.read_in(evaluate.window, evaluate.hop) for network in networks]
             predictions = merge([predict(network, bank, trial_ids) for network in networks])
             runs[fold.index, seed] = [_order(prediction, manifest.names) for prediction in predictions]
             advance(1, name)
@@ -209,14 +213,14 @@ def _predict_by_best(
     name: str,
     seeds: Sequence[int],
     folds: Sequence[Fold],
-    count: int,
+    evaluate: EvaluateParams,
     manifest: Manifest,
     banks: Banks,
     outputs: paths.Outputs,
 ) -> list[Prediction]:
     """The mean prediction of the test trials by the best folds, of each by its best network for each target; also saved."""
     path = outputs.predictions / "test" / f"{name}.npz"
-    if not count:
+    if not evaluate.best_folds:
         remove_file(path)
         return []
     best: dict[tuple[int, str], tuple[float, Checkpoint]] = {}
@@ -230,9 +234,10 @@ def _predict_by_best(
     targets = dict.fromkeys(target for _, target in best)
     worth = {fold.index: sum(best[fold.index, target][0] for target in targets) for fold in folds}
     runs = []
-    for fold in sorted(folds, key=lambda fold: worth[fold.index], reverse=True)[:count]:
+    for fold in sorted(folds, key=lambda fold: worth[fold.index], reverse=True)[: evaluate.best_folds]:
         for target in targets:
-            predictions = predict(best[fold.index, target][1], banks.of_fold(fold), fold.test)
+            network = best[fold.index, target][1].read_in(evaluate.window, evaluate.hop)
+            predictions = predict(network, banks.of_fold(fold), fold.test)
             runs.append([_order(prediction, (target,)) for prediction in predictions])
     found = [_order(prediction, manifest.names) for prediction in merge(runs)]
     _save_predictions(path, found)

@@ -87,7 +87,7 @@ def test_validation_is_the_ccc_over_all_validation_frames(corpus):
     result = run(corpus)
     bank = corpus.bank()
     rows, labels = [], []
-    for prediction in predict(result.checkpoint, bank, corpus.fold.validate):
+    for prediction in predict(result.checkpoint.read_in("train", "auto"), bank, corpus.fold.validate):
         rows.append(torch.from_numpy(prediction.values))
         labels.append(bank.labels[bank.span(prediction.trial_id)])
     expected = CCC.of(torch.cat(rows), torch.cat(labels))
@@ -96,7 +96,7 @@ def test_validation_is_the_ccc_over_all_validation_frames(corpus):
 
 def test_stops_early(corpus, monkeypatch):
     scores = iter([0.3, 0.2, 0.1, 0.4])
-    monkeypatch.setattr(fusion.training.trainer, "validate", lambda *_: {"valence": next(scores)})
+    monkeypatch.setattr(fusion.training.trainer, "validate", lambda *_: {"valence": next(scores, 0.0)})
     result = run(corpus, replace(QUICK, epochs=10, patience=2))
     assert len(result.history) == 3
     assert result.best_epoch == 0
@@ -126,7 +126,7 @@ def test_the_plateau_schedule_goes_on_from_the_best_weights(corpus, monkeypatch)
 
     def validate(model, *_):
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"valence": next(scores)}
+        return {"valence": next(scores, 0.0)}
 
     monkeypatch.setattr(fusion.training.trainer, "validate", validate)
     result = run(corpus, replace(QUICK, epochs=4, patience=1, schedule="plateau"))
