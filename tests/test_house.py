@@ -168,7 +168,7 @@ def test_table_and_folder_agree(table: dict[str, str], folder: str) -> None:
 
 def test_every_metric_is_a_file_of_its_own() -> None:
     files = {path.stem for path in (ROOT / "fusion/scores").glob("*.py")}
-    assert files == {*METRICS, "__init__", "metric", "losses", "intervals"}
+    assert files == {*METRICS, "__init__", "metric", "losses", "intervals", "summary"}
 
 
 @pytest.mark.parametrize("target", [*BACKBONES.values(), *MODELS.values(), *CORPORA.values(), *METRICS.values()])

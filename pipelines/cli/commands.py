@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -256,18 +257,29 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 
 
 @avfusion.command("evaluate", context_settings=_HELP)
+@click.option("--system", "systems", multiple=True, help="Only this system in params.yaml; may be repeated.")
+@click.option(
+    "--partition",
+    type=click.Choice(["auto", "train", "validation", "test"]),
+    help="The partition; by default evaluate.partition in params.yaml.",
+)
 @FEATURES
 @JSON
 @guarded
-def evaluate_fusion(features: str, as_json: bool) -> None:
-    """Predict a partition with every trained system and score the predictions."""
+def evaluate_fusion(systems: tuple[str, ...], partition: str | None, features: str, as_json: bool) -> None:
+    """Predict a partition with every trained system and score what has labels.
+
+    The predictions of all trials, labelled or not, go to work/predictions.
+    """
     from pipelines.project.params_file import read_params
     from pipelines.project.scores import spread
     from pipelines.stages.evaluation import evaluate_systems
 
     params = read_params()
-    document = evaluate_systems(params.fusion, params.evaluate, features=features)
-    rows = [
+    evaluate = replace(params.evaluate, partition=partition or params.evaluate.partition)
+    document = evaluate_systems(params.fusion, evaluate, features=features, only=systems)
+    unscored = [{"system": name, "scores": "–"} for name in document["predictions"] if name not in document["systems"]]
+    rows = unscored or [
         {
             "system": system,
             **{

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from cache.documents.documents import Cell, Document, Number, Part, read_document
 from cache.errors import MissingFileError, SettingError
+from pipelines.console.console import note
 from pipelines.project import paths
 from pipelines.project.runs import digest_runs
 
@@ -33,9 +35,10 @@ class ScoresDocument(Document):
         networks: system → digest of its networks.
         predictions: system → sha256 of its file of predictions.
         systems: system → metric → target → figures.
-        partition: the part of each fold that was scored.
+        partition: the part of each fold that was predicted, and scored where it has labels; without any, `systems` is empty.
         asked: the setting `evaluate.partition`, e.g. auto.
-        best_folds: the setting of that name.
+        best_folds: the setting of that name, as `window` and `hop`.
+        folds: those that were scored.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -43,6 +46,8 @@ class ScoresDocument(Document):
     partition: str = ""
     asked: str = ""
     best_folds: Number = 0
+    window: Cell = ""
+    hop: Cell = ""
     seeds: Number = 1
     folds: list[Number] | None = None
     level: float = 0.95
@@ -78,7 +83,7 @@ def find_scores(path: Path) -> ScoresDocument | None:
         SettingError: if the file is damaged, naming the command that writes it.
     """
     document = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
-    if document is None or not document.systems:
+    if document is None or not (document.systems or document.predictions):
         return None
     stale = find_stale(path, document)
     if stale:
@@ -99,6 +104,39 @@ def find_stale(path: Path, document: ScoresDocument) -> list[str]:
     """
     models = _outputs(path).models
     return [name for name, digest in (document.networks or {}).items() if digest != digest_runs(models, name)]
+
+
+_ALIKE = ("metrics", "partition", "asked", "best_folds", "window", "hop", "seeds", "folds", "level")
+
+
+def join_scores(path: Path, document: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The scores of some systems together with those that a file has of others, if they were evaluated in the same way.
+
+    Args:
+        path: path of the file.
+        document: the scores of some systems, as JSON values.
+        names: all systems of params.yaml, in their order.
+
+    Raises:
+        SettingError: if the file is damaged, naming the command that writes it.
+    """
+    found = read_document(path, ScoresDocument, f"Run '{command(path)}' again.", SettingError)
+    before: dict[str, Any] = {} if found is None else found.model_dump()
+    known = before.get("predictions") or {}
+    others = [name for name in names if name in known and name not in document["predictions"]]
+    if others and any(before[key] != document[key] for key in _ALIKE):
+        note(
+            f"The figures of {', '.join(others)} in '{path}' are of another partition or other settings, and are left out. "
+            f"Run '{command(path)}' for all systems."
+        )
+        others = []
+    joined = dict(document)
+    for part in ("networks", "predictions", "systems"):
+        both = {**{name: before[part][name] for name in others if name in before[part]}, **document[part]}
+        joined[part] = {name: both[name] for name in names if name in both}
+    rows = [*(row for row in before.get("runs") or () if row["system"] in others), *document["runs"]]
+    joined["runs"] = sorted(rows, key=lambda row: names.index(row["system"]))
+    return joined
 
 
 def _outputs(path: Path) -> paths.Outputs:

@@ -23,12 +23,17 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
         metrics. Sorted by mean CCC; systems without one come last.
 
     Raises:
-        MissingFileError: if nothing was evaluated yet.
+        MissingFileError: if nothing was scored yet.
         SettingError: if a file is damaged.
     """
     documents = [document for document in map(find_scores, files) if document is not None]
     if not documents:
         raise MissingFileError(f"No systems in '{files[0]}', or no such file. Run 'evaluate-fusion' first.")
+    if not any(document.systems for document in documents):
+        raise MissingFileError(
+            f"No scores in '{files[0]}': partition '{documents[0].partition}' has no labels and was only predicted. Run "
+            "'evaluate-fusion --partition' with another one."
+        )
     rows = [
         {**_row(name, scores["ccc"]), "metrics": _others(scores, document), "partition": document.partition}
         for document in documents

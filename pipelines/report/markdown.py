@@ -39,7 +39,7 @@ def write_report(params: Params, features: Where = paths.FEATURES) -> Path:
         raise SettingError(f"'{scores}' was written by an older version of avfusion. Run '{command(scores)}' again.")
     manifest = Manifest.load(paths.CORPUS)
     figures = paths.RESULTS / "figures"
-    history = gather_history(paths.MODELS, document.systems)
+    history = gather_history(paths.MODELS, document.predictions)
     if not history:
         raise MissingFileError(f"No trained systems in '{paths.MODELS}'. Run 'train-fusion' first.")
     draw_history(history, figures / "history.png")
@@ -58,6 +58,8 @@ def _draw_trials(
     document: ScoresDocument, manifest: Manifest, stale: list[str], figures: Path
 ) -> list[tuple[str, str]]:
     """Draw a figure for each trial of the evaluated partition; returns (trial id, file name)."""
+    if not document.systems:
+        return []
     names = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
     columns = [manifest.names.index(name) for name in names]
     targets = [manifest.targets[column] for column in columns]
@@ -89,37 +91,51 @@ def _page(
     drawn: list[tuple[str, str]],
 ) -> str:
     systems = document.systems
-    names = {trial_id for trial_id, _ in drawn}
-    trials = [trial for trial in manifest.trials if trial.id in names]
+    scores = [
+        *_table(systems, [*_CCC_COLUMNS, *_columns(document, by_target=False)], stale),
+        "",
+        *_table(systems, _columns(document, by_target=True), stale),
+        "",
+    ]
     lines = [
         "# Report",
         "",
-        f"{counted(len(systems), 'system')} on partition {code(document.partition)}{_say_chosen(document)}: {counted(len(trials), 'trial')} of "
+        _say_scored(document, manifest, {trial_id for trial_id, _ in drawn}) if systems else _say_unscored(document),
+        "",
+        *untrained,
+        *_say_stale(stale),
+        *(scores if systems else []),
+        picture("Validation CCC by epoch", "figures", "history.png"),
+        "",
+        *finetuned,
+    ]
+    if drawn:
+        lines += ["## Prediction against label", "", "Mean of the runs. Gaps in the label were not annotated.", ""]
+        lines += _say_stale(stale)
+    lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
+    return "\n".join(lines) + "\n"
+
+
+def _say_scored(document: ScoresDocument, manifest: Manifest, names: set[str]) -> str:
+    """What was scored, the trials of these names, and how to read the figures."""
+    trials = [trial for trial in manifest.trials if trial.id in names]
+    return (
+        f"{counted(len(document.systems), 'system')} on partition {code(document.partition)}{_say_chosen(document)}: {counted(len(trials), 'trial')} of "
         f"{counted(len({trial.subject for trial in trials}), 'subject')}, "
         f"{counted(sum(trial.clock.num_frames for trial in trials), 'frame')}. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a dash for a single one. "
         f"Ensemble: {_say_ensemble(document)}, scored once."
         + " Each network's epoch was chosen on the same trials, so the figures are on the high side."
-        * (document.partition == "validation"),
-        "",
-        *untrained,
-        *_say_stale(stale),
-        *_table(systems, [*_CCC_COLUMNS, *_columns(document, by_target=False)], stale),
-        "",
-        *_table(systems, _columns(document, by_target=True), stale),
-        "",
-        picture("Validation CCC by epoch", "figures", "history.png"),
-        "",
-        *finetuned,
-        "## Prediction against label",
-        "",
-        "Mean of the runs. Gaps in the label were not annotated.",
-        "",
-        *_say_stale(stale),
-    ]
-    lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
-    return "\n".join(lines) + "\n"
+        * (document.partition == "validation")
+    )
+
+
+def _say_unscored(document: ScoresDocument) -> str:
+    return (
+        f"{counted(len(document.predictions or ()), 'system')} on partition {code(document.partition)}, which has no labels: "
+        f"predictions are in {code(str(paths.PREDICTIONS))}, and nothing was scored."
+    )
 
 
 def _say_chosen(document: ScoresDocument) -> str:

@@ -12,12 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
-from cache.corpus.manifest import PARTITIONS, Manifest
+from cache.corpus.manifest import Manifest
 from cache.documents.documents import write_file
-from cache.errors import AvFusionError, MissingFileError, SettingError, with_full_stop
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, with_full_stop
 from cache.names import require_known
 from cache.places.folders import Where, is_file
 from cache.settings import expected_one_of
@@ -30,6 +28,7 @@ from pipelines.project.corpus_files import load_corpus
 from pipelines.project.finetuned import refuse_leak
 from pipelines.project.jobs import available_cores, run_jobs
 from pipelines.project.params import AUTO, FoldParams, FusionParams, SystemParams
+from pipelines.project.partitions import choose_partition, say_unscored
 from pipelines.project.runs import Digests, Job, Row, best_epoch, find_run, gather_history, read_history
 
 if TYPE_CHECKING:
@@ -54,23 +53,6 @@ def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
             f"fusion.folds.number is {params.number}, expected 0 to {len(folds) - 1}, or -1 for all. Change params.yaml."
         )
     return folds if params.number == -1 else (folds[params.number],)
-
-
-def find_lacking(folds: Sequence[Fold], manifest: Manifest) -> dict[str, list[int]]:
-    """Partition → numbers of the folds without a labelled trial in it."""
-    labelled = {trial.id for trial in manifest.trials if trial.labels is not None and np.isfinite(trial.labels).any()}
-    return {name: [fold.index for fold in folds if labelled.isdisjoint(fold.part(name))] for name in PARTITIONS}
-
-
-def say_lacking(partition: str, lacking: Mapping[str, Sequence[int]]) -> str:
-    """Why a partition that some folds lack cannot be evaluated, and what to set instead."""
-    which = lacking[partition]
-    present = [name for name, folds in lacking.items() if not folds]
-    return (
-        f"evaluate.partition is '{partition}', but fold{'s' * (len(which) > 1)} {', '.join(map(str, which))} "
-        f"{'have' if len(which) > 1 else 'has'} no labelled trial in it; all have some in {' and '.join(present) or 'no partition'}. "
-        f"Set it to {' or '.join([AUTO, *present])} in params.yaml."
-    )
 
 
 def open_stores(
@@ -157,7 +139,7 @@ def train_systems(
         outputs: paths of checkpoints and history.
         features: folder or URL of all features.
         redo: whether to train finished networks again.
-        partition: partition to be scored later; a warning before training says which folds lack it.
+        partition: partition to be scored later; a warning before training says which folds have no labels in it.
 
     Returns:
         One row per network: system, fold, seed, targets, best epoch and its validation CCC.
@@ -174,9 +156,7 @@ def train_systems(
         )
     manifest = load_corpus()
     folds = choose_folds(params.folds, manifest)
-    lacking = find_lacking(folds, manifest)
-    if lacking.get(partition):
-        warn(f"{say_lacking(partition, lacking)} Until then 'evaluate-fusion' will fail.")
+    _warn_of(partition, folds, manifest)
     systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {
         name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
@@ -213,6 +193,16 @@ def train_jobs(
     for job in jobs:
         _name_network(job, models)
     return [{**best_epoch(read_history(job.folder(models))), "system": job.name} for job in jobs]
+
+
+def _warn_of(partition: str, folds: Sequence[Fold], manifest: Manifest) -> None:
+    """Warn before training of a partition that cannot be predicted or scored later."""
+    try:
+        said = say_unscored(choose_partition(partition, folds, manifest), folds, manifest)
+    except CorpusError as error:
+        said = f"{error} Until then 'evaluate-fusion' will fail."
+    if said:
+        warn(said)
 
 
 def _is_there(job: Job, models: Path) -> bool:

@@ -14,7 +14,7 @@ from click.testing import Result
 from cache.corpus.folds import load_folds
 from cache.corpus.manifest import Manifest
 from pipelines.project.params_file import read_params
-from pipelines.stages.evaluation import choose_partition
+from pipelines.project.partitions import choose_partition
 
 Run = Callable[..., Result]
 
@@ -78,8 +78,8 @@ def test_a_partition_that_folds_lack_is_told_before_training(project: Path, run:
 
     edit_params(ask)
     said = (
-        "evaluate.partition is 'test', but folds 0, 1, 2 have no labelled trial in it; all have some in train and "
-        "validation. Set it to auto or train or validation in params.yaml."
+        "evaluate.partition is 'test', but folds 0, 1, 2 have no trial in it; all have some in train and validation. Set it to "
+        "auto or train or validation."
     )
     result = run("train")
     assert result.exit_code == 0, result.output
