@@ -8,6 +8,7 @@ computed for a new video. Nothing is pickled, and equal content gives equal byte
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -40,9 +41,10 @@ from fusion.bank.projection import Projection
 from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
+from fusion.training.postprocessing import Fitted
 from fusion.training.reading import AUTO, Reading, overlapping
 
-VERSION = 3  # 2: targets with their ranges, recipes instead of fingerprints; 3: how trials are read
+VERSION = 3  # 2: targets with their ranges, recipes instead of fingerprints; 3: how trials are read, post-processing
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 
 
@@ -57,6 +59,7 @@ class _CheckpointDocument(Document):
     fold: dict[str, list[str]]
     training: Values
     reading: Pair
+    fitted: dict[str, list[list[float]]]
     validation: dict[str, float | None]
     versions: dict[str, str]
     projections: list[str]
@@ -78,6 +81,8 @@ class Checkpoint:
         targets: what it predicts, with the ranges that its outputs in [-1, 1] are mapped to.
         projections: modality → principal components that its embeddings are reduced to before normalisation.
         reading: the windows that predictions are made in, as chosen on the validation trials; by default those of training.
+        fitted: post-processing that was fitted on the validation trials: chain → parameters of its last step for each target.
+        postprocess: the chain that predictions pass; none unless asked for, and not saved.
     """
 
     model: FusionModel
@@ -90,19 +95,22 @@ class Checkpoint:
     targets: tuple[Target, ...]
     projections: dict[str, Projection] = field(default_factory=dict)
     reading: Reading | None = None
+    fitted: Fitted = field(default_factory=dict)
+    postprocess: tuple[str, ...] = ()
 
     @property
     def windows(self) -> Reading:
         """The windows that predictions are made in."""
         return self.reading or Reading(self.training.window, self.training.hop)
 
-    def read_in(self, window: int | str, hop: int | str) -> Checkpoint:
-        """The same network with other windows for its predictions.
+    def answering(self, window: int | str = AUTO, hop: int | str = AUTO, postprocess: Sequence[str] = ()) -> Checkpoint:
+        """The same network with another way to make its predictions, as section `evaluate` of params.yaml says.
 
         Args:
             window: their frames, "train" for those of training, or "auto" for those chosen on the validation trials; models of a
                 fixed length keep theirs.
             hop: frames between their starts, at most a window, or "auto" for what belongs to the window: of a number a quarter.
+            postprocess: a chain of `fusion.training.postprocessing`.
         """
         own = Reading(self.training.window, self.training.hop)
         chosen = self.windows if window == AUTO else own
@@ -110,7 +118,7 @@ class Checkpoint:
             chosen = overlapping(window)
         if isinstance(hop, int):
             chosen = replace(chosen, hop=min(hop, chosen.window))
-        return replace(self, reading=chosen)
+        return replace(self, reading=chosen, postprocess=tuple(postprocess))
 
     def save(self, folder: Path | str) -> None:
         """Write to a temporary folder beside it, then rename, so that no half-written checkpoint is seen; replaces an old one."""
@@ -147,6 +155,7 @@ class Checkpoint:
             "fold": {part: list(getattr(self.fold, part)) for part in ("train", "validate", "test")},
             "training": asdict(self.training),
             "reading": [self.windows.window, self.windows.hop],
+            "fitted": dict(self.fitted),
             "validation": {target: ccc if isfinite(ccc) else None for target, ccc in self.validation.items()},
             "versions": self.versions,
             "projections": sorted(self.projections),
@@ -212,6 +221,7 @@ def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Ten
                 for m in document.projections
             },
             Reading(*document.reading),
+            document.fitted,
         )
     except (KeyError, TypeError, RuntimeError, ValueError, LookupError) as error:
         raise WeightsError(

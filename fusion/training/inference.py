@@ -19,6 +19,7 @@ from fusion.bank.counted_padding import count_padding, padding_rows
 from fusion.bank.unseen import find_seen, repeat_last
 from fusion.model import FusionModel
 from fusion.training.checkpoint import Checkpoint
+from fusion.training.postprocessing import apply_chain
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,9 @@ class Prediction:
 
 
 def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None = None) -> list[Prediction]:
-    """Predict trials with a trained model, in its windows, normalising with the moments of its training trials.
+    """Predict trials with a trained model, in its windows and with its post-processing, if any.
 
-    Frames that training would have left out for want of input (`drop_unseen`) are left out too, and take the value of the last
+    Features are normalised with the moments of the training trials. Frames that training would have left out for want of input (`drop_unseen`) are left out too, and take the value of the last
     frame before them, or the first value of the trial. A trial without a single frame that was seen is predicted as it is.
 
     Args:
@@ -63,6 +64,7 @@ def predict(checkpoint: Checkpoint, bank: Bank, trial_ids: Sequence[str] | None 
     normalised = used.normalised(checkpoint.moments, chosen)
     padding = None if training.masked else padding_rows(checkpoint.moments)
     own = run_model(checkpoint.model, normalised, chosen, window, hop, size, padding)
+    own = [replace(each, values=apply_chain(each.values, checkpoint.fitted, checkpoint.postprocess)) for each in own]
     whole = [repeat_last(each.values, frames[each.trial_id], bank.lengths[each.trial_id]) for each in own]
     return [
         replace(each, values=from_unit(values, checkpoint.targets)) for each, values in zip(own, whole, strict=True)

@@ -25,6 +25,7 @@ from fusion.training.building import build_model
 from fusion.training.checkpoint import Checkpoint
 from fusion.training.fitting import EpochRecord, Groups, fit
 from fusion.training.inference import run_model
+from fusion.training.postprocessing import Fitted, fit_chains
 from fusion.training.reading import Reading, choose_reading, list_readings
 
 
@@ -109,6 +110,7 @@ def train(
         resident.targets,
         dict(resident.projections),
         reading,
+        _fit_postprocessing(network, resident, fold, config, padding, reading),
     )
     return TrainResult(checkpoint, history, best_epoch)
 
@@ -209,6 +211,21 @@ def _choose_reading(
 
     readings = list_readings(config, _longest(bank, fold), model.fixed_length is not None)
     return choose_reading(readings, known, score)
+
+
+def _fit_postprocessing(
+    model: FusionModel,
+    bank: Bank,
+    fold: Fold,
+    config: TrainConfig,
+    padding: Mapping[str, Tensor] | None,
+    reading: Reading,
+) -> Fitted:
+    """Fit every chain of post-processing to the predictions of the validation trials."""
+    size = reading.within(config, _longest(bank, fold))
+    predictions = run_model(model, bank, fold.validate, *size, padding)
+    labels = [bank.labels[bank.span(own.trial_id)].cpu().numpy() for own in predictions]
+    return fit_chains([own.values for own in predictions], labels)
 
 
 def _longest(bank: Bank, fold: Fold) -> int:

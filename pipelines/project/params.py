@@ -19,6 +19,7 @@ from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
+from fusion.training.postprocessing import find_chain_faults
 from fusion.training.reading import AS_TRAINED
 from pipelines.endtoend.settings import FinetuneParams
 
@@ -182,6 +183,9 @@ class EvaluateParams:
             keep theirs.
         hop: frames between the starts of these windows; frames in several of them take the mean. "auto" for what belongs to the
             window, of a number a quarter.
+        postprocess: steps that predictions pass, with parameters that were fitted on the validation trials when a network was
+            trained: one of median, exponential and savgol (smoothing), then delay (a shift in time), then scale (with a shift);
+            `compare` shows the figures without them beside those with them. None by default.
         draws: number of bootstrap samples for the confidence intervals over trials.
         level: share of the samples inside an interval.
         seed: seed of the samples.
@@ -191,6 +195,7 @@ class EvaluateParams:
     best_folds: int = 0
     window: Any = AUTO
     hop: Any = AUTO
+    postprocess: tuple[str, ...] = ()
     draws: int = 1000
     level: float = 0.95
     seed: int = 0
@@ -201,6 +206,8 @@ class EvaluateParams:
             value = getattr(self, name)
             if value not in words and not (type(value) is int and 1 <= value <= 10**6):
                 faults[name] = f"is {value!r}, expected 1 to {10**6} or {' or '.join(words)}"
+        if wrong := find_chain_faults(self.postprocess):
+            faults["postprocess"] = wrong
         if not faults and type(self.window) is type(self.hop) is int and self.hop > self.window:
             faults["hop"] = f"is {self.hop}, expected 1 to {self.window}, the window"
         ranges = {"best_folds": (0, 10**6), "draws": (1, 10**6), "seed": (0, 2**63 - 1)}

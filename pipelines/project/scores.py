@@ -39,6 +39,7 @@ class ScoresDocument(Document):
         asked: the setting `evaluate.partition`, e.g. auto.
         best_folds: the setting of that name, as `window` and `hop`.
         folds: those that were scored.
+        postprocess: the steps that all figures come after; `raw` has those before.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -48,6 +49,8 @@ class ScoresDocument(Document):
     best_folds: Number = 0
     window: Cell = ""
     hop: Cell = ""
+    postprocess: list[str] = []  # noqa: RUF012 (pydantic copies it)
+    raw: dict[str, dict[str, dict[str, dict[str, float | None]]]] | None = None
     seeds: Number = 1
     folds: list[Number] | None = None
     level: float = 0.95
@@ -106,7 +109,7 @@ def find_stale(path: Path, document: ScoresDocument) -> list[str]:
     return [name for name, digest in (document.networks or {}).items() if digest != digest_runs(models, name)]
 
 
-_ALIKE = ("metrics", "partition", "asked", "best_folds", "window", "hop", "seeds", "folds", "level")
+_ALIKE = ("metrics", "partition", "asked", "best_folds", "window", "hop", "postprocess", "seeds", "folds", "level")
 
 
 def join_scores(path: Path, document: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -131,8 +134,9 @@ def join_scores(path: Path, document: dict[str, Any], names: Sequence[str]) -> d
         )
         others = []
     joined = dict(document)
-    for part in ("networks", "predictions", "systems"):
-        both = {**{name: before[part][name] for name in others if name in before[part]}, **document[part]}
+    for part in ("networks", "predictions", "systems", "raw"):
+        known = before.get(part) or {}
+        both = {**{name: known[name] for name in others if name in known}, **document[part]}
         joined[part] = {name: both[name] for name in names if name in both}
     rows = [*(row for row in before.get("runs") or () if row["system"] in others), *document["runs"]]
     joined["runs"] = sorted(rows, key=lambda row: names.index(row["system"]))

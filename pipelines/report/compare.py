@@ -19,7 +19,7 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
-        the best run, the CCC of each target, the scored partition, and `metrics`: title, digits and mean of the other brief
+        the best run, the CCC of each target, with post-processing also the mean CCC without it (`raw`), the scored partition, and `metrics`: title, digits and mean of the other brief
         metrics. Sorted by mean CCC; systems without one come last.
 
     Raises:
@@ -35,7 +35,12 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
             "'evaluate-fusion --partition' with another one."
         )
     rows = [
-        {**_row(name, scores["ccc"]), "metrics": _others(scores, document), "partition": document.partition}
+        {
+            **_row(name, scores["ccc"]),
+            **_raw(name, document),
+            "metrics": _others(scores, document),
+            "partition": document.partition,
+        }
         for document in documents
         for name, scores in document.systems.items()
     ]
@@ -50,6 +55,12 @@ def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
     figures = {key: _number(total, key) for key in ("std", "low", "high", "best")}
     each = {f"ccc_{target}": value for target, value in zip(targets, means, strict=True)}
     return {"system": name, "ccc": _number(total, "mean"), **figures, **each}
+
+
+def _raw(name: str, document: ScoresDocument) -> dict[str, float]:
+    """The mean CCC without post-processing, if there is any."""
+    own = (document.raw or {}).get(name)
+    return {} if own is None else {"raw": _number(own["ccc"]["mean"], "mean")}
 
 
 def _others(scores: Mapping[str, Mapping[str, Figures]], document: ScoresDocument) -> dict[str, Any]:
@@ -75,6 +86,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
             "#": str(row["rank"]),
             "system": row["system"],
             "CCC": spread({"mean": row["ccc"], "std": row["std"]}),
+            **({"raw CCC": figure(row["raw"]) if "raw" in row else ""} if any("raw" in each for each in rows) else {}),
             "interval": interval(row),
             "best": figure(row["best"]),
             **{key.removeprefix("ccc_"): figure(row[key]) if key in row else "" for key in targets},

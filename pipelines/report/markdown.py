@@ -96,6 +96,7 @@ def _page(
         "",
         *_table(systems, _columns(document, by_target=True), stale),
         "",
+        *(["Without post-processing:", "", *_table(document.raw, _CCC_COLUMNS, stale), ""] if document.raw else []),
     ]
     lines = [
         "# Report",
@@ -126,6 +127,8 @@ def _say_scored(document: ScoresDocument, manifest: Manifest, names: set[str]) -
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
         f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a dash for a single one. "
         f"Ensemble: {_say_ensemble(document)}, scored once."
+        + f" Predictions passed {', '.join(document.postprocess)}, fitted on the validation trials."
+        * bool(document.postprocess)
         + " Each network's epoch was chosen on the same trials, so the figures are on the high side."
         * (document.partition == "validation")
     )

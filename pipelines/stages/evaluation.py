@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def evaluate_systems(
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same for the runs' mean prediction, scored once.
 
-        Without any labels there are none. Also `runs`, one row per scored run with its CCC; `metrics`, how tables show each of
+        Without any labels there are none. With post-processing they come after it, and `raw` has those before. Also `runs`, one row per scored run with its CCC; `metrics`, how tables show each of
         them; and the digests of the networks and of the predictions.
 
     Raises:
@@ -98,27 +98,27 @@ def evaluate_systems(
         "best_folds": evaluate.best_folds,
         "window": evaluate.window,
         "hop": evaluate.hop,
+        "postprocess": list(evaluate.postprocess),
         "seeds": len(params.seeds),
         "folds": scored or [fold.index for fold in folds],
         "level": evaluate.level,
         "networks": {name: digest_runs(outputs.models, name) for name in systems},
         "predictions": {},
         "systems": {},
+        "raw": {},
         "runs": [],
     }
-    total = len(systems) * len(params.seeds) * len(folds)
+    total = len(systems) * len(params.seeds) * len(folds) * (2 if evaluate.postprocess and scored else 1)
     with torch_threads(params.threads), progress("evaluating", total) as advance:
         for name, system in systems.items():
             banks = Banks(system, manifest, params, features)
             stage = _System(name, system, params, evaluate, folds, partition, manifest, banks, outputs)
-            runs = stage.predict_runs(advance)
-            ensemble = merge(list(runs.values()))
-            best = stage.predict_by_best()
-            ensemble = best if best and partition == "test" else ensemble
+            if evaluate.postprocess and scored:
+                document["raw"][name] = stage.raw().run(scored, metrics, advance)[1]
+            ensemble, summary, rows = stage.run(scored, metrics, advance)
             document["predictions"][name] = _save_predictions(outputs.predictions / f"{name}.npz", ensemble)
-            labelled = {key: run for key, run in runs.items() if key[0] in scored}
-            if labelled:
-                document["systems"][name], rows = stage.score(labelled, ensemble, metrics)
+            if scored:
+                document["systems"][name] = summary
                 document["runs"] += rows
     document = as_json(document)
     if only:
@@ -176,6 +176,24 @@ class _System:
     banks: Banks
     outputs: paths.Outputs
 
+    def raw(self) -> _System:
+        """The same system without post-processing."""
+        return replace(self, evaluate=replace(self.evaluate, postprocess=()))
+
+    def run(
+        self, scored: Collection[int], metrics: Metrics, advance: Callable[[int, str], None]
+    ) -> tuple[list[Prediction], Summary, list[Row]]:
+        """Predict, and score the runs on folds with labels.
+
+        Returns:
+            The ensemble's predictions, the figures of the system, and a row with the CCC of each run.
+        """
+        runs = self._predict_runs(advance)
+        best = self._predict_by_best()
+        ensemble = best if best and self.partition == "test" else merge(list(runs.values()))
+        labelled = {key: run for key, run in runs.items() if key[0] in scored}
+        return ensemble, *(self._score(labelled, ensemble, metrics) if labelled else ({}, []))
+
     def _load(self, fold: Fold, seed: int) -> list[Checkpoint]:
         """The networks of a run, which make their predictions as section `evaluate` says.
 
@@ -197,9 +215,12 @@ class _System:
                     f"System '{self.name}' was trained with settings other than those now in params.yaml (seed {seed}). "
                     f"Run 'train-fusion --system {self.name}' again."
                 )
-        return [network.read_in(self.evaluate.window, self.evaluate.hop) for network in networks]
+        return [
+            network.answering(self.evaluate.window, self.evaluate.hop, self.evaluate.postprocess)
+            for network in networks
+        ]
 
-    def predict_runs(self, advance: Callable[[int, str], None]) -> Runs:
+    def _predict_runs(self, advance: Callable[[int, str], None]) -> Runs:
         """All trials of the partition by every run."""
         runs = {}
         for fold in self.folds:
@@ -211,7 +232,7 @@ class _System:
                 advance(1, self.name)
         return runs
 
-    def predict_by_best(self) -> list[Prediction]:
+    def _predict_by_best(self) -> list[Prediction]:
         """The mean prediction of the test trials by the best folds, of each by its best network for each target; also saved."""
         path = self.outputs.predictions / "test" / f"{self.name}.npz"
         if not self.evaluate.best_folds:
@@ -235,7 +256,7 @@ class _System:
         _save_predictions(path, found)
         return found
 
-    def score(self, runs: Runs, ensemble: Sequence[Prediction], metrics: Metrics) -> tuple[Summary, list[Row]]:
+    def _score(self, runs: Runs, ensemble: Sequence[Prediction], metrics: Metrics) -> tuple[Summary, list[Row]]:
         """The figures of the system, and a row with the CCC of each run."""
         manifest, evaluate = self.manifest, self.evaluate
         measured, (together,) = (

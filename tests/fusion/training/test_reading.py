@@ -68,7 +68,7 @@ def test_training_keeps_the_windows_that_are_best_on_validation_trials(corpus, m
 def test_models_of_fixed_length_only_overlap(corpus):
     result = train(corpus.bank(), corpus.fold, "joint_cross_attention", {"length": 8}, QUICK)
     assert result.checkpoint.windows.window == 8
-    assert result.checkpoint.read_in(64, 2).windows == Reading(8, 2)
+    assert result.checkpoint.answering(64, 2).windows == Reading(8, 2)
 
 
 def test_predictions_are_made_in_the_windows_of_the_checkpoint(corpus):
@@ -80,7 +80,7 @@ def test_predictions_are_made_in_the_windows_of_the_checkpoint(corpus):
 
     chosen = replace(trained, reading=Reading(16, 4))
     found = {
-        asked: predict(chosen.read_in(*asked), bank, ["d"])[0].values
+        asked: predict(chosen.answering(*asked), bank, ["d"])[0].values
         for asked in (("auto", "auto"), ("train", "auto"), ("auto", 8), (12, "auto"), (12, 5), ("train", 100))
     }
     windows = [(16, 4), (8, 8), (16, 8), (12, 3), (12, 5), (8, 8)]

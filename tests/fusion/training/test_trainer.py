@@ -87,7 +87,7 @@ def test_validation_is_the_ccc_over_all_validation_frames(corpus):
     result = run(corpus)
     bank = corpus.bank()
     rows, labels = [], []
-    for prediction in predict(result.checkpoint.read_in("train", "auto"), bank, corpus.fold.validate):
+    for prediction in predict(result.checkpoint.answering("train"), bank, corpus.fold.validate):
         rows.append(torch.from_numpy(prediction.values))
         labels.append(bank.labels[bank.span(prediction.trial_id)])
     expected = CCC.of(torch.cat(rows), torch.cat(labels))

@@ -157,3 +157,27 @@ def test_systems_without_a_name_or_modalities_are_refused(
         lambda params: params[section].update(systems={"a/b": {"model": "rnn", "modalities": {"audio": "conv1d"}}})
     )
     assert "cannot name a folder" in run("train").stderr
+
+
+def test_figures_after_post_processing_stand_beside_the_raw_ones(
+    project: Path, run: Callable, edit_params: Callable
+) -> None:
+    system = {"model": "linear", "modalities": {"audio": "conv1d"}}
+    edit_params(lambda params: params["fusion"].update(seeds=[0], systems={"one": system}))
+    edit_params(lambda params: params.update(evaluate={"draws": 10, "partition": "validation"}))
+    assert run("train").exit_code == 0
+    assert run("evaluate").exit_code == 0
+    (raw,) = json.loads(run("compare", "--json").stdout)
+    assert "raw" not in raw
+    assert "raw CCC" not in run("compare").stdout
+    edit_params(lambda params: params["evaluate"].update(postprocess=["savgol", "scale"]))
+    assert "1 of 1 networks are trained already" in run("train").stderr, "it was fitted when the network was trained"
+    assert run("evaluate").exit_code == 0
+    (row,) = json.loads(run("compare", "--json").stdout)
+    assert row["raw"] == raw["ccc"]
+    assert row["ccc"] > raw["ccc"], "on the trials that it was fitted on"
+    assert run("compare").stdout.split()[:5] == ["#", "system", "CCC", "raw", "CCC"]
+    assert run("report").exit_code == 0
+    report = (project / "results/report.md").read_text(encoding="utf-8")
+    assert "Predictions passed savgol, scale, fitted on the validation trials." in report
+    assert "Without post-processing:" in report
