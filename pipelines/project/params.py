@@ -213,6 +213,11 @@ class EvaluateParams:
         ranges = {"best_folds": (0, 10**6), "draws": (1, 10**6), "seed": (0, 2**63 - 1)}
         check_ranges("section 'evaluate'", self, ranges, {"partition": (AUTO, *PARTITIONS)}, faults)
 
+    @property
+    def answers(self) -> tuple[Any, Any, tuple[str, ...]]:
+        """How networks make their predictions, as `fusion.training.checkpoint.Checkpoint.answering` takes it."""
+        return self.window, self.hop, self.postprocess
+
 
 @dataclass(frozen=True)
 class Params:

@@ -215,10 +215,7 @@ class _System:
                     f"System '{self.name}' was trained with settings other than those now in params.yaml (seed {seed}). "
                     f"Run 'train-fusion --system {self.name}' again."
                 )
-        return [
-            network.answering(self.evaluate.window, self.evaluate.hop, self.evaluate.postprocess)
-            for network in networks
-        ]
+        return [network.answering(*self.evaluate.answers) for network in networks]
 
     def _predict_runs(self, advance: Callable[[int, str], None]) -> Runs:
         """All trials of the partition by every run."""

@@ -46,7 +46,7 @@ class Member:
 
 
 def find_members(params: Params, runs: Iterable[str]) -> list[Member]:
-    """The networks of some runs, each once.
+    """The networks of some runs, each once, which make their predictions as section `evaluate` says.
 
     Args:
         params: the project's, whose sections `fusion` and `matrix` name the systems.
@@ -77,7 +77,8 @@ def find_members(params: Params, runs: Iterable[str]) -> list[Member]:
         for folder, parts in chosen.items():
             (network,) = load_networks(folder)
             fold = int(parts[1].removeprefix("fold"))
-            found[folder] = Member(system, section, fold, network, network.model.targets)
+            answering = network.answering(*params.evaluate.answers)
+            found[folder] = Member(system, section, fold, answering, network.model.targets)
     return list(found.values())
 
 

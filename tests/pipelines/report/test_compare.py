@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.project.params_file import read_params
 from pipelines.project.runs import digest_runs, save_run
 from pipelines.project.scores import interval
+from pipelines.submission.ensemble import find_members
 
 FULL = {"mean": 0.5, "std": 0.01, "best": 0.52, "low": 0.4, "high": 0.6}
 
@@ -110,7 +112,6 @@ def test_scores_older_than_the_networks_are_told(project: Path, run: Callable) -
 
 def test_the_matrix_has_every_model() -> None:
     from fusion.models import MODELS
-    from pipelines.project.params_file import read_params
 
     matrix = read_params(Path(__file__).parents[3] / "params.yaml").matrix
     assert matrix is not None
@@ -181,3 +182,5 @@ def test_figures_after_post_processing_stand_beside_the_raw_ones(
     report = (project / "results/report.md").read_text(encoding="utf-8")
     assert "Predictions passed savgol, scale, fitted on the validation trials." in report
     assert "Without post-processing:" in report
+    (member,) = find_members(read_params(), ["one"])
+    assert member.network.postprocess == ("savgol", "scale"), "what is handed in passes it too"
