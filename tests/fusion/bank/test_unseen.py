@@ -110,12 +110,13 @@ def test_validation_and_prediction(tmp_path):
         assert score == pytest.approx(
             2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
         )
-    predictions = {each.trial_id: each.values for each in predict(result.checkpoint, bank, ["a", "b", "c"])}
+    trained = result.checkpoint.answering("train")
+    predictions = {each.trial_id: each.values for each in predict(trained, bank, ["a", "b", "c"])}
     assert {name: len(each) for name, each in predictions.items()} == {"a": 12, "b": 6, "c": 6}
     seen = bank.keep({"a": np.array([1, 2, 5, 6, 7, 8, 10, 11])})  # labels do not matter
     (of_seen,) = run_model(result.checkpoint.model, seen, ["a"], 3, 3, 4)
     np.testing.assert_allclose(predictions["a"], of_seen.values[[0, 0, 1, 1, 1, 2, 3, 4, 5, 5, 6, 7]], atol=1e-6)
-    checkpoint = replace(result.checkpoint, training=replace(CONFIG, drop_unseen=()))
+    checkpoint = replace(trained, training=replace(CONFIG, drop_unseen=()))
     plain = {each.trial_id: each.values for each in predict(checkpoint, bank, ["a", "b", "c"])}
     np.testing.assert_array_equal(predictions["b"], plain["b"])  # no face at all: as it is
     np.testing.assert_array_equal(predictions["c"], plain["c"])
