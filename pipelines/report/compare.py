@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingFileError
+from pipelines.console.console import note
 from pipelines.project.scores import Figures, ScoresDocument, figure, find_scores, interval, spread
 
 
@@ -20,19 +21,19 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     Returns:
         Rows of rank, system, mean CCC over targets with standard deviation over runs and bootstrap interval over trials,
         the best run, the CCC of each target, with post-processing also the mean CCC without it (`raw`), the scored partition, and `metrics`: title, digits and mean of the other brief
-        metrics. Sorted by mean CCC; systems without one come last.
+        metrics. Sorted by mean CCC; systems without one come last. None if there were no labels, which a note says.
 
     Raises:
-        MissingFileError: if nothing was scored yet.
+        MissingFileError: if nothing was evaluated yet.
         SettingError: if a file is damaged.
     """
     documents = [document for document in map(find_scores, files) if document is not None]
     if not documents:
         raise MissingFileError(f"No systems in '{files[0]}', or no such file. Run 'evaluate-fusion' first.")
     if not any(document.systems for document in documents):
-        raise MissingFileError(
-            f"No scores in '{files[0]}': partition '{documents[0].partition}' has no labels and was only predicted. Run "
-            "'evaluate-fusion --partition' with another one."
+        note(
+            f"Nothing to compare: partition '{documents[0].partition}' has no labels and was only predicted. For scores, run "
+            "'avfusion evaluate --partition validation', or set evaluate.partition."
         )
     rows = [
         {
