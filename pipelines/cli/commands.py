@@ -272,26 +272,13 @@ def evaluate_fusion(systems: tuple[str, ...], partition: str | None, features: s
     The predictions of all trials, labelled or not, go to work/predictions.
     """
     from pipelines.project.params_file import read_params
-    from pipelines.project.scores import spread
+    from pipelines.report.compare import score_rows
     from pipelines.stages.evaluation import evaluate_systems
 
     params = read_params()
     evaluate = replace(params.evaluate, partition=partition or params.evaluate.partition)
     document = evaluate_systems(params.fusion, evaluate, features=features, only=systems)
-    unscored = [{"system": name, "scores": "–"} for name in document["predictions"] if name not in document["systems"]]
-    rows = unscored or [
-        {
-            "system": system,
-            **{
-                f"{name} {target}": spread(figures, metric["digits"])
-                for name, metric in document["metrics"].items()
-                if metric["brief"]
-                for target, figures in scores[name].items()
-            },
-        }
-        for system, scores in document["systems"].items()
-    ]
-    show([document] if as_json else rows, as_json)
+    show([document] if as_json else score_rows(document, systems or params.fusion.systems), as_json)
 
 
 @avfusion.command("matrix")

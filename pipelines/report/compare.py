@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -100,3 +100,21 @@ def table_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 def _cell(metric: Mapping[str, Any] | None) -> str:
     return "" if metric is None else figure(metric["mean"], metric["digits"])
+
+
+def score_rows(document: Mapping[str, Any], names: Collection[str]) -> list[dict[str, str]]:
+    """The figures of some systems, in `results/scores.json`, for people; a dash for those that were only predicted."""
+    unscored = [name for name in document["predictions"] if name not in document["systems"]]
+    return [{"system": name, "scores": figure(None)} for name in unscored] or [
+        {
+            "system": system,
+            **{
+                f"{name} {target}": spread(figures, metric["digits"])
+                for name, metric in document["metrics"].items()
+                if metric["brief"]
+                for target, figures in scores[name].items()
+            },
+        }
+        for system, scores in document["systems"].items()
+        if system in names
+    ]

@@ -93,6 +93,7 @@ def test_systems_and_partition_can_be_named(run: Callable) -> None:
     Path("work/predictions/two.npz").unlink()
     result = run("evaluate", "--system", "one")
     assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["system", "one"]
     assert scores() == whole, "what was known of the other system is kept"
     assert not Path("work/predictions/two.npz").exists()
     result = run("evaluate", "--system", "two", "--partition", "validation")
