@@ -17,6 +17,7 @@ from pipelines.cli.corpus import corpus
 from pipelines.cli.finetune import finetune
 from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
+from pipelines.cli.predict import predict
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
@@ -37,7 +38,7 @@ def avfusion() -> None:
     """
 
 
-for command in (cache_commands, corpus, finetune, models, submit, unlock):
+for command in (cache_commands, corpus, finetune, models, predict, submit, unlock):
     avfusion.add_command(command)
 
 

@@ -1,0 +1,83 @@
+"""Command `avfusion predict`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.cli.options import DEVICE, JSON, RECOGNISER, FrameRate
+from pipelines.console.console import Command, guarded, show
+
+_FORMATS = ("csv", "json", "elan", "vtt")
+
+
+def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
+    """SET=PATH, several times."""
+    pairs = [value.partition("=") for value in values]
+    for (name, _, path), value in zip(pairs, values, strict=True):
+        if not name or not path:
+            raise click.BadParameter(f"'{value}' is not SET=PATH, such as visual=face.pt.", context, option)
+    return {name: Path(path) for name, _, path in pairs}
+
+
+@click.command("predict", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="RUN",
+    help="Folder of a trained run, or name of a system of the project, which is all its runs; several are one ensemble.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the answers and a cache."
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    default=("csv",),
+    show_default=True,
+    type=click.Choice(_FORMATS),
+    help="May be repeated.",
+)
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="SET=PATH",
+    callback=_pairs,
+    help="Where the weights of a feature set of the model lie (a file, or a folder to search), if they are not found.",
+)
+@click.option(
+    "--recogniser",
+    type=RECOGNISER,
+    help="For models that read words, of videos without a transcript beside them: pocketsphinx, or vosk:<folder of a model>.  "
+    "[default: the one that the model was trained with]",
+)
+@click.option("--rate", type=FrameRate(), help="Frames per second for sound files without a picture.  [default: 25]")
+@click.option(
+    "--face",
+    default="largest",
+    show_default=True,
+    help="Which face to follow: largest, centre, left, right, or a picture of the person.",
+)
+@click.option("--redo", is_flag=True, help="Write finished answers again.")
+@click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
+@JSON
+@click.argument("videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path))
+@guarded
+def predict(videos: tuple[Path, ...], as_json: bool, rate: Fraction | None, recogniser: str | None, **how: Any) -> None:
+    """Predict valence and arousal for every frame of new videos with trained models.
+
+    Writes OUT/<name>.csv for each VIDEO: frame, time_s, each target, its spread over the ensemble, and whether face, speech and
+    words were seen. Crops, words and features are made as those that the model was trained on, and cached in OUT/cache.
+    """
+    from pipelines.prediction.prediction import Asked, predict_files, raise_unanswered
+
+    asked = Asked(rate=rate, recogniser=recogniser or "", **how)
+    rows, outcome = predict_files(videos, asked)
+    show(rows, as_json)
+    raise_unanswered(outcome, asked.out)

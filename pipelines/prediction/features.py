@@ -1,0 +1,149 @@
+"""Features of new videos by the recipes of a model: crops, words and embeddings, each cached in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import AvFusionError, SettingError
+from cache.foreign import sha256_file
+from cache.recipe import Recipe
+from cache.store.store import FeatureStore
+from extract.backbones.contract import Backbone
+from extract.engine.cropping import crops_folder
+from extract.engine.embedding import EngineOptions, extract_features
+from extract.faces.crops import CropConfig
+from extract.inputs.contract import GIVEN, require_medium
+from pipelines.console.console import progress, warn
+from pipelines.stages.crops import make_crops
+from pipelines.stages.transcripts import Recordings, transcribe_all
+
+SEEN = {"video": "face", "audio": "speech", "words": "words"}
+"""Medium → heading of the column that says whether the model saw it."""
+
+
+@dataclass
+class FeatureMaker:
+    """Makes what models read of new videos.
+
+    Attributes:
+        folder: the cache; everything in it is made again if its video or its recipe is another.
+        device: auto, cpu, cuda or cuda:N.
+        recogniser: of speech, where it is not that of the recipe; "" for that one.
+        failures: trial id → why its features could not be made.
+        seen: fingerprint → heading of the column of what the model saw.
+    """
+
+    folder: Path
+    device: str = "auto"
+    recogniser: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def make(
+        self, manifest: Manifest, recipes: Mapping[str, tuple[str, Recipe]], build: Callable[[str, Recipe], Backbone]
+    ) -> Manifest:
+        """Make the features of every trial that does not fail.
+
+        Args:
+            manifest: the videos.
+            recipes: fingerprint → modality and recipe.
+            build: builds the backbone of a modality's recipe.
+
+        Returns:
+            The manifest with the transcripts that were made.
+
+        Raises:
+            WeightsError: if weights are not found or are not those of a recipe.
+            FingerprintError: if this version would make different features.
+            SettingError: if nobody knows how to transcribe.
+        """
+        for key, (modality, recipe) in recipes.items():
+            backbone = build(modality, recipe)  # one at a time, as each may fill gigabytes
+            media = backbone.input.media
+            self.seen[key] = SEEN.get(media[-1], modality)
+            if "words" in media:
+                manifest = self._transcribe(manifest, recipe)
+            for trial in self._left(manifest):
+                try:
+                    require_medium(manifest, [trial], backbone.input)
+                except AvFusionError as error:
+                    self.failures[trial.id] = str(error)
+            crops = self._crop(manifest, modality, recipe) if "crops" in media else None
+            self._embed(manifest, backbone, recipe, crops)
+        return manifest
+
+    def open_store(self, recipe: Recipe) -> FeatureStore:
+        """The features of a recipe."""
+        return FeatureStore(self._store(recipe), recipe.fingerprint)
+
+    def _store(self, recipe: Recipe) -> Path:
+        return self.folder / "features" / f"{recipe.name}.zarr"
+
+    def _left(self, manifest: Manifest) -> list[Trial]:
+        return [trial for trial in manifest.trials if trial.id not in self.failures]
+
+    def _crop(self, manifest: Manifest, modality: str, recipe: Recipe) -> Path:
+        """Make crops with the settings of a recipe; returns their folder."""
+        document = (recipe.upstream or {}).get("crops", GIVEN)
+        if document == GIVEN:
+            warn(
+                f"The model's features '{modality}' are of crops that came with their corpus, so nobody knows how these were made; "
+                "those of new videos are cropped by our own defaults."
+            )
+        config = CropConfig() if document == GIVEN else CropConfig.from_document(document)
+        root = self.folder / "crops"
+        outcome = make_crops(replace(manifest, trials=tuple(self._left(manifest))), config, root, self.device)
+        self.failures |= outcome.failures
+        return crops_folder(root, config)
+
+    def _transcribe(self, manifest: Manifest, recipe: Recipe) -> Manifest:
+        """Transcribe trials without words of their own, as the recipe says."""
+        lacking = [trial for trial in self._left(manifest) if "words" not in trial.media]
+        if not lacking:
+            return manifest
+        made_by = (recipe.upstream or {}).get("words", GIVEN)
+        if not self.recogniser and (made_by == GIVEN or len(made_by) != 1):
+            return manifest  # `require_medium` says what to do
+        how = {"punctuation": ""} if made_by == GIVEN else made_by[0]
+        recogniser = self.recogniser or how["recogniser"]
+        if recogniser.startswith("vosk:") and not Path(recogniser.partition(":")[2]).expanduser().is_dir():
+            raise SettingError(
+                f"The model's words were recognised by '{recogniser}', whose folder is not known here. Say where it lies with "
+                "--recogniser vosk:<folder>, or put a transcript beside each video."
+            )
+        folder = self.folder / "words" / recogniser.replace("/", "_").replace(":", "_")
+        places = {}
+        for trial in lacking:
+            sound = manifest.path(trial, "audio")
+            places[trial.id] = (sound, folder / f"{sha256_file(sound)[:32]}.json")
+        outcome = transcribe_all(Recordings(folder, places), recogniser, how["punctuation"])
+        self.failures |= outcome.failures
+        heard = {trial_id: transcript.absolute().as_posix() for trial_id, (_, transcript) in places.items()}
+        trials = tuple(
+            replace(trial, media={**trial.media, "words": heard[trial.id]}) if trial.id in heard else trial
+            for trial in manifest.trials
+        )
+        return replace(manifest, trials=trials)
+
+    def _embed(self, manifest: Manifest, backbone: Backbone, recipe: Recipe, crops: Path | None) -> None:
+        """Compute missing embeddings."""
+        trials = self._left(manifest)
+        if not trials:
+            return
+        path = self._store(recipe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = EngineOptions(device=self.device, precision=recipe.settings.get("precision", "fp32"))
+        with progress(backbone.name, sum(trial.clock.num_frames for trial in trials)) as advance:
+            outcome = extract_features(
+                backbone,
+                FeatureStore.create(path, recipe),
+                manifest,
+                trials,
+                crops,
+                options,
+                lambda trial_id, frames: advance(frames, trial_id),
+            )
+        self.failures |= outcome.failures

@@ -1,0 +1,217 @@
+"""Predict new videos: features by the recipes of the models, then one answer per video, in files or as a table."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import AvFusionError, MediaError, SettingError, TrialsFailedError, plain_error
+from cache.foreign import sha256_file
+from cache.recipe import fingerprint
+from extract.engine.outcome import Outcome
+from pipelines.console.console import warn
+from pipelines.prediction.answers import FORMATS, Answer
+from pipelines.prediction.ensemble import Ensemble, digest_networks, find_runs
+from pipelines.prediction.features import SEEN, FeatureMaker
+from pipelines.prediction.results import Results
+from pipelines.prediction.weights import WeightsFinder
+from pipelines.project.loose_media import loose_manifest
+from pipelines.stages.extraction import raise_failures
+
+VERSION = 1  # raise it when the same models give other files
+CACHE = "cache"
+"""Folder below that of the answers, for crops, words, features and what is known about written files."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to predict with what.
+
+    Attributes:
+        models: names of systems, or folders of runs; all of them are one ensemble.
+        out: folder of the answers and the cache.
+        formats: some of FORMATS.
+        weights: feature set → where its weights lie.
+        recogniser: see `FeatureMaker`.
+        rate: frames per second of files without pictures; None for 25.
+        face: which face to follow; see `loose_manifest`.
+        device: auto, cpu, cuda or cuda:N.
+        redo: whether to make finished answers again.
+    """
+
+    models: tuple[str | Path, ...]
+    out: Path
+    formats: tuple[str, ...] = ("csv",)
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    recogniser: str = ""
+    rate: Fraction | None = None
+    face: str = "largest"
+    device: str = "auto"
+    redo: bool = False
+
+
+def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, Any]], Outcome]:
+    """Write the answers for some videos; those that are there already are kept.
+
+    Returns:
+        A row per video for people, and what was computed, kept, or failed.
+
+    Raises:
+        MissingFileError: if a model does not exist.
+        WeightsError: if a model's weights are not found.
+        CorpusError: if two videos have one name.
+        SettingError: if a setting is wrong.
+    """
+    runs = list(dict.fromkeys(run for model in asked.models for run in find_runs(model)))
+    networks = digest_networks(runs)
+    manifest, failures = loose_manifest(videos, asked.rate, asked.face)
+    outcome = Outcome(failures=dict(failures))
+    files, results = {}, {}
+    for trial in manifest.trials:
+        files[trial.id] = [asked.out / f"{trial.id}{FORMATS[kind]}" for kind in asked.formats]
+        own = Results(asked.out / CACHE, trial.id, _made_of(manifest, trial, networks, asked), asked.redo)
+        if all(map(own.is_finished, files[trial.id])):
+            outcome.kept.append(trial.id)
+            continue
+        try:
+            own.refuse_foreign(files[trial.id])
+        except AvFusionError as error:
+            outcome.failures[trial.id] = str(error)
+            continue
+        results[trial.id] = own
+
+    def write(trial_id: str, answer: Answer) -> None:
+        own = results[trial_id]
+        own.claim(files[trial_id])
+        for path, kind in zip(files[trial_id], asked.formats, strict=True):
+            if not own.is_finished(path):
+                own.write(path, answer.format(kind))
+
+    if results:
+        chosen = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id in results))
+        outcome.add(answer_all(chosen, runs, asked, write))
+    rows = [
+        {
+            "video": trial.id,
+            "frames": trial.clock.num_frames,
+            "state": "kept" if trial.id in outcome.kept else "computed",
+            "file": str(files[trial.id][0]),
+        }
+        for trial in manifest.trials
+        if trial.id not in outcome.failures
+    ]
+    return rows, outcome
+
+
+def answer_all(manifest: Manifest, runs: Sequence[Path], asked: Asked, take: Callable[[str, Answer], None]) -> Outcome:
+    """Make the features of some videos, and hand out the answer for each, one after another.
+
+    Args:
+        manifest: the videos.
+        runs: folders of the ensemble's runs.
+        asked: how.
+        take: receives the id and the answer of a video; its errors are failures of the video.
+    """
+    ensemble = Ensemble.load(runs)
+    finder = WeightsFinder(asked.weights, runs)
+    finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
+    maker = FeatureMaker(asked.out / CACHE, asked.device, asked.recogniser)
+    outcome = Outcome(failures=maker.failures)
+    manifest = maker.make(manifest, ensemble.recipes, finder.build)
+    for trial in manifest.trials:
+        if trial.id in outcome.failures:
+            continue
+        try:
+            take(trial.id, _answer(trial, manifest, ensemble, maker))
+        except Exception as error:  # of any library: the other videos go on
+            outcome.failures[trial.id] = plain_error(error)
+            continue
+        outcome.computed.append(trial.id)
+    return outcome
+
+
+def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: FeatureMaker) -> Answer:
+    """The answer for one video, whose features are there."""
+    seen: dict[str, NDArray[np.bool_]] = {}
+    for key, (_, recipe) in ensemble.recipes.items():
+        valid = maker.open_store(recipe).read(trial.id).valid
+        name = maker.seen[key]
+        seen[name] = seen[name] | valid if name in seen else valid
+    video = manifest.path(trial, "video" if "video" in trial.media else "audio")
+    unseen = [name for name, frames in seen.items() if not frames.any()]
+    if len(unseen) == len(seen):
+        raise MediaError(
+            f"Nothing that the model reads ({', '.join(seen)}) was seen in '{video}', so there is nothing to predict from. Check "
+            "the file, or choose another face with --face."
+        )
+    for name in unseen:
+        warn(f"No {name} was seen in '{video}'; the prediction rests on the rest.")
+    order = list(SEEN.values())
+    seen = {
+        name: seen[name] for name in sorted(seen, key=lambda name: order.index(name) if name in order else len(order))
+    }
+    values, spread = ensemble.predict(trial.id, manifest, maker.open_store)
+    return Answer(video, trial.clock, ensemble.targets, values, spread, seen)
+
+
+def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: Asked) -> str:
+    """Digest of everything that decides the answer for a video."""
+    media = {kind: sha256_file(manifest.path(trial, kind)) for kind in trial.media if kind != "video"}
+    how = {"face": trial.face, "clock": trial.clock.to_document(), "recogniser": asked.recogniser}
+    return fingerprint({"version": VERSION, "networks": list(networks), "media": media, **how})
+
+
+def raise_unanswered(outcome: Outcome, out: Path) -> None:
+    """List failed videos in a file and raise, if there are any.
+
+    Raises:
+        TrialsFailedError: naming every failed video.
+    """
+    raise_failures(("predictions", outcome, out / CACHE / "failures.json"))
+
+
+def predict(
+    video: str | Path,
+    run: str | Path | Sequence[str | Path],
+    *,
+    cache: str | Path | None = None,
+    **how: Any,
+) -> dict[str, NDArray[Any]]:
+    """Predict a video.
+
+    Args:
+        video: a video, or a sound file for models that read only sound.
+        run: the folder of a trained run, or the name of a system of the project; several are one ensemble.
+        cache: folder to keep crops, words and features in; by default they are made again each time.
+        how: weights, recogniser, rate, face or device, as of `Asked`.
+
+    Returns:
+        Column → (T,), a row per frame: frame, time_s, each target, its spread over the ensemble, and what was seen. A
+        `pandas.DataFrame` takes it as it is.
+
+    Raises:
+        TrialsFailedError: if the video cannot be predicted; says why.
+        AvFusionError: as `predict_files`.
+    """
+    models = (run,) if isinstance(run, str | Path) else tuple(run)
+    if not models:
+        raise SettingError("The ensemble has 0 models; expected at least one. Name the checkpoints.")
+    with tempfile.TemporaryDirectory() as place:
+        asked = Asked(models, Path(cache or place), **how)
+        runs = [folder for model in models for folder in find_runs(model)]
+        manifest, failures = loose_manifest([Path(video)], asked.rate, asked.face)
+        found: dict[str, Answer] = {}
+        if not failures:
+            failures = answer_all(manifest, runs, asked, found.__setitem__).failures
+        if failures:
+            raise TrialsFailedError(" ".join(failures.values()))
+        (answer,) = found.values()
+        return answer.table()

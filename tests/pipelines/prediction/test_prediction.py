@@ -1,0 +1,137 @@
+"""A new video in, a row per frame out: the same figures as by the cached way, once, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cache.corpus.manifest import Manifest
+from cache.errors import MissingFileError, UnknownNameError, WeightsError
+from cache.store.receipt import open_receipt
+from fusion.bank.bank import Bank
+from fusion.training.inference import merge
+from fusion.training.inference import predict as predict_stored
+from pipelines.prediction import features
+from pipelines.prediction.ensemble import Ensemble, find_runs
+from pipelines.prediction.weights import WeightsFinder
+from pipelines.project.runs import load_networks
+
+Run = Callable[..., Result]
+RUN = "work/models/fused/fold0/seed0"
+
+
+def read_table(path: Path) -> dict[str, list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def test_a_demo_video_is_predicted_as_from_stored_features(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("predict", video, "--model", "fused", "--out", "answers")
+    assert result.exit_code == 0, result.output
+    manifest = Manifest.load(Path("work/corpus"))
+    trial = manifest.trials[1]
+    stores = {
+        modality: open_receipt(Path(f"features/receipts/{name}.json"))[0]
+        for modality, name in (("visual", "mobilefacenet"), ("audio", "conv1d"))
+    }
+    bank = Bank.from_stores(stores, manifest, [trial.id])
+    runs = [predict_stored(load_networks(folder)[0], bank, [trial.id]) for folder in find_runs("fused")]
+    expected = merge(runs)[0]
+    found = read_table(Path("answers") / f"{video.stem}.csv")
+    assert list(found) == [
+        "frame",
+        "time_s",
+        "valence",
+        "arousal",
+        "valence_spread",
+        "arousal_spread",
+        "face",
+        "speech",
+    ]
+    assert found["frame"] == [str(frame) for frame in range(trial.clock.num_frames)]
+    np.testing.assert_allclose(np.float64(found["time_s"]), trial.clock.times_s(), atol=1e-6)
+    assert len(runs) == 2
+    for column, target in enumerate(expected.targets):
+        np.testing.assert_allclose(np.float64(found[target]), expected.values[:, column], atol=1e-6)
+        spread = np.std([one[0].values[:, column] for one in runs], axis=0, ddof=1)
+        np.testing.assert_allclose(np.float64(found[f"{target}_spread"]), spread, atol=1e-6)
+    seen = stores["visual"].read(trial.id).valid
+    assert found["face"] == [str(int(frame)) for frame in seen]
+
+    written = {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")}
+    monkeypatch.setattr(features, "extract_features", None)
+    again = run("predict", video, "--model", "fused", "--out", "answers", "--json")
+    assert '"kept"' in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")} == written
+
+
+def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run: Run) -> None:
+    broken, absent, odd = Path("broken.mp4"), Path("absent.mp4"), Path("ein Film, (2) €%.mp4")
+    broken.write_bytes(video.read_bytes()[:2000])
+    shutil.copy(video, odd)
+    result = run("predict", broken, odd, absent, "--model", RUN, "--out", "answers")
+    assert result.exit_code == 1
+    assert "2 of 3" in result.stderr
+    assert "'broken.mp4'" in result.stderr
+    assert "'absent.mp4'" in result.stderr
+    table = read_table(Path("answers") / f"{odd.stem}.csv")
+    assert set(table["valence_spread"]) == {""}
+    assert len(table["frame"]) > 40
+
+
+def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run: Run) -> None:
+    labels = Path("answers") / f"{video.stem}.csv"
+    labels.parent.mkdir()
+    labels.write_text("valence\n0.5\n")
+    result = run("predict", video, "--model", RUN, "--out", "answers")
+    assert result.exit_code == 1
+    assert f"'{labels}' exists" in result.stderr
+    assert labels.read_text() == "valence\n0.5\n"
+
+
+def test_names_of_models(trained: Path, tmp_path: Path) -> None:
+    runs = [Path(f"work/models/fused/fold0/seed{seed}") for seed in (0, 1)]
+    assert find_runs("fused") == find_runs("work/models/fused") == runs
+    assert find_runs(RUN) == runs[:1]
+    with pytest.raises(UnknownNameError, match="'fusd'.*Did you mean 'fused'"):
+        find_runs("fusd")
+    with pytest.raises(MissingFileError, match="'nowhere/seed0'"):
+        find_runs("nowhere/seed0")
+    with pytest.raises(MissingFileError, match="no trained network"):
+        find_runs(tmp_path)
+
+
+def test_weights_are_found_by_their_digest_or_named(trained: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from extract.backbones.contract import load_backbone
+    from extract.weights.finetuned import Lineage
+
+    backbone = load_backbone("conv1d", "random:7", {"window_s": 0.1})
+    lineage = Lineage("conv1d", backbone.settings(), "", "", (), (), (), {})
+    tuned = backbone.save(tmp_path / "elsewhere" / "audio", lineage)
+    recipe = load_backbone("conv1d", str(tuned), {"window_s": 0.1}).recipe(upstream={})
+    ensemble = Ensemble.load([Path(RUN)])
+    other = next(recipe for modality, recipe in ensemble.recipes.values() if modality == "audio")
+    assert recipe != other
+    with pytest.raises(WeightsError, match=r"'audio.safetensors' .*--weights audio=PATH"):
+        WeightsFinder({}, []).build("audio", recipe)
+    for given in (tuned, tmp_path / "elsewhere"):
+        assert WeightsFinder({"audio": given}, []).build("audio", recipe).recipe(upstream={}) == recipe
+    changed = replace(recipe, weights_sha256="ab" * 32)
+    with pytest.raises(
+        WeightsError, match=f"sha256 '{recipe.weights_sha256[:12]}…', expected .*abababababab.*--weights"
+    ):
+        WeightsFinder({"conv1d": tuned}, []).build("audio", changed)
+    kept = Path("work/finetunings/0123/weights/audio.safetensors")
+    shutil.copytree(tuned.parent, kept.parent)
+    assert WeightsFinder({}, [Path(RUN)]).build("audio", recipe).recipe(upstream={}) == recipe
