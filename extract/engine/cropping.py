@@ -20,10 +20,10 @@ from extract.backbones.contract import load_backbone
 from extract.engine.claim_queue import ClaimQueue
 from extract.engine.devices import choose_device
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig, crops_are_current, remove_unfinished, write_crops
+from extract.faces.crops import CropConfig, crops_are_current, find_track, remove_unfinished, write_crops
 from extract.faces.detection import Detector, make_detector
-from extract.faces.likeness import Embedder, read_reference, reference_key
-from extract.faces.tracking import REFERENCE
+from extract.faces.likeness import Embedder, Reference, read_reference, reference_key
+from extract.faces.tracking import REFERENCE, Track
 
 
 def crop_trials(
@@ -62,6 +62,15 @@ def crop_trials(
     return outcome
 
 
+def track_face(manifest: Manifest, trial: Trial, config: CropConfig, device: str | torch.device = "auto") -> Track:
+    """Follow the face that the crops of a trial show; arguments as of `crop_trials`.
+
+    Raises:
+        MediaError: as `extract.faces.crops.write_crops`.
+    """
+    return _Maker(manifest, config, Path(), device, False).track(trial)
+
+
 def croppable(trials: Sequence[Trial]) -> list[Trial]:
     """Trials whose crops we make: those with a video and without crops of their own."""
     return [trial for trial in trials if "crops" not in trial.media and "video" in trial.media]
@@ -88,13 +97,23 @@ class _Maker:
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path)
-        reference = None
-        if trial.face == REFERENCE:
-            picture = self.manifest.path(trial, "face")
-            similarity = self.config.reference_similarity
-            reference = read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
         source = self._source(trial)
+        reference = self._reference(trial)
         write_crops(video, trial.clock, trial.face, path, self.config, trial.id, self._detector, source, reference)
+
+    def track(self, trial: Trial) -> Track:
+        """Follow a trial's face."""
+        video = self.manifest.path(trial, "video")
+        reference = self._reference(trial)
+        return find_track(video, trial.clock, trial.face, self.config, trial.id, self._detector, reference)
+
+    def _reference(self, trial: Trial) -> Reference | None:
+        """The person to follow, if a picture says who."""
+        if trial.face != REFERENCE:
+            return None
+        picture = self.manifest.path(trial, "face")
+        similarity = self.config.reference_similarity
+        return read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""

@@ -42,7 +42,7 @@ from extract.faces.likeness import SIZE as LIKENESS_SIZE
 from extract.faces.likeness import Reference, reference_key
 from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
-from extract.media.video import VideoInfo, probe, read_frames, shrunk_size
+from extract.media.video import probe, read_frames, shrunk_size
 
 ALGORITHM = 3  # raise it when the same settings give different crops
 
@@ -145,7 +145,7 @@ def write_crops(
     """
     source = source_digest or sha256_file(video)
     read = partial(read_frames, video, clock, trial_id)
-    track = _follow(read, probe(video), face, config.faces, clock.num_frames, detector, reference, trial_id)
+    track = find_track(video, clock, face, config, trial_id, detector, reference)
     key = reference_key(reference.path, config.reference_weights) if reference and face == REFERENCE else face
     record = {
         "version": VERSION,
@@ -179,18 +179,19 @@ def _temporary_stem(out_zip: Path) -> str:
     return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
 
 
-def _follow(
-    read: Reader,
-    info: VideoInfo,
+def find_track(
+    video: Path,
+    clock: FrameClock,
     face: str,
-    config: FaceConfig,
-    num_frames: int,
-    detector: Detector,
-    reference: Reference | None,
+    config: CropConfig,
     trial_id: str,
+    detector: Detector,
+    reference: Reference | None = None,
 ) -> Track:
-    """First pass: find the face, in pixels of the video."""
-    height, width = shrunk_size(info.height, info.width, config.max_side)
+    """Find the face, in pixels of the video: the first pass of `write_crops`, whose arguments and errors it has."""
+    read = partial(read_frames, video, clock, trial_id)
+    info = probe(video)
+    height, width = shrunk_size(info.height, info.width, config.faces.max_side)
     factors = info.width / width, info.height / height
 
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
@@ -200,9 +201,9 @@ def _follow(
         assert reference is not None
         return reference.score(_cut_faces(read, people), trial_id)
 
-    found = detect_faces(read(max_side=config.max_side), detect, config, num_frames)
+    found = detect_faces(read(max_side=config.faces.max_side), detect, config.faces, clock.num_frames)
     size = (info.height, info.width)
-    return follow_face(found, config, face, num_frames, size, likeness if reference else None)
+    return follow_face(found, config.faces, face, clock.num_frames, size, likeness if reference else None)
 
 
 def _cut_faces(read: Reader, people: Sequence[Sequence[Sighting]]) -> list[NDArray[np.uint8]]:

@@ -270,6 +270,17 @@ def align_face(
     return np.array(upright)
 
 
+def face_corners(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(4, 2) x, y of the corners of an aligned face in the frame, pixels, clockwise from the top left.
+
+    Raises:
+        ShapeError: as `align_face`.
+    """
+    turn, shift = _similarity_to_frame(landmarks, 1)
+    corners = turn * np.array([0, 1, 1 + 1j, 1j]) + shift
+    return np.stack([corners.real, corners.imag], axis=1)
+
+
 def _similarity_to_frame(landmarks: NDArray[np.float32], size: int) -> tuple[complex, complex]:
     """Factor and shift from the aligned face to the frame, as x + iy, pixel corners at whole numbers."""
     points = np.asarray(landmarks, np.float64) + 0.5

@@ -151,7 +151,7 @@ def read_frames(
     """
     timeline = scan(path)
     check_clock(trial_id, timeline, clock, path)
-    convert = _Converter(max_side, timeline.pixel_aspect)
+    convert = Converter(max_side, timeline.pixel_aspect)
     for index, frame in _pick(path, timeline, clock):
         if wanted is None or wanted(index):
             with media_faults(path):
@@ -166,8 +166,12 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
             yield from packet.decode()
 
 
-def _timed(path: Path, timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded pictures with their times in ticks of the container."""
+def timed_pictures(path: Path, timeline: Timeline) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield decoded pictures with their times in ticks of the container.
+
+    Raises:
+        MediaError: if the video is damaged.
+    """
     times = timeline.times
     with open_media(path) as container:
         for position, frame in enumerate(_decode(path, container, video_stream(container, path))):
@@ -182,7 +186,7 @@ def _placed(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple
     times = timeline.times
     number = -1
     start = Fraction(clock.start_s) * clock.rate
-    for time, frame in _timed(path, timeline):
+    for time, frame in timed_pictures(path, timeline):
         if clock.times is None:
             yield (time - times[0]) * timeline.base * clock.rate - start, frame
             continue
@@ -216,10 +220,14 @@ def _pick(path: Path, timeline: Timeline, clock: FrameClock) -> Iterator[tuple[i
         yield rest, before
 
 
-class _Converter:
+class Converter:
     """Converts decoded pictures to RGB arrays as displayed; the last one is kept for repeated frames.
 
     All are scaled to the size of the first one, as in a player's window, even if the stream changes its resolution.
+
+    Args:
+        max_side: see `read_frames`.
+        pixel_aspect: width of a stored pixel divided by its height.
     """
 
     def __init__(self, max_side: int | None, pixel_aspect: Fraction) -> None:

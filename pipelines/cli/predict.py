@@ -64,6 +64,15 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
     show_default=True,
     help="Which face to follow: largest, centre, left, right, or a picture of the person.",
 )
+@click.option(
+    "--overlay",
+    metavar="FILE.mp4|FOLDER",
+    type=click.Path(path_type=Path),
+    help="Also draw on the video: the face, the point of valence and arousal with its trail, and running curves.",
+)
+@click.option(
+    "--plot", metavar="FILE.png|FOLDER", type=click.Path(path_type=Path), help="Also draw the prediction over time."
+)
 @click.option("--redo", is_flag=True, help="Write finished answers again.")
 @click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
 @JSON

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import mimetypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.targets import Target
+from extract.faces.tracking import Track
 from pipelines.console.escaping import as_json
 
 FORMATS = {"csv": ".csv", "json": ".affect.json", "elan": ".eaf", "vtt": ".affect.vtt"}
@@ -44,6 +45,7 @@ class Answer:
         values: (T, C), in the unit of each target.
         spread: (T, C) standard deviation over the ensemble; nan for a single run.
         seen: heading → (T,) whether the model had input: face, speech, words.
+        follow: follows the face that the model saw once more, for pictures of it; None for models that read none.
     """
 
     video: Path
@@ -52,6 +54,7 @@ class Answer:
     values: NDArray[np.float32]
     spread: NDArray[np.float32]
     seen: Mapping[str, NDArray[np.bool_]]
+    follow: Callable[[], Track] | None = None
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Column → (T,): frame, time_s, each target, its spread, and what was seen as 1 or 0."""

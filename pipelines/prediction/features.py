@@ -34,6 +34,7 @@ class FeatureMaker:
         recogniser: of speech, where it is not that of the recipe; "" for that one.
         failures: trial id → why its features could not be made.
         seen: fingerprint → heading of the column of what the model saw.
+        crops: settings of the crops, None if there are none.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class FeatureMaker:
     recogniser: str = ""
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
+    crops: CropConfig | None = None
 
     def make(
         self, manifest: Manifest, recipes: Mapping[str, tuple[str, Recipe]], build: Callable[[str, Recipe], Backbone]
@@ -94,6 +96,7 @@ class FeatureMaker:
                 "those of new videos are cropped by our own defaults."
             )
         config = CropConfig() if document == GIVEN else CropConfig.from_document(document)
+        self.crops = config
         root = self.folder / "crops"
         outcome = make_crops(replace(manifest, trials=tuple(self._left(manifest))), config, root, self.device)
         self.failures |= outcome.failures

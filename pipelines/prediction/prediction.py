@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
+from cache.documents.documents import write_file
 from cache.errors import AvFusionError, MediaError, SettingError, TrialsFailedError, plain_error
 from cache.foreign import sha256_file
 from cache.recipe import fingerprint
+from extract.engine.cropping import track_face
 from extract.engine.outcome import Outcome
 from pipelines.console.console import warn
 from pipelines.prediction.answers import FORMATS, Answer
@@ -31,6 +34,10 @@ CACHE = "cache"
 """Folder below that of the answers, for crops, words, features and what is known about written files."""
 
 
+Write = Callable[[Answer, Path], None]
+"""Writes a file of an answer."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What to predict with what.
@@ -39,6 +46,8 @@ class Asked:
         models: names of systems, or folders of runs; all of them are one ensemble.
         out: folder of the answers and the cache.
         formats: some of FORMATS.
+        overlay: an MP4, or a folder for those of several videos, with the prediction drawn on the video.
+        plot: a PNG, or a folder, with the prediction over time.
         weights: feature set → where its weights lie.
         recogniser: see `FeatureMaker`.
         rate: frames per second of files without pictures; None for 25.
@@ -50,6 +59,8 @@ class Asked:
     models: tuple[str | Path, ...]
     out: Path
     formats: tuple[str, ...] = ("csv",)
+    overlay: Path | None = None
+    plot: Path | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
     recogniser: str = ""
     rate: Fraction | None = None
@@ -74,9 +85,10 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
     networks = digest_networks(runs)
     manifest, failures = loose_manifest(videos, asked.rate, asked.face)
     outcome = Outcome(failures=dict(failures))
-    files, results = {}, {}
+    files: dict[str, dict[Path, Write]] = {}
+    results = {}
     for trial in manifest.trials:
-        files[trial.id] = [asked.out / f"{trial.id}{FORMATS[kind]}" for kind in asked.formats]
+        files[trial.id] = _writers(trial.id, asked, len(manifest.trials) + len(failures))
         own = Results(asked.out / CACHE, trial.id, _made_of(manifest, trial, networks, asked), asked.redo)
         if all(map(own.is_finished, files[trial.id])):
             outcome.kept.append(trial.id)
@@ -91,9 +103,10 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
     def write(trial_id: str, answer: Answer) -> None:
         own = results[trial_id]
         own.claim(files[trial_id])
-        for path, kind in zip(files[trial_id], asked.formats, strict=True):
+        for path, write_one in files[trial_id].items():
             if not own.is_finished(path):
-                own.write(path, answer.format(kind))
+                write_one(answer, path)
+                own.finish(path)
 
     if results:
         chosen = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id in results))
@@ -103,12 +116,54 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
             "video": trial.id,
             "frames": trial.clock.num_frames,
             "state": "kept" if trial.id in outcome.kept else "computed",
-            "file": str(files[trial.id][0]),
+            "file": str(next(iter(files[trial.id]))),
         }
         for trial in manifest.trials
         if trial.id not in outcome.failures
     ]
     return rows, outcome
+
+
+def _writers(name: str, asked: Asked, count: int) -> dict[Path, Write]:
+    """The files to write for one of some videos, each with what writes it.
+
+    Raises:
+        SettingError: if several videos would be drawn into one file.
+    """
+    found: dict[Path, Write] = {
+        asked.out / f"{name}{FORMATS[kind]}": partial(_write_as, kind) for kind in asked.formats
+    }
+    drawings: dict[str, tuple[Path | None, Write]] = {
+        ".mp4": (asked.overlay, _overlay),
+        ".png": (asked.plot, _plot),
+    }
+    for suffix, (place, write) in drawings.items():
+        if place is None:
+            continue
+        is_file = place.suffix.lower() == suffix
+        if is_file and count > 1:
+            raise SettingError(
+                f"'{place}' is one file for {count} videos; expected a folder. Give --overlay and --plot folders."
+            )
+        found[place if is_file else place / f"{name}{suffix}"] = write
+    return found
+
+
+def _write_as(kind: str, answer: Answer, path: Path) -> None:
+    write_file(path, answer.format(kind))
+
+
+def _overlay(answer: Answer, path: Path) -> None:
+    from pipelines.prediction.overlay import draw_overlay
+
+    draw_overlay(answer, path)
+
+
+def _plot(answer: Answer, path: Path) -> None:
+    from pipelines.report.figures import draw_prediction
+
+    parts = answer.clock, answer.values, answer.spread, answer.targets, answer.seen
+    draw_prediction(f"{answer.video.name}, {answer.clock.rate_hz:.5g} frames/s", *parts, path)
 
 
 def answer_all(manifest: Manifest, runs: Sequence[Path], asked: Asked, take: Callable[[str, Answer], None]) -> Outcome:
@@ -159,7 +214,10 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
         name: seen[name] for name in sorted(seen, key=lambda name: order.index(name) if name in order else len(order))
     }
     values, spread = ensemble.predict(trial.id, manifest, maker.open_store)
-    return Answer(video, trial.clock, ensemble.targets, values, spread, seen)
+    follow = None
+    if maker.crops is not None and "video" in trial.media:
+        follow = partial(track_face, manifest, trial, maker.crops, maker.device)
+    return Answer(video, trial.clock, ensemble.targets, values, spread, seen, follow)
 
 
 def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: Asked) -> str:

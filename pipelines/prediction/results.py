@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cache.documents.documents import Document, read_document, write_document, write_file
+from cache.documents.documents import Document, read_document, write_document
 from cache.errors import StoreError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
@@ -62,11 +62,6 @@ class Results:
         self._files |= {_key(path): "" for path in files}
         self._current = True
         self._save()
-
-    def write(self, path: Path, content: bytes) -> None:
-        """Write a file."""
-        write_file(path, content)
-        self.finish(path)
 
     def finish(self, path: Path) -> None:
         """Record a file that was written."""

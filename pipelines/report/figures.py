@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.clock import FrameClock
 from cache.corpus.manifest import Trial
 from cache.documents.documents import write_file
 from cache.targets import Target
@@ -73,6 +74,55 @@ def draw_trial(
         f"trial {drawable(trial.id)}, {float(trial.clock.rate):.5g} frames/s", loc="left", fontsize=9
     )
     figure.tight_layout()
+    _save(figure, path)
+
+
+def draw_prediction(
+    title: str,
+    clock: FrameClock,
+    values: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    targets: Sequence[Target],
+    seen: Mapping[str, NDArray[np.bool_]],
+    path: Path,
+) -> None:
+    """Draw a prediction over time, one panel per target in its own range, and below them what the model saw.
+
+    Args:
+        title: what was predicted.
+        clock: of the T frames.
+        values: (T, C).
+        spread: (T, C) standard deviation, drawn as a band; nan for none.
+        targets: the C columns.
+        seen: heading → (T,).
+        path: path of the PNG.
+    """
+    pyplot = _pyplot()
+    count, rows = len(targets), len(seen)
+    figure, panels = pyplot.subplots(
+        count + 1,
+        1,
+        sharex=True,
+        figsize=(8, 1.9 * count + 0.25 * rows + 0.7),
+        height_ratios=[1.9] * count + [0.25 * rows],
+        layout="constrained",
+    )
+    times = clock.times_s()
+    for column, (panel, target) in enumerate(zip(panels, targets, strict=False)):
+        colour, own, band = COLOURS[column % len(COLOURS)], values[:, column], spread[:, column]
+        panel.axhline(target.middle, color="#dddddd", linewidth=0.8, zorder=0)
+        panel.plot(times, own, color=colour, linewidth=1.2)
+        if np.isfinite(band).all():
+            panel.fill_between(times, own - band, own + band, color=colour, alpha=0.25, linewidth=0)
+        panel.set_ylim(target.middle - 1.05 * target.half, target.middle + 1.05 * target.half)
+        panel.set_ylabel(drawable(target.name, 24))
+    edges = clock.edges_s()
+    for row, found in enumerate(seen.values()):
+        panels[-1].stairs(np.where(found, row + 0.4, row - 0.4), edges, baseline=row - 0.4, fill=True, color="#888888")
+    panels[-1].set_yticks(range(rows), [f"{name} seen" for name in seen])
+    panels[-1].set_ylim(-0.6, rows - 0.4)
+    panels[-1].set_xlabel("time, s")
+    panels[0].set_title(drawable(title), loc="left", fontsize=9)
     _save(figure, path)
 
 

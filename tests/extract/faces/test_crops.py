@@ -177,8 +177,7 @@ def some(*arguments):
         if frame == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         yield frame, bytes(20000)
-crops.probe = lambda path: None
-crops._follow = lambda *arguments: crops.Track(None, __import__("numpy").ones(40, bool))
+crops.find_track = lambda *arguments: crops.Track(None, __import__("numpy").ones(40, bool))
 crops._crops = some
 crops.write_crops(Path("v"), FrameClock(Fraction(25), 40), "left", Path(sys.argv[1]), crops.CropConfig(), "P1",
                   list, "0")

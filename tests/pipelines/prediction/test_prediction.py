@@ -14,6 +14,7 @@ from click.testing import Result
 from cache.corpus.manifest import Manifest
 from cache.errors import MissingFileError, UnknownNameError, WeightsError
 from cache.store.receipt import open_receipt
+from extract.media.video import probe
 from fusion.bank.bank import Bank
 from fusion.training.inference import merge
 from fusion.training.inference import predict as predict_stored
@@ -86,6 +87,20 @@ def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run:
     table = read_table(Path("answers") / f"{odd.stem}.csv")
     assert set(table["valence_spread"]) == {""}
     assert len(table["frame"]) > 40
+
+
+def test_drawings(trained: Path, video: Path, run: Run) -> None:
+    asked = ("predict", video, "--model", RUN, "--out", "answers", "--overlay", "drawn.mp4", "--plot", "drawn")
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    shown, own = probe(Path("drawn.mp4")), probe(video)
+    assert (shown.num_frames, shown.rate, shown.width, shown.has_audio) == (own.num_frames, own.rate, own.width, True)
+    assert shown.height > own.height
+    assert Path(f"drawn/{video.stem}.png").is_file()
+    assert '"kept"' in run(*asked, "--json").stdout
+    several = run("predict", video, "other.mp4", *asked[2:])
+    assert several.exit_code == 1
+    assert "'drawn.mp4' is one file for 2 videos" in several.stderr
 
 
 def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run: Run) -> None:
