@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from click.testing import Result
@@ -73,6 +76,8 @@ def test_a_demo_video_is_predicted_as_from_stored_features(
     again = run("predict", video, "--model", "fused", "--out", "answers", "--json")
     assert '"kept"' in again.stdout
     assert {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")} == written
+    Path("answers").rename("moved")
+    assert '"kept"' in run("predict", video, "--model", "fused", "--out", "moved", "--json").stdout
 
 
 def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run: Run) -> None:
@@ -87,6 +92,42 @@ def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run:
     table = read_table(Path("answers") / f"{odd.stem}.csv")
     assert set(table["valence_spread"]) == {""}
     assert len(table["frame"]) > 40
+
+
+def write_grey(path: Path, seconds: list[Fraction], sound: bool) -> Path:
+    """A video without a face whose pictures come at given moments."""
+    with av.open(str(path), "w") as container:
+        pictures: Any = container.add_stream("mpeg4", rate=25)
+        pictures.height, pictures.width, pictures.pix_fmt = 64, 64, "yuv420p"
+        pictures.codec_context.time_base = Fraction(1, 1000)
+        noise: Any = container.add_stream("aac", rate=16000, layout="mono") if sound else None
+        for moment in seconds:
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, np.uint8), format="rgb24")
+            frame.time_base = Fraction(1, 1000)
+            frame.pts = round(1000 * moment)
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode())
+        if sound:
+            samples = np.random.default_rng(0).normal(0, 0.1, (1, round(16000 * float(seconds[-1])))).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            heard.sample_rate = 16000
+            container.mux(noise.encode(heard))
+            container.mux(noise.encode())
+    return path
+
+
+def test_no_face_no_sound_and_other_rates(trained: Path, run: Run) -> None:
+    varying = [Fraction(sum(1 + (index % 3) for index in range(place)), 20) for place in range(25)]
+    faceless = write_grey(Path("faceless.mp4"), varying, sound=True)
+    silent = write_grey(Path("silent.mp4"), [Fraction(place, 50) for place in range(60)], sound=False)
+    result = run("predict", faceless, silent, "--model", RUN, "--out", "answers")
+    assert result.exit_code == 1
+    assert "'silent.mp4' has no audio stream" in " ".join(result.stderr.split()).replace(f"{trained}/", "")
+    assert f"No face was seen in '{trained / faceless}'" in result.stderr
+    table = read_table(Path("answers/faceless.csv"))
+    assert set(table["face"]) == {"0"}
+    assert set(table["speech"]) == {"1"}
+    np.testing.assert_allclose(np.float64(table["time_s"]), np.float64(varying), atol=1e-3)
 
 
 def test_drawings(trained: Path, video: Path, run: Run) -> None:
