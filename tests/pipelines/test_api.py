@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize("package", ["cache", "extract", "fusion"])
+@pytest.mark.parametrize("package", ["cache", "extract", "fusion", "pipelines"])
 def test_public_names_exist_and_are_on_the_page(package: str) -> None:
     module = importlib.import_module(package)
     for name in module.__all__:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,12 +16,13 @@ import pytest
 from click.testing import Result
 
 from cache.corpus.manifest import Manifest
-from cache.errors import MissingFileError, UnknownNameError, WeightsError
+from cache.errors import MissingFileError, TrialsFailedError, UnknownNameError, WeightsError
 from cache.store.receipt import open_receipt
 from extract.media.video import probe
 from fusion.bank.bank import Bank
 from fusion.training.inference import merge
 from fusion.training.inference import predict as predict_stored
+from pipelines import predict
 from pipelines.prediction import features
 from pipelines.prediction.ensemble import Ensemble, find_runs
 from pipelines.prediction.weights import WeightsFinder
@@ -92,6 +94,21 @@ def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run:
     table = read_table(Path("answers") / f"{odd.stem}.csv")
     assert set(table["valence_spread"]) == {""}
     assert len(table["frame"]) > 40
+
+
+def test_the_example_in_python(trained: Path, video: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    (example,) = (
+        text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import predict\n\ntable" in text
+    )
+    shutil.copy(video, "video.mp4")
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/api.md", "exec"), names)
+    table = names["table"]
+    assert len(table["frame"]) == len(table["valence"]) == probe(video).num_frames
+    assert np.isnan(table["valence_spread"]).all()
+    with pytest.raises(TrialsFailedError, match=r"'absent.mp4'"):
+        predict("absent.mp4", RUN)
 
 
 def write_grey(path: Path, seconds: list[Fraction], sound: bool) -> Path:
