@@ -72,7 +72,8 @@ class FeatureMaker:
                 try:
                     require_medium(manifest, [trial], backbone.input)
                 except AvFusionError as error:
-                    self.failures[trial.id] = str(error)
+                    how = " Or give --recogniser pocketsphinx." if "words" in media else ""
+                    self.failures[trial.id] = f"{error}{how}"
             crops = self._crop(manifest, modality, recipe) if "crops" in media else None
             self._embed(manifest, backbone, recipe, crops)
         return manifest

@@ -70,6 +70,7 @@ def test_who_shall_hear_words_is_asked_for(sound: Path, recipe: Recipe, tmp_path
     maker = FeatureMaker(tmp_path / "cache")
     maker.make(manifest, {"": ("text", given)}, lambda modality, own: rebuild(own))
     assert "'avfusion transcribe --out" in maker.failures["talk"]
+    assert "--recogniser" in maker.failures["talk"]
     vosk = replace(recipe, upstream={"words": [{"recogniser": "vosk:vosk-model-en", "punctuation": ""}]})
     with pytest.raises(SettingError, match="'vosk:vosk-model-en'.*--recogniser vosk:<folder>"):
         FeatureMaker(tmp_path / "cache").make(manifest, {"": ("text", vosk)}, lambda modality, own: rebuild(own))
