@@ -13,7 +13,8 @@ import pytest
 from cache.clock import FrameClock, PictureTimes
 from cache.targets import Target
 from extract.words.transcripts import read_words
-from pipelines.prediction.answers import Answer
+from pipelines.cli.predict import predict
+from pipelines.prediction.answers import FORMATS, Answer
 
 
 def answer(tmp_path: Path, clock: FrameClock, valence: np.ndarray) -> Answer:
@@ -71,6 +72,12 @@ def test_elan(steps: Answer) -> None:
     assert tiers["valence <joy>"] == [(0, 2000, "0.50"), (2000, 3000, "0.00"), (3000, 3500, "1.00")]
     assert root.find("HEADER/MEDIA_DESCRIPTOR").attrib["MEDIA_URL"].endswith("a%20%26%20b.mp4")
     assert len({one.attrib["ANNOTATION_ID"] for one in root.iter("ALIGNABLE_ANNOTATION")}) == 6
+
+
+def test_the_command_knows_every_format() -> None:
+    """It lists them itself, because help must not import numpy."""
+    (option,) = (each for each in predict.params if each.name == "formats")
+    assert tuple(option.type.choices) == tuple(FORMATS)
 
 
 def test_json_and_csv_hold_the_same(steps: Answer) -> None:
