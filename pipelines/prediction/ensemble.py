@@ -110,7 +110,7 @@ def find_runs(wanted: str | Path, models: Sequence[Path] = (paths.MODELS, paths.
     """Folders of the runs that a name stands for: all of a system, or the run in a folder.
 
     Args:
-        wanted: the name of a trained system of the project, the folder of a run or of a whole system.
+        wanted: the name of a trained system of the project, the folder of a run, a fold or a whole system.
         models: folders with a folder per system.
 
     Raises:
@@ -126,6 +126,8 @@ def find_runs(wanted: str | Path, models: Sequence[Path] = (paths.MODELS, paths.
                 "the project's folder and name one of its systems."
             )
         require_known("system", str(wanted), systems)
+    if folder.name.startswith("fold") and (seeds := list(folder.glob("seed*"))):
+        return sorted(seeds, key=lambda seed: int(seed.name.removeprefix("seed")))
     if any(folder.glob(checkpoint.DOCUMENT)) or any(folder.glob(f"*/{checkpoint.DOCUMENT}")):
         return [folder]
     parts = saved_runs(folder.parent, folder.name)

@@ -173,7 +173,7 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
 
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
     runs = [Path(f"work/models/fused/fold0/seed{seed}") for seed in (0, 1)]
-    assert find_runs("fused") == find_runs("work/models/fused") == runs
+    assert find_runs("fused") == find_runs("work/models/fused") == find_runs("work/models/fused/fold0") == runs
     assert find_runs(RUN) == runs[:1]
     with pytest.raises(UnknownNameError, match="'fusd'.*Did you mean 'fused'"):
         find_runs("fusd")
