@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
 from cache.recipe import Recipe
 from extract.backbones.contract import load_backbone, rebuild
+from extract.engine.outcome import Outcome
+from extract.faces.crops import CropConfig
 from extract.words.transcripts import write_words
 from extract.words.words import Word
+from pipelines.prediction import features
 from pipelines.prediction.features import FeatureMaker
 from pipelines.project.loose_media import loose_manifest
 from pipelines.stages import transcripts
@@ -74,3 +79,32 @@ def test_who_shall_hear_words_is_asked_for(sound: Path, recipe: Recipe, tmp_path
     vosk = replace(recipe, upstream={"words": [{"recogniser": "vosk:vosk-model-en", "punctuation": ""}]})
     with pytest.raises(SettingError, match="'vosk:vosk-model-en'.*--recogniser vosk:<folder>"):
         FeatureMaker(tmp_path / "cache").make(manifest, {"": ("text", vosk)}, lambda modality, own: rebuild(own))
+
+
+@pytest.mark.parametrize(
+    ("crops", "size", "said"), [("given", 112, True), (CropConfig(size=64).to_document(), 64, False)]
+)
+def test_crops_are_those_of_the_recipe(
+    sound: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    crops: Any,
+    size: int,
+    said: bool,
+) -> None:
+    made = []
+
+    def make_crops(manifest: Manifest, config: CropConfig, *others: Any) -> Outcome:
+        made.append(config)
+        return Outcome(failures={"talk": "no picture"})
+
+    monkeypatch.setattr(features, "make_crops", make_crops)
+    manifest, _ = loose_manifest([sound], None)
+    manifest = replace(manifest, trials=(replace(manifest.trials[0], media={"video": sound.as_posix()}),))
+    recipe = load_backbone("mobilefacenet", "random").recipe(upstream={"crops": crops})
+    maker = FeatureMaker(tmp_path / "cache")
+    maker.make(manifest, {recipe.fingerprint: ("visual", recipe)}, lambda modality, own: rebuild(own))
+    assert [config.size for config in made] == [size]
+    assert maker.failures == {"talk": "no picture"}
+    assert ("cropped by our own defaults" in capsys.readouterr().err) == said
