@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
-from cache.documents.documents import digest_bytes
 from cache.errors import MissingFileError, SettingError
+from cache.foreign import sha256_file
 from cache.names import require_known
 from cache.recipe import Recipe, fingerprint
 from cache.store.store import FeatureStore
@@ -140,4 +140,4 @@ def find_runs(wanted: str | Path, models: Sequence[Path] = (paths.MODELS, paths.
 def digest_networks(folders: Sequence[Path]) -> list[str]:
     """Digest of every network of some runs: that of its document, which holds the digest of its weights."""
     found = (path for folder in folders for path in sorted(folder.rglob(checkpoint.DOCUMENT)))
-    return [digest_bytes(path.read_bytes()) for path in found]
+    return [sha256_file(path) for path in found]
