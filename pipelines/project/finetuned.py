@@ -233,7 +233,7 @@ def find_faults(params: Params) -> Faults:
             faults[f"finetune.{run}.model"] = (
                 f"is '{finetuning.model}', which is solved in closed form and gives backbones no gradient; choose another"
             )
-        if finetuning.train.per_target:
+        if len(finetuning.train.networks()) > 1:
             faults[f"finetune.{run}.train.per_target"] = (
                 "is true, but backbones are trained once for all targets, expected false; name one target in 'train.targets' for "
                 "backbones of its own"

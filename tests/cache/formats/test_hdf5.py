@@ -189,4 +189,4 @@ def test_a_spoiled_file_of_ours_is_named(tmp_path: Path, made, spoil: Write, tex
     with h5py.File(tmp_path / "f.h5", "a") as file:
         spoil(file)
     with pytest.raises(StoreError, match=text):
-        load(tmp_path / "f.h5")
+        import_features(tmp_path / "f.h5", "hdf5", tmp_path / "features", ImportOptions())
