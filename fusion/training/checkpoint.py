@@ -32,7 +32,7 @@ from cache.documents.documents import (
     read_document,
     write_file,
 )
-from cache.errors import MissingFileError, WeightsError, short_text
+from cache.errors import MissingFileError, SettingError, WeightsError, short_text
 from cache.recipe import Recipe
 from cache.settings import make_settings
 from cache.targets import Target, names_of
@@ -111,7 +111,15 @@ class Checkpoint:
                 fixed length keep theirs.
             hop: frames between their starts, at most a window, or "auto" for what belongs to the window: of a number a quarter.
             postprocess: a chain of `fusion.training.postprocessing`.
+
+        Raises:
+            SettingError: if post-processing is asked for and none was fitted.
         """
+        if postprocess and not self.fitted:
+            raise SettingError(
+                f"The network has no fitted post-processing, but {', '.join(postprocess)} is asked for. Train it with 'avfusion train', or "
+                "set evaluate.postprocess to [] and leave out --postprocess."
+            )
         own = Reading(self.training.window, self.training.hop)
         chosen = self.windows if window == AUTO else own
         if isinstance(window, int) and self.model.fixed_length is None:

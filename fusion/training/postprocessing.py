@@ -17,7 +17,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import SettingError
 from fusion.training.reading import TIE
 
 Array = NDArray[np.float64]
@@ -153,18 +152,9 @@ def _apply(step: _Step, values: Array, parameters: Sequence[Parameters]) -> Arra
 
 
 def apply_chain(values: NDArray[np.float32], fitted: Fitted, chain: Sequence[str]) -> NDArray[np.float32]:
-    """A trial's prediction (T, C) in [-1, 1] after the steps of a chain.
-
-    Raises:
-        SettingError: if nothing was fitted.
-    """
+    """A trial's prediction (T, C) in [-1, 1] after the steps of a chain that was fitted."""
     if not chain:
         return values
-    if not fitted:
-        raise SettingError(
-            f"The network has no fitted post-processing, but {', '.join(chain)} is asked for. Train it with 'avfusion train', or "
-            "set evaluate.postprocess to []."
-        )
     result = values.astype(np.float64)
     for place, name in enumerate(chain, 1):
         result = _apply(STEPS[name], result, fitted["+".join(chain[:place])])

@@ -23,6 +23,16 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
     return {name: Path(path) for name, _, path in pairs}
 
 
+def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    """STEP[,STEP…]."""
+    from fusion.training.postprocessing import find_chain_faults
+
+    chain = tuple(step.strip() for step in value.split(",") if step.strip())
+    if wrong := find_chain_faults(chain):
+        raise click.BadParameter(f"It {wrong}.", context, option)
+    return chain
+
+
 @click.command("predict", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--model",
@@ -30,7 +40,7 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
     multiple=True,
     required=True,
     metavar="RUN",
-    help="Folder of a trained run, or name of a system of the project, which is all its runs; several are one ensemble.",
+    help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN; several are one ensemble.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the answers and a cache."
@@ -72,6 +82,13 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
 )
 @click.option(
     "--plot", metavar="FILE.png|FOLDER", type=click.Path(path_type=Path), help="Also draw the prediction over time."
+)
+@click.option(
+    "--postprocess",
+    default="",
+    metavar="STEP[,STEP…]",
+    callback=_chain,
+    help="What predictions pass, as evaluate.postprocess in docs/params.md, fitted when the model was trained.  [default: nothing]",
 )
 @click.option("--redo", is_flag=True, help="Write finished answers again.")
 @click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,34 @@ from pipelines.cli.options import JSON
 from pipelines.cli.store import FEATURES
 from pipelines.console.console import Group, guarded, note, show
 
-_RUNS = click.option(
-    "--runs",
-    multiple=True,
-    metavar="RUN[,RUN…]",
-    help="System of params.yaml, or one of its folds, seeds or targets as SYSTEM/foldK/seedN/TARGET; may be repeated.",
-)
-_WEIGHTS = click.option(
-    "--weights",
-    type=click.Choice(["mean", "ccc"]),
-    default="mean",
-    show_default=True,
-    help="Whether networks count the same or by their validation CCC for each target.",
-)
-_BEST = click.option(
-    "--best-folds",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Only this many folds of each system, of each the best network for each target; 0 for all networks.",
-)
 _PATH = click.Path(path_type=Path)
+_ENSEMBLE = (
+    click.option(
+        "--runs",
+        multiple=True,
+        metavar="RUN[,RUN…]",
+        help="Trained system, or one of its folds, seeds or targets as SYSTEM/foldK/seedN/TARGET, or the folder of one; may be repeated.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["mean", "ccc"]),
+        default="mean",
+        show_default=True,
+        help="Whether networks count the same or by their validation CCC for each target.",
+    ),
+    click.option(
+        "--best-folds",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Only this many folds of each system, of each the best network for each target; 0 for all networks.",
+    ),
+    FEATURES,
+)
+
+
+def _of_ensemble(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which networks predict, and how."""
+    return reduce(lambda made, option: option(made), reversed(_ENSEMBLE), command)
 
 
 @click.group(cls=Group)
@@ -42,35 +52,24 @@ def submit() -> None:
 @click.option(
     "--sample", required=True, type=_PATH, help="The organisers' sample, which says which rows in which order."
 )
-@_RUNS
-@_WEIGHTS
-@_BEST
+@_of_ensemble
 @click.option("--out", type=_PATH, default=Path("results/abaw.txt"), show_default=True, help="File to write.")
 @click.option("--check", type=_PATH, help="Check this file against the sample instead.")
-@FEATURES
 @JSON
 @guarded
-def submit_abaw(
-    sample: Path,
-    runs: tuple[str, ...],
-    weights: str,
-    best_folds: int,
-    out: Path,
-    check: Path | None,
-    features: str,
-    as_json: bool,
-) -> None:
+def submit_abaw(sample: Path, out: Path, check: Path | None, as_json: bool, **how: Any) -> None:
     """Write valence and arousal of every frame in the sample, in its order, clipped to [-1, 1]."""
+    from pipelines.project.corpus_files import load_corpus
     from pipelines.submission import abaw
 
-    _choose(runs, check)
+    _choose(how["runs"], check)
     wanted = abaw.read_sample(sample)
     if check:
         show([{"file": str(check), "rows": abaw.check(check, wanted), "faults": 0}], as_json)
         return
-    manifest = _load_corpus()
+    manifest = load_corpus()
     abaw.check_trials(wanted, manifest, sample)
-    predictions, networks = _predict(runs, wanted.trial_ids(), manifest, weights, best_folds, features)
+    predictions, networks = _predict(wanted.trial_ids(), manifest, **how)
     counts = abaw.write(out, wanted, predictions, manifest)
     if counts["repeated"]:
         note(f"{counts['repeated']} rows are after the last frame of their trial and repeat its prediction.")
@@ -78,9 +77,7 @@ def submit_abaw(
 
 
 @submit.command("muse")
-@_RUNS
-@_WEIGHTS
-@_BEST
+@_of_ensemble
 @click.option(
     "--partition",
     type=click.Choice(["train", "validation", "test"]),
@@ -90,29 +87,20 @@ def submit_abaw(
 )
 @click.option("--out", type=_PATH, default=Path("results/muse"), show_default=True, help="Folder to write.")
 @click.option("--check", type=_PATH, help="Check this folder instead.")
-@FEATURES
 @JSON
 @guarded
-def submit_muse(
-    runs: tuple[str, ...],
-    weights: str,
-    best_folds: int,
-    partition: str,
-    out: Path,
-    check: Path | None,
-    features: str,
-    as_json: bool,
-) -> None:
+def submit_muse(partition: str, out: Path, check: Path | None, as_json: bool, **how: Any) -> None:
     """Write a folder per target with a file per subject: timestamp and value, as in label_segments."""
+    from pipelines.project.corpus_files import load_corpus
     from pipelines.submission import muse
 
-    _choose(runs, check)
-    manifest = _load_corpus()
+    _choose(how["runs"], check)
+    manifest = load_corpus()
     trial_ids = muse.choose_trials(manifest, partition)
     if check:
         show([{"folder": str(check), "files": muse.check(check, trial_ids, manifest), "faults": 0}], as_json)
         return
-    predictions, networks = _predict(runs, trial_ids, manifest, weights, best_folds, features)
+    predictions, networks = _predict(trial_ids, manifest, **how)
     show([{"folder": str(out), "networks": networks, **muse.write(out, predictions, manifest)}], as_json)
 
 
@@ -121,20 +109,14 @@ def _choose(runs: tuple[str, ...], check: Path | None) -> None:
         raise click.UsageError("Expected one of --runs, to write predictions, and --check, to check those of a file.")
 
 
-def _load_corpus() -> Any:
-    from pipelines.project.corpus_files import load_corpus
-
-    return load_corpus()
-
-
 def _predict(
-    runs: tuple[str, ...], trial_ids: list[str], manifest: Any, weights: str, best_folds: int, features: str
+    trial_ids: list[str], manifest: Any, runs: tuple[str, ...], weights: str, best_folds: int, features: str
 ) -> tuple[Any, int]:
     """Predictions of trials, and the number of networks that they are the mean of."""
     from pipelines.project.params_file import read_params
-    from pipelines.submission.ensemble import find_members, keep_best, predict_together
+    from pipelines.submission.predictions import gather_ensemble, predict_corpus
 
-    members = find_members(read_params(), [run for several in runs for run in several.split(",") if run])
-    members = keep_best(members, best_folds) if best_folds else members
-    networks = len({id(member.network) for member in members})
-    return predict_together(members, trial_ids, manifest, weights, features), networks
+    params = read_params()
+    ensemble = gather_ensemble((run for several in runs for run in several.split(",") if run), params, best_folds)
+    networks = len({id(member.network) for member in ensemble.members})
+    return predict_corpus(ensemble, trial_ids, manifest, params, features, weights), networks

@@ -16,6 +16,7 @@ from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
+from fusion.training.checkpoint import Checkpoint
 from pipelines.console.console import progress, warn
 from pipelines.stages.crops import make_crops
 from pipelines.stages.transcripts import Recordings, transcribe_all
@@ -81,6 +82,10 @@ class FeatureMaker:
     def open_store(self, recipe: Recipe) -> FeatureStore:
         """The features of a recipe."""
         return FeatureStore(self._store(recipe), recipe.fingerprint)
+
+    def find_stores(self, network: Checkpoint) -> dict[str, FeatureStore]:
+        """The features of a network."""
+        return {modality: self.open_store(recipe) for modality, recipe in network.recipes.items()}
 
     def _store(self, recipe: Recipe) -> Path:
         return self.folder / "features" / f"{recipe.name}.zarr"

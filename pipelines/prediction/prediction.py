@@ -21,8 +21,9 @@ from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
 from extract.engine.outcome import Outcome
 from pipelines.console.console import warn
+from pipelines.ensembles.ensemble import Ensemble
+from pipelines.ensembles.members import Run, digest_networks, find_networks, load_members
 from pipelines.prediction.answers import FORMATS, Answer
-from pipelines.prediction.ensemble import Ensemble, digest_networks, find_runs
 from pipelines.prediction.features import SEEN, FeatureMaker
 from pipelines.prediction.results import Results
 from pipelines.prediction.weights import WeightsFinder
@@ -43,7 +44,7 @@ class Asked:
     """What to predict with what.
 
     Attributes:
-        models: names of systems, or folders of runs; all of them are one ensemble.
+        models: see `find_networks`; all of them are one ensemble.
         out: folder of the answers and the cache.
         formats: some of FORMATS.
         overlay: an MP4, or a folder for those of several videos, with the prediction drawn on the video.
@@ -53,10 +54,11 @@ class Asked:
         rate: frames per second of files without pictures; None for 25.
         face: which face to follow; see `loose_manifest`.
         device: auto, cpu, cuda or cuda:N.
+        postprocess: what predictions pass, a chain of `fusion.training.postprocessing`.
         redo: whether to make finished answers again.
     """
 
-    models: tuple[str | Path, ...]
+    models: tuple[Run, ...]
     out: Path
     formats: tuple[str, ...] = ("csv",)
     overlay: Path | None = None
@@ -66,6 +68,7 @@ class Asked:
     rate: Fraction | None = None
     face: str = "largest"
     device: str = "auto"
+    postprocess: tuple[str, ...] = ()
     redo: bool = False
 
 
@@ -81,8 +84,8 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
         CorpusError: if two videos have one name.
         SettingError: if a setting is wrong.
     """
-    runs = list(dict.fromkeys(run for model in asked.models for run in find_runs(model)))
-    networks = digest_networks(runs)
+    folders = find_networks(asked.models)
+    networks = digest_networks(folders)
     manifest, failures = loose_manifest(videos, asked.rate, asked.face)
     outcome = Outcome(failures=dict(failures))
     files: dict[str, dict[Path, Write]] = {}
@@ -110,7 +113,7 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
 
     if results:
         chosen = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id in results))
-        outcome.add(answer_all(chosen, runs, asked, write))
+        outcome.add(answer_all(chosen, folders, asked, write))
     rows = [
         {
             "video": trial.id,
@@ -166,17 +169,19 @@ def _plot(answer: Answer, path: Path) -> None:
     draw_prediction(f"{answer.video.name}, {answer.clock.rate_hz:.5g} frames/s", *parts, path)
 
 
-def answer_all(manifest: Manifest, runs: Sequence[Path], asked: Asked, take: Callable[[str, Answer], None]) -> Outcome:
+def answer_all(
+    manifest: Manifest, folders: Sequence[Path], asked: Asked, take: Callable[[str, Answer], None]
+) -> Outcome:
     """Make the features of some videos, and hand out the answer for each, one after another.
 
     Args:
         manifest: the videos.
-        runs: folders of the ensemble's runs.
+        folders: of the ensemble's networks.
         asked: how.
         take: receives the id and the answer of a video; its errors are failures of the video.
     """
-    ensemble = Ensemble.load(runs)
-    finder = WeightsFinder(asked.weights, runs)
+    ensemble = Ensemble.of(each.answering(postprocess=asked.postprocess) for each in load_members(folders))
+    finder = WeightsFinder(asked.weights, folders)
     finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
     maker = FeatureMaker(asked.out / CACHE, asked.device, asked.recogniser)
     outcome = Outcome(failures=maker.failures)
@@ -213,17 +218,18 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
     seen = {
         name: seen[name] for name in sorted(seen, key=lambda name: order.index(name) if name in order else len(order))
     }
-    values, spread = ensemble.predict(trial.id, manifest, maker.open_store)
+    joint = ensemble.predict([trial.id], manifest, maker.find_stores)[trial.id]
     follow = None
     if maker.crops is not None and "video" in trial.media:
         follow = partial(track_face, manifest, trial, maker.crops, maker.device)
-    return Answer(video, trial.clock, ensemble.targets, values, spread, seen, follow)
+    return Answer(video, trial.clock, ensemble.targets, joint.values, joint.spread, seen, follow)
 
 
 def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: Asked) -> str:
     """Digest of everything that decides the answer for a video."""
     media = {kind: sha256_file(manifest.path(trial, kind)) for kind in trial.media if kind != "video"}
     how = {"face": trial.face, "clock": trial.clock.to_document(), "recogniser": asked.recogniser}
+    how["postprocess"] = list(asked.postprocess)
     return fingerprint({"version": VERSION, "networks": list(networks), "media": media, **how})
 
 
@@ -238,7 +244,7 @@ def raise_unanswered(outcome: Outcome, out: Path) -> None:
 
 def predict(
     video: str | Path,
-    run: str | Path | Sequence[str | Path],
+    run: Run | Sequence[Run],
     *,
     cache: str | Path | None = None,
     **how: Any,
@@ -249,7 +255,7 @@ def predict(
         video: a video, or a sound file for models that read only sound.
         run: the folder of a trained run, or the name of a system of the project; several are one ensemble.
         cache: folder to keep crops, words and features in; by default they are made again each time.
-        how: weights, recogniser, rate, face or device, as of `Asked`.
+        how: weights, recogniser, rate, face, device or postprocess, as of `Asked`.
 
     Returns:
         Column → (T,), a row per frame: frame, time_s, each target, its spread over the ensemble, and what was seen. A
@@ -264,11 +270,11 @@ def predict(
         raise SettingError("The ensemble has 0 models; expected at least one. Name the checkpoints.")
     with tempfile.TemporaryDirectory() as place:
         asked = Asked(models, Path(cache or place), **how)
-        runs = [folder for model in models for folder in find_runs(model)]
+        folders = find_networks(models)
         manifest, failures = loose_manifest([Path(video)], asked.rate, asked.face)
         found: dict[str, Answer] = {}
         if not failures:
-            failures = answer_all(manifest, runs, asked, found.__setitem__).failures
+            failures = answer_all(manifest, folders, asked, found.__setitem__).failures
         if failures:
             raise TrialsFailedError(" ".join(failures.values()))
         (answer,) = found.values()

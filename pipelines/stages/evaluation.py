@@ -25,6 +25,7 @@ from fusion.training.checkpoint import Checkpoint
 from fusion.training.inference import Prediction, merge, predict
 from pipelines.console.console import note, progress
 from pipelines.console.escaping import as_json
+from pipelines.ensembles.members import Member, keep_best
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
 from pipelines.project.params import EvaluateParams, FusionParams, SystemParams
@@ -235,20 +236,17 @@ class _System:
         if not self.evaluate.best_folds:
             remove_file(path)
             return []
-        best: dict[tuple[int, str], tuple[float, Checkpoint]] = {}
-        for fold in self.folds:
-            for network in (network for seed in self.params.seeds for network in self._load(fold, seed)):
-                for target, ccc in network.validation.items():
-                    key = fold.index, target
-                    if key not in best or ccc > best[key][0]:
-                        best[key] = ccc, network
-        targets = dict.fromkeys(target for _, target in best)
-        worth = {fold.index: sum(best[fold.index, target][0] for target in targets) for fold in self.folds}
+        members = [
+            Member.of(self.name, network)
+            for fold in self.folds
+            for seed in self.params.seeds
+            for network in self._load(fold, seed)
+        ]
         runs = []
-        for fold in sorted(self.folds, key=lambda fold: worth[fold.index], reverse=True)[: self.evaluate.best_folds]:
-            for target in targets:
-                predictions = predict(best[fold.index, target][1], self.banks.of_fold(fold), fold.test)
-                runs.append([_order(prediction, (target,)) for prediction in predictions])
+        for member in keep_best(members, self.evaluate.best_folds):
+            fold = member.network.fold
+            predictions = predict(member.network, self.banks.of_fold(fold), fold.test)
+            runs.append([_order(prediction, member.targets) for prediction in predictions])
         found = [_order(prediction, self.manifest.names) for prediction in merge(runs)]
         _save_predictions(path, found)
         return found

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import write_file
-from cache.errors import CorpusError
+from cache.errors import CorpusError, SettingError
 from cache.settings import expected_one_of
 from cache.targets import AFFECT, names_of
 from extract.corpora.reading import read_csv
@@ -113,6 +113,9 @@ def write(
 
     Returns:
         Numbers of rows and trials, of rows repeated after the last frame of a trial, and of values that were clipped.
+
+    Raises:
+        SettingError: if no network predicts one of the two.
     """
     columns = [manifest.names.index(name) for name in HEADER[1:]]
     values = np.empty((len(sample.frames), len(columns)), np.float32)
@@ -123,6 +126,9 @@ def write(
         repeated += int((frames >= len(own)).sum())
         values[row : row + count] = own[np.minimum(frames, len(own) - 1)]
         row += count
+    unknown = [name for name, column in zip(HEADER[1:], values.T, strict=True) if np.isnan(column).any()]
+    if unknown:
+        raise SettingError(f"No network predicts {' or '.join(unknown)}; expected both. Name runs that do as well.")
     clipped = int((np.abs(values) > 1).sum())
     rows = (
         f"{location},{valence:.6f},{arousal:.6f}\n"

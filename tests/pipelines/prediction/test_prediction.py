@@ -23,8 +23,9 @@ from fusion.bank.bank import Bank
 from fusion.training.inference import merge
 from fusion.training.inference import predict as predict_stored
 from pipelines import predict
+from pipelines.ensembles.ensemble import Ensemble
+from pipelines.ensembles.members import find_networks, load_members
 from pipelines.prediction import features
-from pipelines.prediction.ensemble import Ensemble, find_runs
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
@@ -50,7 +51,7 @@ def test_a_demo_video_is_predicted_as_from_stored_features(
         for modality, name in (("visual", "mobilefacenet"), ("audio", "conv1d"))
     }
     bank = Bank.from_stores(stores, manifest, [trial.id])
-    runs = [predict_stored(load_networks(folder)[0], bank, [trial.id]) for folder in find_runs("fused")]
+    runs = [predict_stored(load_networks(folder)[0], bank, [trial.id]) for folder in find_networks(["fused"])]
     expected = merge(runs)[0]
     found = read_table(Path("answers") / f"{video.stem}.csv")
     assert list(found) == [
@@ -173,14 +174,34 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
 
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
     runs = [Path(f"work/models/fused/fold0/seed{seed}") for seed in (0, 1)]
-    assert find_runs("fused") == find_runs("work/models/fused") == find_runs("work/models/fused/fold0") == runs
-    assert find_runs(RUN) == runs[:1]
+    for name in (
+        "fused",
+        "fused/fold0",
+        "work/models/fused",
+        Path("work/models/fused/fold0"),
+        Path("work/models/fused").absolute(),
+    ):
+        assert [folder.absolute() for folder in find_networks([name])] == [folder.absolute() for folder in runs], name
+    assert find_networks([RUN]) == find_networks(["fused/fold0/seed0"]) == runs[:1]
+    assert find_networks(["fused", RUN]) == runs, "each once"
     with pytest.raises(UnknownNameError, match="'fusd'.*Did you mean 'fused'"):
-        find_runs("fusd")
+        find_networks(["fusd"])
+    with pytest.raises(MissingFileError, match="'fused/fold1', expected one of fused/fold0/seed0, fused/fold0/seed1"):
+        find_networks(["fused/fold1"])
     with pytest.raises(MissingFileError, match="'nowhere/seed0'"):
-        find_runs("nowhere/seed0")
+        find_networks(["nowhere/seed0"])
     with pytest.raises(MissingFileError, match="no trained network"):
-        find_runs(tmp_path)
+        find_networks([tmp_path])
+
+
+def test_targets_of_their_own_networks_are_parts_of_a_run(tmp_path: Path) -> None:
+    for part in ("fold10/seed0/valence", "fold2/seed1/valence", "fold2/seed1/arousal", "fold2/.seed9.x/fresh"):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        (tmp_path / "two" / part / "model.json").touch()
+    found = find_networks(["two"], [tmp_path])
+    expected = ["fold2/seed1/arousal", "fold2/seed1/valence", "fold10/seed0/valence"]
+    assert [path.relative_to(tmp_path / "two").as_posix() for path in found] == expected
+    assert find_networks(["two/fold2/seed1/valence"], [tmp_path]) == found[1:2]
 
 
 def test_weights_are_found_by_their_digest_or_named(trained: Path, tmp_path: Path) -> None:
@@ -193,7 +214,7 @@ def test_weights_are_found_by_their_digest_or_named(trained: Path, tmp_path: Pat
     lineage = Lineage("conv1d", backbone.settings(), "", "", (), (), (), {})
     tuned = backbone.save(tmp_path / "elsewhere" / "audio", lineage)
     recipe = load_backbone("conv1d", str(tuned), {"window_s": 0.1}).recipe(upstream={})
-    ensemble = Ensemble.load([Path(RUN)])
+    ensemble = Ensemble.of(load_members([Path(RUN)]))
     other = next(recipe for modality, recipe in ensemble.recipes.values() if modality == "audio")
     assert recipe != other
     with pytest.raises(WeightsError, match=r"'audio.safetensors' .*--weights audio=PATH"):

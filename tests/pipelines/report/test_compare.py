@@ -13,7 +13,7 @@ import pytest
 from pipelines.project.params_file import read_params
 from pipelines.project.runs import digest_runs, save_run
 from pipelines.project.scores import interval
-from pipelines.submission.ensemble import find_members
+from pipelines.submission.predictions import gather_ensemble
 
 FULL = {"mean": 0.5, "std": 0.01, "best": 0.52, "low": 0.4, "high": 0.6}
 
@@ -182,5 +182,5 @@ def test_figures_after_post_processing_stand_beside_the_raw_ones(
     report = (project / "results/report.md").read_text(encoding="utf-8")
     assert "Predictions passed savgol, scale, fitted on the validation trials." in report
     assert "Without post-processing:" in report
-    (member,) = find_members(read_params(), ["one"])
+    (member,) = gather_ensemble(["one"], read_params()).members
     assert member.network.postprocess == ("savgol", "scale"), "what is handed in passes it too"

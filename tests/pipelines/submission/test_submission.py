@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import Result
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import CorpusError
+from cache.errors import CorpusError, SettingError
 from cache.targets import AFFECT, Target
 from pipelines.project.corpus_files import load_corpus
 from pipelines.submission import abaw, muse
@@ -187,15 +188,50 @@ def test_from_trained_runs(project: Path, run: Callable[..., Result]) -> None:
 
 
 def test_networks_count_by_their_validation_ccc(project: Path, run: Callable[..., Result]) -> None:
+    from pipelines.ensembles.ensemble import Ensemble
     from pipelines.project.params_file import read_params
-    from pipelines.submission.ensemble import find_members, predict_together
+    from pipelines.submission.predictions import gather_ensemble, predict_corpus
 
     assert run("train", "--system", "audio").exit_code == 0
-    members, manifest = find_members(read_params(), ["audio"]), load_corpus()
-    chosen = [manifest.trials[0].id]
-    first, second = (predict_together([member], chosen, manifest, "mean", "features")[chosen[0]] for member in members)
-    members[0].network.validation.update(valence=0.3, arousal=-0.2)
-    members[1].network.validation.update(valence=0.1, arousal=0.4)
-    found = predict_together(members, chosen, manifest, "ccc", "features")[chosen[0]]
+    manifest, params = load_corpus(), read_params()
+    chosen = manifest.trials[0].id
+    both = gather_ensemble(["audio"], params)
+
+    def predict(ensemble: Ensemble, weighting: str) -> np.ndarray:
+        return predict_corpus(ensemble, [chosen], manifest, params, "features", weighting)[chosen]
+
+    first, second = (predict(Ensemble.of([member]), "mean") for member in both.members)
+    both.members[0].network.validation.update(valence=0.3, arousal=-0.2)
+    both.members[1].network.validation.update(valence=0.1, arousal=0.4)
+    found = predict(both, "ccc")
     assert np.allclose(found[:, 0], 0.75 * first[:, 0] + 0.25 * second[:, 0], atol=1e-6)
     assert np.allclose(found[:, 1], second[:, 1], atol=1e-6)
+    both.members[1].network.validation.update(arousal=-0.4)
+    with pytest.raises(SettingError, match="arousal is 0 or less for each of 2 networks"):
+        predict(both, "ccc")
+
+
+def test_a_run_from_a_folder_reads_the_features_that_it_was_trained_on(
+    project: Path, run: Callable[..., Result]
+) -> None:
+    sample = write(project / "sample.txt", *(f"{trial.id}/00001.jpg" for trial in load_corpus().trials))
+    assert run("train", "--system", "audio").exit_code == 0
+    texts = []
+    shutil.copytree("work/models/audio/fold0/seed1", "elsewhere/mine")
+    for name in ("audio/fold0/seed1", "elsewhere/mine"):
+        assert run("submit", "abaw", "--sample", sample, "--runs", name).exit_code == 0
+        texts.append(Path("results/abaw.txt").read_text())
+    assert texts[0] == texts[1]
+    receipt = Path("features/receipts/conv1d.json")
+    receipt.rename(receipt.with_suffix(".away"))
+    result = run("submit", "abaw", "--sample", sample, "--runs", "elsewhere/mine")
+    assert result.exit_code == 1
+    assert "No feature set in 'features' has the features 'audio' (conv1d)" in result.stderr
+
+
+def test_a_file_without_one_of_the_two_is_not_written(tmp_path: Path, manifest: Manifest, predictions: dict) -> None:
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", "video59/00001.jpg"))
+    predictions["video59"][:, 1] = np.nan
+    with pytest.raises(SettingError, match="No network predicts arousal"):
+        abaw.write(tmp_path / "out.txt", sample, predictions, manifest)
+    assert not (tmp_path / "out.txt").exists()

@@ -1,0 +1,1 @@
+"""Networks that answer together: those of several runs, folds, seeds and models, found, chosen and averaged."""

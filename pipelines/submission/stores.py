@@ -1,0 +1,53 @@
+"""The features of a network among the feature sets of the project, found by what they were made of."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from cache.corpus.manifest import Manifest
+from cache.errors import FingerprintError
+from cache.places.folders import Where
+from cache.store.feature_sets import list_sets
+from cache.store.receipt import Receipt, is_unread
+from cache.store.store import FeatureStore
+from fusion.training.checkpoint import Checkpoint
+from pipelines.stages.training import open_stores
+
+
+class ProjectStores:
+    """Finds features.
+
+    Args:
+        features: folder or URL of all features.
+        manifest: the corpus, all of whose trials they must have.
+    """
+
+    def __init__(self, features: Where, manifest: Manifest) -> None:
+        self._features, self._manifest = features, manifest
+
+    def __call__(self, network: Checkpoint) -> dict[str, FeatureStore]:
+        """Modality → the features that a network reads.
+
+        Raises:
+            FingerprintError: if no feature set has them.
+            AvFusionError: as `open_stores`.
+        """
+        names = {}
+        for modality, recipe in network.recipes.items():
+            if recipe.fingerprint not in self._names:
+                raise FingerprintError(
+                    f"No feature set in '{self._features}' has the features '{modality}' ({recipe.name}) that a network was trained on: "
+                    "backbone, weights, settings or crops are others. Run 'avfusion train' again, or extract these."
+                )
+            names[modality] = self._names[recipe.fingerprint]
+        return open_stores(self._features, names, self._manifest, network.fold)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Fingerprint → feature set, also of features that belong to a fold."""
+        return {
+            receipt.recipe.fingerprint: found.name
+            for found in list_sets(self._features)
+            if not is_unread(found.receipt)
+            for receipt in Receipt.load(found.receipt).every()
+        }
