@@ -75,12 +75,25 @@ def test_a_demo_video_is_predicted_as_from_stored_features(
     assert found["face"] == [str(int(frame)) for frame in seen]
 
     written = {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")}
-    monkeypatch.setattr(features, "extract_features", None)
-    again = run("predict", video, "--model", "fused", "--out", "answers", "--json")
-    assert '"kept"' in again.stdout
-    assert {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")} == written
-    Path("answers").rename("moved")
-    assert '"kept"' in run("predict", video, "--model", "fused", "--out", "moved", "--json").stdout
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "extract_features", None)
+        again = run("predict", video, "--model", "fused", "--out", "answers", "--json")
+        assert '"kept"' in again.stdout
+        assert {path: path.stat().st_mtime_ns for path in Path("answers").rglob("*")} == written
+        Path("answers").rename("moved")
+        assert '"kept"' in run("predict", video, "--model", "fused", "--out", "moved", "--json").stdout
+
+    scaled = run("predict", video, "--model", RUN, "--out", "moved", "--postprocess", "scale", "--json")
+    assert '"computed"' in scaled.stdout, scaled.output
+    (network,) = load_networks(Path(RUN))
+    (after,) = predict_stored(network.answering(postprocess=["scale"]), bank, [trial.id])
+    assert np.abs(after.values - runs[0][0].values).max() > 1e-3
+    for column, target in enumerate(after.targets):
+        found = np.float64(read_table(Path("moved") / f"{video.stem}.csv")[target])
+        np.testing.assert_allclose(found, after.values[:, column], atol=1e-6)
+    refused = run("predict", video, "--model", RUN, "--out", "moved", "--postprocess", "scale,median")
+    assert refused.exit_code == 2
+    assert "['scale', 'median'], expected some of median" in refused.stderr
 
 
 def test_one_bad_video_does_not_stop_the_others(trained: Path, video: Path, run: Run) -> None:
