@@ -83,10 +83,11 @@ def test_a_demo_video_is_predicted_as_from_stored_features(
         Path("answers").rename("moved")
         assert '"kept"' in run("predict", video, "--model", "fused", "--out", "moved", "--json").stdout
 
-    scaled = run("predict", video, "--model", RUN, "--out", "moved", "--postprocess", "scale", "--json")
-    assert '"computed"' in scaled.stdout, scaled.output
     (network,) = load_networks(Path(RUN))
-    (after,) = predict_stored(network.answering(postprocess=["scale"]), bank, [trial.id])
+    steps = next(chain for chain, parameters in network.fitted.items() if any(parameters)).split("+")
+    smooth = run("predict", video, "--model", RUN, "--out", "moved", "--postprocess", ",".join(steps), "--json")
+    assert '"computed"' in smooth.stdout, smooth.output
+    (after,) = predict_stored(network.answering(postprocess=steps), bank, [trial.id])
     assert np.abs(after.values - runs[0][0].values).max() > 1e-3
     for column, target in enumerate(after.targets):
         found = np.float64(read_table(Path("moved") / f"{video.stem}.csv")[target])
