@@ -330,6 +330,8 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
         result.history[result.best_epoch].validation,
         {"torch": str(torch.__version__)},
         bank.targets,
+        reading=result.reading,
+        fitted=result.fitted,
     ).save(folder)
     save_run(folder, job.digest, rows)
 
