@@ -34,7 +34,7 @@ from pipelines.endtoend.batches import ItemBatches
 from pipelines.endtoend.checks import require_gradient, require_items
 from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
-from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
+from pipelines.endtoend.settings import MEMORY, FinetuneConfig, FinetuneParams
 from pipelines.endtoend.training import Finetuned, finetune
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
@@ -228,13 +228,13 @@ def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: W
 
 
 def _digest(job: _Job, digests: Digests) -> str:
-    """Digest of all that decides the weights."""
+    """Digest of all that decides the weights, apart from rounding: `pipelines.endtoend.settings.MEMORY` does not count."""
     trial_ids = (*job.fold.train, *job.fold.validate)
     beside = sorted(job.run.modalities.keys() - job.backbones.keys())
     document = {
         "model": [job.run.model, asdict(job.run.settings)],
         "training": asdict(job.config),
-        "how": job.how,
+        "how": {name: value for name, value in job.how.items() if name not in MEMORY},
         "fold": asdict(job.fold),
         "start": {modality: _start(job, modality) for modality in sorted(job.backbones)},
         "media": {

@@ -148,9 +148,11 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     section()
     finetune(run)
     first, written = tuned(), (FOLDER / "audio.safetensors").stat().st_mtime_ns
+    section(piece=1, fronts_gb=0.5)  # other memory
     result = finetune(run)
     assert "'emotion' of fold 0 is finished already" in result.stderr
     assert (FOLDER / "audio.safetensors").stat().st_mtime_ns == written
+    section()
     finetune(run, "--redo")
     assert tuned() == first
     section(clip=0.01)
