@@ -235,6 +235,16 @@ class Manifest:
         return cls(root, tuple(trials), targets)
 
 
+def read_target_names(folder: Path) -> tuple[str, ...]:
+    """Names of the targets of a saved manifest, without its labels; none if there is no manifest.
+
+    Raises:
+        CorpusError: if it is damaged or has another version.
+    """
+    document = read_document(folder / "manifest.json", _ManifestDocument, _REMEDY, CorpusError)
+    return () if document is None else tuple(part.name for part in document.targets)
+
+
 def missing_medium(kind: str, trials: Sequence[Trial]) -> MissingFileError:
     """The error of trials without a medium: what they have, and what to do."""
     who = f"Trial '{trials[0].id}' has no" if len(trials) == 1 else f"None of {len(trials)} trials has"

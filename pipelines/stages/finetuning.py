@@ -20,6 +20,7 @@ from cache.documents.documents import digest_bytes, write_file
 from cache.errors import AvFusionError
 from cache.names import require_known
 from cache.places.folders import Where
+from cache.targets import require_targets
 from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.cropping import crops_folder
 from extract.engine.devices import choose_device, keep_big_buffers
@@ -85,6 +86,8 @@ def finetune_all(
     for name in only:
         require_known("fine-tuning", name, params.finetune)
     manifest = load_corpus()
+    for name in only or params.finetune:
+        require_targets(params.finetune[name].train.targets, manifest.targets, f"finetune.{name}.train.targets")
     folds = choose_folds(params.fusion.folds, manifest)
     if not only:
         _forget_other_runs(root, params)
