@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import SettingError
+from cache.errors import SettingError, UnknownNameError
 
 KINDS = ("continuous",)
 UNITS = ("frame",)
@@ -76,6 +76,26 @@ AFFECT = (Target("valence"), Target("arousal"))
 def names_of(targets: Sequence[Target]) -> tuple[str, ...]:
     """Names of the columns."""
     return tuple(target.name for target in targets)
+
+
+def require_targets(wanted: Sequence[str], known: Sequence[Target], where: str = "train.targets") -> None:
+    """Check that the corpus has all targets of a training.
+
+    Args:
+        wanted: their names.
+        known: the targets of the corpus.
+        where: the setting, for the message.
+
+    Raises:
+        UnknownNameError: if it lacks one.
+    """
+    names = names_of(known)
+    for target in wanted:
+        if target not in names:
+            raise UnknownNameError(
+                f"Unknown target '{target}' in '{where}', which is [{', '.join(wanted)}]; the corpus has {' and '.join(names)}. Set "
+                f"'targets: [{', '.join(names)}]', or some of these, there or in 'fusion.train' of params.yaml."
+            )
 
 
 def to_unit(labels: NDArray[Any], targets: Sequence[Target]) -> NDArray[np.float32]:

@@ -45,6 +45,19 @@ class Estimate(NamedTuple):
     logits: Tensor | None = None
 
 
+class ByModality(nn.ModuleDict):
+    """Modules by the names of modalities, which may be any words; torch's own container refuses "train", "items" and others.
+
+    Modules are reached by name only, and attributes are never modules.
+    """
+
+    def __setitem__(self, name: str, module: nn.Module) -> None:
+        self._modules[name] = module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
 class FusionModel(nn.Module):
     """Base of all fusion models; a subclass is constructed with dims, targets and the `Config` of its file.
 

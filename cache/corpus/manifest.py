@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -172,13 +173,7 @@ class Manifest:
             MissingFileError: if the trial has no such medium.
         """
         if kind not in trial.media:
-            how = "Add the file and build the corpus again" + (
-                ", run 'avfusion transcribe'," if kind == "words" else ""
-            )
-            raise MissingFileError(
-                f"Trial '{trial.id}' has no {kind}, only {', '.join(sorted(trial.media)) or 'nothing'}. {how} or leave that "
-                "modality out."
-            )
+            raise missing_medium(kind, [trial])
         return Path(os.path.normpath(self.root.expanduser() / trial.media[kind])).resolve()
 
     def save(self, folder: Path) -> None:
@@ -238,6 +233,26 @@ class Manifest:
             trials.append(Trial(entry.id, entry.subject, entry.partition, clock, media, own, entry.face))
             start = stop
         return cls(root, tuple(trials), targets)
+
+
+def read_target_names(folder: Path) -> tuple[str, ...]:
+    """Names of the targets of a saved manifest, without its labels; none if there is no manifest.
+
+    Raises:
+        CorpusError: if it is damaged or has another version.
+    """
+    document = read_document(folder / "manifest.json", _ManifestDocument, _REMEDY, CorpusError)
+    return () if document is None else tuple(part.name for part in document.targets)
+
+
+def missing_medium(kind: str, trials: Sequence[Trial]) -> MissingFileError:
+    """The error of trials without a medium: what they have, and what to do."""
+    who = f"Trial '{trials[0].id}' has no" if len(trials) == 1 else f"None of {len(trials)} trials has"
+    has = ", ".join(sorted({name for trial in trials for name in trial.media})) or "nothing"
+    also = ", run 'avfusion transcribe'," if kind == "words" else ""
+    return MissingFileError(
+        f"{who} {kind}, only {has}. Add the file{'s' * (len(trials) > 1)} and build the corpus again{also} or leave that modality out."
+    )
 
 
 def _write_root(root: Path, folder: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.corpus.manifest import Manifest, Trial
+from cache.corpus.manifest import Manifest, Trial, missing_medium
 from extract.faces.crops import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 
@@ -120,14 +120,14 @@ class AbsentSource:
         raise AssertionError(f"{len(items)} items of a medium that is absent")
 
 
-def require_medium(manifest: Manifest, trials: Sequence[Trial], kind: Input) -> None:
+def require_medium(trials: Sequence[Trial], kind: Input) -> None:
     """Check that at least one trial has the medium that a backbone reads.
 
     Raises:
-        MissingFileError: if none has it; names the first trial and what it has.
+        MissingFileError: if none has it; says what they have.
     """
     if trials and all(kind.is_absent(trial) for trial in trials):
-        manifest.path(trials[0], kind.media[-1])
+        raise missing_medium(kind.media[-1], trials)
 
 
 def open_source(kind: Input, manifest: Manifest, trial: Trial, crops: Path | None) -> Source:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import FingerprintError, SettingError, ShapeError, UnknownNameError
+from cache.errors import FingerprintError, SettingError, ShapeError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
-from cache.targets import AFFECT, Target, names_of, to_unit
+from cache.targets import AFFECT, Target, names_of, require_targets, to_unit
 from cache.windows import Window, cut_windows
 from fusion.bank.batches import Batches
 from fusion.bank.mapped import choose_resident, load_rows
@@ -238,13 +238,8 @@ class Bank:
         Raises:
             UnknownNameError: if a target does not exist.
         """
+        require_targets(targets, self.targets)
         names = names_of(self.targets)
-        for target in targets:
-            if target not in names:
-                raise UnknownNameError(
-                    f"Unknown target '{target}' in 'train.targets'; the corpus has {' and '.join(names)}. Set 'targets: "
-                    f"[{', '.join(names)}]', or some of these, in 'fusion.train' of params.yaml."
-                )
         columns = list(map(names.index, targets))
         return replace(self, labels=self.labels[:, columns], targets=tuple(self.targets[column] for column in columns))
 

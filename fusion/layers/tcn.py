@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from fusion.layers.padding import find_inside
-from fusion.model import Inputs
+from fusion.model import ByModality, Inputs
 
 
 class CausalBlock(nn.Module):
@@ -109,7 +109,7 @@ class Branch(nn.Module):
         return self.norm(self.tcn(x.transpose(1, 2)), inside).transpose(1, 2)
 
 
-class Branches(nn.ModuleDict):
+class Branches(ByModality):
     """One `Branch` per modality, with widths chosen by the modality's name: see `widths_of`."""
 
     def __init__(self, dims: Mapping[str, int], config: Any) -> None:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from fusion.layers.padding import find_inside
 from fusion.layers.tcn import Branches, FrameNorm
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
 
 
@@ -60,7 +60,7 @@ class ChannelAttention(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branches = Branches(self.dims, config)
-        self.project = nn.ModuleDict({m: nn.Linear(dim, config.width) for m, dim in self.branches.dims.items()})
+        self.project = ByModality({m: nn.Linear(dim, config.width) for m, dim in self.branches.dims.items()})
         dim = config.width * len(self.dims)
         self.attend = nn.Linear(dim, dim)
         self.hidden = nn.Linear(dim, dim)

@@ -44,7 +44,7 @@ from fusion.layers.attention import (
 )
 from fusion.layers.heads import Heads, make_activation
 from fusion.layers.padding import clear_padding, find_inside
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from fusion.settings import ACTIVATIONS
 
 VARIANTS = ("mult", "multv2", "gatedmultv2")
@@ -100,7 +100,7 @@ class CrossModalAttention(FusionModel):
         super().__init__(dims, targets, config)
         self.pairs = [(source, target) for target in self.dims for source in self.dims if source != target]
         width = config.d_model // 2 if self.pairs else config.d_model
-        self.reduce = nn.ModuleDict({modality: FrameConv(dim, width) for modality, dim in self.dims.items()})
+        self.reduce = ByModality({modality: FrameConv(dim, width) for modality, dim in self.dims.items()})
         self.positions = Positions(width)
         self.stacks = nn.ModuleList(self._stack(source, target, width) for source, target in self.pairs)
         self.width = width * max(1, len(self.pairs))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from cache.settings import check_ranges
 from fusion.layers.padding import clear_padding, require_length
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class JointCrossAttention(FusionModel):
         super().__init__(dims, targets, config)
         self.fixed_length = config.length
         width = sum(self.dims.values())
-        self.attention = nn.ModuleDict(
+        self.attention = ByModality(
             {modality: JointAttention(width, config.length, config.d_attention) for modality in self.dims}
         )
         self.regress = nn.Sequential(

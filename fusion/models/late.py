@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fusion.layers.padding import find_inside
 from fusion.layers.tcn import Branches
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
 
 
@@ -48,7 +48,7 @@ class LateFusion(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branches = Branches(self.dims, config)
-        self.regress = nn.ModuleDict({m: nn.Linear(dim, len(self.targets)) for m, dim in self.branches.dims.items()})
+        self.regress = ByModality({m: nn.Linear(dim, len(self.targets)) for m, dim in self.branches.dims.items()})
 
     def forward(self, inputs: Inputs) -> Estimate:
         """(B, L, D) per modality → values (B, L, C) in [-1, 1]."""

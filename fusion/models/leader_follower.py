@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cache.errors import SettingError
 from cache.names import require_known
 from fusion.layers.tcn import Branches
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
 
 
@@ -74,7 +74,7 @@ class ModalityAttention(nn.Module):
         for linear in linears.values():
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-        self.project = nn.ModuleDict(linears)
+        self.project = ByModality(linears)
         self.dim = modal_dim * len(dims)
         self.mix = nn.Linear(self.dim, self.dim)
         self.dropout = nn.Dropout(dropout)

@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from fusion.layers.padding import clear_padding, find_inside, require_length
 from fusion.layers.tcn import Branches, FrameNorm
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from fusion.settings import check_branches
 
 VARIANTS = ("code", "paper")
@@ -110,7 +110,7 @@ class CrossAttention(nn.Module):
         return x + self.dropout_attended(self.attended(attention.relu()))
 
 
-class Iteration(nn.ModuleDict):
+class Iteration(ByModality):
     """One iteration over all modalities in parallel: each reads the output of the previous iteration."""
 
     def __init__(self, dims: Mapping[str, int], config: Config) -> None:

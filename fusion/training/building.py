@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from cache.errors import SettingError
 from cache.names import config_of, load_named
 from cache.settings import as_settings
 from fusion.model import FusionModel
 from fusion.models import MODELS
-
-_TAKEN = {*dir(nn.ModuleDict()), "dims", "sources"}  # modalities become attributes of a ModuleDict and must not clash
 
 
 def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], settings: Any) -> FusionModel:
@@ -27,8 +23,8 @@ def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], se
 
     Raises:
         UnknownNameError: if there is no such model.
-        SettingError: if a setting is unknown, of the wrong type or out of range, if no modality is given, or if a
-            modality's name clashes with a method of torch.
+        SettingError: if a setting is unknown, of the wrong type or out of range, if no modality is given, or if the name of
+            one is not a word.
     """
     cls = load_named("fusion model", MODELS, name)
     if not dims or not targets:
@@ -36,7 +32,7 @@ def build_model(name: str, dims: Mapping[str, int], targets: tuple[str, ...], se
             f"Model '{name}' has modalities {sorted(dims)} and targets {list(targets)}; expected at least one of each."
         )
     for modality in dims:
-        if not modality.isidentifier() or modality in _TAKEN:
+        if not modality.isidentifier():
             raise SettingError(
                 f"'{modality}' cannot name a modality in a model; use another word of letters, digits and '_'."
             )

@@ -98,7 +98,7 @@ def train(
             history, best_epoch = (_solve(network, objective, batches, run_validation, on_epoch),), 0
         else:
             history, best_epoch = fit(network, objective, batches, run_validation, config, groups, on_epoch)
-    reading = _choose_reading(network, resident, fold, config, padding, history[best_epoch].score)
+    answers = choose_answers(network, resident, fold, config, padding, history[best_epoch].score)
     checkpoint = Checkpoint(
         network.eval(),
         moments,
@@ -109,8 +109,7 @@ def train(
         {"torch": str(torch.__version__)},
         resident.targets,
         dict(resident.projections),
-        reading,
-        _fit_postprocessing(network, resident, fold, config, padding, reading),
+        *answers,
     )
     return TrainResult(checkpoint, history, best_epoch)
 
@@ -200,32 +199,32 @@ def make_objective(bank: Bank, fold: Fold, config: TrainConfig) -> Objective:
     return objective.to(bank.device)
 
 
-def _choose_reading(
+def choose_answers(
     model: FusionModel, bank: Bank, fold: Fold, config: TrainConfig, padding: Mapping[str, Tensor] | None, known: float
-) -> Reading:
-    """The windows with the highest mean validation CCC; `known` is that of the windows of training."""
+) -> tuple[Reading, Fitted]:
+    """How a trained model is to make its predictions, by those of the validation trials.
+
+    Args:
+        model: with its final weights.
+        bank: normalised, with the model's targets.
+        fold: its validation trials are predicted, in all windows that are tried.
+        config: settings of the training.
+        padding: see `validate`.
+        known: mean validation CCC in the windows of training.
+
+    Returns:
+        The windows with the highest mean CCC, and the post-processing that fits the predictions in these windows.
+    """
 
     def score(reading: Reading) -> float:
         found = validate(model, bank, fold, config, padding, reading)
         return sum(found.values()) / len(found)
 
-    readings = list_readings(config, _longest(bank, fold), model.fixed_length is not None)
-    return choose_reading(readings, known, score)
-
-
-def _fit_postprocessing(
-    model: FusionModel,
-    bank: Bank,
-    fold: Fold,
-    config: TrainConfig,
-    padding: Mapping[str, Tensor] | None,
-    reading: Reading,
-) -> Fitted:
-    """Fit every chain of post-processing to the predictions of the validation trials."""
-    size = reading.within(config, _longest(bank, fold))
-    predictions = run_model(model, bank, fold.validate, *size, padding)
+    longest = _longest(bank, fold)
+    reading = choose_reading(list_readings(config, longest, model.fixed_length is not None), known, score)
+    predictions = run_model(model, bank, fold.validate, *reading.within(config, longest), padding)
     labels = [bank.labels[bank.span(own.trial_id)].cpu().numpy() for own in predictions]
-    return fit_chains([own.values for own in predictions], labels)
+    return reading, fit_chains([own.values for own in predictions], labels)
 
 
 def _longest(bank: Bank, fold: Fold) -> int:

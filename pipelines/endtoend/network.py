@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from cache.errors import SettingError
 from extract.backbones.contract import Backbone
 from fusion.bank.normalisation import Moments
-from fusion.model import Estimate, FusionModel, Inputs
+from fusion.model import ByModality, Estimate, FusionModel, Inputs
 from pipelines.endtoend.items import Items
 
 
@@ -97,7 +97,7 @@ class EndToEnd(nn.Module):
                 f"Batch norms cannot learn the statistics of a batch that is computed in pieces of {piece} items. Set 'piece' to 0, "
                 "or 'batch_norm' to frozen."
             )
-        self.backbones = nn.ModuleDict(dict(backbones))
+        self.backbones = ByModality(dict(backbones))
         self.fusion = fusion
         self.norms_learn, self.piece, self.precision = norms_learn, piece, precision
         self.rests: dict[str, nn.Module] = {}

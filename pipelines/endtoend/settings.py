@@ -13,6 +13,10 @@ BATCH_NORMS = ("frozen", "learn")
 NORMALISATIONS = ("none", "dimension")
 PRECISIONS = ("fp32", "bf16")
 
+MEMORY = ("piece", "fronts_gb")
+"""Settings that only say how much memory is used: other values give the same weights up to rounding (with dropout, up to which units
+are dropped). As with the batch size of stage one, what is finished or was interrupted is kept when they change."""
+
 
 @dataclass(frozen=True)
 class ImageChanges:

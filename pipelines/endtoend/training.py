@@ -27,7 +27,16 @@ from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
 from fusion.training.fitting import EpochRecord, Groups, Keeper, fit
-from fusion.training.trainer import check_kinds, check_window, cut_training_batches, make_objective, validate
+from fusion.training.postprocessing import Fitted
+from fusion.training.reading import Reading
+from fusion.training.trainer import (
+    check_kinds,
+    check_window,
+    choose_answers,
+    cut_training_batches,
+    make_objective,
+    validate,
+)
 from pipelines.endtoend.augmentation import change_images, change_sound
 from pipelines.endtoend.batches import Augment, ItemBatches
 from pipelines.endtoend.fronts import Fronts, Readers
@@ -61,6 +70,8 @@ class Finetuned:
         moments: modality → moments that normalise its embeddings; of trained ones, those that change nothing.
         history: every epoch of every stage.
         best_epoch: whose weights these are.
+        reading: the windows that the fusion model makes its predictions in, as chosen on the validation trials.
+        fitted: the post-processing that was fitted on them, as in `fusion.training.checkpoint.Checkpoint`.
     """
 
     backbones: dict[str, Backbone]
@@ -68,6 +79,8 @@ class Finetuned:
     moments: dict[str, Moments]
     history: tuple[EpochRecord, ...]
     best_epoch: int
+    reading: Reading
+    fitted: Fitted
 
 
 def finetune(
@@ -84,6 +97,10 @@ def finetune(
     fronts: Fronts | None = None,
 ) -> Finetuned:
     """Train backbones under a fusion model; on the CPU the same arguments give the same weights.
+
+    Its windows of prediction and its post-processing are chosen as those of any fusion model: the validation trials are embedded
+    once more with the final weights, and read in all windows that are tried. These count frames of the label clock, without
+    `dilation`, as validation does after every epoch.
 
     Args:
         backbones: modality → the backbone that is trained, with the weights that it starts from.
@@ -103,11 +120,7 @@ def finetune(
         CorpusError: if training or validation trials have no labels.
         AvFusionError: if the loss becomes nan or infinite, or a medium cannot be read.
     """
-    chosen = bank.select_targets(config.targets)
-    check_kinds(chosen.targets, config.loss)
-    if config.drop_unseen:
-        valid = {name: _valid(chosen, readers[name]) for name in readers.keys() & set(config.drop_unseen)}
-        chosen = drop_unseen(replace(chosen, valid=chosen.valid | valid), config.drop_unseen, fold)
+    chosen = _choose_frames(bank, readers, fold, config)
     moments = chosen.measure(fold.train, config.normalise, config.normalise_of)
     teaching = chosen.normalised(moments, [*fold.train, *fold.validate])
     judging = chosen.normalised(moments, fold.validate)
@@ -116,7 +129,6 @@ def finetune(
     objective = make_objective(teaching, fold, config)
     windows = cut_training_batches(teaching, fold, config)
     teachers = {name: _teacher(reader, how) for name, reader in readers.items()}
-    watch = watch or Watch()
     with torch.random.fork_rng(devices=[bank.device] if bank.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         dims = bank.dims | {name: backbone.dim for name, backbone in backbones.items()}
@@ -127,30 +139,78 @@ def finetune(
         changes = _changes(backbones, how)
         reading = Readers(network, fronts, changes, how)
 
-        def run_validation() -> dict[str, float]:
-            return validate(fusion, _embed(network, judging, reading.open(readers)), fold, config, padding)
+        def embed() -> Bank:
+            return _embed(network, judging, reading.open(readers))
 
+        def make_batches(stage: int) -> ItemBatches:
+            order = None if config.reshuffle else config.seed
+            open_readers = partial(reading.open, teachers)
+            return ItemBatches(windows, open_readers, changes, config.seed + stage, how.windows, order, padding)
+
+        def run_validation() -> dict[str, float]:
+            return validate(fusion, embed(), fold, config, padding)
+
+        stages = _Stages(network, objective, make_batches, run_validation, config, how, keep, watch or Watch())
+        history, best_epoch = stages.run()
+    answers = choose_answers(fusion, embed(), fold, config, padding, history[best_epoch].score)
+    network.eval().requires_grad_(False)
+    return Finetuned(dict(backbones), fusion, moments, history, best_epoch, *answers)
+
+
+def _choose_frames(bank: Bank, readers: Mapping[str, ItemReader], fold: Fold, config: TrainConfig) -> Bank:
+    """The targets and the frames that training and validation use."""
+    chosen = bank.select_targets(config.targets)
+    check_kinds(chosen.targets, config.loss)
+    if not config.drop_unseen:
+        return chosen
+    valid = {name: _valid(chosen, readers[name]) for name in readers.keys() & set(config.drop_unseen)}
+    return drop_unseen(replace(chosen, valid=chosen.valid | valid), config.drop_unseen, fold)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stages:
+    """The runs of the loop, one after another.
+
+    Attributes:
+        make_batches: number of a stage → its training batches.
+        run_validation: returns target → validation CCC of the network in its present state.
+    """
+
+    network: EndToEnd
+    objective: nn.Module
+    make_batches: Callable[[int], ItemBatches]
+    run_validation: Callable[[], dict[str, float]]
+    config: TrainConfig
+    how: FinetuneConfig
+    keep: Callable[[int, ItemBatches], Keeper] | None
+    watch: Watch
+
+    def run(self) -> tuple[tuple[EpochRecord, ...], int]:
+        """Train; the network ends with the weights of the best epoch.
+
+        Returns:
+            Every epoch of every stage, and the number of the best one.
+        """
         history: list[EpochRecord] = []
         best: tuple[int, dict[str, Tensor]] | None = None
-        order = None if config.reshuffle else config.seed
-        for number, (stage, groups) in enumerate(_stages(config, how)):
-            open_readers = partial(reading.open, teachers)
-            batches = ItemBatches(windows, open_readers, changes, config.seed + number, how.windows, order, padding)
-            keeper = keep(number, batches) if keep else None
+        for number, (stage, groups) in enumerate(_stages(self.config, self.how)):
+            batches = self.make_batches(number)
+            keeper = self.keep(number, batches) if self.keep else None
             count = partial(_count_over_stages, number, len(history))
-            tell = partial(_tell, watch, count)
-            gradients = _Gradients(objective, how.clip, watch, batches, len(history))
-            done, kept = fit(network, objective, batches, run_validation, stage, groups, tell, gradients, keeper)
+            tell = partial(_tell, self.watch, count)
+            gradients = _Gradients(self.objective, self.how.clip, self.watch, batches, len(history))
+            done, kept = fit(
+                self.network, self.objective, batches, self.run_validation, stage, groups, tell, gradients, keeper
+            )
             kept += len(history)
             history += map(count, done)
             if len(done) < stage.epochs:
-                watch.stop(stage.epochs - len(done))
+                self.watch.stop(stage.epochs - len(done))
             if best is None or history[kept].score > history[best[0]].score:
-                best = kept, copy.deepcopy(network.state_dict())
-    assert best is not None
-    network.load_state_dict(best[1])
-    network.eval().requires_grad_(False)
-    return Finetuned(dict(backbones), fusion, moments, tuple(history), best[0])
+                best = kept, copy.deepcopy(self.network.state_dict())
+        assert best is not None
+        self.network.load_state_dict(best[1])
+        return tuple(history), best[0]
 
 
 def _build_fusion(model: str, dims: Mapping[str, int], config: TrainConfig, settings: Any) -> FusionModel:

@@ -19,7 +19,7 @@ from string import punctuation
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from cache.corpus.manifest import Manifest
+from cache.corpus.manifest import Manifest, read_target_names
 from cache.documents.documents import Document, digest_bytes, read_document, write_document
 from cache.errors import CorpusError
 from cache.foreign import sha256_file
@@ -136,6 +136,21 @@ def load_corpus() -> Manifest:
             f"'{changed}' was changed after the corpus was built, so its labels or clocks may be old. {_REMEDY}"
         )
     return manifest
+
+
+def built_targets(params: CorpusParams, folder: Path) -> tuple[str, ...]:
+    """Names of the targets of the corpus whose manifest is in a folder; none if it has other settings or cannot be read."""
+    try:
+        known = load_files(folder / FILES)
+        return read_target_names(folder) if known is not None and known.is_of(params) else ()
+    except CorpusError:  # reported where the corpus is needed
+        return ()
+
+
+def has_changed(folder: Path) -> bool:
+    """Whether files of the corpus whose manifest is in a folder have changed since."""
+    known = load_files(folder / FILES)
+    return known is not None and find_change(known) is not None
 
 
 def find_change(known: Listing) -> Path | None:

@@ -21,6 +21,7 @@ from extract.corpora import CORPORA
 from fusion.models import MODELS
 from fusion.settings import TrainConfig, unknown_names
 from pipelines.project import paths
+from pipelines.project.corpus_files import built_targets, has_changed
 from pipelines.project.finetuned import find_faults
 from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
 from pipelines.project.yaml_files import read_yaml
@@ -60,6 +61,7 @@ def read_params(path: Path = paths.PARAMS) -> Params:
         faults["evaluate.best_folds"] = (
             f"is {params.evaluate.best_folds}, expected 0 or 1 where one fold is trained; set fusion.folds.number to -1 for all"
         )
+    faults |= _find_unknown_targets(raw, path.parent / paths.CORPUS)
     if params is None or faults:
         raise refusal(faults, where)
     if params.matrix is not None and params.matrix.folds == FoldParams():
@@ -200,15 +202,19 @@ def _find_unknown_names(raw: Any) -> Faults:
     return faults
 
 
+_TRAININGS = (
+    ("fusion", ("fusion", "systems")),
+    ("matrix", ("matrix", "systems")),
+    ("fusion", ("finetune",)),
+)
+"""Section with shared settings of training → sections whose parts inherit them."""
+
+
 def _type_training(raw: Any) -> tuple[dict[tuple[str, ...], TrainConfig | None], Faults]:
     """Settings of training of all sections, and of their systems and fine-tunings, which inherit those of the section."""
     typed: dict[tuple[str, ...], TrainConfig | None] = {}
     faults: Faults = {}
-    for section, place in (
-        ("fusion", ("fusion", "systems")),
-        ("matrix", ("matrix", "systems")),
-        ("fusion", ("finetune",)),
-    ):
+    for section, place in _TRAININGS:
         shared = _section(raw, section).get("train", {})
         found: Faults = {}
         if _section(raw, section):
@@ -221,6 +227,27 @@ def _type_training(raw: Any) -> tuple[dict[tuple[str, ...], TrainConfig | None],
             typed[key], found = _parse_training({**inherited, **own} if isinstance(own, dict) else own, key)
             faults |= found
     return typed, faults
+
+
+def _find_unknown_targets(raw: Any, folder: Path) -> Faults:
+    """Targets of training that the corpus lacks, where it was built already and has not changed since."""
+    wanted: dict[str, tuple[str, ...]] = {}
+    for section, place in _TRAININGS:
+        shared = _section(raw, section, "train").get("targets", list(TrainConfig.targets))
+        for name in _section(raw, *place):
+            own = _section(raw, *place, name, "train").get("targets")
+            given, where = (shared, (section,)) if own is None else (own, (*place, name))
+            if isinstance(given, list):
+                wanted[".".join((*where, "train", "targets"))] = tuple(given)
+    least = {"corpus": _section(raw, "corpus"), "fusion": {"seeds": [0], "systems": {}}}
+    corpus, _ = _build(Params, least)
+    known = () if corpus is None else built_targets(corpus.corpus, folder)
+    faults = {
+        key: f"is {list(names)}, but the corpus has no '{lacking[0]}'; {expected_one_of(str(lacking[0]), known)}"
+        for key, names in wanted.items()
+        if known and (lacking := [name for name in names if name not in known])
+    }
+    return {} if faults and has_changed(folder) else faults
 
 
 _SEEDS = {"fusion": "fusion.seeds", "matrix": "matrix.seeds", "finetune": "finetune.NAME.seed"}

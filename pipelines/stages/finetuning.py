@@ -20,6 +20,7 @@ from cache.documents.documents import digest_bytes, write_file
 from cache.errors import AvFusionError
 from cache.names import require_known
 from cache.places.folders import Where
+from cache.targets import require_targets
 from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.cropping import crops_folder
 from extract.engine.devices import choose_device, keep_big_buffers
@@ -34,7 +35,7 @@ from pipelines.endtoend.batches import ItemBatches
 from pipelines.endtoend.checks import require_gradient, require_items
 from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
-from pipelines.endtoend.settings import FinetuneConfig, FinetuneParams
+from pipelines.endtoend.settings import MEMORY, FinetuneConfig, FinetuneParams
 from pipelines.endtoend.training import Finetuned, finetune
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
@@ -85,6 +86,8 @@ def finetune_all(
     for name in only:
         require_known("fine-tuning", name, params.finetune)
     manifest = load_corpus()
+    for name in only or params.finetune:
+        require_targets(params.finetune[name].train.targets, manifest.targets, f"finetune.{name}.train.targets")
     folds = choose_folds(params.fusion.folds, manifest)
     if not only:
         _forget_other_runs(root, params)
@@ -228,13 +231,13 @@ def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: W
 
 
 def _digest(job: _Job, digests: Digests) -> str:
-    """Digest of all that decides the weights."""
+    """Digest of all that decides the weights, apart from rounding: `pipelines.endtoend.settings.MEMORY` does not count."""
     trial_ids = (*job.fold.train, *job.fold.validate)
     beside = sorted(job.run.modalities.keys() - job.backbones.keys())
     document = {
         "model": [job.run.model, asdict(job.run.settings)],
         "training": asdict(job.config),
-        "how": job.how,
+        "how": {name: value for name, value in job.how.items() if name not in MEMORY},
         "fold": asdict(job.fold),
         "start": {modality: _start(job, modality) for modality in sorted(job.backbones)},
         "media": {
@@ -330,6 +333,8 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
         result.history[result.best_epoch].validation,
         {"torch": str(torch.__version__)},
         bank.targets,
+        reading=result.reading,
+        fitted=result.fitted,
     ).save(folder)
     save_run(folder, job.digest, rows)
 

@@ -22,6 +22,7 @@ from cache.settings import expected_one_of
 from cache.store.feature_sets import find_set, list_sets
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
+from cache.targets import require_targets
 from pipelines.console.console import note, progress, warn
 from pipelines.project import networks, paths
 from pipelines.project.corpus_files import load_corpus
@@ -176,6 +177,8 @@ def train_jobs(
     jobs: Sequence[Job], params: FusionParams, manifest: Manifest, models: Path, features: Where, redo: bool
 ) -> list[Row]:
     """Train missing networks, or all; returns the epoch that each one kept, in the order of the jobs."""
+    for job in jobs:
+        require_targets(job.config.targets, manifest.targets, f"{job.name}.train.targets")
     digest = Digests(params, manifest, lambda names, fold: open_stores(features, names, manifest, fold))
     jobs = [replace(job, digest=digest(job)) for job in jobs]
     missing = [job for job in jobs if redo or not _is_there(job, models)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -104,6 +105,22 @@ def test_any_set_of_modalities_and_targets(name, settings, dims):
     assert estimate.values.shape[-1] == 1
     assert estimate.logits is None
     assert estimate.values.isfinite().all()
+
+
+@every_model
+def test_modalities_may_have_names_that_torch_uses(name, settings):
+    """A layer's own methods and attributes are not in the way, not even in a checkpoint."""
+    names = ("train", "items", "dims", "sources", "training", "forward")
+    settings = {key: value for key, value in settings.items() if key not in ("channels_of", "n_cross_of")}
+    model = make(name, settings, dict.fromkeys(names, 3))
+    inputs = make_inputs(model, [9, 4])
+    again = make(name, settings, dict.fromkeys(names, 3))
+    for parameter in again.parameters():
+        torch.nn.init.zeros_(parameter)
+    again.load_state_dict(copy.deepcopy(model).train().eval().state_dict())
+    for estimate, expected in zip(again(inputs), model(inputs), strict=True):
+        if expected is not None:
+            torch.testing.assert_close(estimate, expected)
 
 
 @every_model

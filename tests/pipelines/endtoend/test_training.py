@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,8 +15,11 @@ from torch import Tensor
 from cache.corpus.folds import Fold
 from cache.errors import CorpusError, SettingError
 from extract.backbones.contract import load_backbone
+from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training.fitting import EpochRecord
+from fusion.training.postprocessing import CHAINS
+from fusion.training.trainer import choose_answers
 from pipelines.endtoend import checks
 from pipelines.endtoend.batches import ItemBatch, ItemBatches
 from pipelines.endtoend.settings import FinetuneConfig
@@ -84,6 +89,28 @@ def test_a_stage_that_ends_early_is_told(toy_corpus: Any, quick: Callable[..., T
     toy_corpus.train(FinetuneConfig(), quick(epochs=9, patience=1, lr=1.0), watch=watch)
     assert watch.left == [9 - len(watch.epochs)]
     assert 0 < watch.left[0] < 9
+
+
+def test_windows_and_postprocessing_are_chosen_as_those_of_any_fusion_model(
+    toy_corpus: Any, quick: Callable[..., TrainConfig]
+) -> None:
+    config, toy = quick(window=2, hop=2, dilation=3), toy_corpus.toy()
+    result = toy_corpus.train(FinetuneConfig(), config, toy)
+    assert toy.passes == 3 * (math.ceil(24 / 3) + 1) + 1, (
+        "all windows are read from one embedding of the validation trial"
+    )
+    items = np.load(toy_corpus.folder / "c.npy")
+    rows = toy(torch.from_numpy(items)).numpy()
+    rows[6::7] = np.nan  # frames without input
+    labels = toy_corpus.manifest.trial("c").labels
+    bank = Bank.from_arrays({"audio": {"c": rows}}, {"c": labels}).normalised(result.moments, "c")
+    expected = choose_answers(
+        result.fusion, bank, toy_corpus.fold, config, None, result.history[result.best_epoch].score
+    )
+    assert (result.reading, result.fitted.keys()) == (expected[0], {"+".join(chain) for chain in CHAINS})
+    for chain, parameters in expected[1].items():
+        for own, by_hand in zip(result.fitted[chain], parameters, strict=True):
+            assert own == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_what_cannot_learn_is_refused_before_training() -> None:

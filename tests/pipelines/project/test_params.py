@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 
+from cache.corpus.manifest import Manifest
 from cache.errors import SettingError, UnknownNameError
 from cache.names import config_of
 from extract.corpora import CORPORA
 from extract.faces.crops import CropConfig
 from fusion.settings import TrainConfig
 from pipelines.cli.reference import rows
-from pipelines.project.params import FusionParams
-from pipelines.project.params_file import read_params
+from pipelines.project.corpus_files import look, save_files
+from pipelines.project.params import FusionParams, Params
+from pipelines.project.params_file import read_params, read_typed
 
 Run = Callable[..., Result]
 RIGHT = "corpus: {}\nfusion: {seeds: [0], systems: {a: {model: rnn, modalities: {audio: conv1d}}}}\n"
@@ -337,3 +341,63 @@ def test_a_wrong_model_hides_no_fault_of_weights(tmp_path: Path) -> None:
         "finetune: {face: {model: foo, modalities: {v: a}}}\n",
     )
     assert {"finetune.face.model", "extract.a.weights"} <= faults.keys()
+
+
+TARGETS = """
+corpus: {name: folder, root: ROOT}
+extract: {conv1d: {weights: random}}
+fusion:
+  seeds: [0]
+  train: {targets: [valence, arusal]}
+  systems: {a: {model: rnn, modalities: {audio: conv1d}}, b: {model: rnn, modalities: {audio: conv1d}, train: {targets: [joy]}}}
+matrix: {seeds: [0], systems: {c: {model: rnn, modalities: {audio: conv1d}, train: {targets: [valence]}}}}
+finetune: {d: {model: rnn, modalities: {audio: conv1d}, train: {targets: [pain], hop: 0}}}
+"""
+
+
+def test_targets_that_the_corpus_lacks_are_reported_with_all_other_faults(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    (root / "a.csv").touch()
+    text = TARGETS.replace("ROOT", str(root))
+    known = {"finetune.d.train.hop"}
+    assert faults_of(tmp_path, text).keys() == known, "nothing is known of the corpus yet"
+    corpus = read_typed(Params, yaml.safe_load(text.replace(", hop: 0", "")), "").corpus
+    Manifest(root, ()).save(tmp_path / "work/corpus")
+    save_files(corpus, look(corpus), tmp_path / "work/corpus/files.json")
+    faults = faults_of(tmp_path, text)
+    lacking = {
+        "fusion.train.targets": "arusal",
+        "fusion.systems.b.train.targets": "joy",
+        "finetune.d.train.targets": "pain",
+    }
+    assert faults.keys() == known | lacking.keys()
+    for key, name in lacking.items():
+        assert f"'{name}'" in faults[key]
+        assert "valence, arousal" in faults[key]
+    assert "Did you mean 'arousal'" in faults["fusion.train.targets"]
+    others = faults_of(tmp_path, text.replace("mine}", "mine, settings: {targets: {joy: [0, 1]}}}"))
+    assert others.keys() == known, "the corpus will be built again with other targets"
+    (root / "b.csv").touch()
+    assert faults_of(tmp_path, text).keys() == known, "the corpus has changed and must be built again"
+
+
+@pytest.mark.parametrize("command", ["train", "finetune", "matrix"])
+def test_targets_are_checked_before_any_work(
+    project: Path, run: Run, edit_params: Callable[[Callable[[dict], None]], None], command: str
+) -> None:
+    """Also where no one knows with which settings the corpus was built."""
+    (project / "work/corpus/files.json").unlink()
+    shutil.rmtree(project / "features")
+
+    def change(params: dict) -> None:
+        params["finetune"] = {
+            "mine": {"model": "rnn", "modalities": {"audio": "conv1d"}, "train": {"targets": ["joy"]}}
+        }
+        for section in ("fusion", "matrix"):
+            params[section]["train"] = {"targets": ["joy"]}
+
+    edit_params(change)
+    result = run(command)
+    assert (result.exit_code, "'joy'" in result.output, "[valence, arousal]" in result.output) == (1, True, True)
+    assert ".train.targets'" in result.output

@@ -27,6 +27,7 @@ from extract.backbones.contract import load_backbone
 from fusion.bank.bank import Bank
 from fusion.training.checkpoint import load
 from fusion.training.inference import predict
+from fusion.training.reading import list_readings
 from pipelines.project.finetuned import claimed, refuse_leak
 from pipelines.stages.finetuning import StateFile
 
@@ -98,13 +99,16 @@ def test_its_fusion_model_predicts_the_same_from_the_cache(run: Run, section: Ca
     }
     validation = [trial for trial in manifest.trials if trial.partition == "validation"]
     bank = Bank.from_stores(stores, manifest, [trial.id for trial in validation])
-    values = np.concatenate([prediction.values for prediction in predict(checkpoint, bank)])
+    values = np.concatenate([prediction.values for prediction in predict(checkpoint.answering("train"), bank)])
     labels = np.concatenate([trial.labels for trial in validation])
     for column, target in enumerate(manifest.names):
         known = np.isfinite(labels[:, column])
         x, y = values[known, column].astype(float), labels[known, column].astype(float)
         ccc = 2 * ((x - x.mean()) * (y - y.mean())).mean() / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
         assert rows[0][f"ccc_{target}"] == pytest.approx(ccc, abs=2e-3)  # the store keeps float16
+    assert checkpoint.reading in list_readings(checkpoint.training, max(bank.lengths.values()), fixed=False)
+    smoothed = checkpoint.answering(postprocess=("median", "scale"))
+    assert np.isfinite(np.concatenate([prediction.values for prediction in predict(smoothed, bank)])).all()
 
 
 def test_its_epochs_are_in_the_plots_and_in_the_report(
@@ -144,9 +148,11 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     section()
     finetune(run)
     first, written = tuned(), (FOLDER / "audio.safetensors").stat().st_mtime_ns
+    section(piece=1, fronts_gb=0.5)  # other memory
     result = finetune(run)
     assert "'emotion' of fold 0 is finished already" in result.stderr
     assert (FOLDER / "audio.safetensors").stat().st_mtime_ns == written
+    section()
     finetune(run, "--redo")
     assert tuned() == first
     section(clip=0.01)
