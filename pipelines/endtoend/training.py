@@ -98,8 +98,8 @@ def finetune(
 ) -> Finetuned:
     """Train backbones under a fusion model; on the CPU the same arguments give the same weights.
 
-    Its windows of prediction and its post-processing are chosen as those of any fusion model: the validation trials are embedded
-    once more with the final weights, and read in all windows that are tried. These count frames of the label clock, without
+    Its windows of prediction and its post-processing are chosen as those of any fusion model: the validation trials, embedded
+    with the final weights, are read in all windows that are tried. These count frames of the label clock, without
     `dilation`, as validation does after every epoch.
 
     Args:
@@ -147,12 +147,16 @@ def finetune(
             open_readers = partial(reading.open, teachers)
             return ItemBatches(windows, open_readers, changes, config.seed + stage, how.windows, order, padding)
 
+        latest: list[Bank] = []
+
         def run_validation() -> dict[str, float]:
-            return validate(fusion, embed(), fold, config, padding)
+            latest[:] = [embed()]
+            return validate(fusion, latest[0], fold, config, padding)
 
         stages = _Stages(network, objective, make_batches, run_validation, config, how, keep, watch or Watch())
         history, best_epoch = stages.run()
-    answers = choose_answers(fusion, embed(), fold, config, padding, history[best_epoch].score)
+    known = latest[0] if latest and best_epoch == len(history) - 1 else embed()
+    answers = choose_answers(fusion, known, fold, config, padding, history[best_epoch].score)
     network.eval().requires_grad_(False)
     return Finetuned(dict(backbones), fusion, moments, history, best_epoch, *answers)
 

@@ -96,9 +96,8 @@ def test_windows_and_postprocessing_are_chosen_as_those_of_any_fusion_model(
 ) -> None:
     config, toy = quick(window=2, hop=2, dilation=3), toy_corpus.toy()
     result = toy_corpus.train(FinetuneConfig(), config, toy)
-    assert toy.passes == 3 * (math.ceil(24 / 3) + 1) + 1, (
-        "all windows are read from one embedding of the validation trial"
-    )
+    again = result.best_epoch < len(result.history) - 1  # the last epoch's embeddings are still at hand
+    assert toy.passes == 3 * (math.ceil(24 / 3) + 1) + again, "all windows are read from one embedding"
     items = np.load(toy_corpus.folder / "c.npy")
     rows = toy(torch.from_numpy(items)).numpy()
     rows[6::7] = np.nan  # frames without input
