@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cache.errors import SettingError
 from cache.names import require_folder_name
@@ -31,6 +31,20 @@ def fingerprint(document: Any) -> str:
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
+class Seen(NamedTuple):
+    """A trial that weights have seen, known by its content where that is known: other corpora may use its id, or have it under another.
+
+    Attributes:
+        id: of the trial.
+        labels: digest of its labels, as `cache.corpus.manifest.Trial.labels_digest`.
+        media: digest of what the backbone read; "" if unknown.
+    """
+
+    id: str
+    labels: str = ""
+    media: str = ""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Background of features that does not affect their values.
@@ -40,20 +54,20 @@ class Provenance:
         origin: address of the weights.
         licence: licence of the weights.
         parents: sha256 of the weights that they were fine-tuned from.
-        trials: ids of the trials that they were trained on.
+        trials: the trials that they were trained on.
         config: settings of the backbone; with the weights, enough to rebuild it.
         columns: names of the D numbers, if they have any.
-        selection: ids of the trials that chose among weights while they were trained.
+        selection: the trials that chose among weights while they were trained.
     """
 
     weights: str = ""
     origin: str = ""
     licence: str = ""
     parents: tuple[str, ...] = ()
-    trials: tuple[str, ...] = ()
+    trials: tuple[Seen, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    selection: tuple[str, ...] = ()
+    selection: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,13 @@ class Trial:
     labels: NDArray[np.float32] | None = field(default=None, compare=False)
     face: str = "largest"
 
+    @functools.cached_property
+    def labels_digest(self) -> str:
+        """Digest of the labels; "" if none of them varies, as those of other trials may be the same then."""
+        known = [] if self.labels is None else [column[np.isfinite(column)] for column in self.labels.T]
+        varies = any(len(column) and column.min() < column.max() for column in known)
+        return digest_bytes(np.asarray(self.labels, "<f4").tobytes()) if varies else ""
+
 
 class _TrialPart(ClockPart):
     id: str

@@ -19,7 +19,7 @@ import pydantic_core
 from cache.clock import FrameClock, PictureTimes
 from cache.errors import AvFusionError, StoreError, list_faults, short_text
 from cache.places.folders import Where, split_place
-from cache.recipe import Provenance, Recipe, fingerprint
+from cache.recipe import Provenance, Recipe, Seen, fingerprint
 from cache.targets import Target
 
 DIGEST = "digest"
@@ -84,6 +84,10 @@ class OwnDocument(Document):
     model_config = pydantic.ConfigDict(extra="ignore")
 
 
+SeenPart = Annotated[list[str], pydantic.Field(min_length=3, max_length=3)]
+"""A trial that weights have seen, as in `cache.recipe.Seen`."""
+
+
 class ProvenancePart(Document):
     """A provenance, as in `cache.recipe.Provenance`."""
 
@@ -91,16 +95,17 @@ class ProvenancePart(Document):
     origin: str
     licence: str
     parents: list[str]
-    trials: list[str]
+    trials: list[SeenPart]
     config: dict[str, Any]
     columns: list[str]
-    selection: list[str] = []
+    selection: list[SeenPart] = []
 
     @property
     def provenance(self) -> Provenance:
         """The provenance itself."""
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name != DIGEST}
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        values |= {name: tuple(Seen(*each) for each in values[name]) for name in ("trials", "selection")}
         return Provenance(**values)
 
     def check(self) -> None:

@@ -10,8 +10,17 @@ from safetensors import safe_open
 from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
-from cache.documents.documents import Document, Values, digest_bytes, read_document, write_document, write_file
+from cache.documents.documents import (
+    Document,
+    SeenPart,
+    Values,
+    digest_bytes,
+    read_document,
+    write_document,
+    write_file,
+)
 from cache.errors import WeightsError
+from cache.recipe import Seen
 
 _MARK = {"avfusion": "fine-tuned"}  # one entry: the library writes several in any order
 """In the tensors' file, which is worth nothing without its document: nobody could tell which trials it has seen."""
@@ -28,8 +37,8 @@ class Lineage:
         origin: address of the weights that training started from; "" for random ones.
         licence: of those weights.
         parents: their sha256, and those that they were fine-tuned from in turn.
-        trials: ids of the trials that these weights and their parents learned from.
-        selection: ids of the trials that chose the epoch.
+        trials: the trials that these weights and their parents learned from.
+        selection: the trials that chose the epoch.
         training: how they were trained.
     """
 
@@ -38,20 +47,20 @@ class Lineage:
     origin: str
     licence: str
     parents: tuple[str, ...]
-    trials: tuple[str, ...]
-    selection: tuple[str, ...]
+    trials: tuple[Seen, ...]
+    selection: tuple[Seen, ...]
     training: dict[str, Any]
 
 
 class _LineageDocument(Document):
-    version: Literal[1]
+    version: Literal[2]  # 2: trials by their content
     backbone: str
     settings: Values
     origin: str
     licence: str
     parents: list[str]
-    trials: list[str]
-    selection: list[str]
+    trials: list[SeenPart]
+    selection: list[SeenPart]
     training: Values
     sha256: str
 
@@ -65,7 +74,7 @@ def save_finetuned(path: Path, tensors: dict[str, Tensor], lineage: Lineage) -> 
     data = serialise_tensors({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}, _MARK)
     write_file(path, data)
     parts = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(lineage).items()}
-    write_document(_document_of(path), _LineageDocument, {"version": 1, **parts, "sha256": digest_bytes(data)})
+    write_document(_document_of(path), _LineageDocument, {"version": 2, **parts, "sha256": digest_bytes(data)})
 
 
 def read_lineage(path: Path, sha256: str) -> Lineage | None:
@@ -94,8 +103,8 @@ def read_lineage(path: Path, sha256: str) -> Lineage | None:
             f"Weights '{path}' have sha256 '{sha256[:12]}…', expected '{document.sha256[:12]}…' by '{where}' beside them. {_REMEDY}"
         )
     parts: dict[str, Any] = document.model_dump(exclude={"version", "digest", "sha256"})
-    parts |= {key: tuple(value) for key, value in parts.items() if isinstance(value, list)}
-    return Lineage(**parts)
+    parts |= {key: tuple(Seen(*each) for each in parts[key]) for key in ("trials", "selection")}
+    return Lineage(**{**parts, "parents": tuple(parts["parents"])})
 
 
 def _document_of(path: Path) -> Path:

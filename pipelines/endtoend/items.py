@@ -69,6 +69,11 @@ class TrialItems:
         return self._open()
 
     @cached_property
+    def digest(self) -> str:
+        """Digest of what is read, when it was first asked for."""
+        return self.source.digest()
+
+    @cached_property
     def alignment(self) -> Alignment:
         """The rows that each frame uses."""
         return self.source.load()

@@ -7,16 +7,18 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
 
 from cache.corpus.folds import Fold
+from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import write_file
 from cache.errors import LeakError, MissingFileError, SettingError, StoreError, with_full_stop
 from cache.foreign import sha256_file
 from cache.names import constant
-from cache.recipe import Provenance
+from cache.recipe import Provenance, Seen
 from cache.settings import Faults, expected_one_of
 from cache.store.locks import claim, holder, locks_place, sweep, wait_for_any
 from extract.backbones import BACKBONES
@@ -307,22 +309,42 @@ def leave_traces(params: Params) -> None:
         write_file(folder / f"{name}.json", (json.dumps({"weights": weights}) + "\n").encode())
 
 
-def refuse_leak(known: Provenance, fold: Fold, what: str) -> None:
+def refuse_leak(known: Provenance, fold: Fold, manifest: Manifest, read: Callable[[str], str], what: str) -> None:
     """Check that weights have not seen the trials that a fold keeps apart.
+
+    Trials with the same labels are the same, whatever their ids. Trials of one id are the same unless neither their labels nor
+    what the backbone reads of them agree.
 
     Args:
         known: the background of the weights.
         fold: its test trials must be unknown to the weights; its validation trials may only have chosen their epoch.
+        manifest: of the fold's trials.
+        read: trial id → digest of what the backbone reads of it; "" if unknown.
         what: for the message.
 
     Raises:
         LeakError: names the first of these trials.
     """
-    learned, chosen = set(known.trials), set(known.selection)
-    for part, seen in (("test", learned | chosen), ("validation", learned)):
-        leaked = [trial_id for trial_id in fold.part(part) if trial_id in seen]
+    if not known.trials and not known.selection:
+        return
+    for part, seen in (("test", {*known.trials, *known.selection}), ("validation", set(known.trials))):
+        labels = {each.labels for each in seen if each.labels}
+        namesakes = {name: list(group) for name, group in groupby(sorted(seen), key=lambda each: each.id)}
+        leaked = [
+            trial_id
+            for trial_id in fold.part(part)
+            if manifest.trial(trial_id).labels_digest in labels
+            or any(_may_be(each, manifest.trial(trial_id), read) for each in namesakes.get(trial_id, ()))
+        ]
         if leaked:
             raise LeakError(
                 f"{what[0].upper()}{what[1:]} has seen {len(leaked)} {part} trial{'s' * (len(leaked) > 1)} of fold {fold.index} (first: "
                 f"'{leaked[0]}'): figures on them would be too good. Use weights that were fine-tuned on this fold."
             )
+
+
+def _may_be(seen: Seen, trial: Trial, read: Callable[[str], str]) -> bool:
+    """Whether trials of the same id but other labels may be the same: unless labels and media are known of both, and differ."""
+    if not (seen.labels and seen.media and trial.labels_digest):
+        return True
+    return read(trial.id) in ("", seen.media)

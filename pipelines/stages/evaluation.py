@@ -84,7 +84,7 @@ def evaluate_systems(
     partition = choose_partition(evaluate.partition, folds, manifest)
     _check_best_folds(evaluate.best_folds, folds)
     systems = {name: system for name, system in params.systems.items() if name in (only or params.systems)}
-    refuse_leaks(systems, folds, features)
+    refuse_leaks(systems, folds, manifest, features)
     unscored = find_lacking(folds, manifest)[partition]
     if unscored:
         note(say_unscored(partition, folds, manifest))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,27 @@ import torch
 
 from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
-from cache.documents.documents import digest_bytes, write_file
 from cache.errors import AvFusionError
 from cache.names import require_known
 from cache.places.folders import Where
+from cache.recipe import Seen
 from cache.targets import require_targets
 from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.cropping import crops_folder
 from extract.engine.devices import choose_device, keep_big_buffers
 from extract.engine.embedding import EngineOptions
+from extract.inputs.contract import open_source
 from extract.weights.finetuned import Lineage
 from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training import checkpoint
 from pipelines.console.console import note, warn
 from pipelines.console.watching import Shown
-from pipelines.endtoend.batches import ItemBatches
 from pipelines.endtoend.checks import require_gradient, require_items
 from pipelines.endtoend.fronts import Fronts
 from pipelines.endtoend.items import ItemReader
 from pipelines.endtoend.settings import MEMORY, FinetuneConfig, FinetuneParams
+from pipelines.endtoend.state_file import StateFile
 from pipelines.endtoend.training import Finetuned, finetune
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
@@ -205,18 +205,17 @@ class _Job:
 def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: Where, device: str) -> _Job:
     run = params.finetune[name]
     params.feature_sets([run.modalities[modality] for modality in run.tuned])
+    crops = crops_folder(paths.CROPS, params.crops)
     backbones = {}
     for modality in run.tuned:
         start = run.modalities[modality]
         section = params.extract[start]
-        backbones[modality] = load_backbone(
-            section.backbone, resolve_weights(params, start, fold.index), section.settings
-        )
-        refuse_leak(
-            backbones[modality].recipe().provenance, fold, f"the weights that finetune.{name} starts '{modality}' from"
-        )
+        backbone = load_backbone(section.backbone, resolve_weights(params, start, fold.index), section.settings)
+        read = partial(_digest_media, backbone, manifest, crops)
+        what = f"the weights that finetune.{name} starts '{modality}' from"
+        refuse_leak(backbone.recipe().provenance, fold, manifest, read, what)
+        backbones[modality] = backbone
     trials = [manifest.trial(trial_id) for trial_id in (*fold.train, *fold.validate)]
-    crops = crops_folder(paths.CROPS, params.crops)
     readers = {modality: ItemReader(each.input, manifest, trials, crops) for modality, each in backbones.items()}
     beside = {modality: each for modality, each in run.modalities.items() if modality not in backbones}
     stores = open_stores(features, beside, manifest, fold)
@@ -230,6 +229,14 @@ def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: W
     return replace(job, digest=_digest(job, Digests(params.fusion, manifest, lambda names, fold: stores)))
 
 
+def _digest_media(backbone: Backbone, manifest: Manifest, crops: Path | None, trial_id: str) -> str:
+    """Digest of what a backbone reads of a trial; "" if that cannot be read."""
+    try:
+        return open_source(backbone.input, manifest, manifest.trial(trial_id), crops).digest()
+    except AvFusionError:
+        return ""
+
+
 def _digest(job: _Job, digests: Digests) -> str:
     """Digest of all that decides the weights, apart from rounding: `pipelines.endtoend.settings.MEMORY` does not count."""
     trial_ids = (*job.fold.train, *job.fold.validate)
@@ -240,9 +247,7 @@ def _digest(job: _Job, digests: Digests) -> str:
         "how": {name: value for name, value in job.how.items() if name not in MEMORY},
         "fold": asdict(job.fold),
         "start": {modality: _start(job, modality) for modality in sorted(job.backbones)},
-        "media": {
-            m: [reader.trial(each).source.digest() for each in trial_ids] for m, reader in sorted(job.readers.items())
-        },
+        "media": {m: [reader.trial(each).digest for each in trial_ids] for m, reader in sorted(job.readers.items())},
         "features": {
             modality: digests.features(modality, job.run.modalities[modality], trial_ids, job.fold)
             for modality in beside
@@ -294,7 +299,7 @@ def _finetune_one(job: _Job) -> list[Row]:
             job.run.settings,
             job.config,
             job.run,
-            lambda number, batches: StateFile(state / f"{number}.pt", batches, watch),
+            lambda number, batches: StateFile(state / f"{number}.pt", batches, watch.restore),
             watch,
             _fronts(job, watch),
         )
@@ -317,7 +322,7 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
     bank = job.bank.select_targets(job.config.targets)
     recipes = dict(bank.recipes)
     for modality, backbone in result.backbones.items():
-        path = backbone.cpu().save(weights_folder(place(job.digest)) / modality, _lineage(job, backbone))
+        path = backbone.cpu().save(weights_folder(place(job.digest)) / modality, _lineage(job, modality, backbone))
         section = job.section(modality)
         trained = load_backbone(backbone.name, str(path), section.settings)
         recipes[modality] = trained.recipe(
@@ -339,8 +344,12 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
     save_run(folder, job.digest, rows)
 
 
-def _lineage(job: _Job, backbone: Backbone) -> Lineage:
-    before = backbone.recipe().provenance
+def _lineage(job: _Job, modality: str, backbone: Backbone) -> Lineage:
+    before, reader = backbone.recipe().provenance, job.readers[modality]
+
+    def seen(trial_ids: Sequence[str]) -> set[Seen]:
+        return {Seen(each, job.manifest.trial(each).labels_digest, reader.trial(each).digest) for each in trial_ids}
+
     training = {
         "model": job.run.model,
         "settings": asdict(job.run.settings),
@@ -353,44 +362,7 @@ def _lineage(job: _Job, backbone: Backbone) -> Lineage:
         before.origin,
         before.licence,
         (backbone.weights.sha256, *before.parents),
-        tuple(sorted({*before.trials, *job.fold.train})),
-        tuple(sorted({*before.selection, *job.fold.validate})),
+        tuple(sorted({*before.trials, *seen(job.fold.train)})),
+        tuple(sorted({*before.selection, *seen(job.fold.validate)})),
         training,
     )
-
-
-class StateFile:
-    """Keeps the state of a fine-tuning between epochs in a file, under its digest.
-
-    Args:
-        path: the file.
-        batches: told which epoch comes next.
-        watch: told of the epochs before.
-    """
-
-    def __init__(self, path: Path, batches: ItemBatches, watch: Shown) -> None:
-        self._path, self._batches, self._watch = path, batches, watch
-
-    def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None if there is none, or it is damaged."""
-        if not self._path.is_file():
-            return None
-        digest, _, content = self._path.read_bytes().partition(b"\n")
-        try:
-            if digest.decode("ascii", "replace") != digest_bytes(content):
-                raise ValueError("its digest does not match")
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
-            warn(f"'{self._path}', the state of a fine-tuning that was interrupted, is damaged: it starts again.")
-            return None
-        self._batches.start_at(len(state["history"]))
-        self._watch.restore([record["score"] for record in state["history"]])
-        return state
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace it atomically."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        content = buffer.getvalue()
-        write_file(self._path, digest_bytes(content).encode() + b"\n" + content)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,9 @@ def open_stores(
     return stores
 
 
-def refuse_leaks(systems: Mapping[str, SystemParams], folds: Sequence[Fold], features: Where) -> None:
+def refuse_leaks(
+    systems: Mapping[str, SystemParams], folds: Sequence[Fold], manifest: Manifest, features: Where
+) -> None:
     """Check that no fold keeps trials apart that the backbones behind a system's features have seen.
 
     Raises:
@@ -105,7 +107,14 @@ def refuse_leaks(systems: Mapping[str, SystemParams], folds: Sequence[Fold], fea
             continue
         receipt = Receipt.load(path)
         for fold in folds:
-            refuse_leak(receipt.of_fold(fold.index).recipe.provenance, fold, f"the backbone of feature set '{name}'")
+            own = receipt.of_fold(fold.index)
+            what = f"the backbone of feature set '{name}'"
+            refuse_leak(own.recipe.provenance, fold, manifest, partial(_source_of, own), what)
+
+
+def _source_of(receipt: Receipt, trial_id: str) -> str:
+    """Digest of what the backbone read of a trial; "" if it is not in the receipt."""
+    return receipt.trials[trial_id].source if trial_id in receipt.trials else ""
 
 
 @contextmanager
@@ -163,7 +172,7 @@ def train_systems(
         name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
         for name, system in systems.items()
     }
-    refuse_leaks(systems, folds, features)
+    refuse_leaks(systems, folds, manifest, features)
     jobs = [Job(n, systems[n], fold, config) for n in systems for fold in folds for config in configs[n]]
     rows = train_jobs(jobs, params, manifest, outputs.models, features, redo)
     _remove_other_runs(jobs, params, outputs.models, _are_saved(folds, outputs.models, manifest))
@@ -187,7 +196,7 @@ def train_jobs(
     if missing:
         networks.take_over(models)
         with progress("training", sum(job.config.epochs for job in missing)) as advance:
-            make = functools.partial(Runner, params, manifest, features, redo)
+            make = partial(Runner, params, manifest, features, redo)
             while missing:
                 done = run_jobs(missing, make, params.workers, make(advance))
                 missing = [job for job, trained in zip(missing, done, strict=True) if not trained]

@@ -9,7 +9,7 @@ import pytest
 
 from cache.documents.documents import RecipePart, check_document
 from cache.errors import SettingError
-from cache.recipe import Provenance, Recipe, canonical_json, compare
+from cache.recipe import Provenance, Recipe, Seen, canonical_json, compare
 
 RECIPE = Recipe("facenet", "visual", 512, {"size": 160, "mean": [0.5, 0.5]}, "ab12", 1)
 
@@ -44,13 +44,21 @@ def test_the_fingerprint_is_pinned() -> None:
 
 
 def test_provenance_travels_and_does_not_count() -> None:
-    known = Provenance("vggface2", "https://example.org/w.pt", "MIT", ("ab",), ("t1", "t2"), {"variant": ""}, ("AU01",))
+    known = Provenance(
+        "vggface2",
+        "https://example.org/w.pt",
+        "MIT",
+        ("ab",),
+        (Seen("t1"), Seen("t2", "l", "m")),
+        {"variant": ""},
+        ("AU01",),
+    )
     recipe = replace(RECIPE, provenance=known)
     assert recipe.fingerprint == RECIPE.fingerprint
     found = check_document(json.loads(json.dumps(recipe.to_document())), RecipePart).recipe
     assert (found, found.provenance) == (recipe, known)
     edited = recipe.to_document()
-    edited["provenance"]["trials"] = ["t3"]
+    edited["provenance"]["trials"] = [["t3", "", ""]]
     with pytest.raises(ValueError, match="its digest"):
         check_document(edited, RecipePart)
 

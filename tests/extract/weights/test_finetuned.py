@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cache.errors import WeightsError
+from cache.recipe import Seen
 from extract.backbones import BACKBONES
 from extract.backbones.contract import Backbone, load_backbone
 from extract.weights.finetuned import Lineage
@@ -16,7 +17,8 @@ START = dict.fromkeys(BACKBONES, "random") | {"bert": "minilm"}
 
 
 def lineage(backbone: Backbone) -> Lineage:
-    return Lineage(backbone.name, backbone.settings(), "here", "MIT", ("parent",), ("a", "b"), ("c",), {"model": "rnn"})
+    trials, selection = (Seen("a", "labels", "media"), Seen("b")), (Seen("c"),)
+    return Lineage(backbone.name, backbone.settings(), "here", "MIT", ("parent",), trials, selection, {"model": "rnn"})
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -33,7 +35,8 @@ def test_every_backbone_takes_back_its_weights(name: str, tmp_path: Path) -> Non
     assert again.weights.sha256 not in ("", backbone.weights.sha256)
     known = again.recipe().provenance
     assert (known.origin, known.licence, known.parents) == ("here", "MIT", ("parent",))
-    assert (known.trials, known.selection) == (("a", "b"), ("c",))
+    assert (known.trials, known.selection) == ((("a", "labels", "media"), ("b", "", "")), (("c", "", ""),))
+    assert isinstance(known.trials[0], Seen)
 
 
 def test_the_colour_order_stays_that_of_training(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_weights_of_recola_serve_another_corpus(
     edit_params(lambda params: params["extract"].update(voice=voice))
     assert run("extract", "--backbone", "voice").exit_code == 0
     recipe = Receipt.load("features/receipts/voice.json").recipe
-    assert set(recipe.provenance.trials) | set(recipe.provenance.selection) == set(PEOPLE)
+    assert {seen.id for seen in recipe.provenance.trials + recipe.provenance.selection} == set(PEOPLE)
     before, after = (load_backbone("conv1d", each, {"window_s": 0.1}) for each in ("random", voice["weights"]))
     assert recipe.weights_sha256 == after.weights.sha256
     moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
