@@ -273,13 +273,15 @@ def evaluate_fusion(systems: tuple[str, ...], partition: str | None, features: s
     The predictions of all trials, labelled or not, go to work/predictions.
     """
     from pipelines.project.params_file import read_params
+
+    params = read_params()
+    chosen = params.fusion.pick(systems)  # before torch is imported, which takes seconds
     from pipelines.report.compare import score_rows
     from pipelines.stages.evaluation import evaluate_systems
 
-    params = read_params()
     evaluate = replace(params.evaluate, partition=partition or params.evaluate.partition)
     document = evaluate_systems(params.fusion, evaluate, features=features, only=systems)
-    show([document] if as_json else score_rows(document, systems or params.fusion.systems), as_json)
+    show([document] if as_json else score_rows(document, chosen), as_json)
 
 
 @avfusion.command("matrix")

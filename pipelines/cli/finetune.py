@@ -35,7 +35,7 @@ def finetune(runs: tuple[str, ...], if_any: bool, redo: bool, device: str, featu
             "Section 'finetune' of params.yaml names nothing; expected at least one fine-tuning. Add one."
         )
     rows = []
-    if params.finetune:  # else nothing needs torch, whose import takes seconds
+    if params.pick_finetunings(runs):  # else nothing needs torch, whose import takes seconds
         from pipelines.stages.finetuning import finetune_all
 
         rows = finetune_all(params, runs, features, redo, device)

@@ -167,6 +167,16 @@ class FusionParams:
     def __post_init__(self) -> None:
         check_ranges("section 'fusion'", self, {"threads": (1, 1024), "workers": (1, 1024)}, {})
 
+    def pick(self, names: Sequence[str]) -> dict[str, SystemParams]:
+        """Systems by name; all if no name is given.
+
+        Raises:
+            UnknownNameError: if there is none of a name.
+        """
+        for name in names:
+            require_known("system in section 'fusion' of params.yaml", name, self.systems)
+        return {name: self.systems[name] for name in names or self.systems}
+
 
 @dataclass(frozen=True)
 class EvaluateParams:
@@ -250,6 +260,16 @@ class Params:
             run.modalities[each] for run in self.finetune.values() for each in run.modalities if each not in run.tuned
         ]
         return name in beside or any(name in system.modalities.values() for system in systems)
+
+    def pick_finetunings(self, names: Sequence[str]) -> dict[str, FinetuneParams]:
+        """Fine-tunings by name; all if no name is given.
+
+        Raises:
+            UnknownNameError: if there is none of a name.
+        """
+        for name in names:
+            require_known("fine-tuning", name, self.finetune)
+        return {name: self.finetune[name] for name in names or self.finetune}
 
     def feature_sets(self, names: Sequence[str]) -> dict[str, FeatureSetParams]:
         """Feature sets by name; "all" stands for all.

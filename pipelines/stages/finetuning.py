@@ -16,7 +16,6 @@ import torch
 from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
 from cache.errors import AvFusionError
-from cache.names import require_known
 from cache.places.folders import Where
 from cache.recipe import Seen
 from cache.targets import require_targets
@@ -83,17 +82,16 @@ def finetune_all(
         UnknownNameError: if there is no such fine-tuning, feature set or target.
         AvFusionError: whatever loading or training raises.
     """
-    for name in only:
-        require_known("fine-tuning", name, params.finetune)
+    chosen = params.pick_finetunings(only)
     manifest = load_corpus()
-    for name in only or params.finetune:
-        require_targets(params.finetune[name].train.targets, manifest.targets, f"finetune.{name}.train.targets")
+    for name, run in chosen.items():
+        require_targets(run.train.targets, manifest.targets, f"finetune.{name}.train.targets")
     folds = choose_folds(params.fusion.folds, manifest)
     if not only:
         _forget_other_runs(root, params)
     rows = []
-    for name in only or params.finetune:
-        _extract_beside(params, params.finetune[name], features, device)
+    for name, run in chosen.items():
+        _extract_beside(params, run, features, device)
         for fold in folds:
             job = replace(_open(params, name, fold, manifest, features, device), root=root)
             rows.append({**best_epoch(_have(job, redo)), "system": name})

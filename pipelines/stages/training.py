@@ -16,7 +16,6 @@ from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import write_file
 from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, with_full_stop
-from cache.names import require_known
 from cache.places.folders import Where, is_file
 from cache.settings import expected_one_of
 from cache.store.feature_sets import find_set, list_sets
@@ -158,8 +157,7 @@ def train_systems(
         UnknownNameError: if a system of `only` is not in `params.yaml`.
         AvFusionError: whatever loading or training raises.
     """
-    for name in only:
-        require_known("system in section 'fusion' of params.yaml", name, params.systems)
+    systems = params.pick(only)
     if not params.seeds or not params.systems:
         raise SettingError(
             "Section 'fusion' of params.yaml names no seeds or no systems; expected at least one of each."
@@ -167,7 +165,6 @@ def train_systems(
     manifest = load_corpus()
     folds = choose_folds(params.folds, manifest)
     _warn_of(partition, folds, manifest)
-    systems = {name: params.systems[name] for name in (only or params.systems)}
     configs = {
         name: [part for seed in params.seeds for part in replace(system.train, seed=seed).networks()]
         for name, system in systems.items()

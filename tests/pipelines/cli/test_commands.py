@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,3 +283,20 @@ def test_wrong_backbone_settings_are_refused_once(
 def test_scripts_of_their_own_know_both_names_of_help() -> None:
     for command in (cli.extract_features, cli.train_fusion, cli.evaluate_fusion):
         assert CliRunner().invoke(command, ["-h"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy", "known"),
+    [
+        (["evaluate", "--system", "nonsense"], "evaluation", "fused"),
+        (["finetune", "--run", "nonsense"], "finetuning", "voice"),
+    ],
+)
+def test_unknown_names_are_refused_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], heavy: str, known: str
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, f"pipelines.stages.{heavy}", None)  # an import of it fails
+    result = CliRunner().invoke(avfusion, command)
+    assert (result.exit_code, "'nonsense'" in result.output, known in result.output) == (1, True, True)
