@@ -88,8 +88,9 @@ class FinetuneConfig:
             after group whenever the plateau schedule is exhausted) [Zhang2023].
         frozen_epochs: two-stage: epochs of the fusion model alone, of those in `train.epochs`; the better stage is kept.
         released_lr: two-stage: learning rate afterwards.
-        normalise: "none" (the fusion model reads the rows of a backbone as they are, as the papers' models do) or "dimension"
-            (by mean and standard deviation of each dimension, measured once with the weights that training starts from).
+        normalise: of trained backbones: "none" (the fusion model reads their rows as they are, as the papers' models do) or
+            "dimension" (by mean and standard deviation of each dimension, measured once with the weights that training starts
+            from). Of the other modalities, `train.normalise` says it.
         batch_norm: "frozen" (running statistics, which stay) or "learn" (statistics of the batch, also in frozen backbones, as
             in the papers' code).
         piece: items that a backbone computes at a time, for cards that a batch does not fit; 0 for all. The gradient is

@@ -125,7 +125,7 @@ def _say_scored(document: ScoresDocument, manifest: Manifest, names: set[str]) -
         f"{counted(len({trial.subject for trial in trials}), 'subject')}, "
         f"{counted(sum(trial.clock.num_frames for trial in trials), 'frame')}. "
         f"Each figure is {_count_runs(document)} over all labelled frames concatenated; "
-        f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a dash for a single one. "
+        f"CCC with population moments. In brackets: {100 * document.level:g} % bootstrap interval of the mean, over trials; a single one has none. "
         f"Ensemble: {_say_ensemble(document)}, scored once."
         + f" Predictions passed {', '.join(document.postprocess)}, fitted on the validation trials."
         * bool(document.postprocess)
@@ -170,7 +170,7 @@ def _count_runs(document: ScoresDocument) -> str:
 _Columns = list[tuple[str, str, bool, Callable[[Figures], str]]]  # title, metric, mean over targets?, cell
 _CCC_COLUMNS: _Columns = [
     ("CCC", "ccc", False, spread),
-    ("CCC", "ccc", True, lambda figures: f"{spread(figures)} {interval(figures)}"),
+    ("CCC", "ccc", True, lambda figures: f"{spread(figures)} {interval(figures)}".removesuffix(f" {figure(None)}")),
     ("best run's CCC", "ccc", True, lambda figures: figure(figures["best"])),
     ("ensemble's CCC", "ccc", True, lambda figures: figure(figures["ensemble"])),
 ]

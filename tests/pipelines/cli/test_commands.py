@@ -50,7 +50,7 @@ def test_train_evaluate_report(project: Path, run: Run) -> None:
     assert "**Untrained features:** " in text
     assert "mean ± standard deviation of 2 seeds over" in text
     figures = scores["fused"]["ccc"]["mean"]
-    assert f" {figures['mean']:.3f} ± {figures['std']:.3f} – |" in text, "one trial has no interval"
+    assert f" {figures['mean']:.3f} ± {figures['std']:.3f} |" in text, "one trial has no interval"
     for line in text.splitlines():
         if line.startswith("!["):
             picture = project / "results" / line.rpartition("(")[2].rstrip(")")
