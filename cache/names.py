@@ -65,7 +65,11 @@ def load_named(kind: str, table: Mapping[str, str], name: str) -> Any:
         UnknownNameError: if the table has no such name.
     """
     require_known(kind, name, table)
-    module, attribute = table[name].split(":")
+    return _load(table[name])
+
+
+def _load(target: str) -> Any:
+    module, attribute = target.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -79,7 +83,7 @@ def exports(table: Mapping[str, str]) -> Callable[[str], Any]:
     def import_name(name: str) -> Any:
         if name not in table:
             raise AttributeError(f"There is no public name '{name}'; {expected_one_of(name, sorted(table))}")
-        return getattr(importlib.import_module(table[name]), name)
+        return _load(f"{table[name]}:{name}")
 
     return import_name
 

@@ -78,6 +78,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        """Run it; `functools.wraps` replaces this docstring with the command's help."""
         with _escaped_libraries():
             try:
                 return command(*args, **kwargs)

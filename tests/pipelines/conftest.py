@@ -32,11 +32,24 @@ def finish_project(folder: Path) -> None:
     del params["fusion"]["workers"]
     params["fusion"]["train"] = {"epochs": 2}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    run_all(folder, ["corpus", "build"], ["extract", "--backbone", "mobilefacenet", "--backbone", "conv1d"])
+
+
+def run_all(folder: Path, *commands: list[str]) -> None:
+    """Run commands in a folder, which must succeed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in (["corpus", "build"], ["extract", "--backbone", "mobilefacenet", "--backbone", "conv1d"]):
+        for command in commands:
             result = CliRunner().invoke(avfusion, command)
             assert result.exit_code == 0, result.output
+
+
+def change_params(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change the params.yaml of a folder."""
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(params)
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
 def freeze(params: dict) -> None:
@@ -50,13 +63,41 @@ def freeze(params: dict) -> None:
     }
 
 
+@pytest.fixture(scope="session")
+def trained_once(finished: Path, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The project with two networks of system `fused`."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+        change_params(folder, lambda params: params["fusion"].update(folds={"number": 0}))
+        run_all(folder, ["train", "--system", "fused"])
+
+    return made_once("trained", fill)
+
+
 @pytest.fixture
-def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Copy a project and make the copy the current folder."""
+
+    def copy(source: Path) -> Path:
+        folder = tmp_path / source.name.removesuffix("-once")
+        shutil.copytree(source, folder)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def project(finished: Path, enter: Callable[[Path], Path]) -> Path:
     """A copy of the finished project, as the current folder."""
-    folder = tmp_path / "project"
-    shutil.copytree(finished, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter(finished)
+
+
+@pytest.fixture
+def trained(trained_once: Path, enter: Callable[[Path], Path]) -> Path:
+    """A copy of the project with trained networks, as the current folder."""
+    return enter(trained_once)
 
 
 @pytest.fixture
@@ -68,11 +109,4 @@ def run() -> Callable[..., Result]:
 @pytest.fixture
 def edit_params(project: Path) -> Callable[[Callable[[dict], None]], None]:
     """Change the project's params.yaml."""
-
-    def edit(change: Callable[[dict], None]) -> None:
-        path = project / "params.yaml"
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        change(params)
-        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-    return edit
+    return lambda change: change_params(project, change)
