@@ -88,7 +88,7 @@ def embed(
     if words is not None:
         trial.media["words"] = Path(words).resolve().as_posix()
     manifest, config = Manifest(Path("/"), (trial,)), crops or CropConfig()
-    require_medium(manifest.trials, network.input)
+    require_medium(manifest, manifest.trials, network.input)
     with TemporaryDirectory(prefix="avfusion-") as folder:
         faces, features = Path(folder) / "crops", Path(folder) / "features.zarr"
         if "crops" in network.input.media:

@@ -120,13 +120,15 @@ class AbsentSource:
         raise AssertionError(f"{len(items)} items of a medium that is absent")
 
 
-def require_medium(trials: Sequence[Trial], kind: Input) -> None:
+def require_medium(manifest: Manifest, trials: Sequence[Trial], kind: Input) -> None:
     """Check that at least one trial has the medium that a backbone reads.
 
     Raises:
         MissingFileError: if none has it; says what they have.
     """
     if trials and all(kind.is_absent(trial) for trial in trials):
+        if len(trials) == 1:
+            manifest.path(trials[0], kind.media[-1])  # raises; loose files have remedies of their own
         raise missing_medium(kind.media[-1], trials)
 
 

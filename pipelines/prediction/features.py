@@ -71,7 +71,7 @@ class FeatureMaker:
                 manifest = self._transcribe(manifest, recipe)
             for trial in self._left(manifest):
                 try:
-                    require_medium([trial], backbone.input)
+                    require_medium(manifest, [trial], backbone.input)
                 except AvFusionError as error:
                     how = " Or give --recogniser pocketsphinx." if "words" in media else ""
                     self.failures[trial.id] = f"{error}{how}"

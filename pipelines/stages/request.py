@@ -162,7 +162,7 @@ class Request:
             upstream = {key: GIVEN if key == "words" else value for key, value in upstream.items()}
             faults |= self._lacking(backbone)
         else:
-            require_medium(self.chosen.trials, backbone.input)
+            require_medium(self.corpus, self.chosen.trials, backbone.input)
         return Load(name, backbone, options, backbone.recipe(section.dtype, options.precision, upstream), faults)
 
     def _lacking(self, backbone: Backbone) -> dict[str, str]:
@@ -170,7 +170,7 @@ class Request:
         faults = {}
         for trial in self.chosen.trials:
             try:
-                require_medium([trial], backbone.input)
+                require_medium(self.chosen, [trial], backbone.input)
             except AvFusionError as error:
                 faults[trial.id] = str(error)
         return faults

@@ -106,10 +106,10 @@ def test_the_version_of_an_input_is_part_of_the_recipe(backbone: Doubling, monke
 
 
 def test_a_corpus_without_the_medium_is_refused(manifest: Manifest) -> None:
-    require_medium(manifest.trials, PulseInput())
+    require_medium(manifest, manifest.trials, PulseInput())
     without = replace(manifest, trials=(manifest.trial("b"),))
     with pytest.raises(MissingFileError, match="Trial 'b' has no pulse, only nothing"):
-        require_medium(without.trials, PulseInput())
+        require_medium(without, without.trials, PulseInput())
     several = [replace(manifest.trial("b"), id=name, media={"audio": ""}) for name in "bcd"]
     with pytest.raises(MissingFileError, match="None of 3 trials has pulse, only audio"):
-        require_medium(several, PulseInput())
+        require_medium(manifest, several, PulseInput())
