@@ -101,6 +101,9 @@ def predict(videos: tuple[Path, ...], as_json: bool, rate: Fraction | None, reco
     Writes OUT/<name>.csv for each VIDEO: frame, time_s, each target, its spread over the ensemble, and whether face, speech and
     words were seen. Crops, words and features are made as those that the model was trained on, and cached in OUT/cache.
     """
+    from pipelines.ensembles.finding import find_networks
+
+    find_networks(how["models"])  # a wrong name is refused before torch is loaded
     from pipelines.prediction.prediction import Asked, predict_files, raise_unanswered
 
     asked = Asked(rate=rate, recogniser=recogniser or "", **how)

@@ -105,8 +105,15 @@ def submit_muse(partition: str, out: Path, check: Path | None, as_json: bool, **
 
 
 def _choose(runs: tuple[str, ...], check: Path | None) -> None:
+    from pipelines.ensembles.finding import find_networks
+
     if bool(runs) == bool(check):
         raise click.UsageError("Expected one of --runs, to write predictions, and --check, to check those of a file.")
+    find_networks(_split(runs))  # a wrong name is refused before torch is loaded
+
+
+def _split(runs: tuple[str, ...]) -> list[str]:
+    return [run for several in runs for run in several.split(",") if run]
 
 
 def _predict(
@@ -117,6 +124,6 @@ def _predict(
     from pipelines.submission.predictions import gather_ensemble, predict_corpus
 
     params = read_params()
-    ensemble = gather_ensemble((run for several in runs for run in several.split(",") if run), params, best_folds)
+    ensemble = gather_ensemble(_split(runs), params, best_folds)
     networks = len({id(member.network) for member in ensemble.members})
     return predict_corpus(ensemble, trial_ids, manifest, params, features, weights), networks

@@ -22,7 +22,8 @@ from extract.engine.cropping import track_face
 from extract.engine.outcome import Outcome
 from pipelines.console.console import warn
 from pipelines.ensembles.ensemble import Ensemble
-from pipelines.ensembles.members import Run, digest_networks, find_networks, load_members
+from pipelines.ensembles.finding import Run, digest_networks, find_networks
+from pipelines.ensembles.members import load_members
 from pipelines.prediction.answers import FORMATS, Answer
 from pipelines.prediction.features import SEEN, FeatureMaker
 from pipelines.prediction.results import Results

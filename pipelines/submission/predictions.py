@@ -13,7 +13,8 @@ from cache.places.folders import Where
 from extract.engine.devices import choose_device
 from pipelines.console.console import progress
 from pipelines.ensembles.ensemble import Ensemble
-from pipelines.ensembles.members import Run, find_networks, keep_best, load_members
+from pipelines.ensembles.finding import Run, find_networks
+from pipelines.ensembles.members import keep_best, load_members
 from pipelines.project.params import Params
 from pipelines.stages.training import torch_threads
 from pipelines.submission.stores import ProjectStores

@@ -24,7 +24,8 @@ from fusion.training.inference import merge
 from fusion.training.inference import predict as predict_stored
 from pipelines import predict
 from pipelines.ensembles.ensemble import Ensemble
-from pipelines.ensembles.members import find_networks, load_members
+from pipelines.ensembles.finding import find_networks
+from pipelines.ensembles.members import load_members
 from pipelines.prediction import features
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
