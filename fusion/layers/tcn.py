@@ -96,13 +96,19 @@ class FrameNorm(nn.BatchNorm1d):
 
 
 class Branch(nn.Module):
-    """A temporal convolutional network and batch normalisation, for one sequence."""
+    """A temporal convolutional network and batch normalisation, for one sequence.
+
+    Attributes:
+        dim: channels of the result.
+        history: how many earlier frames a frame of it depends on.
+    """
 
     def __init__(self, dim: int, channels: tuple[int, ...], kernel: int, dropout: float) -> None:
         super().__init__()
         self.tcn = TCN(dim, channels, kernel, dropout)
         self.norm = FrameNorm(self.tcn.dim)
         self.dim = self.tcn.dim
+        self.history = self.tcn.receptive_field - 1
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         """(B, L, dim), inside (B, L) or None → (B, L, channels[-1])."""
@@ -120,6 +126,7 @@ class Branches(ByModality):
             }
         )
         self.dims = {modality: widths_of(config, modality)[-1] for modality in dims}
+        self.history = max(branch.history for branch in self.values())
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """{modality: (B, L, D)} → {modality: (B, L, channels[-1])}."""

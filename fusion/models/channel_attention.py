@@ -60,6 +60,7 @@ class ChannelAttention(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branches = Branches(self.dims, config)
+        self.history = self.branches.history
         self.project = ByModality({m: nn.Linear(dim, config.width) for m, dim in self.branches.dims.items()})
         dim = config.width * len(self.dims)
         self.attend = nn.Linear(dim, dim)

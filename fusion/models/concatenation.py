@@ -45,6 +45,7 @@ class Concatenation(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branch = Branch(sum(self.dims.values()), config.channels, config.kernel, config.dropout)
+        self.history = self.branch.history
         self.regress = nn.Linear(self.branch.dim, len(self.targets))
 
     def forward(self, inputs: Inputs) -> Estimate:

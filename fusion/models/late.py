@@ -48,7 +48,15 @@ class LateFusion(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branches = Branches(self.dims, config)
+        self.history = self.branches.history if len(self.dims) == 1 else None
         self.regress = ByModality({m: nn.Linear(dim, len(self.targets)) for m, dim in self.branches.dims.items()})
+
+    @property
+    def obstacle(self) -> str:
+        """Whether a modality votes depends on the whole window."""
+        if len(self.dims) == 1:
+            return ""
+        return "model 'late' counts a modality if it is seen anywhere in a window; train tcn or concatenation instead"
 
     def forward(self, inputs: Inputs) -> Estimate:
         """(B, L, D) per modality → values (B, L, C) in [-1, 1]."""

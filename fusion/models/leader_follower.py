@@ -102,6 +102,7 @@ class LeaderFollower(FusionModel):
             require_known("leader", config.leader, self.dims)
         self.leader = config.leader or ("visual" if "visual" in self.dims else next(iter(self.dims)))
         self.branches = Branches(self.dims, config)
+        self.history = self.branches.history
         self.followers = ModalityAttention(self.branches.dims, config.modal_dim, config.n_heads, config.dropout_fusion)
         self.regress = nn.Linear(self.branches.dims[self.leader] + self.followers.dim, len(self.targets))
 

@@ -62,6 +62,14 @@ class LinearRegression(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.regress = nn.Linear(sum(self.dims.values()) * len(config.spans), len(self.targets))
+        self.history = 0 if max(config.spans) == 1 else None
+
+    @property
+    def obstacle(self) -> str:
+        """Wider spans look ahead."""
+        if self.history is not None:
+            return ""
+        return f"model 'linear' with 'spans: {list(self.config.spans)}' averages later frames too; train it with 'spans: [1]', or a tcn"
 
     def features(self, inputs: Inputs) -> Tensor:
         """(B, L, D) per modality → (B, L, F), ordered by modality, then by span."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +76,24 @@ class AudiovisualRNN(FusionModel):
 
     def forward(self, inputs: Inputs) -> Estimate:
         """(B, L, D) per modality → values (B, L, C), logits (B, L, 24)."""
+        return self.heads(self._recur(self._reduced(inputs), inputs.lengths))
+
+    @property
+    def obstacle(self) -> str:
+        """The second direction starts at the end."""
+        if not self.config.bidirectional:
+            return ""
+        return "model 'rnn' with 'bidirectional: true' also reads every window backwards; train it with 'bidirectional: false'"
+
+    def step(self, inputs: Inputs, state: Any = None) -> tuple[Estimate, Any]:
+        """The state is that of the LSTM: it remembers everything before."""
+        hidden, state = self.lstm(self._reduced(inputs), state)
+        return self.heads(hidden), state
+
+    def _reduced(self, inputs: Inputs) -> Tensor:
         features = [inputs.embeddings[modality] for modality in self.dims]
-        reduced = self.reduce(torch.cat(features, dim=-1) if len(features) > 1 else features[0])
-        return self.heads(self._recur(reduced, inputs.lengths))
+        reduced: Tensor = self.reduce(torch.cat(features, dim=-1) if len(features) > 1 else features[0])
+        return reduced
 
     def _recur(self, sequence: Tensor, lengths: Tensor) -> Tensor:
         """(B, L, d) → (B, L, h). A forward LSTM needs no packing: padding at the end cannot affect earlier frames."""

@@ -47,6 +47,7 @@ class TemporalConvolution(FusionModel):
     def __init__(self, dims: Mapping[str, int], targets: tuple[str, ...], config: Config) -> None:
         super().__init__(dims, targets, config)
         self.branches = Branches(self.dims, config)
+        self.history = self.branches.history
         self.regress = nn.Linear(sum(self.branches.dims.values()), len(self.targets))
 
     def forward(self, inputs: Inputs) -> Estimate:

@@ -157,6 +157,59 @@ def test_a_modality_may_be_missing(name, settings, missing):
 
 
 @every_model
+@pytest.mark.parametrize("dims", [{"audio": 4}, DIMS])
+def test_a_model_without_an_obstacle_steps_through_a_trial_as_it_reads_it_whole(name, settings, dims):
+    """In pieces of some frames, longer in all than what a convolution sees; a frame without input among them."""
+    model = make(name, settings, dims)
+    if model.obstacle:
+        assert f"'{name}'" in model.obstacle
+        assert "train " in model.obstacle
+        return
+    inputs = make_inputs(model, [40], 40)
+    for rows, valid in zip(inputs.embeddings.values(), inputs.valid.values(), strict=True):
+        rows[:, 20] = 0
+        valid[:, 20] = False
+    found, state, start = [], None, 0
+    for stop in (1, 2, 5, 19, 20, 21, 22, 39, 40):
+        piece = Inputs(
+            {m: rows[:, start:stop] for m, rows in inputs.embeddings.items()},
+            {m: rows[:, start:stop] for m, rows in inputs.valid.items()},
+            torch.tensor([stop - start]),
+        )
+        estimate, state = model.step(piece, state)
+        found.append(estimate)
+        start = stop
+    whole = model(inputs)
+    torch.testing.assert_close(torch.cat([one.values for one in found], dim=1), whole.values, rtol=0, atol=1e-5)
+    if whole.logits is not None:
+        logits = torch.cat([one.logits for one in found if one.logits is not None], dim=1)
+        torch.testing.assert_close(logits, whole.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "dims"),
+    [("rnn", {"bidirectional": True}, DIMS), ("late", SMALL, DIMS), ("linear", {}, DIMS), ("self_attention", {}, DIMS)],
+)
+def test_what_looks_ahead_has_an_obstacle(name, settings, dims):
+    assert make(name, settings, dims).obstacle
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "dims"),
+    [
+        ("rnn", {}, DIMS),
+        ("late", SMALL, {"audio": 4}),
+        ("linear", {"spans": (1,)}, DIMS),
+        *((name, SMALL, DIMS) for name in ("tcn", "channel_attention", "leader_follower")),
+        ("concatenation", {"channels": (16, 16)}, DIMS),
+    ],
+)
+def test_what_only_looks_back_has_none(name, settings, dims):
+    test_a_model_without_an_obstacle_steps_through_a_trial_as_it_reads_it_whole(name, settings, dims)
+    assert not make(name, settings, dims).obstacle
+
+
+@every_model
 def test_inputs_are_not_changed(name, settings):
     model = make(name, settings).train()
     inputs = make_inputs(model, [9, 4])
