@@ -123,7 +123,7 @@ def every_kth(path: Path, pictures: list[NDArray[np.uint8]], rounds: int) -> Non
 
     def track(every: int, settle: bool) -> Any:
         config = FaceConfig(every=every, settle=settle, min_face_size=SMALLEST)
-        found = detect_faces(enumerate(pictures), detector, config, len(pictures))
+        found = detect_faces(enumerate(pictures), detector, config)
         return follow_face(found, config, "largest", len(pictures), (SIZE[1], SIZE[0]))
 
     ways = {f"{k}{'' if settle else ', not settled'}": (k, settle) for settle in (True, False) for k in EVERY}

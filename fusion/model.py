@@ -118,7 +118,8 @@ class FusionModel(nn.Module):
         new = int(inputs.lengths[0])
         estimate = self(whole)
         kept = _last(whole, min(self.history, int(whole.lengths[0])))
-        return Estimate(*(None if rows is None else rows[:, -new:] for rows in estimate)), kept
+        logits = None if estimate.logits is None else estimate.logits[:, -new:]
+        return Estimate(estimate.values[:, -new:], logits), kept
 
     def fit(self, batches: Iterable[tuple[Inputs, Tensor, Tensor]]) -> None:
         """Solve for the weights in closed form, if the model is `solvable`.

@@ -191,19 +191,26 @@ def find_track(
     """Find the face, in pixels of the video: the first pass of `write_crops`, whose arguments and errors it has."""
     read = partial(read_frames, video, clock, trial_id)
     info = probe(video)
-    height, width = shrunk_size(info.height, info.width, config.faces.max_side)
-    factors = info.width / width, info.height / height
-
-    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        return [faces.scaled(factors).rounded() for faces in detector(pictures)]
+    size = (info.height, info.width)
+    detect = enlarging(detector, size, config.faces.max_side)
 
     def likeness(people: Sequence[Sequence[Sighting]]) -> NDArray[np.float64]:
         assert reference is not None
         return reference.score(_cut_faces(read, people), trial_id)
 
-    found = detect_faces(read(max_side=config.faces.max_side), detect, config.faces, clock.num_frames)
-    size = (info.height, info.width)
+    found = detect_faces(read(max_side=config.faces.max_side), detect, config.faces)
     return follow_face(found, config.faces, face, clock.num_frames, size, likeness if reference else None)
+
+
+def enlarging(detector: Detector, size: tuple[int, int], max_side: int) -> Detector:
+    """A detector for shrunk pictures that finds the faces in pixels of the original ones, of this height and width."""
+    height, width = shrunk_size(*size, max_side)
+    factors = size[1] / width, size[0] / height
+
+    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        return [faces.scaled(factors).rounded() for faces in detector(pictures)]
+
+    return detect
 
 
 def _cut_faces(read: Reader, people: Sequence[Sequence[Sighting]]) -> list[NDArray[np.uint8]]:
@@ -222,8 +229,13 @@ def _cut_faces(read: Reader, people: Sequence[Sequence[Sighting]]) -> list[NDArr
 def _crops(read: Reader, track: Track, config: CropConfig) -> Iterable[tuple[int, bytes]]:
     """Second pass: (frame, JPEG) of every frame with the face."""
     for frame, picture in read(wanted=lambda tick: bool(track.present[tick])):
-        crop = align_face(picture, track.landmarks[frame], config.size)
-        yield frame, simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
+        yield frame, encode_crop(picture, track.landmarks[frame], config)
+
+
+def encode_crop(picture: NDArray[np.uint8], landmarks: NDArray[np.float32], config: CropConfig) -> bytes:
+    """JPEG of the aligned face in a picture (H, W, 3)."""
+    crop = align_face(picture, landmarks, config.size)
+    return simplejpeg.encode_jpeg(crop, config.quality, "RGB", "444", fastdct=False)
 
 
 def _write_zip(file: io.BufferedRandom, crops: Iterable[tuple[int, bytes]]) -> str:
@@ -330,8 +342,8 @@ class CropReader:
         pictures = np.empty((len(frames), height, width, 3), np.uint8)
         for place, frame in enumerate(frames):
             picture = self._picture(int(frame))
-            if size is not None and picture.shape[:2] != (size, size):
-                picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling[resize.upper()]))
+            if size is not None:
+                picture = fit_picture(picture, size, resize)
             if picture.shape[:2] != (height, width):
                 raise ShapeError(
                     f"Crop '{self._name(int(frame))}' of '{self._path}' is {picture.shape[1]}x{picture.shape[0]} pixels, "
@@ -360,6 +372,13 @@ class CropReader:
             return decode_picture(data)
         except UNREADABLE as error:
             raise damaged_crop(self._path, self._name(frame), why_unreadable(error)) from error
+
+
+def fit_picture(picture: NDArray[np.uint8], size: int, resize: str) -> NDArray[np.uint8]:
+    """(size, size, 3) of a picture (H, W, 3); `resize` as of `CropReader.read`."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling[resize.upper()]))
 
 
 def _is_made_for(record: dict[str, Any], clock: FrameClock) -> bool:

@@ -134,43 +134,68 @@ def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:
     return detect
 
 
-def detect_faces(
-    frames: Iterable[tuple[int, NDArray[np.uint8]]],
-    detector: Detector,
-    config: FaceConfig,
-    num_frames: int,
-    batch_size: int = 16,
-) -> FoundFaces:
-    """Detect faces in every k-th frame, in the last one, and (`settle`) by bisection between samples that disagree.
+class FaceSearch:
+    """Detects faces in every k-th frame, in the last one, and (`settle`) by bisection between samples that disagree.
 
     Keeps at most `config.every * batch_size` pictures in memory.
+
+    Args:
+        detector: finds the faces of a batch.
+        config: settings.
+        batch_size: pictures per batch; affects speed, memory and delay, not the result.
+
+    Attributes:
+        found: frame → its faces, in pixels of the given pictures.
+    """
+
+    def __init__(self, detector: Detector, config: FaceConfig, batch_size: int) -> None:
+        self.found = FoundFaces()
+        self._detector, self._config, self._batch_size = detector, config, batch_size
+        self._pending: dict[int, NDArray[np.uint8]] = {}
+        self._samples: list[int] = []
+        self._before: int | None = None
+
+    def add(self, index: int, picture: NDArray[np.uint8]) -> list[int]:
+        """The next picture (H, W, 3) uint8 RGB; returns the frames that were examined now, in order."""
+        self._pending[index] = picture
+        if index % self._config.every == 0:
+            self._samples.append(index)
+        return self._examine() if len(self._samples) == self._batch_size else []
+
+    def finish(self) -> list[int]:
+        """The last picture was added; returns the frames that were examined now, in order."""
+        if self._pending:
+            self._samples = list(dict.fromkeys([*self._samples, max(self._pending)]))
+        return self._examine() if self._samples else []
+
+    def _examine(self) -> list[int]:
+        samples = self._samples
+        _detect_batches(self._pending, samples, self._detector, self._batch_size, self.found)
+        anchors = samples if self._before is None else [self._before, *samples]
+        while self._config.settle and (between := _disagreements(anchors, self.found, self._config)):
+            _detect_batches(self._pending, between, self._detector, self._batch_size, self.found)
+            anchors = sorted({*anchors, *between})
+        examined = [index for index in anchors if index != self._before]
+        self._before, self._samples, self._pending = samples[-1], [], {}
+        return examined
+
+
+def detect_faces(
+    frames: Iterable[tuple[int, NDArray[np.uint8]]], detector: Detector, config: FaceConfig, batch_size: int = 16
+) -> FoundFaces:
+    """Detect faces in all pictures of a video, see `FaceSearch`.
 
     Args:
         frames: (index, (H, W, 3) uint8 RGB picture) in order, shrunk for detection.
         detector: finds the faces of a batch.
         config: settings.
-        num_frames: T; makes the last frame a sample.
-        batch_size: pictures per batch; affects speed and memory, not the result.
-
-    Returns:
-        Frame → its faces, in pixels of the given pictures.
+        batch_size: pictures per batch.
     """
-    found = FoundFaces()
-    pending: dict[int, NDArray[np.uint8]] = {}
-    samples: list[int] = []
-    before: int | None = None
+    search = FaceSearch(detector, config, batch_size)
     for index, picture in frames:
-        pending[index] = picture
-        if index % config.every == 0 or index == num_frames - 1:
-            samples.append(index)
-        if samples and (len(samples) == batch_size or index == num_frames - 1):
-            _detect_batches(pending, samples, detector, batch_size, found)
-            anchors = samples if before is None else [before, *samples]
-            while config.settle and (between := _disagreements(anchors, found, config)):
-                _detect_batches(pending, between, detector, batch_size, found)
-                anchors = sorted({*anchors, *between})
-            before, samples, pending = samples[-1], [], {}
-    return found
+        search.add(index, picture)
+    search.finish()
+    return search.found
 
 
 def _detect_batches(

@@ -5,7 +5,7 @@ Detections that overlap from frame to frame form tracklets, tracklets in one pla
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +18,8 @@ from extract.faces.detection import Detection, FaceConfig, match_boxes
 FACES = ("largest", "centre", "left", "right")
 REFERENCE = "reference"  # the face that best matches a picture
 _SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
-_SAME_PLACE = 1.0  # largest distance between two tracklets of one person, in face sizes
-_SAME_SIZE = 2.0  # largest ratio between the face sizes of one person
+SAME_PLACE = 1.0  # largest distance between two tracklets of one person, in face sizes
+SAME_SIZE = 2.0  # largest ratio between the face sizes of one person
 _SIGHTINGS = 5  # faces of a person that are compared with a picture
 
 Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
@@ -41,7 +41,7 @@ class Track:
 
 
 @dataclass
-class _Tracklet:
+class Tracklet:
     """One face for as long as successive detections overlap."""
 
     frames: list[int] = field(default_factory=list)
@@ -53,12 +53,20 @@ class _Tracklet:
         self.boxes.append(box)
         self.landmarks.append(landmarks)
 
+    def between(self, start: int, stop: int) -> NDArray[np.float32]:
+        """(N, 5, 2) landmarks in the frames from `start` to `stop` of the tracklet, interpolated linearly."""
+        first = max(0, bisect_right(self.frames, start) - 1)
+        last = bisect_left(self.frames, stop - 1) + 1
+        points = np.stack(self.landmarks[first:last]).reshape(last - first, -1)
+        columns = [np.interp(np.arange(start, stop), self.frames[first:last], column) for column in points.T]
+        return np.stack(columns, axis=1).reshape(-1, 5, 2).astype(np.float32)
+
 
 @dataclass
-class _Person:
+class Person:
     """Tracklets that never overlap in time, in order."""
 
-    tracklets: list[_Tracklet] = field(default_factory=list)
+    tracklets: list[Tracklet] = field(default_factory=list)
 
     @property
     def num_frames(self) -> int:
@@ -76,33 +84,33 @@ class _Person:
         places = np.linspace(0, len(seen) - 1, min(_SIGHTINGS, len(seen)) + 2)[1:-1]
         return [seen[at] for at in dict.fromkeys(np.rint(places).astype(int).tolist())]
 
-    def neighbours(self, part: _Tracklet) -> tuple[_Tracklet | None, _Tracklet | None]:
+    def neighbours(self, part: Tracklet) -> tuple[Tracklet | None, Tracklet | None]:
         """The last tracklet that starts before another one, and the next."""
         at = self._place_of(part)
         return (self.tracklets[at - 1] if at else None), (self.tracklets[at] if at < len(self.tracklets) else None)
 
-    def meets(self, part: _Tracklet) -> bool:
+    def meets(self, part: Tracklet) -> bool:
         """Whether this person is seen during another tracklet."""
         before, after = self.neighbours(part)
         return bool((before and before.frames[-1] >= part.frames[0]) or (after and after.frames[0] <= part.frames[-1]))
 
-    def add(self, part: _Tracklet) -> None:
+    def add(self, part: Tracklet) -> None:
         self.tracklets.insert(self._place_of(part), part)
 
-    def distance(self, part: _Tracklet) -> float:
+    def distance(self, part: Tracklet) -> float:
         """Smallest distance to the tracklets before and after another one, in face sizes; inf if the sizes differ."""
         before, after = self.neighbours(part)
         steps = [(before.boxes[-1], part.boxes[0])] if before else []
         steps += [(part.boxes[-1], after.boxes[0])] if after else []
-        return min(_box_distance(one, other) for one, other in steps)
+        return min(box_distance(one, other) for one, other in steps)
 
-    def _place_of(self, part: _Tracklet) -> int:
+    def _place_of(self, part: Tracklet) -> int:
         return bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
 
 
-def _box_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def box_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     sides = [float(np.sqrt(max((box[2] - box[0]) * (box[3] - box[1]), 1e-6))) for box in (one, other)]
-    if max(sides) > _SAME_SIZE * min(sides):
+    if max(sides) > SAME_SIZE * min(sides):
         return float("inf")
     apart = (one[:2] + one[2:] - other[:2] - other[2:]) / 2
     return float(np.hypot(*apart)) / max(sides)
@@ -149,27 +157,25 @@ def follow_face(
             "Change it in the settings of the corpus."
         )
     tracklets = _drop_single(_link(detections, config))
-    people = [_Person([part]) for part in tracklets] if face == REFERENCE else _join(tracklets)
+    people = [Person([part]) for part in tracklets] if face == REFERENCE else _join(tracklets)
     track = Track(np.full((num_frames, 5, 2), np.nan, np.float32), np.zeros(num_frames, bool))
     for part in _choose(people, face, frame_size, likeness) if people else ():
         _interpolate(part, track)
     return track
 
 
-def _choose(
-    people: list[_Person], face: str, frame_size: tuple[int, int], likeness: Likeness | None
-) -> list[_Tracklet]:
+def _choose(people: list[Person], face: str, frame_size: tuple[int, int], likeness: Likeness | None) -> list[Tracklet]:
     """Tracklets of the chosen person; none if there is no candidate."""
     if likeness is not None and face == REFERENCE:
         return _choose_by_likeness(people, likeness)
     candidates = _drop_passers_by(people)
     if face in ("left", "right") and not _are_seen_together(candidates):
-        people = [person for person in people if _is_in_half(person, face, frame_size[1])]
+        people = [person for person in people if is_in_half(person, face, frame_size[1])]
         candidates = _drop_passers_by(people)
     if not candidates:
         return []
 
-    def rank(person: _Person) -> float:
+    def rank(person: Person) -> float:
         centre, side = person.place()
         if face == "largest":
             return -side
@@ -182,7 +188,7 @@ def _choose(
     return chosen.tracklets
 
 
-def _choose_by_likeness(people: list[_Person], likeness: Likeness) -> list[_Tracklet]:
+def _choose_by_likeness(people: list[Person], likeness: Likeness) -> list[Tracklet]:
     """The tracklet that best matches the picture and, in other frames, the next best matches."""
     scores = likeness([person.sightings() for person in people])
     order = [people[at] for at in np.argsort(-scores, kind="stable") if scores[at] > 0]
@@ -193,78 +199,91 @@ def _choose_by_likeness(people: list[_Person], likeness: Likeness) -> list[_Trac
     return order[0].tracklets if order else []
 
 
-def _drop_passers_by(people: list[_Person]) -> list[_Person]:
+def _drop_passers_by(people: list[Person]) -> list[Person]:
     longest = max((person.num_frames for person in people), default=0)
     return [person for person in people if person.num_frames >= _SHARE * longest]
 
 
-def _are_seen_together(people: list[_Person]) -> bool:
+def _are_seen_together(people: list[Person]) -> bool:
     """Whether any two of them are seen at the same time."""
     return any(one.meets(part) for one in people for other in people if one is not other for part in other.tracklets)
 
 
-def _is_in_half(person: _Person, face: str, width: int) -> bool:
+def is_in_half(person: Person, face: str, width: int) -> bool:
     """Whether a face is in the left or right half of the picture; one across the middle is in both."""
     centre, side = person.place()
     return float(centre[0] - width / 2) * (1 if face == "left" else -1) < side / 2
 
 
-def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[_Tracklet]:
-    """Link faces that overlap from one detection to the next into tracklets."""
-    longest_step = max(config.max_gap + 1, config.every)
-    done: list[_Tracklet] = []
-    active: list[_Tracklet] = []
-    for frame in sorted(detections):
-        found = detections[frame]
-        done += [part for part in active if frame - part.frames[-1] > longest_step]
-        active = [part for part in active if frame - part.frames[-1] <= longest_step]
+class Linker:
+    """Links faces that overlap from one detection to the next into tracklets.
+
+    Attributes:
+        active: tracklets that may go on.
+        done: the others.
+    """
+
+    def __init__(self, config: FaceConfig) -> None:
+        self._longest_step = max(config.max_gap + 1, config.every)
+        self._min_overlap = config.min_overlap
+        self.done: list[Tracklet] = []
+        self.active: list[Tracklet] = []
+
+    def add(self, frame: int, found: Detection) -> None:
+        """The faces of the next frame that was examined."""
+        self.done += [part for part in self.active if frame - part.frames[-1] > self._longest_step]
+        active = self.active = [part for part in self.active if frame - part.frames[-1] <= self._longest_step]
         last = np.stack([part.boxes[-1] for part in active]) if active else np.zeros((0, 4), np.float32)
-        pairs = {column: active[row] for row, column in match_boxes(last, found.boxes, config.min_overlap)}
+        pairs = {column: active[row] for row, column in match_boxes(last, found.boxes, self._min_overlap)}
         for column, box in enumerate(found.boxes):
             part = pairs.get(column)
             if part is None:
-                part = _Tracklet()
+                part = Tracklet()
                 active.append(part)
             part.add(frame, box, found.landmarks[column])
-    return sorted(done + active, key=lambda part: (part.frames[0], *part.boxes[0].tolist()))
 
 
-def _drop_single(tracklets: list[_Tracklet]) -> list[_Tracklet]:
+def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[Tracklet]:
+    linker = Linker(config)
+    for frame in sorted(detections):
+        linker.add(frame, detections[frame])
+    return sorted(linker.done + linker.active, key=lambda part: (part.frames[0], *part.boxes[0].tolist()))
+
+
+def _drop_single(tracklets: list[Tracklet]) -> list[Tracklet]:
     """Drop tracklets of a single detection, unless there are no others."""
     return [part for part in tracklets if len(part.frames) > 1] or tracklets
 
 
-def _join(tracklets: list[_Tracklet]) -> list[_Person]:
+def _join(tracklets: list[Tracklet]) -> list[Person]:
     """Join tracklets in one place to people, the longest first."""
-    people: list[_Person] = []
+    people: list[Person] = []
     for part in sorted(tracklets, key=lambda part: part.frames[0] - part.frames[-1]):
         near = [(person.distance(part), at) for at, person in enumerate(people) if not person.meets(part)]
         distance, at = min(near, default=(float("inf"), 0))
-        if distance > _SAME_PLACE:
-            people.append(_Person())
+        if distance > SAME_PLACE:
+            people.append(Person())
             at = -1
         people[at].add(part)
     return people
 
 
-def _fill_in(chosen: _Person, others: list[_Person]) -> None:
+def _fill_in(chosen: Person, others: list[Person]) -> None:
     """Add people to the chosen one who can only be the same person, see `follow_face`."""
     home, side = chosen.place()
     met = [any(chosen.meets(part) for part in person.tracklets) for person in others]
     rivals = [person.place()[0] for person, is_met in zip(others, met, strict=True) if is_met]
     for person, is_met in zip(others, met, strict=True):
         centre, other_side = person.place()
-        alike = max(side, other_side) <= _SAME_SIZE * min(side, other_side)
+        alike = max(side, other_side) <= SAME_SIZE * min(side, other_side)
         nearer = all(np.hypot(*(centre - rival)) >= np.hypot(*(centre - home)) for rival in rivals)
         if not is_met and alike and nearer and not any(chosen.meets(part) for part in person.tracklets):
             for part in person.tracklets:
                 chosen.add(part)
 
 
-def _interpolate(part: _Tracklet, track: Track) -> None:
-    """Write a tracklet into a track, interpolated linearly between its detections."""
-    frames = np.arange(part.frames[0], part.frames[-1] + 1)
-    points = np.stack(part.landmarks).reshape(len(part.frames), -1)
-    columns = [np.interp(frames, part.frames, column) for column in points.T]
-    track.landmarks[frames] = np.stack(columns, axis=1).reshape(-1, 5, 2)
+def _interpolate(part: Tracklet, track: Track) -> None:
+    """Write a tracklet into a track."""
+    frames = slice(part.frames[0], part.frames[-1] + 1)
+    track.landmarks[frames] = part.between(frames.start, frames.stop)
     track.present[frames] = True

@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial, missing_medium
+from cache.errors import SettingError
 from extract.faces.crops import CropConfig
+from extract.faces.following import FaceFollower
 from extract.inputs.alignment import Alignment, align_shared
+from extract.media.live import LiveMedium
 
 GIVEN = "given"
 """Upstream of media that came with the corpus or from the user."""
@@ -37,6 +40,16 @@ class Source(Protocol):
 
     def read(self, items: NDArray[np.int64]) -> NDArray[Any]:
         """Read the batch (N, …) of these items; called from several threads."""
+
+
+class Follower(Protocol):
+    """The items of a medium that still grows, at most one per frame."""
+
+    def ready(self) -> int:
+        """How many frames have all that their item needs, or will never have it."""
+
+    def take(self, first: int, stop: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The batch (N, …) of the items of some ready frames, and which frames have one; no frame is asked for twice."""
 
 
 class Input(ABC):
@@ -87,6 +100,22 @@ class Input(ABC):
             crops: settings of our crops.
         """
         return {}
+
+    def follow(self, medium: LiveMedium, face: FaceFollower | None) -> Follower:
+        """Follow a medium that still grows, frame by frame.
+
+        Args:
+            medium: not read yet.
+            face: makes crops of its pictures, if the input reads some.
+
+        Raises:
+            SettingError: if a frame's item is only known long after it.
+            MissingFileError: if the medium lacks what is read.
+        """
+        raise SettingError(
+            f"A live prediction cannot read {self.media[-1]}: they are only known long after they were said. Train a model without "
+            "them, or predict the finished file without --live."
+        )
 
     def uncut(self) -> Input:
         """The same input with whole pictures, where items are parts of them; itself by default."""

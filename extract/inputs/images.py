@@ -16,9 +16,12 @@ from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, SettingError, ShapeError, with_full_stop
 from cache.names import encode_trial_id
 from cache.settings import expected_one_of
-from extract.faces.crops import CropConfig, CropReader
+from extract.faces.crops import CropConfig, CropReader, fit_picture
+from extract.faces.following import FaceFollower
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import GIVEN, Input
+from extract.media.live import LiveMedium
+from extract.media.pictures import decode_picture
 
 MISSING = ("skip", "black")
 
@@ -124,6 +127,18 @@ class ImageInput(Input):
         """The crops of a trial."""
         return CropSource(crops_path(manifest, trial, crops), trial, self)
 
+    def follow(self, medium: LiveMedium, face: FaceFollower | None) -> CropFollower:
+        """Follow the crops of a face.
+
+        Raises:
+            MissingFileError: if the medium has no pictures.
+        """
+        if face is None or not medium.has_pictures:
+            raise MissingFileError(
+                f"'{medium.path}' has no pictures, which the model reads. Give a video, or take a model of sound alone."
+            )
+        return CropFollower(face, self)
+
     def example(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
         """(B, size, size, 3) patches of colour, because random networks see only the mean of plain noise."""
         coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
@@ -156,6 +171,30 @@ class CropSource:
         filled = np.zeros((len(items), *pictures.shape[1:]), np.uint8)
         filled[found] = pictures
         return filled
+
+
+class CropFollower:
+    """Face crops of a video that still grows, resized to the backbone's input."""
+
+    def __init__(self, face: FaceFollower, image: ImageInput) -> None:
+        self._face, self._image = face, image
+
+    def ready(self) -> int:
+        """Frames of which is known where the face is."""
+        return self._face.ready
+
+    def take(self, first: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(N, size, size, 3) uint8 RGB, and where there is a face."""
+        image = self._image
+        crops = [self._face.crop(frame) for frame in range(first, stop)]
+        black = np.zeros((image.read_size, image.read_size, 3), np.uint8)
+        pictures = [
+            black if crop is None else fit_picture(decode_picture(crop), image.read_size, image.resize)
+            for crop in crops
+            if crop is not None or image.missing == "black"
+        ]
+        valid = np.array([crop is not None or image.missing == "black" for crop in crops], bool)
+        return image.cut(np.stack(pictures) if pictures else black[None][:0]), valid
 
 
 def crops_path(manifest: Manifest, trial: Trial, crops: Path | None) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -12,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.corpus.manifest import Manifest, Trial
+from cache.clock import FrameClock
 from cache.errors import ShapeError
-from extract.inputs.contract import Input
-from extract.inputs.spectrogram import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
-from extract.inputs.waves import SoundSource
+from extract.inputs.spectrogram import HOP, LOG_OFFSET, NUM_BANDS, PATCH, WINDOW, LogMelPatches
+from extract.inputs.waves import SoundInput
 from extract.media.audio import RATE_HZ
 
 
 @dataclass(frozen=True)
-class LogMelInput(Input):
+class LogMelInput(SoundInput):
     """What a network on log-mel patches reads: 0.975 s of sound around or after each frame.
 
     Attributes:
@@ -29,10 +28,10 @@ class LogMelInput(Input):
     """
 
     name = "logmel"
-    media = ("audio",)
     version = 1
 
     start: str
+    rate_hz: int = field(default=RATE_HZ, init=False)
     lowest: ClassVar[float] = math.log(LOG_OFFSET)  # silence
     highest: ClassVar[float] = 8.0  # no sound within [-1, 1] reaches 7.5
 
@@ -55,13 +54,15 @@ class LogMelInput(Input):
                 "logarithm of sound in [-1, 1]."
             )
 
-    def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
-        """Open the sound of a trial, as patches of one spectrogram of the whole sound."""
+    @property
+    def reach_s(self) -> Fraction:
+        """A patch, or half of it, and a hop for rounding."""
+        samples = (PATCH - 1) * HOP + WINDOW
+        return Fraction((samples if self.start == "ahead" else samples // 2) + HOP, RATE_HZ)
 
-        def cut(samples: NDArray[np.float32]) -> LogMelPatches:
-            return LogMelPatches(samples, trial.clock, self.start)
-
-        return SoundSource(manifest.path(trial, "audio"), trial, RATE_HZ, cut)
+    def cut(self, samples: NDArray[np.float32], clock: FrameClock) -> LogMelPatches:
+        """Patches of one spectrogram of the whole sound."""
+        return LogMelPatches(samples, clock, self.start)
 
     def example(self, count: int, seed: int = 0) -> NDArray[np.float32]:
         """(B, 96, 64) spectra of different shape."""

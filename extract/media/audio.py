@@ -59,11 +59,13 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
     blocks = read_known(path) or _place(path, _decode(path), first_picture_s(path))
     samples = bytearray()
+    resampler = Resampler(path, rate_hz)
     with media_faults(path):
-        for block in _resample(blocks, rate_hz):
-            if not np.isfinite(block).all():
-                raise damaged(path, "it has samples that are not numbers")
-            samples += np.clip(block, -1, 1, dtype=np.float32).tobytes()
+        for rate, block in blocks:
+            for converted in resampler.add(rate, block):
+                samples += converted.tobytes()
+        for converted in resampler.finish():
+            samples += converted.tobytes()
     if not samples:
         raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
     return np.frombuffer(samples, np.float32)
@@ -98,7 +100,7 @@ def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float
                 started = True
                 time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
                 end_s = (end_s if time is None else time) + Fraction(frame.samples, frame.sample_rate)
-                yield time, frame.sample_rate, _mono(frame)
+                yield time, frame.sample_rate, mix(frame)
         _check_whole(path, container, stream, end_s)
 
 
@@ -133,7 +135,7 @@ def _mp3_is_counted(path: Path) -> bool:
         return bool(_MP3_COUNT.search(file.read(min(position, _MP3_FRAME))))
 
 
-def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+def mix(frame: av.AudioFrame) -> NDArray[np.float32]:
     """Mean of the channels of a decoded frame, (S,) in [-1, 1]."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -148,37 +150,70 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
 def _place(
     path: Path, frames: Iterable[tuple[Fraction | None, int, NDArray[np.float32]]], origin_s: Fraction | None
 ) -> Iterator[Block]:
-    """Lay decoded frames out from `origin_s` (the first sound if None), without gaps or overlaps."""
-    position_s = Fraction(0)  # seconds, since the sampling rate may change
+    """Decoded frames as `Placer` lays them out."""
+    placer = Placer(path, origin_s)
     for time_s, rate, samples in frames:
-        if origin_s is None:
-            origin_s = time_s or Fraction(0)
-        away_s = Fraction(0) if time_s is None else time_s - origin_s - position_s
-        if abs(away_s) <= _TOLERANCE_S and position_s:
+        yield from placer.add(time_s, rate, samples)
+
+
+class Placer:
+    """Lays decoded frames out from `origin_s` (the first sound if None), without gaps or overlaps."""
+
+    def __init__(self, path: Path, origin_s: Fraction | None) -> None:
+        self._path, self._origin_s = path, origin_s
+        self._position_s = Fraction(0)  # seconds, since the sampling rate may change
+
+    def add(self, time_s: Fraction | None, rate: int, samples: NDArray[np.float32]) -> Iterator[Block]:
+        """What follows the earlier frames.
+
+        Raises:
+            MediaError: if the sound jumps too far.
+        """
+        if self._origin_s is None:
+            self._origin_s = time_s or Fraction(0)
+        away_s = Fraction(0) if time_s is None else time_s - self._origin_s - self._position_s
+        if abs(away_s) <= _TOLERANCE_S and self._position_s:
             away_s = Fraction(0)
-        if away_s > _LONGEST_HOLE_S or position_s > _LONGEST_S:
-            raise damaged(path, f"the sound jumps by {float(away_s):.0f} s")
+        if away_s > _LONGEST_HOLE_S or self._position_s > _LONGEST_S:
+            raise damaged(self._path, f"the sound jumps by {float(away_s):.0f} s")
         away = round(away_s * rate)
         for start in range(0, away, _BLOCK):
             yield rate, np.zeros(min(_BLOCK, away - start), np.float32)
         rest = samples[-away:] if away < 0 else samples
         yield rate, rest
-        position_s += Fraction(max(away, 0) + len(rest), rate)
+        self._position_s += Fraction(max(away, 0) + len(rest), rate)
 
 
-def _resample(blocks: Iterable[Block], rate_hz: int) -> Iterator[NDArray[np.float32]]:
-    """Convert blocks to another rate; sample 0 stays sample 0."""
-    current = 0
-    stream = None
-    for rate, block in blocks:
-        if rate != current:
-            if stream is not None:
-                yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-            current = rate
-            stream = soxr.ResampleStream(rate, rate_hz, 1, "float32", "HQ") if rate != rate_hz else None
-        yield block if stream is None else stream.resample_chunk(block)
-    if stream is not None:
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+class Resampler:
+    """Converts blocks to another rate, in [-1, 1]; sample 0 stays sample 0."""
+
+    def __init__(self, path: Path, rate_hz: int) -> None:
+        self._path, self._rate_hz = path, rate_hz
+        self._current = 0
+        self._stream: soxr.ResampleStream | None = None
+
+    def add(self, rate: int, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """What is known with the next block.
+
+        Raises:
+            MediaError: if samples are not numbers.
+        """
+        if rate != self._current:
+            yield from self.finish()
+            self._current = rate
+            other = rate != self._rate_hz
+            self._stream = soxr.ResampleStream(rate, self._rate_hz, 1, "float32", "HQ") if other else None
+        yield self._checked(block if self._stream is None else self._stream.resample_chunk(block))
+
+    def finish(self) -> Iterator[NDArray[np.float32]]:
+        """What is left at the end."""
+        if self._stream is not None:
+            yield self._checked(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _checked(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(block).all():
+            raise damaged(self._path, "it has samples that are not numbers")
+        return np.clip(block, -1, 1, dtype=np.float32)
 
 
 def sound_clock(path: Path, rate: Fraction) -> FrameClock:

@@ -97,15 +97,25 @@ def find_video(path: Path, container: Any) -> Any:
     Returns:
         The stream, or None if no video stream can be decoded. Cover pictures of sound files do not count.
     """
-    cover = av.stream.Disposition.attached_pic
-    known = [one for one in container.streams.video if one.codec_context is not None and one.time_base]
-    usable = [one for one in known if not one.disposition & cover]
+    usable = moving_streams(container)
     if len(usable) > 1:
         counts = _count_packets(path, *stamp(path))
         most = max(counts.get(one.index, 0) for one in usable)
         usable = [one for one in usable if 2 * counts.get(one.index, 0) >= most]
-    chosen = (one for one in usable if one.disposition & av.stream.Disposition.default)
-    return next(chosen, next(iter(usable), None))
+    return default_stream(usable)
+
+
+def moving_streams(container: Any) -> list[Any]:
+    """Video streams that can be decoded, without cover pictures."""
+    cover = av.stream.Disposition.attached_pic
+    known = [one for one in container.streams.video if one.codec_context is not None and one.time_base]
+    return [one for one in known if not one.disposition & cover]
+
+
+def default_stream(streams: list[Any]) -> Any:
+    """The stream that is marked as the default one, else the first one; None if there is none."""
+    chosen = (one for one in streams if one.disposition & av.stream.Disposition.default)
+    return next(chosen, next(iter(streams), None))
 
 
 def find_sound(path: Path) -> int | None:

@@ -66,28 +66,37 @@ class Timeline:
         own = PictureTimes(self.base, tuple(ticks.tolist()))
         if number == 1 or not ticks[-1]:
             rate = self.nominal_rate if self.nominal_rate > 0 else 1 / (max(self.last_duration, 1) * self.base)
-            return FrameClock(_snap(rate, number), number, times=own if number > 1 else None)
+            return FrameClock(snap_rate(rate, number), number, times=own if number > 1 else None)
         mean = Fraction(number - 1) / (int(ticks[-1]) * self.base)
         for rate in self._candidates(mean, number):
             places = ticks * (self.base.numerator * rate.numerator / (self.base.denominator * rate.denominator))
-            largest = min(float(self.base * rate), _LARGEST_SHARE) + _ROUNDING
-            if np.abs(places - np.arange(number)).max() <= largest:
+            if np.abs(places - np.arange(number)).max() <= largest_deviation(self.base, rate):
                 return FrameClock(rate, number)
         return FrameClock(mean.limit_denominator(1_000_000), number, times=own)
 
     def _candidates(self, mean: Fraction, number: int) -> Iterator[Fraction]:
         """Rates that the pictures may follow, the most likely first."""
         if self.nominal_rate > 0:
-            yield _snap(self.nominal_rate, number)
+            yield snap_rate(self.nominal_rate, number)
             yield self.nominal_rate
-        usual = [rate for rate in (Fraction(round(mean)), round(mean) * _NTSC) if rate]
-        yield from sorted(usual, key=lambda rate: abs(rate - mean))
+        yield from usual_rates(mean)
         yield mean.limit_denominator(1_000_000)
         yield mean
 
 
-def _snap(rate: Fraction, number: int) -> Fraction:
-    """The integer or NTSC rate that differs from this one only by rounding, or else the rate itself."""
+def largest_deviation(base: Fraction, rate: Fraction) -> float:
+    """How far a picture may be from its place at a constant rate, frames, with timestamps in units of `base` seconds."""
+    return min(float(base * rate), _LARGEST_SHARE) + _ROUNDING
+
+
+def usual_rates(rate: Fraction) -> list[Fraction]:
+    """The integer and the NTSC rate next to a rate, the nearer one first."""
+    usual = [one for one in (Fraction(round(rate)), round(rate) * _NTSC) if one]
+    return sorted(usual, key=lambda one: abs(one - rate))
+
+
+def snap_rate(rate: Fraction, number: int) -> Fraction:
+    """The integer or NTSC rate that differs from this one only by rounding over so many pictures, or else the rate itself."""
     for usual in (Fraction(round(rate)), round(rate) * _NTSC):
         if abs(rate - usual) * max(4 * number, 10_000) < rate:
             return usual

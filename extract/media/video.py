@@ -103,6 +103,11 @@ def _display_matrix(frame: av.VideoFrame) -> NDArray[np.int64]:
     return matrix if matrix.any() else np.eye(2, dtype=np.int64)
 
 
+def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction) -> tuple[int, int]:
+    """Height and width of a decoded picture as a player shows it."""
+    return _View.of(frame, pixel_aspect).shape
+
+
 def probe(path: Path) -> VideoInfo:
     """Count the pictures of a video and decode the first one.
 
@@ -115,7 +120,7 @@ def probe(path: Path) -> VideoInfo:
         frame = next(_decode(path, container, video_stream(container, path)), None)
         if frame is None:
             raise damaged(path, "no picture can be decoded")
-        height, width = _View.of(frame, timeline.pixel_aspect).shape
+        height, width = shown_size(frame, timeline.pixel_aspect)
     duration_s = max(float(timeline.end_s), timeline.clock.duration_s)
     return VideoInfo(timeline.clock, duration_s, width, height, find_sound(path) is not None)
 

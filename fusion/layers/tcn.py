@@ -116,17 +116,23 @@ class Branch(nn.Module):
 
 
 class Branches(ByModality):
-    """One `Branch` per modality, with widths chosen by the modality's name: see `widths_of`."""
+    """One `Branch` per modality, with widths chosen by the modality's name: see `widths_of`.
+
+    Attributes:
+        dims: modality → channels of its result.
+        history: how many earlier frames a frame depends on.
+    """
+
+    history: int
 
     def __init__(self, dims: Mapping[str, int], config: Any) -> None:
-        super().__init__(
-            {
-                modality: Branch(dim, widths_of(config, modality), config.kernel, config.dropout)
-                for modality, dim in dims.items()
-            }
-        )
+        branches = {
+            modality: Branch(dim, widths_of(config, modality), config.kernel, config.dropout)
+            for modality, dim in dims.items()
+        }
+        super().__init__(branches)
         self.dims = {modality: widths_of(config, modality)[-1] for modality in dims}
-        self.history = max(branch.history for branch in self.values())
+        self.history = max(branch.history for branch in branches.values())
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """{modality: (B, L, D)} → {modality: (B, L, channels[-1])}."""

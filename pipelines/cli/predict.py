@@ -90,23 +90,74 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     callback=_chain,
     help="What predictions pass, as evaluate.postprocess in docs/params.md, fitted when the model was trained.  [default: nothing]",
 )
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Follow one VIDEO that still grows (a recording, a pipe, - for standard input, a camera such as /dev/video0): rows are "
+    "written and shown as they are known. Needs a model that only looks back.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --live: a file that has not grown for so long is finished.  [default: 5]",
+)
 @click.option("--redo", is_flag=True, help="Write finished answers again.")
 @click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
 @JSON
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path))
 @guarded
-def predict(videos: tuple[Path, ...], as_json: bool, rate: Fraction | None, recogniser: str | None, **how: Any) -> None:
+def predict(
+    videos: tuple[Path, ...],
+    as_json: bool,
+    rate: Fraction | None,
+    recogniser: str | None,
+    live: bool,
+    patience: float | None,
+    **how: Any,
+) -> None:
     """Predict valence and arousal for every frame of new videos with trained models.
 
     Writes OUT/<name>.csv for each VIDEO: frame, time_s, each target, its spread over the ensemble, and whether face, speech and
     words were seen. Crops, words and features are made as those that the model was trained on, and cached in OUT/cache.
     """
+    if live:
+        _check_live(videos, as_json, recogniser, **how)
+    elif patience is not None:
+        raise click.UsageError("--patience is for --live. Leave it out, or add --live.")
     from pipelines.ensembles.finding import find_networks
 
     find_networks(how["models"])  # a wrong name is refused before torch is loaded
     from pipelines.prediction.prediction import Asked, predict_files, raise_unanswered
 
     asked = Asked(rate=rate, recogniser=recogniser or "", **how)
+    if live:
+        from extract.media.growing import PATIENCE_S
+        from pipelines.prediction.live import predict_live
+
+        wait_s = PATIENCE_S if patience is None else patience
+        predict_live(videos[0], asked, wait_s, lambda text: click.echo(text, nl=False))
+        return
     rows, outcome = predict_files(videos, asked)
     show(rows, as_json)
     raise_unanswered(outcome, asked.out)
+
+
+def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None, **how: Any) -> None:
+    """Refuse what needs a finished video."""
+    if len(videos) != 1:
+        raise click.UsageError(f"--live follows one VIDEO, {len(videos)} are given. Start one command for each.")
+    given = {
+        "--format": how["formats"] != ("csv",),
+        "--overlay": how["overlay"] is not None,
+        "--plot": how["plot"] is not None,
+        "--recogniser": recogniser is not None,
+        "--postprocess": bool(how["postprocess"]),
+        "--redo": how["redo"],
+        "--json": as_json,
+    }
+    wrong = [option for option, is_given in given.items() if is_given]
+    if wrong:
+        raise click.UsageError(
+            f"--live writes rows of CSV only: leave out {' and '.join(wrong)}, or predict the finished file."
+        )

@@ -143,6 +143,19 @@ class Ensemble:
                 advance(1, member.system)
         return {trial_id: each.joint(weights) for trial_id, each in sums.items()}
 
+    def join(self, predictions: Sequence[NDArray[np.float32]]) -> Joint:
+        """Mean and spread of what the networks say about some frames.
+
+        Args:
+            predictions: (T, …) of each network, with all of its targets.
+        """
+        names = names_of(self.targets)
+        sums = _Sums((len(predictions[0]), len(names)))
+        for member, values in zip(self.members, predictions, strict=True):
+            for target in member.targets:
+                sums.add(names.index(target), values[:, member.network.model.targets.index(target)], 1.0)
+        return sums.joint(self.weigh("mean"))
+
     def _group(self) -> list[list[int]]:
         """Rows of the networks that read the same features, and so the same bank."""
         groups: dict[str, list[int]] = {}

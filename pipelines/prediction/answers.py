@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import mimetypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -58,22 +58,15 @@ class Answer:
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Column → (T,): frame, time_s, each target, its spread, and what was seen as 1 or 0."""
-        columns: dict[str, NDArray[Any]] = {"frame": np.arange(self.clock.num_frames), "time_s": self.clock.times_s()}
-        columns |= {target.name: self.values[:, column] for column, target in enumerate(self.targets)}
-        columns |= {f"{target.name}_spread": self.spread[:, column] for column, target in enumerate(self.targets)}
-        return columns | {name: found.astype(np.int64) for name, found in self.seen.items()}
+        frames = np.arange(self.clock.num_frames)
+        return make_table(frames, self.clock.times_s(), self.targets, self.values, self.spread, self.seen)
 
     def format(self, kind: str) -> bytes:
         """The bytes of a file in one of FORMATS."""
         return {"csv": self._csv, "json": self._json, "elan": self._elan, "vtt": self._vtt}[kind]().encode()
 
     def _csv(self) -> str:
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        columns = self.table()
-        writer.writerow(columns)
-        writer.writerows(zip(*(map(_plain, column.tolist()) for column in columns.values()), strict=True))
-        return file.getvalue()
+        return format_table(self.table())
 
     def _json(self) -> str:
         columns = {name: [_number(value) for value in column.tolist()] for name, column in self.table().items()}
@@ -130,6 +123,31 @@ class Answer:
         ElementTree.SubElement(root, "LINGUISTIC_TYPE", alone)
         ElementTree.indent(root, " ")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
+
+
+def make_table(
+    frames: NDArray[np.int64],
+    times_s: NDArray[np.float64],
+    targets: Sequence[Target],
+    values: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    seen: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, NDArray[Any]]:
+    """Column → (T,), see `Answer.table`."""
+    columns: dict[str, NDArray[Any]] = {"frame": frames, "time_s": times_s}
+    columns |= {target.name: values[:, column] for column, target in enumerate(targets)}
+    columns |= {f"{target.name}_spread": spread[:, column] for column, target in enumerate(targets)}
+    return columns | {name: found.astype(np.int64) for name, found in seen.items()}
+
+
+def format_table(columns: Mapping[str, NDArray[Any]], header: bool = True) -> str:
+    """A table as CSV."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    writer.writerows(zip(*(map(_plain, column.tolist()) for column in columns.values()), strict=True))
+    return file.getvalue()
 
 
 def _number(value: Any) -> Any:

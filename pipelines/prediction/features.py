@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, SettingError
 from cache.foreign import sha256_file
@@ -66,7 +69,7 @@ class FeatureMaker:
         for key, (modality, recipe) in recipes.items():
             backbone = build(modality, recipe)  # one at a time, as each may fill gigabytes
             media = backbone.input.media
-            self.seen[key] = SEEN.get(media[-1], modality)
+            self.seen[key] = what_is_seen(modality, backbone)
             if "words" in media:
                 manifest = self._transcribe(manifest, recipe)
             for trial in self._left(manifest):
@@ -95,14 +98,7 @@ class FeatureMaker:
 
     def _crop(self, manifest: Manifest, modality: str, recipe: Recipe) -> Path:
         """Make crops with the settings of a recipe; returns their folder."""
-        document = (recipe.upstream or {}).get("crops", GIVEN)
-        if document == GIVEN:
-            warn(
-                f"The model's features '{modality}' are of crops that came with their corpus, so nobody knows how these were made; "
-                "those of new videos are cropped by our own defaults."
-            )
-        config = CropConfig() if document == GIVEN else CropConfig.from_document(document)
-        self.crops = config
+        config = self.crops = choose_crops(modality, recipe)
         root = self.folder / "crops"
         outcome = make_crops(replace(manifest, trials=tuple(self._left(manifest))), config, root, self.device)
         self.failures |= outcome.failures
@@ -156,3 +152,26 @@ class FeatureMaker:
                 lambda trial_id, frames: advance(frames, trial_id),
             )
         self.failures |= outcome.failures
+
+
+def what_is_seen(modality: str, backbone: Backbone) -> str:
+    """Heading of the column that says whether a model saw what a backbone reads."""
+    return SEEN.get(backbone.input.media[-1], modality)
+
+
+def sort_seen(seen: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+    """The columns of what was seen, in the order of SEEN, then others."""
+    order = list(SEEN.values())
+    return {name: seen[name] for name in sorted(seen, key=lambda name: (*order, name).index(name))}
+
+
+def choose_crops(modality: str, recipe: Recipe) -> CropConfig:
+    """Settings of the crops that a recipe's backbone reads; our defaults, with a warning, where they came with the corpus."""
+    document = (recipe.upstream or {}).get("crops", GIVEN)
+    if document != GIVEN:
+        return CropConfig.from_document(document)
+    warn(
+        f"The model's features '{modality}' are of crops that came with their corpus, so nobody knows how these were made; "
+        "those of new videos are cropped by our own defaults."
+    )
+    return CropConfig()

@@ -25,7 +25,7 @@ from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, digest_networks, find_networks
 from pipelines.ensembles.members import load_members
 from pipelines.prediction.answers import FORMATS, Answer
-from pipelines.prediction.features import SEEN, FeatureMaker
+from pipelines.prediction.features import FeatureMaker, sort_seen
 from pipelines.prediction.results import Results
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.loose_media import loose_manifest
@@ -215,15 +215,11 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
         )
     for name in unseen:
         warn(f"No {name} was seen in '{video}'; the prediction rests on the rest.")
-    order = list(SEEN.values())
-    seen = {
-        name: seen[name] for name in sorted(seen, key=lambda name: order.index(name) if name in order else len(order))
-    }
     joint = ensemble.predict([trial.id], manifest, maker.find_stores)[trial.id]
     follow = None
     if maker.crops is not None and "video" in trial.media:
         follow = partial(track_face, manifest, trial, maker.crops, maker.device)
-    return Answer(video, trial.clock, ensemble.targets, joint.values, joint.spread, seen, follow)
+    return Answer(video, trial.clock, ensemble.targets, joint.values, joint.spread, sort_seen(seen), follow)
 
 
 def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: Asked) -> str:

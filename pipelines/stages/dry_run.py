@@ -103,7 +103,7 @@ def seconds_per_search(request: Request, trial: Trial) -> float:
     try:
         video = request.chosen.path(trial, "video")
         frames = read_frames(video, trial.clock, trial.id, max_side=config.max_side)
-        detect_faces(islice(frames, count), detector, config, count)
+        detect_faces(islice(frames, count), detector, config)
     except AvFusionError:
         return 0.0
     return (time.perf_counter() - start) / count

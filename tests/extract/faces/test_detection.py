@@ -99,7 +99,7 @@ def pictures(present: NDArray[np.bool_]) -> list[tuple[int, NDArray[np.uint8]]]:
 def test_borders_are_found_by_halving(batch_size: int, border: int) -> None:
     present = np.arange(43) < border
     seen = Seen()
-    found = detect_faces(pictures(present), seen, FaceConfig(every=5), 43, batch_size)
+    found = detect_faces(pictures(present), seen, FaceConfig(every=5), batch_size)
     assert {*range(0, 43, 5), 42} <= set(found)
     assert {border - 1, border} <= set(found), "both sides of the border are looked at"
     assert len(found) <= 10 + 3
@@ -110,7 +110,7 @@ def test_borders_are_found_by_halving(batch_size: int, border: int) -> None:
 
 def test_samples_alone_where_nothing_is_settled() -> None:
     present = np.sin(np.arange(97)) > -0.3
-    assert set(detect_faces(pictures(present), Seen(), FaceConfig(every=7, settle=False), 97, 5)) == {
+    assert set(detect_faces(pictures(present), Seen(), FaceConfig(every=7, settle=False), 5)) == {
         *range(0, 97, 7),
         96,
     }
@@ -118,13 +118,13 @@ def test_samples_alone_where_nothing_is_settled() -> None:
 
 def test_batch_size_does_not_change_what_is_found() -> None:
     present = np.sin(np.arange(97)) > -0.3
-    results = [set(detect_faces(pictures(present), Seen(), FaceConfig(every=7), 97, size)) for size in (1, 2, 5, 50)]
+    results = [set(detect_faces(pictures(present), Seen(), FaceConfig(every=7), size)) for size in (1, 2, 5, 50)]
     assert all(result == results[0] for result in results)
 
 
 def test_pictures_of_several_sizes_are_never_in_one_batch() -> None:
     frames = [(index, np.ones((4 + index // 6, 4, 3), np.uint8)) for index in range(20)]
-    assert len(detect_faces(frames, Seen(), FaceConfig(every=1), 20, 8)) == 20
+    assert len(detect_faces(frames, Seen(), FaceConfig(every=1), 8)) == 20
 
 
 def test_memory_holds_only_a_few_pictures() -> None:
@@ -142,7 +142,7 @@ def test_memory_holds_only_a_few_pictures() -> None:
             most = max(most, alive)
             yield index, np.ones((2, 2, 3), np.uint8).view(Counted)
 
-    detect_faces(stream(), lambda batch: [one_face(True) for _ in batch], FaceConfig(every=5), 300, 4)  # type: ignore[arg-type]
+    detect_faces(stream(), lambda batch: [one_face(True) for _ in batch], FaceConfig(every=5), 4)  # type: ignore[arg-type]
     assert most <= 5 * 4 + 2
 
 

@@ -1,0 +1,75 @@
+"""Media that are still being written, or never end: a growing file, a pipe, standard input, a camera."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+
+from cache.errors import MediaError, MissingFileError
+from extract.media.container import media_faults
+
+STANDARD_INPUT = Path("-")
+PATIENCE_S = 5.0
+_PAUSE_S = 0.02  # between two looks at a file that has nothing new
+
+
+class GrowingFile:
+    """A file for libav that waits for more bytes, until none have come for some time.
+
+    Attributes:
+        ended: whether the end was reached.
+    """
+
+    def __init__(self, file: BinaryIO, patience_s: float) -> None:
+        self._file, self._patience_s = file, patience_s
+        self.ended = False
+
+    def read(self, size: int) -> bytes:
+        """Some bytes, at most `size`; none at the end."""
+        since = time.monotonic()
+        while not self.ended:
+            data = self._file.read(size)
+            if data:
+                return data
+            self.ended = time.monotonic() - since >= self._patience_s
+            time.sleep(0 if self.ended else _PAUSE_S)
+        return b""
+
+
+@contextmanager
+def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[Any, GrowingFile | None]]:
+    """Open a container that may still grow; a pipe ends when its writers close it, a camera never.
+
+    Yields:
+        The container, and the file below it; None for a camera.
+
+    Raises:
+        MissingFileError: if there is no such file or device.
+        MediaError: if nothing comes, or the format is unknown or cannot be read while it is being written.
+    """
+    if path != STANDARD_INPUT and not path.exists():
+        raise MissingFileError(f"No media file or camera '{path}'. Check the path, or start the recording first.")
+    if path != STANDARD_INPUT and stat.S_ISCHR(path.stat().st_mode):
+        with media_faults(path), av.open(str(path), format="v4l2") as container:
+            yield container, None
+        return
+    if path.is_dir():
+        raise MediaError(f"'{path}' is a folder; expected a video or sound file that is being written. Check the path.")
+    with open(0 if path == STANDARD_INPUT else path, "rb", buffering=0, closefd=path != STANDARD_INPUT) as raw:
+        regular = stat.S_ISREG(Path(f"/dev/fd/{raw.fileno()}").stat().st_mode)
+        file = GrowingFile(raw, patience_s if regular else 0.0)
+        try:
+            with av.open(file, metadata_errors="replace") as container:
+                yield container, file
+        except av.FFmpegError as error:
+            raise MediaError(
+                f"'{path}' cannot be read while it is being written ({(error.strerror or str(error)).lower()}); expected MPEG-TS, "
+                "Matroska, fragmented MP4, WAV or another format without an index at its end. Record in one of these, or predict "
+                "the finished file without --live."
+            ) from error

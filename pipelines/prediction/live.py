@@ -1,0 +1,199 @@
+"""Predict a medium that still grows: a row for each frame as soon as it is known, in a table and for whoever reads along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import MediaError
+from cache.recipe import Recipe
+from extract.backbones.contract import Backbone
+from extract.engine.devices import choose_device
+from extract.engine.live import MOST_FRAMES, LiveBackbone
+from extract.engine.one_file import SOUND_RATE
+from extract.faces.crops import CropConfig
+from extract.faces.detection import make_detector
+from extract.faces.following import FaceFollower
+from extract.media.growing import STANDARD_INPUT
+from extract.media.live import LiveMedium, open_live
+from fusion.training.live import LiveNetwork
+from pipelines.console.console import note, warn
+from pipelines.ensembles.ensemble import Ensemble
+from pipelines.ensembles.finding import find_networks
+from pipelines.ensembles.members import load_members
+from pipelines.prediction.answers import FORMATS, format_table, make_table
+from pipelines.prediction.features import choose_crops, sort_seen, what_is_seen
+from pipelines.prediction.prediction import CACHE, Asked
+from pipelines.prediction.results import Results
+from pipelines.prediction.weights import WeightsFinder
+from pipelines.project.loose_media import by_name
+
+Table = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A backbone that follows the medium for some networks."""
+
+    modality: str
+    recipe: Recipe
+    backbone: Backbone
+
+
+def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[str], None]) -> Path:
+    """Write the answer for a medium that still grows, row by row.
+
+    Args:
+        source: a file, a pipe, "-" for standard input, or a camera.
+        asked: models, folder, weights, rate, face and device.
+        patience_s: how long a file may stay as it is before it counts as finished, seconds.
+        show: receives the header and the rows of the table as text, as they come.
+
+    Returns:
+        The table that was written.
+
+    Raises:
+        SettingError: if a network looks ahead, or reads what is only known long after it was said.
+        MissingFileError: if there is no such source, or it lacks what the model reads.
+        MediaError: if it cannot be read, or ends without a single frame.
+        StoreError: if the table is there and was not written by predict-affect.
+        WeightsError: if a model's weights are not found.
+    """
+    folders = find_networks(asked.models)
+    ensemble = Ensemble.of(load_members(folders))
+    prediction = _Prediction(ensemble)
+    finder = WeightsFinder(asked.weights, folders)
+    finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
+    readers = {
+        key: _Reader(modality, recipe, finder.build(modality, recipe))
+        for key, (modality, recipe) in ensemble.recipes.items()
+    }
+    (name,) = ("stdin",) if source == STANDARD_INPUT else by_name([source])
+    path = asked.out / f"{name}{FORMATS['csv']}"
+    results = Results(asked.out / CACHE, name, "live", redo=True)
+    results.refuse_foreign([path])
+    count = 0
+    with open_live(source, asked.rate or SOUND_RATE, patience_s) as medium:
+        tables = _follow(medium, readers, prediction, asked)
+        first = next(tables, None)
+        if first is None:
+            raise MediaError(f"'{source}' ended without a single frame; expected pictures or sound. Check the source.")
+        results.claim([path])
+        try:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                for table in _chain(first, tables):
+                    text = format_table(table, header=not count)
+                    file.write(text)
+                    file.flush()
+                    show(text)
+                    count += len(table["frame"])
+        finally:
+            note(f"{count} frames are in '{path}'.")
+            results.finish(path)
+    for what, frames in prediction.seen_in.items():
+        if not frames:
+            warn(f"No {what} was seen in '{source}'; the prediction rests on the rest.")
+    return path
+
+
+def _chain(first: Table, rest: Iterator[Table]) -> Iterator[Table]:
+    yield first
+    yield from rest
+
+
+def _follow(
+    medium: LiveMedium, readers: Mapping[str, _Reader], prediction: _Prediction, asked: Asked
+) -> Iterator[Table]:
+    """Rows of the answer, as they come."""
+    faces: dict[CropConfig, FaceFollower] = {}
+    backbones = {}
+    for key, reader in readers.items():
+        face = None
+        if "crops" in reader.backbone.input.media and medium.has_pictures:
+            config = choose_crops(reader.modality, reader.recipe)
+            if config not in faces:
+                detector = make_detector(config.faces, str(choose_device(asked.device)))
+                faces[config] = FaceFollower(config, asked.face, detector, medium.pixel_aspect)
+                medium.watchers.append(faces[config].see)
+            face = faces[config]
+        precision = reader.recipe.settings.get("precision", "fp32")
+        backbones[key] = LiveBackbone(reader.backbone, medium, face, asked.device, precision)
+    headings = {key: what_is_seen(reader.modality, reader.backbone) for key, reader in readers.items()}
+    done = 0
+    for _ in medium.read():
+        if medium.finished:
+            for face in faces.values():
+                face.finish()
+        while (ready := min(medium.clock.known, *(one.ready() for one in backbones.values()))) > done:
+            stop = min(ready, done + MOST_FRAMES)
+            rows = {key: one.take(done, stop) for key, one in backbones.items()}
+            times_s = np.array([float(medium.clock.edge_s(frame)) for frame in range(done, stop)])
+            yield from prediction.push(times_s, rows, headings)
+            done = stop
+            medium.forget(stop)
+            for face in faces.values():
+                face.forget(stop)
+    yield from prediction.finish()
+
+
+@dataclass
+class _Prediction:
+    """Networks that follow one medium together; rows wait for the slowest of them.
+
+    Attributes:
+        seen_in: heading → frames in which the model saw it.
+    """
+
+    ensemble: Ensemble
+    seen_in: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._networks = [member.network for member in self.ensemble.members]
+        self._live = [LiveNetwork(network) for network in self._networks]
+        self._values = [np.empty((0, len(network.targets)), np.float32) for network in self._networks]
+        self._frames: Table = {}
+        self._written = 0
+
+    def push(
+        self,
+        times_s: NDArray[np.float64],
+        rows: Mapping[str, tuple[NDArray[np.float32], NDArray[np.bool_]]],
+        headings: Mapping[str, str],
+    ) -> Iterator[Table]:
+        """Rows that are known with the next frames."""
+        seen: dict[str, NDArray[np.bool_]] = {}
+        for key, (_, valid) in rows.items():
+            seen[headings[key]] = seen.get(headings[key], np.zeros(len(valid), bool)) | valid
+        for name, column in {"time_s": times_s, **sort_seen(seen)}.items():
+            self._frames[name] = np.concatenate((self._frames[name], column)) if name in self._frames else column
+        for name, valid in seen.items():
+            self.seen_in[name] = self.seen_in.get(name, 0) + int(valid.sum())
+        for index, (network, live) in enumerate(zip(self._networks, self._live, strict=True)):
+            own = {modality: rows[recipe.fingerprint] for modality, recipe in network.recipes.items()}
+            self._values[index] = np.concatenate((self._values[index], live.push(own)))
+        return self._take()
+
+    def finish(self) -> Iterator[Table]:
+        """The rest."""
+        for index, live in enumerate(self._live):
+            self._values[index] = np.concatenate((self._values[index], live.finish()))
+        return self._take()
+
+    def _take(self) -> Iterator[Table]:
+        """The rows that all networks know."""
+        count = min(map(len, self._values))
+        if not count:
+            return
+        joint = self.ensemble.join([values[:count] for values in self._values])
+        known = {name: column[:count] for name, column in self._frames.items()}
+        times_s = known.pop("time_s")
+        frames = np.arange(self._written, self._written + count)
+        yield make_table(frames, times_s, self.ensemble.targets, joint.values, joint.spread, known)
+        self._written += count
+        self._frames = {name: column[count:] for name, column in self._frames.items()}
+        self._values = [values[count:] for values in self._values]

@@ -1,0 +1,327 @@
+"""A file that is still being written: a row per frame, equal to those of the finished file read as a whole."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from cache.corpus.folds import Fold
+from cache.recipe import Recipe
+from cache.targets import AFFECT
+from extract.backbones.contract import load_backbone
+from extract.backbones.mobilefacenet import MobileFaceNet
+from extract.engine import cropping
+from extract.faces.crops import CropConfig
+from extract.faces.detection import TEMPLATE, Detection
+from fusion.bank.normalisation import Moments
+from fusion.settings import TrainConfig
+from fusion.training.building import build_model
+from fusion.training.checkpoint import Checkpoint
+from fusion.training.reading import Reading
+from pipelines.cli.commands import avfusion
+from pipelines.prediction import live
+
+RATE = 25
+SIZE = 96
+SOUND_HZ = 48_000
+SOUND, FACES = {"audio": "conv1d"}, {"visual": "mobilefacenet"}
+Rows = dict[str, list[str]]
+
+
+def write_recording(path: Path, num_frames: int, seen: Callable[[int], bool], size: int = SIZE) -> Path:
+    """A face-sized square that moves and changes its shade, and a tone that rises; pictures and sound interleaved."""
+    with av.open(str(path), "w") as container:
+        matroska = path.suffix == ".mkv"
+        pictures: Any = container.add_stream("mpeg4" if matroska else "libx264", rate=RATE)
+        pictures.height = pictures.width = size
+        pictures.pix_fmt = "yuv420p"
+        sound: Any = container.add_stream("pcm_s16le" if matroska else "aac", rate=SOUND_HZ, layout="mono")
+        step = SOUND_HZ // RATE
+        moments = np.arange(num_frames * step) / SOUND_HZ
+        wave = (0.4 * np.sin(2 * np.pi * (200 + 300 * moments) * moments)).astype(np.float32)
+        resampler = av.AudioResampler(format=sound.format.name, layout="mono", rate=SOUND_HZ)
+        for index in range(num_frames):
+            picture = np.full((size, size, 3), 10, np.uint8)
+            if seen(index):
+                picture[20 + index % 8 : 60 + index % 8, 24:64] = 140 + 3 * index % 110
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, RATE), index
+            container.mux(pictures.encode(frame))
+            block = av.AudioFrame.from_ndarray(
+                wave[None, index * step : (index + 1) * step], format="fltp", layout="mono"
+            )
+            block.sample_rate, block.time_base, block.pts = SOUND_HZ, Fraction(1, SOUND_HZ), index * step
+            for converted in resampler.resample(block):
+                container.mux(sound.encode(converted))
+        container.mux(pictures.encode())
+        container.mux(sound.encode())
+    return path
+
+
+def find_square(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+    """A detector for these recordings: one face where the picture is bright."""
+    found = []
+    for picture in pictures:
+        rows, columns = np.nonzero(picture[..., 0] > 90)
+        boxes = np.zeros((0, 4), np.float32)
+        if len(rows):
+            boxes = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+        sides = (boxes[:, 2:] - boxes[:, :2])[:, None]
+        marks = boxes[:, None, :2] + TEMPLATE[None].astype(np.float32) / 112 * sides
+        found.append(Detection(boxes, np.ones(len(boxes), np.float32), marks))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Squares are faces, and their embeddings are coarse pictures of them."""
+
+    def shrink(network: MobileFaceNet, batch: torch.Tensor) -> torch.Tensor:
+        coarse = functional.adaptive_avg_pool2d(network.input.normalise(batch), 13).flatten(1)
+        return functional.pad(coarse, (0, network.dim - coarse.shape[1]))
+
+    for module in (cropping, live):
+        monkeypatch.setattr(module, "make_detector", lambda config, device: find_square)
+    monkeypatch.setattr(MobileFaceNet, "forward", shrink)
+    monkeypatch.chdir(tmp_path)
+
+
+def save_model(folder: Path, name: str, modalities: dict[str, str], settings: dict | None = None, **train: Any) -> Path:
+    """A network that was never trained, which reads trials as a whole."""
+    settings_of = {"conv1d": {"window_s": 0.1}}
+    recipes: dict[str, Recipe] = {}
+    for modality, backbone in modalities.items():
+        crops = {"crops": CropConfig().to_document()} if modality == "visual" else {}
+        recipes[modality] = load_backbone(backbone, "random", settings_of.get(backbone)).recipe(upstream=crops)
+    torch.manual_seed(1)
+    dims = {modality: recipe.dim for modality, recipe in recipes.items()}
+    targets = tuple(target.name for target in AFFECT)
+    model = build_model(name, dims, targets, settings or {}).eval()
+    moments = {m: Moments(torch.zeros(dim), torch.full((dim,), 0.3)) for m, dim in dims.items()}
+    config = TrainConfig(targets=targets, **train)
+    fold = Fold(0, ("a",), ("b",), ())
+    Checkpoint(model, moments, recipes, fold, config, {}, {}, AFFECT, reading=Reading(4096, 1024)).save(folder)
+    return folder
+
+
+def predict(*arguments: object) -> Result:
+    return CliRunner().invoke(avfusion, ["predict", *map(str, arguments)])
+
+
+def read(path: Path) -> Rows:
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def grow(whole: Path, place: Path, pieces: int) -> threading.Thread:
+    """Write a file as a recorder does, piece by piece."""
+    data = whole.read_bytes()
+    place.parent.mkdir(exist_ok=True)
+    step = -(-len(data) // pieces)
+    place.write_bytes(data[:step])
+
+    def write() -> None:
+        with place.open("ab", buffering=0) as file:
+            for start in range(step, len(data), step):
+                time.sleep(0.05)
+                file.write(data[start : start + step])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+def follow_and_compare(whole: Path, model: Path) -> float:
+    """The largest difference between the rows of a growing file and of the finished one."""
+    offline = predict(whole, "--model", model, "--out", "offline")
+    assert offline.exit_code == 0, offline.output
+    growing = Path("growing") / whole.name
+    writer = grow(whole, growing, 12)
+    result = predict(growing, "--live", "--patience", 0.5, "--model", model, "--out", "online")
+    writer.join()
+    assert result.exit_code == 0, result.output
+    expected, found = (read(Path(out) / f"{whole.stem}.csv") for out in ("offline", "online"))
+    assert result.stdout == (Path("online") / f"{whole.stem}.csv").read_text(encoding="utf-8")
+    assert list(found) == list(expected)
+    for column in ("frame", "time_s", *{"face", "speech"} & expected.keys()):
+        assert found[column] == expected[column], column
+    apart = [np.abs(np.float64(found[name]) - np.float64(expected[name])).max() for name in ("valence", "arousal")]
+    assert np.ptp(np.float64(expected["valence"])) > 1e-3
+    return float(max(apart))
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv", ".wav"])
+def test_sound_of_a_growing_file(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".wav":
+        recording = tmp_path / "r.wav"
+        with av.open(str(recording), "w") as container:
+            stream: Any = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+            wave = (8000 * np.sin(np.arange(31_111) ** 1.3 / 40)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    else:
+        recording = write_recording(tmp_path / f"r{suffix}", 45, lambda index: True)
+    assert follow_and_compare(recording, save_model(tmp_path / "run", "rnn", SOUND)) < 1e-4
+
+
+def is_seen(index: int) -> bool:
+    """Absent at the start, for a moment that a track bridges, and for longer."""
+    return index >= 3 and index not in (22, 23) and not 38 <= index < 57
+
+
+@pytest.mark.parametrize(
+    ("name", "modalities", "settings", "train"),
+    [
+        ("rnn", SOUND | FACES, {"n_layers": 2}, {"drop_unseen": ("visual",)}),
+        ("tcn", FACES, {"channels_of": {}, "channels": (16, 8)}, {}),
+    ],
+)
+def test_faces_and_sound_of_a_growing_file(
+    tmp_path: Path, name: str, modalities: dict[str, str], settings: dict, train: dict
+) -> None:
+    """The crops of one person are those of the finished video, also where the face is lost."""
+    recording = write_recording(tmp_path / "r.ts", 70, is_seen)
+    model = save_model(tmp_path / "run", name, modalities, settings, **train)
+    assert follow_and_compare(recording, model) < 1e-4
+    assert read(Path("online/r.csv"))["face"] == [str(int(is_seen(index) or index in (22, 23))) for index in range(70)]
+
+
+def test_a_pipe_ends_with_its_writer(tmp_path: Path) -> None:
+    """Without waiting."""
+    recording = write_recording(tmp_path / "r.mkv", 30, is_seen)
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_bytes, args=(recording.read_bytes(),))
+    writer.start()
+    start = time.monotonic()
+    model = save_model(tmp_path / "run", "rnn", SOUND)
+    result = predict("pipe", "--live", "--patience", 300, "--model", model, "--out", "o")
+    writer.join()
+    assert result.exit_code == 0, result.output
+    assert len(read(Path("o/pipe.csv"))["frame"]) == 30
+    assert time.monotonic() - start < 100
+
+
+def test_rows_come_while_the_recording_goes_on_and_stay_when_it_is_stopped(tmp_path: Path) -> None:
+    recording = write_recording(tmp_path / "r.mkv", 100, is_seen)
+    model = save_model(tmp_path / "run", "rnn", SOUND)
+    os.mkfifo("pipe")
+    stopped = threading.Event()
+
+    def record() -> None:
+        with open("pipe", "wb", buffering=0) as pipe:
+            pipe.write(recording.read_bytes()[: recording.stat().st_size * 3 // 4])
+            while not Path("o/pipe.csv").exists() or Path("o/pipe.csv").read_bytes().count(b"\n") < 60:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
+            stopped.wait(60)
+
+    recorder = threading.Thread(target=record)
+    recorder.start()
+    result = predict("pipe", "--live", "--model", model, "--out", "o")
+    stopped.set()
+    recorder.join()
+    assert result.exit_code == 130, result.output
+    count = len(read(Path("o/pipe.csv"))["frame"])
+    assert 59 <= count < 80
+    assert Path("o/pipe.csv").read_text() == result.stdout
+    assert f"{count} frames are in 'o/pipe.csv'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "modalities", "settings", "said"),
+    [
+        (
+            "rnn",
+            SOUND,
+            {"bidirectional": True},
+            "'bidirectional: true' also reads every window backwards; train it with 'bid",
+        ),
+        (
+            "self_attention",
+            SOUND,
+            {},
+            "'self_attention' reads all frames of a window together; train one that only looks back: rnn",
+        ),
+        ("late", SOUND | FACES, {}, "'late' counts a modality if it is seen anywhere in a window; train tcn"),
+    ],
+)
+def test_what_would_have_to_look_ahead_is_refused(
+    tmp_path: Path, name: str, modalities: dict[str, str], settings: dict, said: str
+) -> None:
+    recording = write_recording(tmp_path / "r.mkv", 5, is_seen)
+    result = predict(
+        recording, "--live", "--model", save_model(tmp_path / "run", name, modalities, settings), "--out", "o"
+    )
+    assert result.exit_code == 1
+    assert re.search(said, result.output), result.output
+    assert not Path("o/r.csv").exists()
+
+
+def test_sources_that_cannot_be_followed(tmp_path: Path) -> None:
+    sound = save_model(tmp_path / "sound", "rnn", SOUND)
+    recording = write_recording(tmp_path / "r.mkv", 5, is_seen)
+    empty = tmp_path / "empty.ts"
+    empty.touch()
+    whole = write_recording(tmp_path / "whole.mp4", 5, is_seen)
+    data = whole.read_bytes()
+    late = data.index(b"moov") - 4  # the index of a longer recording stands beyond what libav looks back at
+    whole.write_bytes(data[:late] + (1 << 18).to_bytes(4, "big") + b"free" + bytes((1 << 18) - 8) + data[late:])
+    for source, face, said in (
+        ("nowhere.ts", "largest", "No media file or camera 'nowhere.ts'"),
+        (empty, "largest", "cannot be read while it is being written"),
+        (whole, "largest", "fragmented MP4"),
+        (tmp_path, "largest", "is a folder"),
+    ):
+        result = predict(source, "--live", "--patience", 0, "--model", sound, "--face", face, "--out", "o")
+        assert result.exit_code == 1
+        assert said in result.output, result.output
+    Path("o").mkdir(exist_ok=True)
+    Path("o/r.csv").write_text("mine")
+    result = predict(recording, "--live", "--patience", 0, "--model", sound, "--out", "o")
+    assert "'o/r.csv' exists and was not written by predict-affect" in result.output
+    assert Path("o/r.csv").read_text() == "mine"
+
+
+def test_a_file_is_finished_when_it_has_not_grown_for_some_time(tmp_path: Path) -> None:
+    recording = write_recording(tmp_path / "r.ts", 30, is_seen)
+    model = save_model(tmp_path / "run", "rnn", SOUND)
+    start = time.monotonic()
+    assert predict(recording, "--live", "--patience", 0, "--model", model, "--out", "o").exit_code == 0
+    quick = time.monotonic() - start
+    start = time.monotonic()
+    result = predict(recording, "--live", "--patience", 2, "--model", model, "--out", "o")
+    assert result.exit_code == 0, result.output
+    assert 1.5 < time.monotonic() - start - quick < 10
+    assert len(read(Path("o/r.csv"))["frame"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["b.ts"], "one VIDEO, 2 are given"),
+        (["--overlay", "o.mp4", "--format", "vtt"], "leave out --format and --overlay"),
+    ],
+)
+def test_live_writes_rows_of_one_source(more: list[str], said: str) -> None:
+    result = predict("a.ts", "--live", "--model", "run", "--out", "o", *more)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+    assert "--patience is for --live" in predict("a.ts", "--patience", 1, "--model", "run", "--out", "o").output
