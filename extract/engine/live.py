@@ -11,7 +11,7 @@ from extract.engine.runtimes import DEFAULT_RUNTIME, check_running, make_executo
 from extract.faces.following import FaceFollower
 from extract.media.live import LiveMedium
 
-MOST_FRAMES = 32  # computed at a time
+MOST_FRAMES = 16  # computed at a time
 
 
 class LiveBackbone:

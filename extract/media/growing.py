@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import stat
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ _PAUSE_S = 0.02  # between two looks at a file that has nothing new
 
 
 class GrowingFile:
-    """A file for libav that waits for more bytes, until none have come for some time.
+    """A file for libav that waits for more bytes, until none have come for some time; a pipe ends when its writers close it.
 
     Attributes:
         ended: whether the end was reached.
@@ -28,7 +30,17 @@ class GrowingFile:
 
     def __init__(self, file: BinaryIO, patience_s: float) -> None:
         self._file, self._patience_s = file, patience_s
+        self._regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if not self._regular:
+            self._patience_s = 0.0  # reading waits by itself
         self.ended = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether reading would not wait."""
+        if self._regular:
+            return os.fstat(self._file.fileno()).st_size > self._file.tell()
+        return bool(select.select([self._file], [], [], 0)[0])
 
     def read(self, size: int) -> bytes:
         """Some bytes, at most `size`; none at the end."""
@@ -44,7 +56,7 @@ class GrowingFile:
 
 @contextmanager
 def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[Any, GrowingFile | None]]:
-    """Open a container that may still grow; a pipe ends when its writers close it, a camera never.
+    """Open a container that may still grow; a camera never ends.
 
     Yields:
         The container, and the file below it; None for a camera.
@@ -62,8 +74,7 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
     if path.is_dir():
         raise MediaError(f"'{path}' is a folder; expected a video or sound file that is being written. Check the path.")
     with open(0 if path == STANDARD_INPUT else path, "rb", buffering=0, closefd=path != STANDARD_INPUT) as raw:
-        regular = stat.S_ISREG(Path(f"/dev/fd/{raw.fileno()}").stat().st_mode)
-        file = GrowingFile(raw, patience_s if regular else 0.0)
+        file = GrowingFile(raw, patience_s)
         try:
             with av.open(file, metadata_errors="replace") as container:
                 yield container, file

@@ -164,6 +164,11 @@ class LiveMedium:
         elif not self.has_sound:
             raise MediaError(f"'{path}' has neither pictures nor sound that can be decoded. Check the source.")
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more has come that was not read yet."""
+        return not self.finished and self._file is not None and self._file.has_more
+
     def sound(self, rate_hz: int) -> LiveSound:
         """The sound at a rate; to be asked for before reading."""
         return self._sounds.setdefault(rate_hz, LiveSound(self.path, rate_hz))

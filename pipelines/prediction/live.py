@@ -130,6 +130,8 @@ def _follow(
             for face in faces.values():
                 face.finish()
         while (ready := min(medium.clock.known, *(one.ready() for one in backbones.values()))) > done:
+            if ready - done < MOST_FRAMES and medium.is_behind:
+                break  # several together take less time
             stop = min(ready, done + MOST_FRAMES)
             rows = {key: one.take(done, stop) for key, one in backbones.items()}
             times_s = np.array([float(medium.clock.edge_s(frame)) for frame in range(done, stop)])

@@ -67,6 +67,4 @@ def test_the_clock_follows_a_usual_rate_until_pictures_contradict_it():
     clock.finish()
     assert clock.known == 201
     assert clock.edge_s(201) == clock.edge_s(200) + Fraction(33, 1000)
-    assert clock.part(150, 152, -2.0).edges_s()[1:].tolist() == [
-        float(clock.edge_s(n)) - 2 for n in range(150, 153)
-    ] + [clock.part(150, 152, -2.0).edges_s()[-1]]
+    assert clock.part(150, 152, -2.0).edges_s()[1:4].tolist() == pytest.approx([3.005, 3.038, 3.072])
