@@ -17,7 +17,7 @@ from extract.engine.devices import choose_device
 from extract.engine.live import MOST_FRAMES, LiveBackbone
 from extract.engine.one_file import SOUND_RATE
 from extract.faces.crops import CropConfig
-from extract.faces.detection import make_detector
+from extract.faces.detection import Detector, make_detector
 from extract.faces.following import FaceFollower
 from extract.media.growing import STANDARD_INPUT
 from extract.media.live import LiveMedium, open_live
@@ -38,11 +38,19 @@ Table = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Reader:
-    """A backbone that follows the medium for some networks."""
+    """A backbone that follows the medium for some networks, with the crops that it reads."""
 
-    modality: str
-    recipe: Recipe
     backbone: Backbone
+    precision: str
+    heading: str
+    crops: CropConfig | None
+
+    @classmethod
+    def of(cls, modality: str, recipe: Recipe, backbone: Backbone) -> _Reader:
+        """The reader for the features of a recipe."""
+        crops = choose_crops(modality, recipe) if "crops" in backbone.input.media else None
+        precision = recipe.settings.get("precision", "fp32")
+        return cls(backbone, precision, what_is_seen(modality, backbone), crops)
 
 
 def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[str], None]) -> Path:
@@ -70,16 +78,19 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
     finder = WeightsFinder(asked.weights, folders)
     finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
     readers = {
-        key: _Reader(modality, recipe, finder.build(modality, recipe))
+        key: _Reader.of(modality, recipe, finder.build(modality, recipe))
         for key, (modality, recipe) in ensemble.recipes.items()
     }
+    device = str(choose_device(asked.device))
+    crops = {reader.crops for reader in readers.values() if reader.crops is not None}
+    detectors = {config: make_detector(config.faces, device) for config in crops}
     (name,) = ("stdin",) if source == STANDARD_INPUT else by_name([source])
     path = asked.out / f"{name}{FORMATS['csv']}"
     results = Results(asked.out / CACHE, name, "live", redo=True)
     results.refuse_foreign([path])
     count = 0
     with open_live(source, asked.rate or SOUND_RATE, patience_s) as medium:
-        tables = _follow(medium, readers, prediction, asked)
+        tables = _follow(medium, readers, detectors, prediction, asked)
         first = next(tables, None)
         if first is None:
             raise MediaError(f"'{source}' ended without a single frame; expected pictures or sound. Check the source.")
@@ -90,8 +101,8 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
                     text = format_table(table, header=not count)
                     file.write(text)
                     file.flush()
-                    show(text)
                     count += len(table["frame"])
+                    show(text)
         finally:
             note(f"{count} frames are in '{path}'.")
             results.finish(path)
@@ -107,23 +118,26 @@ def _chain(first: Table, rest: Iterator[Table]) -> Iterator[Table]:
 
 
 def _follow(
-    medium: LiveMedium, readers: Mapping[str, _Reader], prediction: _Prediction, asked: Asked
+    medium: LiveMedium,
+    readers: Mapping[str, _Reader],
+    detectors: Mapping[CropConfig, Detector],
+    prediction: _Prediction,
+    asked: Asked,
 ) -> Iterator[Table]:
     """Rows of the answer, as they come."""
-    faces: dict[CropConfig, FaceFollower] = {}
-    backbones = {}
-    for key, reader in readers.items():
-        face = None
-        if "crops" in reader.backbone.input.media and medium.has_pictures:
-            config = choose_crops(reader.modality, reader.recipe)
-            if config not in faces:
-                detector = make_detector(config.faces, str(choose_device(asked.device)))
-                faces[config] = FaceFollower(config, asked.face, detector, medium.pixel_aspect)
-                medium.watchers.append(faces[config].see)
-            face = faces[config]
-        precision = reader.recipe.settings.get("precision", "fp32")
-        backbones[key] = LiveBackbone(reader.backbone, medium, face, asked.device, precision)
-    headings = {key: what_is_seen(reader.modality, reader.backbone) for key, reader in readers.items()}
+    faces = {
+        config: FaceFollower(config, asked.face, detector, medium.pixel_aspect)
+        for config, detector in detectors.items()
+        if medium.has_pictures
+    }
+    medium.watchers += [face.see for face in faces.values()]
+    backbones = {
+        key: LiveBackbone(
+            reader.backbone, medium, faces.get(reader.crops) if reader.crops else None, asked.device, reader.precision
+        )
+        for key, reader in readers.items()
+    }
+    headings = {key: reader.heading for key, reader in readers.items()}
     done = 0
     for _ in medium.read():
         if medium.finished:

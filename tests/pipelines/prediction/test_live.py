@@ -242,7 +242,8 @@ def test_rows_come_while_the_recording_goes_on_and_stay_when_it_is_stopped(tmp_p
     assert result.exit_code == 130, result.output
     count = len(read(Path("o/pipe.csv"))["frame"])
     assert 59 <= count < 80
-    assert Path("o/pipe.csv").read_text() == result.stdout
+    assert Path("o/pipe.csv").read_text().startswith(result.stdout)  # Ctrl-C may come before the last rows are shown
+    assert result.stdout.count("\n") > count - 16
     assert f"{count} frames are in 'o/pipe.csv'" in result.stderr
 
 
