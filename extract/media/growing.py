@@ -68,8 +68,14 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
     if path != STANDARD_INPUT and not path.exists():
         raise MissingFileError(f"No media file or camera '{path}'. Check the path, or start the recording first.")
     if path != STANDARD_INPUT and stat.S_ISCHR(path.stat().st_mode):
-        with media_faults(path), av.open(str(path), format="v4l2") as container:
-            yield container, None
+        try:
+            camera = av.open(str(path), format="v4l2")
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(
+                f"'{path}' cannot be read as a camera ({error}). Check the device, or pipe it in."
+            ) from error
+        with camera, media_faults(path):
+            yield camera, None
         return
     if path.is_dir():
         raise MediaError(f"'{path}' is a folder; expected a video or sound file that is being written. Check the path.")

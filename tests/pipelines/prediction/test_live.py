@@ -29,6 +29,7 @@ from extract.backbones.mobilefacenet import MobileFaceNet
 from extract.engine import cropping
 from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
+from extract.media import growing
 from fusion.bank.normalisation import Moments
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
@@ -291,6 +292,7 @@ def test_sources_that_cannot_be_followed(tmp_path: Path) -> None:
         (empty, "largest", "cannot be read while it is being written"),
         (whole, "largest", "fragmented MP4"),
         (tmp_path, "largest", "is a folder"),
+        ("/dev/null", "largest", "cannot be read as a camera"),
     ):
         result = predict(source, "--live", "--patience", 0, "--model", sound, "--face", face, "--out", "o")
         assert result.exit_code == 1
@@ -326,3 +328,15 @@ def test_live_writes_rows_of_one_source(more: list[str], said: str) -> None:
     result = predict("a.ts", "--live", "--model", "run", "--out", "o", *more)
     assert (result.exit_code, said in result.output) == (2, True), result.output
     assert "--patience is for --live" in predict("a.ts", "--patience", 1, "--model", "run", "--out", "o").output
+
+
+def test_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without an end or a file below it; here, libav draws ten pictures for it."""
+    opened = av.open
+    source = f"testsrc=size={SIZE}x{SIZE}:rate={RATE}:duration=0.4"
+    monkeypatch.setattr(growing.av, "open", lambda path, format: opened(source, format="lavfi"))
+    result = predict("/dev/null", "--live", "--model", save_model(tmp_path / "run", "rnn", FACES), "--out", "o")
+    assert result.exit_code == 0, result.output
+    assert read(Path("o/null.csv"))["frame"] == [str(frame) for frame in range(10)]
+    result = predict("/dev/null", "--live", "--model", save_model(tmp_path / "sound", "rnn", SOUND), "--out", "o")
+    assert "'/dev/null' has no sound, which the model reads." in result.output
