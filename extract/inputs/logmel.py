@@ -17,7 +17,7 @@ from cache.errors import ShapeError
 from extract.inputs.contract import Input
 from extract.inputs.spectrogram import LOG_OFFSET, NUM_BANDS, PATCH, LogMelPatches
 from extract.inputs.waves import SoundSource
-from extract.media.audio import RATE_HZ
+from extract.media.audio import RATE_HZ, Samples
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LogMelInput(Input):
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
         """Open the sound of a trial, as patches of one spectrogram of the whole sound."""
 
-        def cut(samples: NDArray[np.float32]) -> LogMelPatches:
+        def cut(samples: Samples) -> LogMelPatches:
             return LogMelPatches(samples, trial.clock, self.start)
 
         return SoundSource(manifest.path(trial, "audio"), trial, RATE_HZ, cut)

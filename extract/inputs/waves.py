@@ -17,7 +17,7 @@ from cache.errors import ShapeError
 from cache.foreign import sha256_file
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input
-from extract.media.audio import AudioWindows, load_audio
+from extract.media.audio import AudioWindows, Samples, open_sound
 from extract.media.timeline import check_clock, first_picture_s, scan
 
 
@@ -55,7 +55,7 @@ class WaveInput(Input):
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
         """Open the sound of a trial."""
 
-        def cut(samples: NDArray[np.float32]) -> AudioWindows:
+        def cut(samples: Samples) -> AudioWindows:
             return AudioWindows(samples, trial.clock, self.window_s, self.rate_hz)
 
         return SoundSource(manifest.path(trial, "audio"), trial, self.rate_hz, cut)
@@ -90,7 +90,7 @@ class SoundSource:
         cut: cuts samples (S,) into pieces.
     """
 
-    def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[NDArray[np.float32]], Pieces]) -> None:
+    def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[Samples], Pieces]) -> None:
         self._path, self._trial, self._rate_hz, self._cut = path, trial, rate_hz, cut
 
     def digest(self) -> str:
@@ -105,7 +105,7 @@ class SoundSource:
         """
         if first_picture_s(self._path) is not None:
             check_clock(self._trial.id, scan(self._path), self._trial.clock, self._path)
-        self._pieces = self._cut(load_audio(self._path, self._rate_hz))
+        self._pieces = self._cut(open_sound(self._path, self._rate_hz))
         return align_frames(self._pieces.valid)
 
     def read(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
