@@ -187,6 +187,17 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
     assert labels.read_text() == "valence\n0.5\n"
 
 
+def test_a_place_that_cannot_be_written_is_no_fault_of_the_video(trained: Path, video: Path, run: Run) -> None:
+    """What was written before is kept; the file that is twice in the list, written differently, counts once."""
+    Path("taken").write_text("a file, not a folder")
+    again = video.parent / ".." / video.parent.name / video.name
+    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "taken/plot.png")
+    assert result.exit_code == 1
+    assert f"The answer for '{video.stem}' cannot be written ([Errno 17] File exists: 'taken')" in result.stderr
+    assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
+    assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
+
+
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
     runs = [Path(f"work/models/fused/fold0/seed{seed}") for seed in (0, 1)]
     for name in (
