@@ -28,6 +28,7 @@ from pipelines.console.escaping import as_json
 
 FORMATS = {"csv": ".csv", "json": ".affect.json", "elan": ".eaf", "vtt": ".affect.vtt"}
 """Format → ending of its files; a plain `.json` or `.vtt` beside a video would be taken for its transcript."""
+_ROWS = 1 << 12  # written together
 _CUE_S = 1.0
 _STEPS = 200  # into which cues divide the range of a target: 0.01 in [-1, 1]
 _EAF = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
@@ -72,8 +73,14 @@ class Answer:
         writer = csv.writer(file, lineterminator="\n")
         columns = self.table()
         writer.writerow(columns)
-        writer.writerows(zip(*(map(_plain, column.tolist()) for column in columns.values()), strict=True))
-        return file.getvalue()
+        parts = []
+        for start in range(0, self.clock.num_frames, _ROWS):  # at once, the numbers of hours would need much memory
+            rows = (map(_plain, column[start : start + _ROWS].tolist()) for column in columns.values())
+            writer.writerows(zip(*rows, strict=True))
+            parts.append(file.getvalue())
+            file.seek(0)
+            file.truncate()
+        return "".join(parts)
 
     def _json(self) -> str:
         columns = {name: [_number(value) for value in column.tolist()] for name, column in self.table().items()}

@@ -33,6 +33,9 @@ from pipelines.project.loose_media import loose_manifest
 from pipelines.stages.extraction import raise_failures
 
 VERSION = 1  # raise it when the same models give other files
+_MEMORY_GB = (
+    0.05  # of embeddings: ten minutes or so; those of longer videos are read from their stores, with the same result
+)
 CACHE = "cache"
 """Folder below that of the answers, for crops, words, features and what is known about written files."""
 
@@ -238,7 +241,7 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
     seen = {
         name: seen[name] for name in sorted(seen, key=lambda name: order.index(name) if name in order else len(order))
     }
-    joint = ensemble.predict([trial.id], manifest, maker.find_stores)[trial.id]
+    joint = ensemble.predict([trial.id], manifest, maker.find_stores, memory_gb=_MEMORY_GB)[trial.id]
     follow = None
     if maker.crops is not None and "video" in trial.media:
         follow = partial(track_face, manifest, trial, maker.crops, maker.device)

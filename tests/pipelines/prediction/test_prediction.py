@@ -26,7 +26,7 @@ from pipelines import predict
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import find_networks
 from pipelines.ensembles.members import load_members
-from pipelines.prediction import features
+from pipelines.prediction import features, prediction
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
@@ -43,6 +43,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
 def test_a_demo_video_is_predicted_as_from_stored_features(
     trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prediction, "_MEMORY_GB", 0)  # as for a long video
     result = run("predict", video, "--model", "fused", "--out", "answers")
     assert result.exit_code == 0, result.output
     manifest = Manifest.load(Path("work/corpus"))
