@@ -79,6 +79,8 @@ def test_moments_and_sound_are_kept(tmp_path: Path, media: SimpleNamespace, vari
         ("v.mkv", "libopus", 48000, "opus"),
         ("v.mkv", "alac", 48000, "alac"),  # its packets have no duration
         ("v.mkv", "flac", 48000, "aac"),
+        ("late.mkv", "aac", 48000, "aac"),
+        ("late.mkv", "flac", 48000, "aac"),
         ("v.mov", "pcm_s16le", 10000, "aac"),  # a rate that AAC does not have
     ],
 )
@@ -89,7 +91,10 @@ def test_any_sound_stays_in_its_place(
     time_s = np.arange(rate) / rate
     sweep = (0.3 * np.sin(2 * np.pi * (300 * time_s + 500 * time_s**2))).astype(np.float32)
     late = Fraction(1, 5)
-    video = media.write_video(tmp_path / name, 25, audio=sweep, audio_codec=codec, audio_rate=rate, audio_offset_s=late)
+    times = [Fraction(2 * name.startswith("late") + index, 25) for index in range(25)]
+    video = media.write_video(
+        tmp_path / name, 25, times=times, audio=sweep, audio_codec=codec, audio_rate=rate, audio_offset_s=late
+    )
     redraw_video(video, tmp_path / "out.mp4", invert)
     with av.open(str(tmp_path / "out.mp4")) as container:
         (stream,) = container.streams.audio
