@@ -26,6 +26,7 @@ from cache.store.locks import Claim, claim, sweep
 from cache.store.nodes import ArrayNode, find_layout, find_recipe, format_recipe, format_root, parse_node
 from cache.store.records import COMMIT, CommitRecord, digest_embeddings, find_commit, invalid_runs
 
+_BLOCK = 1 << 20  # numbers looked at together
 DROP_FIRST = "'avfusion cache verify --drop', then "
 """In messages: remove a trial with altered bytes before it is computed again."""
 
@@ -300,7 +301,7 @@ class FeatureStore:
             )
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(embeddings, np.dtype(self.recipe.dtype).newbyteorder("<"))
-        if not valid.all():
+        if stored[~valid].view(np.uint8).any():  # else a copy, which is large, would be the same
             stored = stored.copy() if np.may_share_memory(stored, embeddings) else stored
             stored[~valid] = 0
         if not _all_finite(stored):
@@ -314,7 +315,9 @@ class FeatureStore:
 def _all_finite(stored: NDArray[Any]) -> bool:
     """Whether all numbers are finite; a bit test, because `np.isfinite` is slow on float16."""
     bits, exponent = ("<u2", 0x7C00) if stored.dtype.itemsize == 2 else ("<u4", 0x7F80_0000)
-    return bool((np.bitwise_and(stored.view(bits), exponent) != exponent).all())
+    rows = max(1, _BLOCK // max(1, stored.shape[1]))
+    parts = (stored[start : start + rows].view(bits) for start in range(0, len(stored), rows))
+    return all(bool((np.bitwise_and(part, exponent) != exponent).all()) for part in parts)
 
 
 def fingerprints(path: Where) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
+from cache.errors import AvFusionError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from cache.store.locks import sweep
@@ -99,7 +100,12 @@ class _Maker:
         remove_unfinished(path)
         source = self._source(trial)
         reference = self._reference(trial)
-        write_crops(video, trial.clock, trial.face, path, self.config, trial.id, self._detector, source, reference)
+        try:
+            write_crops(video, trial.clock, trial.face, path, self.config, trial.id, self._detector, source, reference)
+        except OSError as error:
+            if isinstance(error, AvFusionError) or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # that of a full disk names no file
 
     def track(self, trial: Trial) -> Track:
         """Follow a trial's face."""

@@ -40,6 +40,12 @@ class Alignment:
         return bool((self.stop - self.first <= 1).all())
 
     @cached_property
+    def _is_plain(self) -> bool:
+        """Whether row i belongs to frame i, if that has one."""
+        own = np.arange(len(self.first))
+        return self.is_single and np.array_equal(self.first, own) and np.array_equal(self.rows, np.ones_like(own))
+
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
         """(N + 1,) first row of each item, then the total number of rows."""
         return np.concatenate([[0], np.cumsum(self.rows)])
@@ -65,7 +71,13 @@ class Alignment:
         return np.concatenate([np.arange(self.starts[item], self.starts[item + 1]) for item in items])
 
     def average(self, found: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(T, D) mean of each frame's rows (R, D), in the same precision; zero where a frame has none."""
+        """(T, D) mean of each frame's rows (R, D), in the same precision; zero where a frame has none.
+
+        Rows that each belong to their own frame are returned themselves, because a copy of an hour of them is large.
+        """
+        if self._is_plain:
+            found[~self.valid] = 0
+            return found
         count = self.stop - self.first
         total = np.zeros((len(count), found.shape[1]), found.dtype)
         total[self.valid] = found[self.first[self.valid]]

@@ -16,7 +16,7 @@ from cache.clock import FrameClock
 from cache.errors import ShapeError
 from extract.inputs.spectrogram import HOP, LOG_OFFSET, NUM_BANDS, PATCH, WINDOW, LogMelPatches
 from extract.inputs.waves import SoundInput
-from extract.media.audio import RATE_HZ
+from extract.media.audio import RATE_HZ, Samples
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LogMelInput(SoundInput):
         samples = (PATCH - 1) * HOP + WINDOW
         return Fraction((samples if self.start == "ahead" else samples // 2) + HOP, RATE_HZ)
 
-    def cut(self, samples: NDArray[np.float32], clock: FrameClock) -> LogMelPatches:
+    def cut(self, samples: Samples, clock: FrameClock) -> LogMelPatches:
         """Patches of one spectrogram of the whole sound."""
         return LogMelPatches(samples, clock, self.start)
 

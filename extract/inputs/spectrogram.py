@@ -2,20 +2,24 @@
 
 Equal to the front end of torchvggish (Apache-2.0) up to 1e-5: 16 kHz, windows of 25 ms every 10 ms without centring or padding,
 periodic Hann, FFT of 512, magnitudes, 64 HTK mel bands from 125 to 7500 Hz, ln(mel + 0.01). A patch is 96 windows,
-0.975 s; neighbouring frames' patches overlap and are views of the one spectrogram (25.6 kB per second of sound).
+0.975 s; neighbouring frames' patches overlap and are cut from the one spectrogram (25.6 kB per second of sound; that of long sound
+is kept in a temporary file).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock
 from cache.errors import SettingError
+from extract.media.audio import Samples
+from extract.media.spool import Spool
 
 RATE_HZ = 16_000
 WINDOW = 400  # samples, 25 ms
@@ -48,28 +52,61 @@ def mel_bands() -> NDArray[np.float64]:
     return weights
 
 
-def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute the log-mel spectrogram of a sound; memory beyond the result does not grow with its length.
+def log_mel(samples: Samples) -> Spool:
+    """Compute the log-mel spectrogram of a sound.
 
     Args:
         samples: (S,) mono at 16 kHz in [-1, 1].
 
     Returns:
-        (F, 64), F = 1 + (S - 400) // 160, no rows if S is below 400; natural logarithm, at least ln 0.01.
+        (F, 64), F = 1 + (S - 400) // 160, no rows if S is below 400, read by slices; natural logarithm, at least ln 0.01.
     """
-    if len(samples) < WINDOW:
-        return np.empty((0, NUM_BANDS), np.float32)
+    spectrogram = Spool(NUM_BANDS)
+    for rows in _log_mel_blocks(samples):
+        spectrogram.append(rows)
+    return spectrogram
+
+
+def _log_mel_blocks(samples: Samples) -> Iterator[NDArray[np.float32]]:
     taper = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
     bands = torch.from_numpy(mel_bands()).float()
-    result = torch.empty((1 + (len(samples) - WINDOW) // HOP, NUM_BANDS))
     padded = torch.zeros((_BLOCK, FFT_SIZE), dtype=torch.float64)  # float32 would be off by 1e-3 next to a loud band
-    for index, rows in enumerate(result.split(_BLOCK)):
-        sound = torch.from_numpy(samples[index * _BLOCK * HOP :][: (len(rows) - 1) * HOP + WINDOW])
-        torch.mul(sound.double().unfold(0, WINDOW, HOP), taper, out=padded[: len(rows), :WINDOW])
+    num_rows = max(0, 1 + (len(samples) - WINDOW) // HOP)
+    for first in range(0, num_rows, _BLOCK):
+        rows = torch.empty((min(_BLOCK, num_rows - first), NUM_BANDS))
+        sound = np.array(samples[first * HOP : (first + len(rows) - 1) * HOP + WINDOW], np.float64)
+        torch.mul(torch.from_numpy(sound).unfold(0, WINDOW, HOP), taper, out=padded[: len(rows), :WINDOW])
         spectrum = torch.fft.rfft(padded[: len(rows)]).to(torch.complex64)
         magnitudes = torch.from_numpy(np.abs(spectrum.numpy()))  # ten times faster than torch.abs
         torch.log(torch.mm(magnitudes, bands) + LOG_OFFSET, out=rows)
-    return result.numpy()
+        yield rows.numpy()
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """Sound (S,) with something at both ends, which is only added to what is read.
+
+    Attributes:
+        samples: the sound, S > 0.
+        before: samples of silence at the start.
+        after: samples at the end.
+        fill: their value.
+    """
+
+    samples: Samples
+    before: int
+    after: int
+    fill: float
+
+    def __len__(self) -> int:
+        return self.before + len(self.samples) + self.after
+
+    def __getitem__(self, wanted: slice) -> NDArray[np.float32]:
+        start, stop, _ = wanted.indices(len(self))
+        inside = self.samples[max(0, start - self.before) : max(0, stop - self.before)]
+        early = max(0, min(stop, self.before) - start)
+        late = max(0, stop - start) - early - len(inside)
+        return np.concatenate([np.zeros(early, np.float32), inside, np.full(late, self.fill, np.float32)])
 
 
 def patch_starts(clock: FrameClock, start: str) -> NDArray[np.int64]:
@@ -103,7 +140,7 @@ class LogMelPatches:
             frames early, the difference that is allowed everywhere.
     """
 
-    def __init__(self, samples: NDArray[np.float32], clock: FrameClock, start: str) -> None:
+    def __init__(self, samples: Samples, clock: FrameClock, start: str) -> None:
         """Compute the spectrogram.
 
         Args:
@@ -116,17 +153,19 @@ class LogMelPatches:
         """
         starts = patch_starts(clock, start)
         if start == "ahead":
-            spectrogram = log_mel(np.pad(samples, (0, RATE_HZ), mode="edge"))
+            self._spectrogram = log_mel(_Padded(samples, 0, RATE_HZ, float(samples[len(samples) - 1 :][0])))
         else:
-            spectrogram = log_mel(np.pad(samples, (_BEFORE, _BEFORE + HOP)))
+            self._spectrogram = log_mel(_Padded(samples, _BEFORE, _BEFORE + HOP, 0.0))
             starts += _BEFORE // HOP
-        self._starts = np.clip(starts, 0, len(spectrogram) - PATCH)
-        self._patches = sliding_window_view(spectrogram.reshape(-1), PATCH * NUM_BANDS)[::NUM_BANDS]
+        self._starts = np.clip(starts, 0, len(self._spectrogram) - PATCH)
         self.valid = _inside(clock, len(samples), late=ALLOWED_DIFFERENCE if start == "ahead" else 0)
 
     def read(self, frames: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, 96, 64) float32 patches of these 0-based frames (N,)."""
-        return self._patches[self._starts[frames]].reshape(len(frames), PATCH, NUM_BANDS)
+        patches = np.empty((len(frames), PATCH, NUM_BANDS), np.float32)
+        for patch, start in zip(patches, self._starts[frames].tolist(), strict=True):
+            patch[:] = self._spectrogram[start : start + PATCH]
+        return patches
 
 
 def _inside(clock: FrameClock, num_samples: int, late: int) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from cache.foreign import sha256_file
 from extract.faces.following import FaceFollower
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import Input
-from extract.media.audio import AudioWindows, load_audio
+from extract.media.audio import AudioWindows, Samples, open_sound
 from extract.media.live import LiveMedium
 from extract.media.timeline import check_clock, first_picture_s, scan
 
@@ -55,7 +55,7 @@ class SoundInput(Input):
         """How far a piece reaches from the centre of its frame at most, seconds."""
 
     @abstractmethod
-    def cut(self, samples: NDArray[np.float32], clock: FrameClock) -> Pieces:
+    def cut(self, samples: Samples, clock: FrameClock) -> Pieces:
         """Cut samples (S,), S > 0, into the pieces of the frames of a clock."""
 
     def open(self, manifest: Manifest, trial: Trial, crops: Path | None) -> SoundSource:
@@ -111,7 +111,7 @@ class WaveInput(SoundInput):
                 f"Sound reaches {float(batch.abs().max()):.3g}, expected values in [-1, 1]. Scale it to full range."
             )
 
-    def cut(self, samples: NDArray[np.float32], clock: FrameClock) -> AudioWindows:
+    def cut(self, samples: Samples, clock: FrameClock) -> AudioWindows:
         """Windows centred on the frames."""
         return AudioWindows(samples, clock, self.window_s, self.rate_hz)
 
@@ -132,7 +132,7 @@ class SoundSource:
         cut: cuts samples (S,) into pieces.
     """
 
-    def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[NDArray[np.float32]], Pieces]) -> None:
+    def __init__(self, path: Path, trial: Trial, rate_hz: int, cut: Callable[[Samples], Pieces]) -> None:
         self._path, self._trial, self._rate_hz, self._cut = path, trial, rate_hz, cut
 
     def digest(self) -> str:
@@ -147,7 +147,7 @@ class SoundSource:
         """
         if first_picture_s(self._path) is not None:
             check_clock(self._trial.id, scan(self._path), self._trial.clock, self._path)
-        self._pieces = self._cut(load_audio(self._path, self._rate_hz))
+        self._pieces = self._cut(open_sound(self._path, self._rate_hz))
         return align_frames(self._pieces.valid)
 
     def read(self, items: NDArray[np.int64]) -> NDArray[np.float32]:

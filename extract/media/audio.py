@@ -1,7 +1,7 @@
 """The sound of a trial on the label clock: 16 kHz mono, sample 0 at the video's first picture.
 
-Sound is decoded and resampled in blocks straight into one float32 array (16 kHz: 230 MB per hour),
-from which the windows are cut; no other copy is kept.
+Sound is decoded and resampled in blocks; long sound is kept in a temporary file (16 kHz: 230 MB per hour), from which the
+windows are cut, so that memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from cache.clock import FrameClock
 from cache.errors import MediaError, SettingError
 from extract.media.container import check_end, damaged, demux, find_sound, media_faults, open_media
+from extract.media.spool import Spool
 from extract.media.timeline import first_picture_s
 from extract.media.video import probe
 from extract.media.wav import Block, read_known
@@ -37,7 +39,20 @@ _MP3_FRAME = 1 << 12  # no frame is larger
 _MP3_COUNT = re.compile(rb"\xff[\xe0-\xff].{11,36}(Xing|Info|VBRI)", re.DOTALL)
 
 
+class Samples(Protocol):
+    """Sound (S,) float32 mono in [-1, 1], read by slices: an array, or a `Spool`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, wanted: slice, /) -> NDArray[np.float32]: ...
+
+
 def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
+    """The sound of a file as one array of the caller's own; arguments and errors as for `open_sound`."""
+    return open_sound(path, rate_hz)[:].copy()
+
+
+def open_sound(path: Path, rate_hz: int = RATE_HZ) -> Spool:
     """Decode, mix to mono (mean of the channels) and resample (soxr HQ) the sound of a file.
 
     In a container with pictures, sample 0 is at the first picture: earlier sound is cut off, sound that starts later is
@@ -48,27 +63,39 @@ def load_audio(path: Path, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
         rate_hz: samples per second of the result.
 
     Returns:
-        (S,) float32 mono in [-1, 1]; 16-bit samples are exactly n / 32768 where nothing is resampled.
+        (S,) float32 mono in [-1, 1], read by slices; 16-bit samples are exactly n / 32768 where nothing is resampled.
 
     Raises:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of an unknown format, or has no sound that can be decoded.
         SettingError: if the rate is not positive.
+        StoreError: if there is no space for a temporary file.
     """
+    samples = Spool()
+    for block in _blocks(path, rate_hz):
+        samples.append(block)
+    return samples
+
+
+def count_samples(path: Path, rate_hz: int = RATE_HZ) -> int:
+    """Number of samples that `open_sound` has, whose errors this has too."""
+    return sum(map(len, _blocks(path, rate_hz)))
+
+
+def _blocks(path: Path, rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """The samples of `open_sound`, one or more, in blocks."""
     if rate_hz < 1:
         raise SettingError(f"Sampling rate {rate_hz} Hz; expected at least 1. Change the parameters of the backbone.")
     blocks = read_known(path) or _place(path, _decode(path), first_picture_s(path))
-    samples = bytearray()
     resampler = Resampler(path, rate_hz)
+    added = chain.from_iterable(resampler.add(rate, block) for rate, block in blocks)
+    empty = True
     with media_faults(path):
-        for rate, block in blocks:
-            for converted in resampler.add(rate, block):
-                samples += converted.tobytes()
-        for converted in resampler.finish():
-            samples += converted.tobytes()
-    if not samples:
+        for block in chain(added, resampler.finish()):
+            empty = empty and not len(block)
+            yield block
+    if empty:
         raise MediaError(f"'{path}' has a sound stream without sound; expected samples. Copy or download it again.")
-    return np.frombuffer(samples, np.float32)
 
 
 def _decode(path: Path) -> Iterator[tuple[Fraction | None, int, NDArray[np.float32]]]:
@@ -223,7 +250,7 @@ def sound_clock(path: Path, rate: Fraction) -> FrameClock:
         MissingFileError: if there is no such file.
         MediaError: if it is empty, truncated, of an unknown format, or has no sound that can be decoded.
     """
-    return FrameClock(rate, max(1, round(len(load_audio(path)) * rate / RATE_HZ)))
+    return FrameClock(rate, max(1, round(count_samples(path) * rate / RATE_HZ)))
 
 
 class AudioWindows:
@@ -239,7 +266,7 @@ class AudioWindows:
 
     def __init__(
         self,
-        samples: NDArray[np.float32],
+        samples: Samples,
         clock: FrameClock,
         window_s: float = WINDOW_S,
         rate_hz: int = RATE_HZ,

@@ -38,7 +38,7 @@ def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
     if not path.exists():
         raise MissingFileError(f"No media file '{path}'. Check the path.")
     if not path.is_file():
-        raise MediaError(f"'{path}' is a folder; expected a video or sound file. Check the path.")
+        raise MediaError(f"'{path}' is a folder; expected a video or sound file. Give the files in it.")
     if path.stat().st_size == 0:
         raise MediaError(f"'{path}' is empty (0 bytes); expected a video or sound file. Copy or download it again.")
     options = {"protocol_whitelist": "file"} | ({"ignore_length": "1"} if ignore_length else {})
@@ -46,6 +46,10 @@ def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
         media_faults(path),
         av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container,
     ):
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise MediaError(
+                f"'{path}' is a picture; expected a video or sound file. Give the recording that it is of."
+            )
         yield container
 
 

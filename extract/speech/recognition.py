@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cache.errors import MissingFileError, SettingError, UnknownNameError
 from extract.extras import import_extra
-from extract.media.audio import load_audio
+from extract.media.audio import Samples, open_sound
 from extract.speech.punctuation import Restorer, restore_punctuation
 from extract.words.transcripts import write_words
 from extract.words.words import Word
@@ -31,7 +31,7 @@ _VAD_MODE = 3  # the strictest mode; others miss the pauses of read speech
 _SPHINX_FRAME_S = 0.01
 _VARIANT = re.compile(r"\(\d+\)$")  # number of a pronunciation, as in and(2)
 
-Recogniser = Callable[[NDArray[np.float32]], list[Word]]
+Recogniser = Callable[[Samples], list[Word]]
 """Maps (S,) float32 mono in [-1, 1] at 16 kHz to words."""
 
 
@@ -78,14 +78,14 @@ def transcribe(
         MissingFileError: if there is no such file.
         MediaError: if the file is damaged or has no sound stream.
     """
-    words = recogniser(load_audio(path, RATE_HZ))
+    words = recogniser(open_sound(path, RATE_HZ))
     if restorer is not None:
         words = restore_punctuation(words, restorer)
     write_words(transcript, words, made_by)
     return words
 
 
-def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:
+def _by_pocketsphinx(library: Any, samples: Samples) -> list[Word]:
     decoder = library.Decoder(samprate=RATE_HZ, loglevel="FATAL")  # a new one each time, because it adapts to the sound
     words = []
     for start_s, pcm in _utterances(library.Endpointer(vad_mode=_VAD_MODE, sample_rate=RATE_HZ), samples):
@@ -100,7 +100,7 @@ def _by_pocketsphinx(library: Any, samples: NDArray[np.float32]) -> list[Word]:
     return words
 
 
-def _utterances(endpointer: Any, samples: NDArray[np.float32]) -> Iterator[tuple[float, bytes]]:
+def _utterances(endpointer: Any, samples: Samples) -> Iterator[tuple[float, bytes]]:
     """Utterances with their starts in seconds, cut at silences, at the latest after `LONGEST_UTTERANCE_S`."""
     step = endpointer.frame_bytes
     longest = round(LONGEST_UTTERANCE_S * RATE_HZ) * 2
@@ -148,7 +148,7 @@ def _open_vosk(model: Path) -> Recogniser:
     return functools.partial(_by_vosk, library, opened)
 
 
-def _by_vosk(library: Any, model: Any, samples: NDArray[np.float32]) -> list[Word]:
+def _by_vosk(library: Any, model: Any, samples: Samples) -> list[Word]:
     recogniser = library.KaldiRecognizer(model, RATE_HZ)
     recogniser.SetWords(True)
     results = []

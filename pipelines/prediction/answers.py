@@ -28,6 +28,7 @@ from pipelines.console.escaping import as_json
 
 FORMATS = {"csv": ".csv", "json": ".affect.json", "elan": ".eaf", "vtt": ".affect.vtt"}
 """Format → ending of its files; a plain `.json` or `.vtt` beside a video would be taken for its transcript."""
+_ROWS = 1 << 12  # written together
 _CUE_S = 1.0
 _STEPS = 200  # into which cues divide the range of a target: 0.01 in [-1, 1]
 _EAF = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
@@ -107,18 +108,21 @@ class Answer:
         ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", media)
         order = ElementTree.SubElement(root, "TIME_ORDER")
         count = 0
+        slots: list[tuple[int, str]] = []
         for column, target in enumerate(self.targets):
             tier = ElementTree.SubElement(root, "TIER", {"LINGUISTIC_TYPE_REF": "affect", "TIER_ID": target.name})
             for start_s, end_s, (text,) in self.cues([column]):
+                start, end = round(1000 * start_s), round(1000 * end_s)
+                if start == end:  # an annotation needs time
+                    continue
                 count += 1
-                slots = {f"ts{2 * count - 1}": start_s, f"ts{2 * count}": end_s}
-                for slot, moment_s in slots.items():
-                    place = {"TIME_SLOT_ID": slot, "TIME_VALUE": str(round(1000 * moment_s))}
-                    ElementTree.SubElement(order, "TIME_SLOT", place)
-                own = dict(zip(("TIME_SLOT_REF1", "TIME_SLOT_REF2"), slots, strict=True))
+                own = {"TIME_SLOT_REF1": f"ts{2 * count - 1}", "TIME_SLOT_REF2": f"ts{2 * count}"}
+                slots += zip((start, end), own.values(), strict=True)
                 cue = ElementTree.SubElement(tier, "ANNOTATION")
                 cue = ElementTree.SubElement(cue, "ALIGNABLE_ANNOTATION", {"ANNOTATION_ID": f"a{count}", **own})
                 ElementTree.SubElement(cue, "ANNOTATION_VALUE").text = text
+        for moment, slot in sorted(slots, key=lambda pair: pair[0]):
+            ElementTree.SubElement(order, "TIME_SLOT", {"TIME_SLOT_ID": slot, "TIME_VALUE": str(moment)})
         alone = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": "affect", "TIME_ALIGNABLE": "true"}
         ElementTree.SubElement(root, "LINGUISTIC_TYPE", alone)
         ElementTree.indent(root, " ")
@@ -146,8 +150,16 @@ def format_table(columns: Mapping[str, NDArray[Any]], header: bool = True) -> st
     writer = csv.writer(file, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    writer.writerows(zip(*(map(_plain, column.tolist()) for column in columns.values()), strict=True))
-    return file.getvalue()
+    parts = [file.getvalue()]
+    for start in range(
+        0, len(next(iter(columns.values()))), _ROWS
+    ):  # at once, the numbers of hours would need much memory
+        file.seek(0)
+        file.truncate()
+        rows = (map(_plain, column[start : start + _ROWS].tolist()) for column in columns.values())
+        writer.writerows(zip(*rows, strict=True))
+        parts.append(file.getvalue())
+    return "".join(parts)
 
 
 def _number(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import write_file
-from cache.errors import AvFusionError, MediaError, SettingError, TrialsFailedError, plain_error
+from cache.errors import AvFusionError, MediaError, SettingError, StoreError, TrialsFailedError, plain_error
 from cache.foreign import sha256_file
 from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
@@ -32,6 +33,9 @@ from pipelines.project.loose_media import loose_manifest
 from pipelines.stages.extraction import raise_failures
 
 VERSION = 1  # raise it when the same models give other files
+_MEMORY_GB = (
+    0.05  # of embeddings: ten minutes or so; those of longer videos are read from their stores, with the same result
+)
 CACHE = "cache"
 """Folder below that of the answers, for crops, words, features and what is known about written files."""
 
@@ -105,12 +109,8 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
         results[trial.id] = own
 
     def write(trial_id: str, answer: Answer) -> None:
-        own = results[trial_id]
-        own.claim(files[trial_id])
-        for path, write_one in files[trial_id].items():
-            if not own.is_finished(path):
-                write_one(answer, path)
-                own.finish(path)
+        with _writing(trial_id):
+            _write(answer, results[trial_id], files[trial_id])
 
     if results:
         chosen = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id in results))
@@ -151,6 +151,28 @@ def _writers(name: str, asked: Asked, count: int) -> dict[Path, Write]:
             )
         found[place if is_file else place / f"{name}{suffix}"] = write
     return found
+
+
+def _write(answer: Answer, own: Results, files: Mapping[Path, Write]) -> None:
+    own.claim(files)
+    for path, write_one in files.items():
+        if not own.is_finished(path):
+            write_one(answer, path)
+            own.finish(path)
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Convert an error of writing the answer for a video, which is no fault of the video."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, AvFusionError):
+            raise
+        raise StoreError(
+            f"The answer for '{name}' cannot be written ({error}). Free space, fix the permissions or name another place, and run "
+            "again; what was computed is kept."
+        ) from error
 
 
 def _write_as(kind: str, answer: Answer, path: Path) -> None:
@@ -215,7 +237,7 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
         )
     for name in unseen:
         warn(f"No {name} was seen in '{video}'; the prediction rests on the rest.")
-    joint = ensemble.predict([trial.id], manifest, maker.find_stores)[trial.id]
+    joint = ensemble.predict([trial.id], manifest, maker.find_stores, memory_gb=_MEMORY_GB)[trial.id]
     follow = None
     if maker.crops is not None and "video" in trial.media:
         follow = partial(track_face, manifest, trial, maker.crops, maker.device)

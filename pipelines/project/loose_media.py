@@ -29,7 +29,7 @@ class _Contents(Document):
 
 
 def by_name(media: Sequence[Path]) -> dict[str, Path]:
-    """Name of the trial → file; a file that is given twice counts once.
+    """Name of the trial → file; a file that is given twice counts once, also where its path is written differently.
 
     Raises:
         CorpusError: if two files have the same name.
@@ -37,8 +37,12 @@ def by_name(media: Sequence[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in media:
         name = printable(Path(trial_name(path)))
-        if files.setdefault(name, path) != path:
-            raise CorpusError(f"Two files are named '{name}'; a trial is named after its file. Rename one of them.")
+        first = files.setdefault(name, path)
+        if first.resolve() != path.resolve():
+            raise CorpusError(
+                f"Two files are named '{name}', '{first}' and '{path}'; a trial is named after its file. Rename one of them, or give "
+                "each another --out."
+            )
     return files
 
 

@@ -23,7 +23,7 @@ from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, list_crops, of_trial
 from extract.faces.crop_files import FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
 from extract.faces.crops import CropReader
-from extract.media.audio import load_audio
+from extract.media.audio import count_samples
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import read_frames
 from extract.words.transcripts import read_words
@@ -183,7 +183,7 @@ def _decode(manifest: Manifest, trial: Trial, known: frozenset[str]) -> Iterator
         if "video" in media and not wrong_length:
             deque(read_frames(media["video"], trial.clock, trial.id, wanted=lambda tick: False), maxlen=0)
         if "audio" in media:
-            load_audio(media["audio"])
+            count_samples(media["audio"])
     except Exception as error:  # from any library
         yield plain_error(error)
 

@@ -123,10 +123,10 @@ def raise_failures(*checks: Check) -> None:
         outcome.save_failures(path)
         failed = len(outcome.failures)
         total = failed + len(outcome.computed) + len(outcome.kept)
-        others = "the others are finished and kept. " if total > failed else ""
+        others = "; the others are finished and kept" if total > failed else ""
         if failed:
             texts.append(
-                f"{what}: {failed} of {total} trials failed; {others}Fix them and run again, only they are redone "
+                f"{what}: {failed} of {total} trials failed{others}. Fix them and run again, only they are redone "
                 f"(list: '{path}').\n{_list_reasons(outcome.failures)}"
             )
     if texts:

@@ -338,7 +338,7 @@ class Odd(Exception):
 @pytest.mark.parametrize(
     "error", [Odd("what"), ZeroDivisionError("by zero"), MemoryError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")]
 )
-@pytest.mark.parametrize("place", ["load_audio", "read"])
+@pytest.mark.parametrize("place", ["open_sound", "read"])
 def test_no_exception_of_a_library_ends_a_run(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
@@ -347,10 +347,10 @@ def test_no_exception_of_a_library_ends_a_run(
         soundfile.write(
             tmp_path / f"{name}.wav", np.zeros(8000, np.float32) if name == "good" else np.full(9000, 0.5), 16000
         )
-    real_load, real_read = extract.inputs.waves.load_audio, extract.inputs.waves.SoundSource.read
+    real_load, real_read = extract.inputs.waves.open_sound, extract.inputs.waves.SoundSource.read
 
     def load(path: Path, *rest: int) -> Any:
-        if place == "load_audio" and path.stem == "bad":
+        if place == "open_sound" and path.stem == "bad":
             raise error
         return real_load(path, *rest)
 
@@ -359,7 +359,7 @@ def test_no_exception_of_a_library_ends_a_run(
             raise error
         return real_read(source, wanted)
 
-    monkeypatch.setattr(extract.inputs.waves, "load_audio", load)
+    monkeypatch.setattr(extract.inputs.waves, "open_sound", load)
     monkeypatch.setattr(extract.inputs.waves.SoundSource, "read", read)
     out = tmp_path / "out"
     result = run(

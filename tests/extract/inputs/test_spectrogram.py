@@ -61,19 +61,19 @@ def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
 def test_equal_to_torchvggish(mel_features: ModuleType, num_samples: int) -> None:
     samples = sound(num_samples / 16_000)
     expected = reference(mel_features, samples)
-    found = log_mel(samples)
+    found = log_mel(samples)[:]
     assert found.shape == expected.shape == (1 + (num_samples - 400) // 160, 64)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_too_little_sound_has_no_rows() -> None:
-    assert log_mel(np.zeros(399, np.float32)).shape == (0, 64)
+    assert log_mel(np.zeros(399, np.float32))[:].shape == (0, 64)
 
 
 def test_values_stay_in_the_declared_range() -> None:
     assert np.log(200 * mel_bands().sum(axis=0).max() + 0.01) < 8
-    np.testing.assert_allclose(log_mel(np.zeros(400, np.float32)), SILENCE, rtol=1e-6)
+    np.testing.assert_allclose(log_mel(np.zeros(400, np.float32))[:], SILENCE, rtol=1e-6)
 
 
 def test_a_patch_equals_what_the_same_samples_give_alone(mel_features: ModuleType) -> None:

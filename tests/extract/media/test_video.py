@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, ShapeError
@@ -375,6 +376,10 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         probe(tmp_path / "no.mp4")
     with pytest.raises(MediaError, match="is a folder; expected"):
         probe(tmp_path)
+    for name in ("face.jpg", "face.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+        with pytest.raises(MediaError, match=f"{name}' is a picture; expected a video"):
+            probe(tmp_path / name)
     with pytest.raises(MissingFileError, match="No file"):
         sha256_file(tmp_path / "no.mp4")
 

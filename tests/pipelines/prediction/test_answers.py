@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +16,7 @@ from cache.clock import FrameClock, PictureTimes
 from cache.targets import Target
 from extract.words.transcripts import read_words
 from pipelines.cli.predict import predict
+from pipelines.prediction import answers
 from pipelines.prediction.answers import FORMATS, Answer
 
 
@@ -53,25 +56,75 @@ def test_webvtt(steps: Answer, tmp_path: Path) -> None:
     assert {word.text for word in read_words(tmp_path / "x.vtt")} >= {"arousal", "0.50", "9.0"}
 
 
-def test_elan(steps: Answer) -> None:
-    """By the rules of EAFv3.0.xsd: order of elements, required attributes, unique ids, references that exist."""
-    root = ElementTree.fromstring(steps.format("elan"))
-    kinds = [element.tag for element in root]
-    assert kinds == ["HEADER", "TIME_ORDER", "TIER", "TIER", "LINGUISTIC_TYPE"]
-    assert {"AUTHOR", "DATE", "FORMAT", "VERSION"} <= root.attrib.keys()
+EAF = {  # element → its children in their order, and its required attributes, by ELAN's schema (2.8 and 3.0)
+    "ANNOTATION_DOCUMENT": (
+        (
+            "LICENSE HEADER TIME_ORDER TIER LINGUISTIC_TYPE LOCALE LANGUAGE CONSTRAINT CONTROLLED_VOCABULARY LEXICON_REF EXTERNAL_REF"
+        ),
+        {"AUTHOR", "DATE", "FORMAT", "VERSION"},
+    ),
+    "HEADER": ("MEDIA_DESCRIPTOR LINKED_FILE_DESCRIPTOR PROPERTY", {"TIME_UNITS"}),
+    "MEDIA_DESCRIPTOR": ("", {"MEDIA_URL", "MIME_TYPE"}),
+    "TIME_ORDER": ("TIME_SLOT", set()),
+    "TIME_SLOT": ("", {"TIME_SLOT_ID", "TIME_VALUE"}),
+    "TIER": ("ANNOTATION", {"TIER_ID", "LINGUISTIC_TYPE_REF"}),
+    "ANNOTATION": ("ALIGNABLE_ANNOTATION", set()),
+    "ALIGNABLE_ANNOTATION": ("ANNOTATION_VALUE", {"ANNOTATION_ID", "TIME_SLOT_REF1", "TIME_SLOT_REF2"}),
+    "ANNOTATION_VALUE": ("", set()),
+    "LINGUISTIC_TYPE": ("", {"LINGUISTIC_TYPE_ID", "TIME_ALIGNABLE"}),
+}
+
+
+def read_elan(content: bytes) -> dict[str, list[tuple[int, int, str]]]:
+    """Tier → its annotations, after holding the file against the rules of the schema and of ELAN."""
+    root = ElementTree.fromstring(content)
+    assert root.tag == "ANNOTATION_DOCUMENT"
+    for element in root.iter():
+        children, required = EAF[element.tag]
+        order = [children.split().index(child.tag) for child in element]
+        assert order == sorted(order), element.tag
+        assert required <= element.attrib.keys(), element.tag
+    assert len(root.findall("HEADER")) == len(root.findall("TIME_ORDER")) == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", root.attrib["DATE"])
+    assert root.find("HEADER").attrib["TIME_UNITS"] == "milliseconds"
+    ids = [
+        value for one in root.iter() for key, value in one.attrib.items() if key in ("TIME_SLOT_ID", "ANNOTATION_ID")
+    ]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"[A-Za-z_][\w.-]*", each) for each in ids)
     slots = {slot.attrib["TIME_SLOT_ID"]: int(slot.attrib["TIME_VALUE"]) for slot in root.iter("TIME_SLOT")}
-    assert len(slots) == len(list(root.iter("TIME_SLOT"))) == 12
-    (kind,) = (element.attrib["LINGUISTIC_TYPE_ID"] for element in root.iter("LINGUISTIC_TYPE"))
+    assert list(slots.values()) == sorted(slots.values())
+    kinds = [kind.attrib["LINGUISTIC_TYPE_ID"] for kind in root.iter("LINGUISTIC_TYPE")]
     tiers = {}
     for tier in root.iter("TIER"):
-        assert tier.attrib["LINGUISTIC_TYPE_REF"] == kind
-        tiers[tier.attrib["TIER_ID"]] = [
+        assert tier.attrib["LINGUISTIC_TYPE_REF"] in kinds
+        assert tier.attrib["TIER_ID"] not in tiers
+        found = [
             (slots[one.attrib["TIME_SLOT_REF1"]], slots[one.attrib["TIME_SLOT_REF2"]], one.findtext("ANNOTATION_VALUE"))
             for one in tier.iter("ALIGNABLE_ANNOTATION")
         ]
+        assert all(start < end for start, end, _ in found)
+        assert all(before[1] <= after[0] for before, after in pairwise(found))
+        tiers[tier.attrib["TIER_ID"]] = found
+    return tiers
+
+
+def test_elan(steps: Answer) -> None:
+    content = steps.format("elan")
+    tiers = read_elan(content)
+    assert list(tiers) == ["valence <joy>", "arousal"]
     assert tiers["valence <joy>"] == [(0, 2000, "0.50"), (2000, 3000, "0.00"), (3000, 3500, "1.00")]
-    assert root.find("HEADER/MEDIA_DESCRIPTOR").attrib["MEDIA_URL"].endswith("a%20%26%20b.mp4")
-    assert len({one.attrib["ANNOTATION_ID"] for one in root.iter("ALIGNABLE_ANNOTATION")}) == 6
+    media = ElementTree.fromstring(content).find("HEADER/MEDIA_DESCRIPTOR")
+    assert media.attrib["MEDIA_URL"].endswith("a%20%26%20b.mp4")
+    assert media.attrib["MIME_TYPE"] == "video/mp4"
+
+
+def test_elan_has_no_annotation_without_duration(tmp_path: Path) -> None:
+    """A last picture at a full second that is shown for 0.1 ms."""
+    ticks = (0, *range(9_998, 10_001))
+    clock = FrameClock(Fraction(1), 4, times=PictureTimes(Fraction(1, 10_000), ticks))
+    tiers = read_elan(answer(tmp_path, clock, np.array([0.2, 0.2, 0.2, 0.8])).format("elan"))
+    assert tiers["valence <joy>"] == [(0, 1000, "0.20")]
 
 
 def test_the_command_knows_every_format() -> None:
@@ -80,7 +133,10 @@ def test_the_command_knows_every_format() -> None:
     assert tuple(option.type.choices) == tuple(FORMATS)
 
 
-def test_json_and_csv_hold_the_same(steps: Answer) -> None:
+def test_json_and_csv_hold_the_same(steps: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = steps.format("csv")
+    monkeypatch.setattr(answers, "_ROWS", 8)
+    assert steps.format("csv") == whole
     document = json.loads(steps.format("json"))
     header, first, *rows = steps.format("csv").decode().splitlines()
     assert header == "frame,time_s,valence <joy>,arousal,valence <joy>_spread,arousal_spread,face"

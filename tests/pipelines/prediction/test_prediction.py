@@ -26,7 +26,7 @@ from pipelines import predict
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import find_networks
 from pipelines.ensembles.members import load_members
-from pipelines.prediction import features
+from pipelines.prediction import features, prediction
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
@@ -43,6 +43,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
 def test_a_demo_video_is_predicted_as_from_stored_features(
     trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prediction, "_MEMORY_GB", 0)  # as for a long video
     result = run("predict", video, "--model", "fused", "--out", "answers")
     assert result.exit_code == 0, result.output
     manifest = Manifest.load(Path("work/corpus"))
@@ -185,6 +186,17 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
     assert result.exit_code == 1
     assert f"'{labels}' exists" in result.stderr
     assert labels.read_text() == "valence\n0.5\n"
+
+
+def test_a_place_that_cannot_be_written_is_no_fault_of_the_video(trained: Path, video: Path, run: Run) -> None:
+    """What was written before is kept; the file that is twice in the list, written differently, counts once."""
+    Path("taken").write_text("a file, not a folder")
+    again = video.parent / ".." / video.parent.name / video.name
+    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "taken/plot.png")
+    assert result.exit_code == 1
+    assert f"The answer for '{video.stem}' cannot be written ([Errno 17] File exists: 'taken')" in result.stderr
+    assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
+    assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
 
 
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
