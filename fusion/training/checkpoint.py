@@ -44,12 +44,12 @@ from fusion.training.building import build_model
 from fusion.training.postprocessing import Fitted
 from fusion.training.reading import AUTO, Reading, overlapping
 
-VERSION = 3  # 2: targets with their ranges, recipes instead of fingerprints; 3: how trials are read, post-processing
+VERSION = 4  # 2: targets with ranges, recipes; 3: how trials are read, post-processing; 4: trials that weights have seen by their content
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
 
 
 class _CheckpointDocument(Document):
-    version: Literal[3]
+    version: Literal[4]
     model: str
     settings: Values
     dims: dict[str, Number]

@@ -34,6 +34,29 @@ class FrameRate(click.ParamType[Fraction]):
         return rate
 
 
+class Frames(click.ParamType["int | str"]):
+    """A number of frames, or a word that stands for one.
+
+    Args:
+        words: these words.
+    """
+
+    name = "frames"
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Parse, or refuse with a usage error."""
+        if value in self._words:
+            return str(value)
+        if not str(value).isdecimal() or not 1 <= int(value) <= 10**6:
+            self.fail(
+                f"'{value}' is no number of frames; expected 1 to {10**6} or {' or '.join(self._words)}.", param, ctx
+            )
+        return int(value)
+
+
 class Spelling(click.ParamType[str]):
     """A name that fits a pattern; whether such a device or model exists is only known once their libraries are loaded.
 

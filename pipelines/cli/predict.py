@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipelines.cli.options import DEVICE, JSON, RECOGNISER, FrameRate
+from pipelines.cli.options import DEVICE, JSON, RECOGNISER, FrameRate, Frames
 from pipelines.console.console import Command, guarded, show
 
 _FORMATS = ("csv", "json", "elan", "vtt")
@@ -84,6 +84,20 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     "--plot", metavar="FILE.png|FOLDER", type=click.Path(path_type=Path), help="Also draw the prediction over time."
 )
 @click.option(
+    "--window",
+    default="auto",
+    show_default=True,
+    type=Frames("auto", "train"),
+    help="Frames of the windows that predictions are made in: auto for those chosen when the model was trained, train for those of training.",
+)
+@click.option(
+    "--hop",
+    default="auto",
+    show_default=True,
+    type=Frames("auto"),
+    help="Frames between their starts: auto for what belongs to the windows, of a number a quarter.",
+)
+@click.option(
     "--postprocess",
     default="",
     metavar="STEP[,STEP…]",
@@ -152,6 +166,8 @@ def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None,
         "--overlay": how["overlay"] is not None,
         "--plot": how["plot"] is not None,
         "--recogniser": recogniser is not None,
+        "--window": how["window"] != "auto",
+        "--hop": how["hop"] != "auto",
         "--postprocess": bool(how["postprocess"]),
         "--redo": how["redo"],
         "--json": as_json,

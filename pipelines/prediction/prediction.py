@@ -21,6 +21,7 @@ from cache.foreign import sha256_file
 from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
 from extract.engine.outcome import Outcome
+from fusion.training.reading import AUTO
 from pipelines.console.console import warn
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, digest_networks, find_networks
@@ -59,6 +60,7 @@ class Asked:
         rate: frames per second of files without pictures; None for 25.
         face: which face to follow; see `loose_manifest`.
         device: auto, cpu, cuda or cuda:N.
+        window, hop: of predictions, as section `evaluate` of params.yaml has them; by default as chosen on the validation trials.
         postprocess: what predictions pass, a chain of `fusion.training.postprocessing`.
         redo: whether to make finished answers again.
     """
@@ -73,6 +75,8 @@ class Asked:
     rate: Fraction | None = None
     face: str = "largest"
     device: str = "auto"
+    window: int | str = AUTO
+    hop: int | str = AUTO
     postprocess: tuple[str, ...] = ()
     redo: bool = False
 
@@ -203,7 +207,7 @@ def answer_all(
         asked: how.
         take: receives the id and the answer of a video; its errors are failures of the video.
     """
-    ensemble = Ensemble.of(each.answering(postprocess=asked.postprocess) for each in load_members(folders))
+    ensemble = Ensemble.of(each.answering(asked.window, asked.hop, asked.postprocess) for each in load_members(folders))
     finder = WeightsFinder(asked.weights, folders)
     finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
     maker = FeatureMaker(asked.out / CACHE, asked.device, asked.recogniser)
@@ -248,7 +252,7 @@ def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: A
     """Digest of everything that decides the answer for a video."""
     media = {kind: sha256_file(manifest.path(trial, kind)) for kind in trial.media if kind != "video"}
     how = {"face": trial.face, "clock": trial.clock.to_document(), "recogniser": asked.recogniser}
-    how["postprocess"] = list(asked.postprocess)
+    how["answers"] = [str(asked.window), str(asked.hop), *asked.postprocess]
     return fingerprint({"version": VERSION, "networks": list(networks), "media": media, **how})
 
 
@@ -274,7 +278,7 @@ def predict(
         video: a video, or a sound file for models that read only sound.
         run: the folder of a trained run, or the name of a system of the project; several are one ensemble.
         cache: folder to keep crops, words and features in; by default they are made again each time.
-        how: weights, recogniser, rate, face, device or postprocess, as of `Asked`.
+        how: weights, recogniser, rate, face, device, window, hop or postprocess, as of `Asked`.
 
     Returns:
         Column → (T,), a row per frame: frame, time_s, each target, its spread over the ensemble, and what was seen. A

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from cache.corpus.manifest import Manifest
-from cache.errors import FingerprintError
+from cache.errors import AvFusionError, FingerprintError
 from cache.places.folders import Where
 from cache.store.feature_sets import list_sets
 from cache.store.receipt import Receipt, is_unread
@@ -24,6 +24,7 @@ class ProjectStores:
 
     def __init__(self, features: Where, manifest: Manifest) -> None:
         self._features, self._manifest = features, manifest
+        self._unreadable: list[AvFusionError] = []
 
     def __call__(self, network: Checkpoint) -> dict[str, FeatureStore]:
         """Modality → the features that a network reads.
@@ -35,9 +36,10 @@ class ProjectStores:
         names = {}
         for modality, recipe in network.recipes.items():
             if recipe.fingerprint not in self._names:
+                unread = f" ({' '.join(map(str, self._unreadable))})" if self._unreadable else ""
                 raise FingerprintError(
                     f"No feature set in '{self._features}' has the features '{modality}' ({recipe.name}) that a network was trained on: "
-                    "backbone, weights, settings or crops are others. Run 'avfusion train' again, or extract these."
+                    f"backbone, weights, settings or crops are others{unread}. Run 'avfusion train' again, or extract these."
                 )
             names[modality] = self._names[recipe.fingerprint]
         return open_stores(self._features, names, self._manifest, network.fold)
@@ -45,9 +47,12 @@ class ProjectStores:
     @cached_property
     def _names(self) -> dict[str, str]:
         """Fingerprint → feature set, also of features that belong to a fold."""
-        return {
-            receipt.recipe.fingerprint: found.name
-            for found in list_sets(self._features)
-            if not is_unread(found.receipt)
-            for receipt in Receipt.load(found.receipt).every()
-        }
+        names: dict[str, str] = {}
+        for found in list_sets(self._features):
+            try:
+                receipts = [] if is_unread(found.receipt) else Receipt.load(found.receipt).every()
+            except AvFusionError as error:  # it concerns nobody who reads other sets
+                self._unreadable.append(error)
+                continue
+            names |= {receipt.recipe.fingerprint: found.name for receipt in receipts}
+        return names

@@ -120,7 +120,7 @@ def edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"version": 99}, "has version 99, expected 3"),
+        ({"version": 99}, "has version 99, expected 4"),
         ({"model": "gone"}, "Unknown fusion model 'gone'"),
         ({"settings": {"d_model": 8}}, "does not fit.*size mismatch"),
         ({"settings": {"wings": 8}}, "'wings' is 8, an unknown setting"),

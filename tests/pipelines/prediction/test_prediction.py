@@ -94,6 +94,14 @@ def test_a_demo_video_is_predicted_as_from_stored_features(
     for column, target in enumerate(after.targets):
         found = np.float64(read_table(Path("moved") / f"{video.stem}.csv")[target])
         np.testing.assert_allclose(found, after.values[:, column], atol=1e-6)
+    whole = run("predict", video, "--model", RUN, "--out", "moved", "--window", "500", "--hop", "500", "--json")
+    assert '"computed"' in whole.stdout, whole.output
+    (once,) = predict_stored(network.answering(500, 500), bank, [trial.id])
+    found = np.float64(read_table(Path("moved") / f"{video.stem}.csv")["valence"])
+    np.testing.assert_allclose(found, once.values[:, 0], atol=1e-6)
+    assert (
+        "'0' is no number of frames" in run("predict", video, "--model", RUN, "--out", "moved", "--window", "0").stderr
+    )
     refused = run("predict", video, "--model", RUN, "--out", "moved", "--postprocess", "scale,median")
     assert refused.exit_code == 2
     assert "['scale', 'median'], expected some of median" in refused.stderr

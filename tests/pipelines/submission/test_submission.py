@@ -222,6 +222,8 @@ def test_a_run_from_a_folder_reads_the_features_that_it_was_trained_on(
         assert run("submit", "abaw", "--sample", sample, "--runs", name).exit_code == 0
         texts.append(Path("results/abaw.txt").read_text())
     assert texts[0] == texts[1]
+    Path("features/receipts/mobilefacenet.json").write_text("{", encoding="utf-8")  # which this run does not read
+    assert run("submit", "abaw", "--sample", sample, "--runs", "elsewhere/mine").exit_code == 0
     receipt = Path("features/receipts/conv1d.json")
     receipt.rename(receipt.with_suffix(".away"))
     result = run("submit", "abaw", "--sample", sample, "--runs", "elsewhere/mine")
