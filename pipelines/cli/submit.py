@@ -53,7 +53,13 @@ def submit() -> None:
     "--sample", required=True, type=_PATH, help="The organisers' sample, which says which rows in which order."
 )
 @_of_ensemble
-@click.option("--out", type=_PATH, default=Path("results/abaw.txt"), show_default=True, help="File to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("results/abaw.txt"),
+    show_default=True,
+    help="File to write; replaces one of predictions only.",
+)
 @click.option("--check", type=_PATH, help="Check this file against the sample instead.")
 @JSON
 @guarded
@@ -67,6 +73,7 @@ def submit_abaw(sample: Path, out: Path, check: Path | None, as_json: bool, **ho
     if check:
         show([{"file": str(check), "rows": abaw.check(check, wanted), "faults": 0}], as_json)
         return
+    abaw.check_out(out, sample)
     manifest = load_corpus()
     abaw.check_trials(wanted, manifest, sample)
     predictions, networks = _predict(wanted.trial_ids(), manifest, **how)
@@ -85,7 +92,13 @@ def submit_abaw(sample: Path, out: Path, check: Path | None, as_json: bool, **ho
     show_default=True,
     help="Whose trials.",
 )
-@click.option("--out", type=_PATH, default=Path("results/muse"), show_default=True, help="Folder to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results/muse"),
+    show_default=True,
+    help="Folder to write; may hold folders of targets only.",
+)
 @click.option("--check", type=_PATH, help="Check this folder instead.")
 @JSON
 @guarded
@@ -100,6 +113,7 @@ def submit_muse(partition: str, out: Path, check: Path | None, as_json: bool, **
     if check:
         show([{"folder": str(check), "files": muse.check(check, trial_ids, manifest), "faults": 0}], as_json)
         return
+    muse.check_out(out, manifest)
     predictions, networks = _predict(trial_ids, manifest, **how)
     show([{"folder": str(out), "networks": networks, **muse.write(out, predictions, manifest)}], as_json)
 
@@ -109,11 +123,15 @@ def _choose(runs: tuple[str, ...], check: Path | None) -> None:
 
     if bool(runs) == bool(check):
         raise click.UsageError("Expected one of --runs, to write predictions, and --check, to check those of a file.")
+    if runs and not _split(runs):
+        raise click.UsageError(
+            f"--runs '{','.join(runs)}' names nothing, expected a trained system or one of its runs."
+        )
     find_networks(_split(runs))  # a wrong name is refused before torch is loaded
 
 
 def _split(runs: tuple[str, ...]) -> list[str]:
-    return [run for several in runs for run in several.split(",") if run]
+    return [run.strip() for several in runs for run in several.split(",") if run.strip()]
 
 
 def _predict(

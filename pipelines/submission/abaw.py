@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import write_file
-from cache.errors import CorpusError, SettingError
+from cache.errors import CorpusError, SettingError, StoreError
 from cache.settings import expected_one_of
 from cache.targets import AFFECT, names_of
-from extract.corpora.reading import read_csv
-from pipelines.submission.faults import Faults, find_fault
+from pipelines.submission.faults import Faults, check_above, find_fault, read_lines
 
 HEADER = ("image_location", *names_of(AFFECT))
+_NAMED = 3  # missing rows
 _LOCATION = re.compile(r"(?P<trial>.+)/(?P<number>\d+)\.\w+")
 
 
@@ -54,17 +54,20 @@ def read_sample(path: Path) -> Sample:
     """Read the organisers' sample; its values do not matter, nor whether there are any.
 
     Raises:
-        CorpusError: if there is no such file, or it is no sample, with the faulty lines.
+        CorpusError: if there is no such file, or it is no sample of this challenge, with the faulty lines, or has no rows.
     """
-    header, *rows = read_csv(path) or [[]]
-    if header[:1] != [HEADER[0]]:
+    header, rows = read_lines(path)
+    if tuple(header) not in (HEADER, HEADER[:1]):
         raise CorpusError(
-            f"'{path}' starts with '{','.join(header)[:60]}', expected '{','.join(HEADER)}'. Name the sample of the organisers."
+            f"'{path}' starts with '{','.join(header)[:60]}', expected '{','.join(HEADER)}' or '{HEADER[0]}' alone. Name the "
+            "organisers' sample of the valence-arousal challenge."
         )
+    if not rows:
+        raise CorpusError(f"'{path}' has no rows, expected one for each frame. Ask for the sample again.")
     faults = Faults(path)
     locations, trials, frames = [], [], []
     seen: dict[str, int] = {}
-    for number, location in enumerate((cells[0] for cells in rows if cells), start=2):
+    for number, (location, *_) in rows:
         match = _LOCATION.fullmatch(location)
         if not match or int(match["number"]) < 1:
             faults.add(number, f"'{location[:60]}', expected TRIAL/00001.jpg or a later number")
@@ -98,6 +101,34 @@ def check_trials(sample: Sample, manifest: Manifest, path: Path) -> None:
             f"{expected_one_of(absent[0], sorted(known)) if len(known) < 20 else f'among {len(known)} others'}). Put their "
             "videos or crops where corpus.root is, with the organisers' list of the test set, and run 'dvc repro' or the commands again."
         )
+
+
+def check_out(path: Path, sample: Path) -> None:
+    """Check that the file can be written, and replaces nothing but an earlier one.
+
+    Args:
+        path: of the file.
+        sample: path of the sample.
+
+    Raises:
+        StoreError: if a folder, a file of another kind, or the sample itself is there, or a folder above it is a file.
+    """
+    check_above(path)
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise StoreError(f"'{path}' is a folder, expected a file. Name a file in it with --out.")
+    if path.samefile(sample):
+        raise StoreError(f"'{path}' is the sample itself and would be replaced. Name another file with --out.")
+    header = ",".join(HEADER).encode()
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(header) + 1).rstrip() == header:
+                return
+    raise StoreError(
+        f"'{path}' does not start with '{','.join(HEADER)}' as earlier predictions would, and would be replaced. Name another "
+        "file with --out, or remove this one."
+    )
 
 
 def write(
@@ -144,23 +175,33 @@ def check(path: Path, sample: Sample) -> int:
     Raises:
         CorpusError: if there is no such file, or with its faults, line by line.
     """
-    header, *rows = [cells for cells in read_csv(path) if cells] or [[]]
+    header, rows = read_lines(path)
     faults = Faults(path)
     if tuple(header) != HEADER:
         faults.add(1, f"'{','.join(header)[:60]}', expected '{','.join(HEADER)}'")
-    if len(rows) != len(sample.locations):
-        faults.add(len(rows) + 1, f"is the last of {len(rows)} rows, expected {len(sample.locations)}")
-    for number, (cells, location) in enumerate(zip(rows, sample.locations, strict=False), start=2):
-        for fault in _find_faults(cells, location):
+    found = {location for _, (location, *_) in rows}
+    missing = [location for location in sample.locations if location not in found]
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        first = ", ".join(f"'{location}'" for location in missing[:_NAMED])
+        faults.add(0, f"lacks {len(missing)} of the {len(sample.locations)} rows of the sample: {first}{more}")
+    wanted, seen = set(sample.locations), dict[str, int]()
+    ordered = not missing and len(rows) == len(sample.locations)  # then both have the same rows, each once
+    for place, (number, (location, *values)) in enumerate(rows):
+        if location not in wanted:
+            faults.add(number, f"'{location[:60]}' is not in the sample")
+        elif location in seen:
+            faults.add(number, f"'{location}' stands in line {seen[location]} already")
+        elif ordered and location != sample.locations[place]:
+            faults.add(number, f"'{location}', expected '{sample.locations[place]}' as in the sample")
+        seen.setdefault(location, number)
+        for fault in _find_faults(values):
             faults.add(number, fault)
     faults.refuse("Write it again, e.g. with 'avfusion submit abaw'.")
     return len(rows)
 
 
-def _find_faults(cells: Sequence[str], location: str) -> Iterator[str]:
-    found, *values = cells
-    if found != location:
-        yield f"'{found[:60]}', expected '{location}' as in the sample"
+def _find_faults(values: Sequence[str]) -> Iterator[str]:
     if len(values) != len(HEADER) - 1:
         yield f"{len(values)} values, expected {len(HEADER) - 1}"
     for name, cell in zip(HEADER[1:], values, strict=False):

@@ -7,7 +7,7 @@ One row per tick of the subject's label clock, those without a label included [C
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import write_file
-from cache.errors import CorpusError
+from cache.errors import CorpusError, StoreError
 from cache.targets import Target
-from extract.corpora.reading import read_csv
-from pipelines.submission.faults import Faults, find_fault
+from pipelines.submission.faults import Faults, check_above, find_fault, read_lines
 
 HEADER = ("timestamp", "value")
 
@@ -33,6 +32,25 @@ def choose_trials(manifest: Manifest, partition: str) -> list[str]:
     if not found:
         raise CorpusError(f"The corpus has no trial in partition '{partition}'. Choose another one with --partition.")
     return found
+
+
+def check_out(folder: Path, manifest: Manifest) -> None:
+    """Check that the folder can be written into, and holds nothing but folders of targets.
+
+    Raises:
+        StoreError: if it holds anything else or the labels of the corpus, or it or a folder above it is a file.
+    """
+    check_above(folder / manifest.names[0])
+    if not folder.exists():
+        return
+    if folder.resolve() == (manifest.root / "label_segments").resolve():
+        raise StoreError(f"'{folder}' holds the labels of the corpus. Name another folder with --out.")
+    other = sorted(path.name for path in folder.iterdir() if path.name not in manifest.names or not path.is_dir())
+    if other:
+        raise StoreError(
+            f"'{folder}' holds '{other[0]}', expected only folders of the targets {', '.join(manifest.names)}, or none. Name an "
+            "empty or a new folder with --out."
+        )
 
 
 def write(folder: Path, predictions: Mapping[str, NDArray[np.float32]], manifest: Manifest) -> dict[str, int]:
@@ -66,42 +84,64 @@ def check(folder: Path, trial_ids: Sequence[str], manifest: Manifest) -> int:
     """Check files of predictions against the label clocks of some trials, whoever wrote them; returns the number of files.
 
     Raises:
-        CorpusError: if there is none, or one is missing or wrong, with its faults line by line.
+        CorpusError: if there is none, or with the faults of all, line by line.
     """
-    targets = [target for target in manifest.targets if (folder / target.name).is_dir()]
-    if not targets:
-        names = " or ".join(f"'{target.name}'" for target in manifest.targets)
+    if not any((folder / name).is_dir() for name in manifest.names):
+        names = " or ".join(f"'{name}'" for name in manifest.names)
         raise CorpusError(f"'{folder}' has no folder {names}, expected at least one. Name the folder above them.")
-    for target in targets:
-        wanted = {f"{trial_id}.csv" for trial_id in trial_ids}
-        found = {path.name for path in (folder / target.name).glob("*.csv")}
-        for what, files in (("lacks", wanted - found), ("must not have", found - wanted)):
-            if files:
-                raise CorpusError(
-                    f"'{folder / target.name}' {what} {len(files)} files (first: '{min(files)}'), expected one for each of {len(wanted)} "
-                    "trials. Write it again, e.g. with 'avfusion submit muse'."
-                )
-        for trial_id in trial_ids:
-            _check_file(folder / target.name / f"{trial_id}.csv", manifest.trial(trial_id), target)
-    return len(targets) * len(trial_ids)
+    faults = Faults(folder)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name not in manifest.names:
+            faults.add(0, f"is no target, expected folders {', '.join(manifest.names)}", path.name)
+    for target in manifest.targets:
+        if (folder / target.name).is_dir():
+            _check_target(folder / target.name, trial_ids, manifest, target, faults)
+        else:
+            faults.add(0, "is missing, expected a folder for each target of the corpus", target.name)
+    faults.refuse("Write them again, e.g. with 'avfusion submit muse'.")
+    return len(manifest.targets) * len(trial_ids)
 
 
-def _check_file(path: Path, trial: Trial, target: Target) -> None:
-    header, *rows = [cells for cells in read_csv(path) if cells] or [[]]
-    stamps = _stamps(trial)
-    faults = Faults(path)
-    if tuple(header) != HEADER:
-        faults.add(1, f"'{','.join(header)[:60]}', expected '{','.join(HEADER)}'")
-    if len(rows) != len(stamps):
-        faults.add(len(rows) + 1, f"is the last of {len(rows)} rows, expected {len(stamps)}")
-    for number, (cells, stamp) in enumerate(zip(rows, stamps, strict=False), start=2):
-        if len(cells) != len(HEADER):
-            faults.add(number, f"{len(cells)} cells, expected {len(HEADER)}")
+def _check_target(folder: Path, trial_ids: Sequence[str], manifest: Manifest, target: Target, faults: Faults) -> None:
+    found = {path.name for path in folder.glob("*.csv")}
+    for name in sorted(found - {f"{trial_id}.csv" for trial_id in trial_ids}):
+        faults.add(
+            0, f"must not be there, expected one file for each of {len(trial_ids)} trials", f"{target.name}/{name}"
+        )
+    for trial_id in trial_ids:
+        file = f"{target.name}/{trial_id}.csv"
+        if f"{trial_id}.csv" not in found:
+            faults.add(0, f"is missing, expected one file for each of {len(trial_ids)} trials", file)
             continue
-        for text in (find_fault(cells[0], stamp - 1, stamp + 1), find_fault(cells[1], target.low, target.high)):
+        try:
+            header, rows = read_lines(folder / f"{trial_id}.csv")
+        except CorpusError as error:
+            faults.add(0, str(error), file)
+            continue
+        if tuple(header) != HEADER:
+            faults.add(1, f"'{','.join(header)[:60]}', expected '{','.join(HEADER)}'", file)
+        for line, text in _find_faults(rows, _stamps(manifest.trial(trial_id)), target):
+            faults.add(line, text, file)
+
+
+def _find_faults(
+    rows: Sequence[tuple[int, list[str]]], stamps: Sequence[int], target: Target
+) -> Iterator[tuple[int, str]]:
+    """Line and text of each fault; if rows are too few or too many, only of the first wrong timestamp, which moves the others."""
+    if len(rows) != len(stamps):
+        yield rows[-1][0] if rows else 1, f"is the last of {len(rows)} rows, expected {len(stamps)}"
+    moved = False
+    for place, (line, cells) in enumerate(rows):
+        if len(cells) != len(HEADER):
+            yield line, f"{len(cells)} cells, expected {len(HEADER)}"
+            continue
+        if place < len(stamps) and not moved:
+            text = find_fault(cells[0], stamps[place] - 1, stamps[place] + 1)
             if text:
-                faults.add(number, text)
-    faults.refuse("Write it again, e.g. with 'avfusion submit muse'.")
+                yield line, text
+            moved = bool(text) and len(rows) != len(stamps)
+        if text := find_fault(cells[1], target.low, target.high):
+            yield line, text
 
 
 def _stamps(trial: Trial) -> list[int]:

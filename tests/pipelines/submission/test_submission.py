@@ -14,7 +14,7 @@ from click.testing import Result
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import CorpusError, SettingError
+from cache.errors import CorpusError, SettingError, StoreError
 from cache.targets import AFFECT, Target
 from pipelines.project.corpus_files import load_corpus
 from pipelines.submission import abaw, muse
@@ -88,6 +88,24 @@ def test_no_sample(tmp_path: Path, rows: tuple[str, ...], said: str) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["image_location,expression", "image_location,valence", "image_location,arousal,valence", HEADER.strip() + ",AU1"],
+)
+def test_the_sample_of_another_track_is_refused(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path / "sample.txt", "video59/1.jpg", header=f"{header}\n")
+    with pytest.raises(CorpusError, match=f"starts with '{header}', expected 'image_location,valence,arousal' or"):
+        abaw.read_sample(path)
+
+
+def test_a_sample_needs_rows_but_no_values(tmp_path: Path) -> None:
+    alone = "image_location\n"
+    assert abaw.read_sample(write(tmp_path / "sample.txt", "a/1.jpg", header=alone)).locations == ["a/1.jpg"]
+    for header in (HEADER, alone):
+        with pytest.raises(CorpusError, match="has no rows"):
+            abaw.read_sample(write(tmp_path / "sample.txt", header=header))
+
+
 def test_trials_that_the_corpus_lacks(tmp_path: Path, manifest: Manifest) -> None:
     sample = abaw.read_sample(write(tmp_path / "sample.txt", "video59_left/1.jpg", "video59/1.jpg"))
     with pytest.raises(CorpusError, match=r"1 of 2 trials .*'video59_left'.* corpus\.root"):
@@ -103,8 +121,14 @@ FAULTY = {
         HEADER,
         ["line 2: 'a/2.jpg', expected 'a/1.jpg'", "line 3: 'a/1.jpg'"],
     ),
-    "too few": (["a/1.jpg,0,0"], HEADER, ["line 2: is the last of 1 rows, expected 2"]),
-    "too many": (["a/1.jpg,0,0", "a/2.jpg,0,0", "a/3.jpg,0,0"], HEADER, ["line 4: is the last of 3 rows"]),
+    "too few": (["a/2.jpg,0,0"], HEADER, ["lacks 1 of the 2 rows of the sample: 'a/1.jpg'\n"]),
+    "too many": (["a/3.jpg,0,0", "a/1.jpg,0,0", "a/2.jpg,0,0"], HEADER, ["line 2: 'a/3.jpg' is not in the sample"]),
+    "twice": (["a/1.jpg,0,0", "a/1.jpg,0,0", "a/2.jpg,0,0"], HEADER, ["line 3: 'a/1.jpg' stands in line 2 already"]),
+    "another": (
+        ["a/1.jpg,0,0", "", "a/3.jpg,7,0"],
+        HEADER,
+        ["rows of the sample: 'a/2.jpg'\n", "line 4: 'a/3.jpg' is not in the sample", "line 4: valence '7'"],
+    ),
     "header": (["a/1.jpg,0,0", "a/2.jpg,0,0"], "image,valence,arousal\n", ["line 1: 'image,valence,arousal'"]),
     "range": (["a/1.jpg,0,1.5", "a/2.jpg,-2,0"], HEADER, ["line 2: arousal '1.5'", "line 3: valence '-2'"]),
     "numbers": (["a/1.jpg,nan,0", "a/2.jpg,0,x"], HEADER, ["line 2: valence 'nan'", "line 3: arousal 'x'"]),
@@ -130,6 +154,80 @@ def test_of_many_faults_the_first_are_shown_and_all_counted(tmp_path: Path) -> N
     assert "line 22:" not in str(caught.value)
 
 
+def test_rows_that_are_missing_are_named_first_and_shift_no_others(tmp_path: Path) -> None:
+    names = [f"a/{number}.jpg" for number in range(1, 101)]
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", *names))
+    with pytest.raises(CorpusError) as caught:
+        abaw.check(write(tmp_path / "own.txt", *(f"{name},0,0" for name in names[5:])), sample)
+    assert "has 1 fault:" in str(caught.value)
+    assert "lacks 5 of the 100 rows of the sample: 'a/1.jpg', 'a/2.jpg', 'a/3.jpg' and 2 more\n" in str(caught.value)
+
+
+def test_only_predictions_are_replaced(tmp_path: Path) -> None:
+    sample, own = write(tmp_path / "sample.txt", "a/1.jpg"), write(tmp_path / "own.txt", "a/1.jpg,0,0")
+    (tmp_path / "link.txt").symlink_to(sample)
+    params = write(tmp_path / "params.yaml", header="corpus: {}\n")
+    for out in (own, tmp_path / "new" / "out.txt"):
+        abaw.check_out(out, sample)
+    for out, said in (
+        (sample, "the sample itself"),
+        (tmp_path / "link.txt", "the sample itself"),
+        (params, "does not start with"),
+        (write(tmp_path / "other", header="image_location,valence,arousal,AU1\n"), "does not start with"),
+        (tmp_path, "is a folder"),
+        (params / "deep" / "x.txt", f"'{params}' is a file, expected a folder"),
+    ):
+        with pytest.raises(StoreError, match=said) as caught:
+            abaw.check_out(out, sample)
+        assert "Name" in str(caught.value)
+
+
+def test_only_folders_of_targets_are_written_into(tmp_path: Path, manifest: Manifest) -> None:
+    folder = tmp_path / "out"
+    muse.check_out(folder, manifest)
+    (folder / "arousal").mkdir(parents=True)
+    muse.check_out(folder, manifest)
+    write(folder / "valence")
+    (tmp_path / "label_segments").mkdir()
+    for out, said in (
+        (folder, "holds 'valence', expected only folders of the targets valence, arousal"),
+        (folder / "valence", "is a file"),
+        (folder / "valence" / "deep", "is a file"),
+        (tmp_path, "holds 'label_segments'"),
+        (tmp_path / "label_segments", "labels of the corpus"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            muse.check_out(out, manifest)
+
+
+def test_what_submit_refuses_before_it_predicts(
+    project: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.cli.submit._predict", lambda *_, **__: pytest.fail("predicted"))
+    monkeypatch.setattr("pipelines.ensembles.finding.find_networks", lambda runs: named.append(list(runs)))
+    named: list[list[str]] = []
+    write(project / "sample.txt", *(f"{trial.id}/00001.jpg" for trial in load_corpus().trials))
+    write(project / "afile")
+    sample, before = ("abaw", "--sample", "sample.txt"), Path("params.yaml").read_bytes()
+    for options, code, said in (
+        ((*sample, "--runs", "a, b", "--out", "."), 2, "is a directory"),
+        ((*sample, "--runs", "a, b", "--out", ""), 1, "is a folder"),
+        ((*sample, "--runs", "a, b", "--out", "afile/x.txt"), 1, "'afile' is a file"),
+        ((*sample, "--runs", "a, b", "--out", "sample.txt"), 1, "the sample itself"),
+        ((*sample, "--runs", "a, b", "--out", "params.yaml"), 1, "does not start with"),
+        (("muse", "--partition", "train", "--runs", "a, b", "--out", "afile"), 2, "is a file"),
+        (("muse", "--partition", "train", "--runs", "a, b", "--out", "."), 1, "expected only folders of the targets"),
+        ((*sample, "--runs", ""), 2, "names nothing"),
+        ((*sample, "--runs", " , "), 2, "names nothing"),
+    ):
+        result = run("submit", *options)
+        assert result.exit_code == code, result.output
+        assert said in " ".join(result.stderr.split()), (options, result.stderr)
+    assert named
+    assert all(runs == ["a", "b"] for runs in named)
+    assert Path("params.yaml").read_bytes() == before
+
+
 def test_the_form_of_muse(tmp_path: Path, predictions: dict) -> None:
     targets = (AFFECT[0], Target("arousal", low=0.0, high=0.5))
     trials = tuple(Trial(n, n, "test", FrameClock(Fraction(2), count, 1.0), {}) for n, count in TRIALS.items())
@@ -140,13 +238,47 @@ def test_the_form_of_muse(tmp_path: Path, predictions: dict) -> None:
         "timestamp,value\n1000,0.500000\n1500,0.000000\n2000,0.000000\n"
     )
     assert muse.check(folder, list(TRIALS), manifest) == 6
-    (folder / "arousal/video59.csv").write_text("timestamp,value\n1000,0.7\n1600,0.1\n")
+
+
+def test_every_fault_of_every_file_of_muse_is_named(tmp_path: Path, predictions: dict) -> None:
+    trials = tuple(Trial(n, n, "test", FrameClock(Fraction(2), count, 1.0), {}) for n, count in TRIALS.items())
+    manifest = Manifest(tmp_path, trials, (*AFFECT, Target("liking"), Target("trust")))
+    folder = tmp_path / "out"
+    values = {name: np.concatenate([found, found], axis=1)[:, [0, 1, 2]] for name, found in predictions.items()}
+    muse.write(folder, values, Manifest(tmp_path, trials, manifest.targets[:3]))
+    (folder / "arousal/video59.csv").write_text("timestamp,value\n1000,1.7\n1600,0.1,3\n")
+    (folder / "liking/video59.csv").write_text("time,value\n1100,0\n1600,0\n2000,x\n")
+    (folder / "liking/video59_right.csv").write_bytes(b"timestamp,value\n\xff")
+    (folder / "liking/10-60-1280x720.csv").write_text("timestamp,value\n1500,0\n2000,0\n2500,0\n")
+    (folder / "valence/video59.csv").rename(folder / "valence/other.csv")
+    (folder / "notes").mkdir()
+    said = (
+        "notes: is no target, expected folders valence, arousal, liking, trust",
+        "valence/other.csv: must not be there",
+        "valence/video59.csv: is missing",
+        "arousal/video59.csv line 3: is the last of 2 rows, expected 3",
+        "arousal/video59.csv line 2: '1.7'",
+        "arousal/video59.csv line 3: 3 cells",
+        "liking/video59.csv line 1: 'time,value'",
+        "liking/video59.csv line 2: '1100', expected a number from 999 to 1001",
+        "liking/video59.csv line 3: '1600'",
+        "liking/video59.csv line 4: 'x'",
+        "liking/video59_right.csv: ",
+        "liking/10-60-1280x720.csv line 4: is the last of 3 rows, expected 4",
+        "liking/10-60-1280x720.csv line 2: '1500'",
+        "trust: is missing",
+    )
     with pytest.raises(CorpusError) as caught:
         muse.check(folder, list(TRIALS), manifest)
-    for said in ("2 rows, expected 3", "line 2: '0.7'", "line 3: '1600', expected a number from 1499 to 1501"):
-        assert said in str(caught.value)
-    (folder / "valence/video59.csv").unlink()
-    with pytest.raises(CorpusError, match=r"lacks 1 files \(first: 'video59.csv'\)"):
+    assert [text for text in said if f"\n  {text}" not in str(caught.value)] == []
+    assert f"'{folder}' has {len(said)} faults:\n" in str(caught.value)
+    (folder / "arousal/video59.csv").write_text("timestamp,value\n" + "7\n" * 30)
+    with pytest.raises(CorpusError, match=f"(?s)has {len(said) + 28} faults.*and {len(said) + 8} more"):
+        muse.check(folder, list(TRIALS), manifest)
+    shutil.rmtree(folder)
+    with pytest.raises(
+        CorpusError, match="has no folder 'valence' or 'arousal' or 'liking' or 'trust', expected at least"
+    ):
         muse.check(folder, list(TRIALS), manifest)
 
 
