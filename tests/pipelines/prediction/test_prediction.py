@@ -13,11 +13,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import soundfile
 from click.testing import Result
 
 from cache.corpus.manifest import Manifest
 from cache.errors import MissingFileError, TrialsFailedError, UnknownNameError, WeightsError
 from cache.store.receipt import open_receipt
+from extract.engine.outcome import Outcome
+from extract.media.audio import load_audio
 from extract.media.video import probe
 from fusion.bank.bank import Bank
 from fusion.training.inference import merge
@@ -156,12 +159,51 @@ def test_no_face_no_sound_and_other_rates(trained: Path, run: Run) -> None:
     silent = write_grey(Path("silent.mp4"), [Fraction(place, 50) for place in range(60)], sound=False)
     result = run("predict", faceless, silent, "--model", RUN, "--out", "answers")
     assert result.exit_code == 1
-    assert "'silent.mp4' has no audio stream" in " ".join(result.stderr.split()).replace(f"{trained}/", "")
+    said = " ".join(result.stderr.split())
+    assert f"was seen in '{trained / silent}', so there is nothing to predict from" in said
     assert f"No face was seen in '{trained / faceless}'" in result.stderr
     table = read_table(Path("answers/faceless.csv"))
     assert set(table["face"]) == {"0"}
     assert set(table["speech"]) == {"1"}
     np.testing.assert_allclose(np.float64(table["time_s"]), np.float64(varying), atol=1e-3)
+
+
+def split_streams(video: Path) -> tuple[Path, Path]:
+    """The pictures of a video without its sound, and its sound without them."""
+    mute, sound = Path("mute.mp4"), Path("sound.wav")
+    with av.open(str(video)) as container, av.open(str(mute), "w") as out:
+        pictures = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(container.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = pictures
+                out.mux(packet)
+    soundfile.write(sound, load_audio(video), 16000)
+    return mute, sound
+
+
+def test_a_medium_that_a_file_lacks_is_not_seen(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute, sound = split_streams(video)
+    cropped = []
+    make_crops = features.make_crops
+
+    def note_crops(manifest: Manifest, *others: Any) -> Outcome:
+        cropped.append([trial.id for trial in manifest.trials])
+        return make_crops(manifest, *others)
+
+    monkeypatch.setattr(features, "make_crops", note_crops)
+    for path, lacks, has in ((sound, "face", "speech"), (mute, "speech", "face")):
+        result = run("predict", path, "--model", "fused", "--out", "answers")
+        assert result.exit_code == 0, result.output
+        said = " ".join(result.stderr.split())
+        assert f"No {lacks} was seen in '{trained / path}'; the prediction rests on the rest." in said
+        assert "No " + has not in said
+        table = read_table(Path("answers") / f"{path.stem}.csv")
+        assert set(table[lacks]) == {"0"}
+        assert "1" in table[has]
+        assert np.isfinite(np.float64(table["valence"])).all()
+    assert cropped == [["mute"]], "there is nothing to crop in a sound file"
 
 
 def test_drawings(trained: Path, video: Path, run: Run) -> None:
