@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 import shutil
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import find_networks
 from pipelines.ensembles.members import load_members
 from pipelines.prediction import features, prediction
+from pipelines.prediction.answers import Answer
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
@@ -230,15 +232,73 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
     assert labels.read_text() == "valence\n0.5\n"
 
 
-def test_a_place_that_cannot_be_written_is_no_fault_of_the_video(trained: Path, video: Path, run: Run) -> None:
+def test_an_answer_that_cannot_be_written_is_no_fault_of_the_video(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was written before is kept; the file that is twice in the list, written differently, counts once."""
-    Path("taken").write_text("a file, not a folder")
+
+    def fill_disk(answer: Answer, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(prediction, "_plot", fill_disk)
     again = video.parent / ".." / video.parent.name / video.name
-    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "taken/plot.png")
+    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "plot.png")
     assert result.exit_code == 1
-    assert f"The answer for '{video.stem}' cannot be written ([Errno 17] File exists: 'taken')" in result.stderr
+    assert f"The answer for '{video.stem}' cannot be written ([Errno 28] No space left" in result.stderr
     assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
     assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "answer_all", None)
+    Path("taken").write_text("a file, not a folder")
+    suffix = "expected a file ending in"
+    for option, place, said in (
+        ("--plot", "x.jpg", f"--plot 'x.jpg' ends in '.jpg'; {suffix} '.png', or a folder. Name it 'x.png'"),
+        ("--plot", "x.mp4", f"--plot 'x.mp4' ends in '.mp4'; {suffix} '.png'"),
+        ("--overlay", "x.avi", f"--overlay 'x.avi' ends in '.avi'; {suffix} '.mp4', or a folder. Name it 'x.mp4'"),
+        ("--overlay", "taken/x.mp4", "Nothing can be written in 'taken' ('taken' is a file); expected a folder"),
+        ("--plot", "taken/a/x.png", "Nothing can be written in 'taken/a' ('taken' is a file); expected a folder"),
+        ("--plot", "taken", "Nothing can be written in 'taken' ('taken' is a file); expected a folder"),
+        ("--out", "/proc/x", "Nothing can be written in '/proc/x' ("),
+    ):
+        result = run("predict", video, "--model", RUN, "--out", "answers", option, place)
+        assert result.exit_code == 1, place
+        assert said in " ".join(result.stderr.split()), result.stderr
+        assert "Errno" not in result.stderr
+        assert not Path(place).exists() or place == "taken"
+
+
+def test_the_answer_for_another_video_of_the_same_name_is_not_replaced(trained: Path, video: Path, run: Run) -> None:
+    first, second = Path("one/a.wav"), Path("two/a.wav")
+    for seed, path in enumerate((first, second)):
+        path.parent.mkdir()
+        soundfile.write(path, np.random.default_rng(seed).normal(0, 0.1, 16000), 16000)
+    assert run("predict", first, "--model", RUN, "--out", "answers").exit_code == 0
+    table = Path("answers/a.csv")
+    before = table.read_bytes()
+    for more in ((), ("--format", "json")):
+        refused = run("predict", second, "--model", RUN, "--out", "answers", *more)
+        assert refused.exit_code == 1
+        said = " ".join(refused.stderr.split())
+        assert (
+            f"the answer named 'a' of another video, '{trained / first}'; it is not replaced. Give another --out"
+            in said
+        )
+        assert f"rename '{trained / second}', or replace the answer with --redo" in said
+        assert table.read_bytes() == before
+    moved = Path("three/a.wav")
+    moved.parent.mkdir()
+    first.rename(moved)
+    assert '"kept"' in run("predict", moved, "--model", RUN, "--out", "answers", "--json").stdout
+    assert '"computed"' in run("predict", second, "--model", RUN, "--out", "answers", "--redo", "--json").stdout
+    assert table.read_bytes() != before
+    shutil.copy(moved, second)
+    changed = run("predict", second, "--model", RUN, "--out", "answers", "--json")
+    assert '"computed"' in changed.stdout, "the same file with other content replaces its answer"
+    assert table.read_bytes() == before
 
 
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
