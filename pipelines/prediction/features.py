@@ -15,10 +15,11 @@ from cache.foreign import sha256_file
 from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from extract.backbones.contract import Backbone
-from extract.engine.cropping import crops_folder
+from extract.engine.cropping import croppable, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
+from extract.media.container import find_sound
 from fusion.training.checkpoint import Checkpoint
 from pipelines.console.console import progress, warn
 from pipelines.stages.crops import make_crops
@@ -51,7 +52,7 @@ class FeatureMaker:
     def make(
         self, manifest: Manifest, recipes: Mapping[str, tuple[str, Recipe]], build: Callable[[str, Recipe], Backbone]
     ) -> Manifest:
-        """Make the features of every trial that does not fail.
+        """Make the features of every trial that does not fail; those of sound or pictures that a file lacks are of no frame.
 
         Args:
             manifest: the videos.
@@ -72,13 +73,10 @@ class FeatureMaker:
             self.seen[key] = what_is_seen(modality, backbone)
             if "words" in media:
                 manifest = self._transcribe(manifest, recipe)
-            for trial in self._left(manifest):
-                try:
-                    require_medium(manifest, [trial], backbone.input)
-                except AvFusionError as error:
-                    how = " Or give --recogniser pocketsphinx." if "words" in media else ""
-                    self.failures[trial.id] = f"{error}{how}"
-            crops = self._crop(manifest, modality, recipe) if "crops" in media else None
+                self._require_words(manifest, backbone)
+            crops = None
+            if "crops" in media and croppable(self._left(manifest)):
+                crops = self._crop(manifest, modality, recipe)
             self._embed(manifest, backbone, recipe, crops)
         return manifest
 
@@ -133,11 +131,20 @@ class FeatureMaker:
         )
         return replace(manifest, trials=trials)
 
+    def _require_words(self, manifest: Manifest, backbone: Backbone) -> None:
+        """Fail trials without words; there is a remedy, while a video without sound or a face is what it is."""
+        for trial in self._left(manifest):
+            try:
+                require_medium(manifest, [trial], backbone.input)
+            except AvFusionError as error:
+                self.failures[trial.id] = f"{error} Or give --recogniser pocketsphinx."
+
     def _embed(self, manifest: Manifest, backbone: Backbone, recipe: Recipe, crops: Path | None) -> None:
-        """Compute missing embeddings."""
-        trials = self._left(manifest)
+        """Compute missing embeddings; no frame of a file has input from a medium that the file lacks."""
+        trials = tuple(_drop_absent_sound(manifest, trial) for trial in self._left(manifest))
         if not trials:
             return
+        manifest = replace(manifest, trials=trials)
         path = self._store(recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
         options = EngineOptions(device=self.device, precision=recipe.settings.get("precision", "fp32"))
@@ -152,6 +159,17 @@ class FeatureMaker:
                 lambda trial_id, frames: advance(frames, trial_id),
             )
         self.failures |= outcome.failures
+
+
+def _drop_absent_sound(manifest: Manifest, trial: Trial) -> Trial:
+    """A loose file's trial without `audio` if it is a video without sound."""
+    if (
+        "video" not in trial.media
+        or "audio" not in trial.media
+        or find_sound(manifest.path(trial, "audio")) is not None
+    ):
+        return trial
+    return replace(trial, media={kind: place for kind, place in trial.media.items() if kind != "audio"})
 
 
 def what_is_seen(modality: str, backbone: Backbone) -> str:

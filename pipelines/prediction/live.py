@@ -86,7 +86,7 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
     detectors = {config: make_detector(config.faces, device) for config in crops}
     (name,) = ("stdin",) if source == STANDARD_INPUT else by_name([source])
     path = asked.out / f"{name}{FORMATS['csv']}"
-    results = Results(asked.out / CACHE, name, "live", redo=True)
+    results = Results(asked.out / CACHE, name, source.resolve(), "", "live", redo=True)
     results.refuse_foreign([path])
     count = 0
     with open_live(source, asked.rate or SOUND_RATE, patience_s) as medium:

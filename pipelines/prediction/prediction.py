@@ -28,7 +28,7 @@ from pipelines.ensembles.finding import Run, digest_networks, find_networks
 from pipelines.ensembles.members import load_members
 from pipelines.prediction.answers import FORMATS, Answer
 from pipelines.prediction.features import FeatureMaker, sort_seen
-from pipelines.prediction.results import Results
+from pipelines.prediction.results import Results, choose_file, make_folders
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.loose_media import loose_manifest
 from pipelines.stages.extraction import raise_failures
@@ -101,7 +101,10 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
     results = {}
     for trial in manifest.trials:
         files[trial.id] = _writers(trial.id, asked, len(manifest.trials) + len(failures))
-        own = Results(asked.out / CACHE, trial.id, _made_of(manifest, trial, networks, asked), asked.redo)
+        video = manifest.path(trial, "audio")
+        content = sha256_file(video)
+        made_of = _made_of(manifest, trial, content, networks, asked)
+        own = Results(asked.out / CACHE, trial.id, video, content, made_of, asked.redo)
         if all(map(own.is_finished, files[trial.id])):
             outcome.kept.append(trial.id)
             continue
@@ -117,6 +120,7 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
             _write(answer, results[trial_id], files[trial_id])
 
     if results:
+        make_folders([asked.out / CACHE, *(path.parent for name in results for path in files[name])])
         chosen = replace(manifest, trials=tuple(trial for trial in manifest.trials if trial.id in results))
         outcome.add(answer_all(chosen, folders, asked, write))
     rows = [
@@ -136,24 +140,18 @@ def _writers(name: str, asked: Asked, count: int) -> dict[Path, Write]:
     """The files to write for one of some videos, each with what writes it.
 
     Raises:
-        SettingError: if several videos would be drawn into one file.
+        SettingError: if several videos would be drawn into one file, or a place for a drawing is no such file and no folder.
     """
     found: dict[Path, Write] = {
         asked.out / f"{name}{FORMATS[kind]}": partial(_write_as, kind) for kind in asked.formats
     }
-    drawings: dict[str, tuple[Path | None, Write]] = {
-        ".mp4": (asked.overlay, _overlay),
-        ".png": (asked.plot, _plot),
-    }
-    for suffix, (place, write) in drawings.items():
-        if place is None:
-            continue
-        is_file = place.suffix.lower() == suffix
-        if is_file and count > 1:
-            raise SettingError(
-                f"'{place}' is one file for {count} videos; expected a folder. Give --overlay and --plot folders."
-            )
-        found[place if is_file else place / f"{name}{suffix}"] = write
+    drawings: tuple[tuple[str, Path | None, str, Write], ...] = (
+        ("--overlay", asked.overlay, ".mp4", _overlay),
+        ("--plot", asked.plot, ".png", _plot),
+    )
+    for option, place, suffix, write in drawings:
+        if place is not None:
+            found[choose_file(option, place, suffix, name, count)] = write
     return found
 
 
@@ -248,9 +246,10 @@ def _answer(trial: Trial, manifest: Manifest, ensemble: Ensemble, maker: Feature
     return Answer(video, trial.clock, ensemble.targets, joint.values, joint.spread, sort_seen(seen), follow)
 
 
-def _made_of(manifest: Manifest, trial: Trial, networks: Sequence[str], asked: Asked) -> str:
-    """Digest of everything that decides the answer for a video."""
-    media = {kind: sha256_file(manifest.path(trial, kind)) for kind in trial.media if kind != "video"}
+def _made_of(manifest: Manifest, trial: Trial, content: str, networks: Sequence[str], asked: Asked) -> str:
+    """Digest of everything that decides the answer for a video of this content."""
+    others = [kind for kind in trial.media if kind not in ("video", "audio")]
+    media = {"audio": content} | {kind: sha256_file(manifest.path(trial, kind)) for kind in others}
     how = {"face": trial.face, "clock": trial.clock.to_document(), "recogniser": asked.recogniser}
     how["answers"] = [str(asked.window), str(asked.hop), *asked.postprocess]
     return fingerprint({"version": VERSION, "networks": list(networks), "media": media, **how})

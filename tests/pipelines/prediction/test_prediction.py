@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import soundfile
 from click.testing import Result
 
 from cache.corpus.manifest import Manifest
 from cache.errors import MissingFileError, TrialsFailedError, UnknownNameError, WeightsError
 from cache.store.receipt import open_receipt
+from extract.engine.outcome import Outcome
+from extract.media.audio import load_audio
 from extract.media.video import probe
 from fusion.bank.bank import Bank
 from fusion.training.inference import merge
@@ -27,6 +31,7 @@ from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import find_networks
 from pipelines.ensembles.members import load_members
 from pipelines.prediction import features, prediction
+from pipelines.prediction.answers import Answer
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
@@ -164,12 +169,51 @@ def test_no_face_no_sound_and_other_rates(trained: Path, run: Run) -> None:
     silent = write_grey(Path("silent.mp4"), [Fraction(place, 50) for place in range(60)], sound=False)
     result = run("predict", faceless, silent, "--model", RUN, "--out", "answers")
     assert result.exit_code == 1
-    assert "'silent.mp4' has no audio stream" in " ".join(result.stderr.split()).replace(f"{trained}/", "")
+    said = " ".join(result.stderr.split())
+    assert f"was seen in '{trained / silent}', so there is nothing to predict from" in said
     assert f"No face was seen in '{trained / faceless}'" in result.stderr
     table = read_table(Path("answers/faceless.csv"))
     assert set(table["face"]) == {"0"}
     assert set(table["speech"]) == {"1"}
     np.testing.assert_allclose(np.float64(table["time_s"]), np.float64(varying), atol=1e-3)
+
+
+def split_streams(video: Path) -> tuple[Path, Path]:
+    """The pictures of a video without its sound, and its sound without them."""
+    mute, sound = Path("mute.mp4"), Path("sound.wav")
+    with av.open(str(video)) as container, av.open(str(mute), "w") as out:
+        pictures = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(container.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = pictures
+                out.mux(packet)
+    soundfile.write(sound, load_audio(video), 16000)
+    return mute, sound
+
+
+def test_a_medium_that_a_file_lacks_is_not_seen(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute, sound = split_streams(video)
+    cropped = []
+    make_crops = features.make_crops
+
+    def note_crops(manifest: Manifest, *others: Any) -> Outcome:
+        cropped.append([trial.id for trial in manifest.trials])
+        return make_crops(manifest, *others)
+
+    monkeypatch.setattr(features, "make_crops", note_crops)
+    for path, lacks, has in ((sound, "face", "speech"), (mute, "speech", "face")):
+        result = run("predict", path, "--model", "fused", "--out", "answers")
+        assert result.exit_code == 0, result.output
+        said = " ".join(result.stderr.split())
+        assert f"No {lacks} was seen in '{trained / path}'; the prediction rests on the rest." in said
+        assert "No " + has not in said
+        table = read_table(Path("answers") / f"{path.stem}.csv")
+        assert set(table[lacks]) == {"0"}
+        assert "1" in table[has]
+        assert np.isfinite(np.float64(table["valence"])).all()
+    assert cropped == [["mute"]], "there is nothing to crop in a sound file"
 
 
 def test_drawings(trained: Path, video: Path, run: Run) -> None:
@@ -196,15 +240,73 @@ def test_files_of_somebody_else_are_not_replaced(trained: Path, video: Path, run
     assert labels.read_text() == "valence\n0.5\n"
 
 
-def test_a_place_that_cannot_be_written_is_no_fault_of_the_video(trained: Path, video: Path, run: Run) -> None:
+def test_an_answer_that_cannot_be_written_is_no_fault_of_the_video(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was written before is kept; the file that is twice in the list, written differently, counts once."""
-    Path("taken").write_text("a file, not a folder")
+
+    def fill_disk(answer: Answer, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(prediction, "_plot", fill_disk)
     again = video.parent / ".." / video.parent.name / video.name
-    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "taken/plot.png")
+    result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "plot.png")
     assert result.exit_code == 1
-    assert f"The answer for '{video.stem}' cannot be written ([Errno 17] File exists: 'taken')" in result.stderr
+    assert f"The answer for '{video.stem}' cannot be written ([Errno 28] No space left" in result.stderr
     assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
     assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
+    trained: Path, video: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "answer_all", None)
+    Path("taken").write_text("a file, not a folder")
+    suffix = "expected a file ending in"
+    for option, place, said in (
+        ("--plot", "x.jpg", f"--plot 'x.jpg' ends in '.jpg'; {suffix} '.png', or a folder. Name it 'x.png'"),
+        ("--plot", "x.mp4", f"--plot 'x.mp4' ends in '.mp4'; {suffix} '.png'"),
+        ("--overlay", "x.avi", f"--overlay 'x.avi' ends in '.avi'; {suffix} '.mp4', or a folder. Name it 'x.mp4'"),
+        ("--overlay", "taken/x.mp4", "Nothing can be written in 'taken' ('taken' is a file); expected a folder"),
+        ("--plot", "taken/a/x.png", "Nothing can be written in 'taken/a' ('taken' is a file); expected a folder"),
+        ("--plot", "taken", "Nothing can be written in 'taken' ('taken' is a file); expected a folder"),
+        ("--out", "/proc/x", "Nothing can be written in '/proc/x' ("),
+    ):
+        result = run("predict", video, "--model", RUN, "--out", "answers", option, place)
+        assert result.exit_code == 1, place
+        assert said in " ".join(result.stderr.split()), result.stderr
+        assert "Errno" not in result.stderr
+        assert not Path(place).exists() or place == "taken"
+
+
+def test_the_answer_for_another_video_of_the_same_name_is_not_replaced(trained: Path, video: Path, run: Run) -> None:
+    first, second = Path("one/a.wav"), Path("two/a.wav")
+    for seed, path in enumerate((first, second)):
+        path.parent.mkdir()
+        soundfile.write(path, np.random.default_rng(seed).normal(0, 0.1, 16000), 16000)
+    assert run("predict", first, "--model", RUN, "--out", "answers").exit_code == 0
+    table = Path("answers/a.csv")
+    before = table.read_bytes()
+    for more in ((), ("--format", "json")):
+        refused = run("predict", second, "--model", RUN, "--out", "answers", *more)
+        assert refused.exit_code == 1
+        said = " ".join(refused.stderr.split())
+        assert (
+            f"the answer named 'a' of another video, '{trained / first}'; it is not replaced. Give another --out"
+            in said
+        )
+        assert f"rename '{trained / second}', or replace the answer with --redo" in said
+        assert table.read_bytes() == before
+    moved = Path("three/a.wav")
+    moved.parent.mkdir()
+    first.rename(moved)
+    assert '"kept"' in run("predict", moved, "--model", RUN, "--out", "answers", "--json").stdout
+    assert '"computed"' in run("predict", second, "--model", RUN, "--out", "answers", "--redo", "--json").stdout
+    assert table.read_bytes() != before
+    shutil.copy(moved, second)
+    changed = run("predict", second, "--model", RUN, "--out", "answers", "--json")
+    assert '"computed"' in changed.stdout, "the same file with other content replaces its answer"
+    assert table.read_bytes() == before
 
 
 def test_names_of_models(trained: Path, tmp_path: Path) -> None:
