@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -71,7 +72,8 @@ def slow_dvc(repository: Path) -> Iterator[subprocess.Popen]:
             time.sleep(0.05)
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the test may have killed it already
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
