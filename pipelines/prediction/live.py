@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
         results.claim([path])
         try:
             with path.open("w", encoding="utf-8", newline="") as file:
-                for table in _chain(first, tables):
+                for table in chain([first], tables):
                     text = format_table(table, header=not count)
                     file.write(text)
                     file.flush()
@@ -110,11 +111,6 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
         if not frames:
             warn(f"No {what} was seen in '{source}'; the prediction rests on the rest.")
     return path
-
-
-def _chain(first: Table, rest: Iterator[Table]) -> Iterator[Table]:
-    yield first
-    yield from rest
 
 
 def _follow(
