@@ -45,6 +45,7 @@ class ClaimQueue:
         what: name of what is made, such as "crops".
         advance: called with the id of each trial that is kept.
         lock: returns the name of a trial's claim.
+        waits: whether to wait for trials that other processes hold; else they are left out.
     """
 
     store: Where
@@ -52,6 +53,7 @@ class ClaimQueue:
     what: str
     advance: Callable[[str], None] = lambda trial_id: None
     lock: Callable[[str], str] = encode_trial_id
+    waits: bool = True
 
     def take(self, trial_id: str, is_finished: Callable[[], bool]) -> Claim | Turn:
         """Claim a trial unless it is finished, even if another process finished it just before the claim."""
@@ -104,7 +106,7 @@ class ClaimQueue:
                 else:
                     yield found
             left = []
-            if busy:
+            if busy and self.waits:
                 yield None
                 left = self._wait(busy)
                 busy = [trial_id for trial_id in busy if trial_id not in left]

@@ -53,14 +53,7 @@ def crop_trials(
     Returns:
         The trials computed, kept (including those that another process made) or failed.
     """
-    outcome = Outcome()
-    frames = {trial.id: trial.clock.num_frames for trial in croppable(trials)}
-    maker = _Maker(manifest, config, crops_folder(crops, config), device, redo)
-    sweep(maker.folder)
-    queue = ClaimQueue(maker.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id))
-    queue.work(list(frames), maker.is_finished, maker.make)
-    outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
-    return outcome
+    return Cropper(manifest, config, crops_folder(crops, config), device, redo).crop(trials, advance)
 
 
 def track_face(manifest: Manifest, trial: Trial, config: CropConfig, device: str | torch.device = "auto") -> Track:
@@ -69,7 +62,7 @@ def track_face(manifest: Manifest, trial: Trial, config: CropConfig, device: str
     Raises:
         MediaError: as `extract.faces.crops.write_crops`.
     """
-    return _Maker(manifest, config, Path(), device, False).track(trial)
+    return Cropper(manifest, config, Path(), device, False).track(trial)
 
 
 def croppable(trials: Sequence[Trial]) -> list[Trial]:
@@ -78,21 +71,43 @@ def croppable(trials: Sequence[Trial]) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class _Maker:
+class Cropper:
+    """Makes crops of trials; loads its networks when it first needs them.
+
+    Attributes:
+        folder: of crops with these settings, see `crops_folder`.
+        manifest, config, device, redo: see `crop_trials`.
+    """
+
     manifest: Manifest
     config: CropConfig
     folder: Path
     device: str | torch.device
     redo: bool
-    sources: dict[str, str] = field(default_factory=dict)
+    _sources: dict[str, str] = field(default_factory=dict)
 
-    def is_finished(self, trial_id: str) -> bool:
-        """Whether a trial's crops are finished."""
+    def crop(
+        self,
+        trials: Sequence[Trial],
+        advance: Callable[[int, str], None] = lambda frames, trial_id: None,
+        waits: bool = True,
+    ) -> Outcome:
+        """As `crop_trials`; without `waits`, trials that another process works on are left out of the outcome."""
+        outcome = Outcome()
+        frames = {trial.id: trial.clock.num_frames for trial in croppable(trials)}
+        sweep(self.folder)
+        queue = ClaimQueue(
+            self.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id), waits=waits
+        )
+        queue.work(list(frames), self._is_finished, self._make)
+        outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
+        return outcome
+
+    def _is_finished(self, trial_id: str) -> bool:
         trial = self.manifest.trial(trial_id)
         return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
 
-    def make(self, trial_id: str) -> None:
-        """Make a trial's crops."""
+    def _make(self, trial_id: str) -> None:
         trial = self.manifest.trial(trial_id)
         video = self.manifest.path(trial, "video")
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
@@ -123,9 +138,9 @@ class _Maker:
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""
-        if trial.id not in self.sources:
-            self.sources[trial.id] = sha256_file(self.manifest.path(trial, "video"))
-        return self.sources[trial.id]
+        if trial.id not in self._sources:
+            self._sources[trial.id] = sha256_file(self.manifest.path(trial, "video"))
+        return self._sources[trial.id]
 
     @cached_property
     def _detector(self) -> Detector:

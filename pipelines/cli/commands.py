@@ -58,9 +58,15 @@ def plan() -> None:
 @avfusion.command("crops")
 @click.option("--redo", is_flag=True, help="Make finished crops again.")
 @click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers",
+    default=0,
+    type=click.IntRange(0),
+    help="Processes that share the trials.  [default: on a CPU one per core, at most four]",
+)
 @JSON
 @guarded
-def crops(redo: bool, device: str, as_json: bool) -> None:
+def crops(redo: bool, device: str, workers: int, as_json: bool) -> None:
     """Find, follow and align the face of every trial; damaged crops are made again."""
     from cache.corpus.manifest import Manifest
     from pipelines.project.params_file import read_params
@@ -69,7 +75,7 @@ def crops(redo: bool, device: str, as_json: bool) -> None:
 
     config = read_params().crops
     manifest = Manifest.load(paths.CORPUS)
-    outcome = make_crops(manifest, config, paths.CROPS, device, redo)
+    outcome = make_crops(manifest, config, paths.CROPS, device, redo, workers=workers)
     raise_failures(("crops", outcome, paths.CROPS / "failures.json"))
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)

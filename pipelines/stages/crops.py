@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cache.corpus.manifest import Manifest
+from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
-from extract.engine.cropping import crop_trials, croppable, crops_folder
+from extract.engine.cropping import Cropper, croppable, crops_folder
+from extract.engine.devices import choose_device, torch_threads
 from extract.engine.outcome import Outcome
 from extract.faces.crop_records import read_crop_record
 from extract.faces.crops import CropConfig
-from pipelines.console.console import Told, tell
+from pipelines.console.console import Told, tell, warn
 from pipelines.project import paths
+from pipelines.project.jobs import available_cores, run_jobs
+
+_MOST_WORKERS = 4  # each needs half a gigabyte
+_FRAMES_EACH = 2_000  # what a process makes while another one starts
 
 
 def make_crops(
@@ -26,11 +35,70 @@ def make_crops(
     device: str | torch.device = "auto",
     redo: bool = False,
     told: Told | None = None,
+    workers: int = 0,
 ) -> Outcome:
-    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials`."""
-    trials = manifest.trials
-    with tell(told, "crops", sum(trial.clock.num_frames for trial in croppable(trials))) as advance:
-        return crop_trials(manifest, trials, config, crops, device, redo, advance)
+    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials`.
+
+    Args:
+        manifest, config, crops, device, redo: as there.
+        told: receives the progress; a progress bar by default.
+        workers: processes that share the trials; 0 for one per core of a CPU, at most four, where there is enough to do.
+    """
+    trials = croppable(manifest.trials)
+    cropper = Cropper(manifest, config, crops_folder(crops, config), device, redo)
+    missing = [trial for trial in trials if redo or not (cropper.folder / f"{encode_trial_id(trial.id)}.zip").exists()]
+    made = Outcome()
+    total = sum(trial.clock.num_frames for trial in trials)
+    with tell(told, "crops", total) as advance:
+        workers = workers or _choose_workers(missing, device)
+        if workers > 1 and told is None:
+            made = _share(cropper, missing, workers, advance)
+        left = [trial for trial in trials if trial.id not in made.computed]
+        outcome = cropper.crop(left, advance)
+    outcome.add(replace(made, failures={}))  # those were tried again
+    return outcome
+
+
+def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:
+    """How many processes pay; a GPU is shared by none."""
+    if choose_device(device).type != "cpu":
+        return 1
+    frames = sum(trial.clock.num_frames for trial in trials)
+    return min(available_cores(), _MOST_WORKERS, len(trials), frames // _FRAMES_EACH)
+
+
+def _share(cropper: Cropper, trials: list[Trial], workers: int, advance: Callable[[int, str], None]) -> Outcome:
+    """Make crops in several processes; trials of a process that dies are left."""
+    done = multiprocessing.get_context("spawn").Value("q", 0)
+    make = partial(_Worker, cropper, max(1, available_cores() // workers), done)
+    made = Outcome()
+    try:
+        for outcome in run_jobs(trials, make, workers, make(advance)):
+            made.add(outcome)
+    except BrokenProcessPool:
+        warn("A process that made crops ended early, perhaps for want of memory; its trials are taken over.")
+    return made
+
+
+class _Worker:
+    """Makes the crops of one trial after another in a process; in this one, it also shows the progress of all."""
+
+    def __init__(
+        self, cropper: Cropper, threads: int, done: Any, advance: Callable[[int, str], None] | None = None
+    ) -> None:
+        self._cropper, self._threads, self._done, self._advance = cropper, threads, done, advance
+        self._shown = 0
+
+    def __call__(self, trial: Trial) -> Outcome:
+        with torch_threads(self._threads):
+            outcome = self._cropper.crop([trial], waits=False)
+        with self._done.get_lock():
+            self._done.value += trial.clock.num_frames
+            done = self._done.value
+        if self._advance is not None:
+            self._advance(done - self._shown, trial.id)
+            self._shown = done
+        return outcome
 
 
 class _CropsDocument(Document):

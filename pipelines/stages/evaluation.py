@@ -18,6 +18,7 @@ from cache.documents.documents import digest_bytes, write_document, write_file
 from cache.errors import FingerprintError, MissingFileError, SettingError
 from cache.names import encode_trial_id, require_known
 from cache.places.folders import Where, remove_file
+from extract.engine.devices import torch_threads
 from fusion.scores.intervals import Metrics, measure
 from fusion.scores.metric import load_metrics
 from fusion.scores.summary import Summary, summarise
@@ -32,7 +33,7 @@ from pipelines.project.params import EvaluateParams, FusionParams, SystemParams
 from pipelines.project.partitions import choose_partition, find_lacking, say_unscored
 from pipelines.project.runs import Row, digest_runs, load_networks, run_folder
 from pipelines.project.scores import MetricPart, ScoresDocument, join_scores
-from pipelines.stages.training import Banks, choose_folds, refuse_leaks, torch_threads
+from pipelines.stages.training import Banks, choose_folds, refuse_leaks
 
 SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Runs = dict[tuple[int, int], list[Prediction]]  # (fold, seed) → predictions

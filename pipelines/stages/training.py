@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -114,19 +113,6 @@ def refuse_leaks(
 def _source_of(receipt: Receipt, trial_id: str) -> str:
     """Digest of what the backbone read of a trial; "" if it is not in the receipt."""
     return receipt.trials[trial_id].source if trial_id in receipt.trials else ""
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use this number of threads, at least one, for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train_systems(
@@ -317,6 +303,8 @@ class Runner:
 
     def __call__(self, job: Job) -> bool:
         """Train and keep one network; false if another process is training it."""
+        from extract.engine.devices import torch_threads
+
         with networks.claimed(job.digest) as ours:
             if not ours:
                 return False

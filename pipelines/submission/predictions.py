@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
 from cache.places.folders import Where
-from extract.engine.devices import choose_device
+from extract.engine.devices import choose_device, torch_threads
 from pipelines.console.console import progress
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, find_networks
 from pipelines.ensembles.members import keep_best, load_members
 from pipelines.project.params import Params
-from pipelines.stages.training import torch_threads
 from pipelines.submission.stores import ProjectStores
 
 

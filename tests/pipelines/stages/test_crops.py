@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,8 @@ from extract.faces.crop_records import read_crop_record
 from extract.faces.crops import CropConfig, CropReader
 from extract.faces.detection import TEMPLATE, Detection
 from extract.inputs.images import crops_path
+from pipelines.stages import crops as stage
+from pipelines.stages.crops import make_crops
 
 CLOCK = FrameClock(Fraction(25), 12)
 
@@ -196,6 +199,38 @@ def test_crops_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
         digests.append([record["digest"] for record in records if record is not None])
     assert digests[0] == digests[1]
     assert len(digests[0]) == len(manifest.trials)
+
+
+@pytest.mark.usefixtures("project")
+def test_several_processes_make_the_crops_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each trial is made once, also with --redo; what a process leaves that dies is made in the end."""
+    manifest, config = Manifest.load(Path("work/corpus")), CropConfig()
+    ids = {trial.id for trial in manifest.trials}
+
+    def digests(workers: int, redo: bool = False) -> list[object]:
+        root = tmp_path / str(workers)
+        outcome = make_crops(manifest, config, root, "cpu", redo, workers=workers)
+        assert (sorted(outcome.computed), outcome.kept, outcome.failures) == (sorted(ids), [], {})
+        assert outcome.frames == sum(trial.clock.num_frames for trial in manifest.trials)
+        records = [read_crop_record(crops_folder(root, config) / f"{name}.zip") for name in sorted(ids)]
+        return [record["digest"] for record in records if record is not None]
+
+    alone = digests(1)
+    assert len(alone) == len(ids)
+    assert digests(2) == alone
+    assert digests(2, redo=True) == alone
+    assert make_crops(manifest, config, tmp_path / "2", "cpu", workers=2).kept == [t.id for t in manifest.trials]
+
+    def die(trials: Sequence[Trial], make: object, workers: int, own: Callable[[Trial], cropping.Outcome]) -> None:
+        own(trials[0])
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(stage, "run_jobs", die)
+    outcome = make_crops(manifest, config, tmp_path / "3", "cpu", workers=3)
+    assert (outcome.kept, {*outcome.computed, *outcome.kept}) == ([manifest.trials[0].id], ids)
+    assert "ended early" in capsys.readouterr().err
 
 
 def test_damaged_crops_are_made_again(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
