@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -108,26 +108,28 @@ def _compile(network: Backbone) -> Callable[[Tensor], Tensor]:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Fold each batch norm into the convolution or linear layer registered right before it, in place.
+    """Fold batch norms into the layers before them, in place; see `find_batch_norms`."""
+    for parent, name, next_name in list(find_batch_norms(module)):
+        layer, norm = getattr(parent, name), getattr(parent, next_name)
+        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        setattr(parent, name, fuse(layer, norm))
+        setattr(parent, next_name, nn.Identity())
+
+
+def find_batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """Find each batch norm of the output of the convolution or linear layer that is registered right before it.
 
     Backbones register their layers in the order of use; a contract test compares folded and unfolded outputs.
+
+    Yields:
+        The module that has both, and the names of the layer and of the batch norm.
     """
-    children = list(module.named_children())
-    for (name, child), (next_name, follower) in itertools.pairwise(children):
-        folded = _fold(child, follower)
-        if folded is not None:
-            setattr(module, name, folded)
-            setattr(module, next_name, nn.Identity())
-    for _, child in children:
-        fold_batch_norms(child)
-
-
-def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
-    """The layer with the batch norm folded into its weights; None if the two cannot be folded."""
-    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return None
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.out_channels == norm.num_features:
-        return fuse_conv_bn_eval(layer, norm)
-    if isinstance(layer, nn.Linear) and layer.out_features == norm.num_features:
-        return fuse_linear_bn_eval(layer, norm)
-    return None
+    for parent in module.modules():
+        for (name, layer), (next_name, norm) in itertools.pairwise(parent.named_children()):
+            if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                continue
+            is_convolution = isinstance(layer, (nn.Conv1d, nn.Conv2d))
+            if (is_convolution and layer.out_channels == norm.num_features) or (
+                isinstance(layer, nn.Linear) and layer.out_features == norm.num_features
+            ):
+                yield parent, name, next_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, zip_longest
@@ -39,6 +40,7 @@ from fusion.training.trainer import (
 )
 from pipelines.endtoend.augmentation import change_images, change_sound
 from pipelines.endtoend.batches import Augment, ItemBatches
+from pipelines.endtoend.folding import folded_norms
 from pipelines.endtoend.fronts import Fronts, Readers
 from pipelines.endtoend.items import PASS, ItemReader, TrialItems
 from pipelines.endtoend.network import EndToEnd
@@ -154,8 +156,9 @@ def finetune(
             return validate(fusion, latest[0], fold, config, padding)
 
         stages = _Stages(network, objective, make_batches, run_validation, config, how, keep, watch or Watch())
-        history, best_epoch = stages.run()
-    known = latest[0] if latest and best_epoch == len(history) - 1 else embed()
+        with nullcontext() if network.norms_learn else folded_norms(backbones.values()):
+            history, best_epoch = stages.run()
+            known = latest[0] if latest and best_epoch == len(history) - 1 else embed()
     answers = choose_answers(fusion, known, fold, config, padding, history[best_epoch].score)
     network.eval().requires_grad_(False)
     return Finetuned(dict(backbones), fusion, moments, history, best_epoch, *answers)
