@@ -28,7 +28,8 @@ def folded_norms(networks: Iterable[nn.Module]) -> Iterator[None]:
     try:
         for network in networks:
             for parent, name, next_name in find_batch_norms(network):
-                layer, norm = getattr(parent, name), getattr(parent, next_name)
+                layer: Any = getattr(parent, name)
+                norm: Any = getattr(parent, next_name)
                 if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.padding_mode == "zeros" and norm.affine:
                     layer.forward = partial(_convolve, layer, norm)
                     norm.forward = _pass
