@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 AUTO, AS_TRAINED = "auto", "train"  # words for windows: as chosen on the validation trials, as in training
 LONGER = (4, 16)  # times the window of training
 LONGEST = 4096  # frames; attention needs memory for their square
+TOGETHER = 1024  # frames that are predicted together at least; fewer take as long
 OVERLAP = 4  # windows that contain a frame
 TIE = 1e-5  # a smaller gain in CCC is rounding
 
@@ -35,14 +36,14 @@ class Reading:
     def within(self, config: TrainConfig, longest: int) -> tuple[int, int, int]:
         """Window, hop and batch size for trials of up to `longest` frames.
 
-        Only windows longer than those of training are cut to the longest trial, and their batches hold fewer of them, so that
-        they need no more memory. Where padding counts as input they stay as they are.
+        Only windows longer than those of training are cut to the longest trial; where padding counts as input they stay as they
+        are. Batches hold as many frames as in training, so that they need no more memory, or at least `TOGETHER`.
         """
         window = self.window
         if window > config.window and config.masked:
             window = max(config.window, min(window, longest))
-        size = max(1, config.batch_size * config.window // window) if window > config.window else config.batch_size
-        return window, min(self.hop, window), size
+        size = max(config.batch_size * config.window, TOGETHER) // window
+        return window, min(self.hop, window), max(1, size)
 
 
 def overlapping(window: int) -> Reading:

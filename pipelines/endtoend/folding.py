@@ -28,16 +28,15 @@ def folded_norms(networks: Iterable[nn.Module]) -> Iterator[None]:
     try:
         for network in networks:
             for parent, name, next_name in find_batch_norms(network):
-                layer: Any = getattr(parent, name)
-                norm: Any = getattr(parent, next_name)
+                layer, norm = getattr(parent, name), getattr(parent, next_name)
                 if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.padding_mode == "zeros" and norm.affine:
-                    layer.forward = partial(_convolve, layer, norm)
-                    norm.forward = _pass
+                    vars(layer)["forward"] = partial(_convolve, layer, norm)
+                    vars(norm)["forward"] = _pass
                     folded += [layer, norm]
         yield
     finally:
         for module in folded:
-            del module.forward
+            del vars(module)["forward"]
 
 
 def _convolve(layer: Any, norm: Any, x: Tensor) -> Tensor:

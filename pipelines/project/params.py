@@ -6,7 +6,7 @@ Every stage is given only the section that it needs, so that DVC does not re-run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache.corpus.folds import FOLD_KINDS
@@ -17,6 +17,7 @@ from cache.recipe import DTYPES
 from cache.settings import check_ranges, expected_one_of
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
+from extract.engine.runtimes import RUNTIMES
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
 from fusion.training.postprocessing import find_chain_faults
@@ -57,15 +58,22 @@ class FeatureSetParams:
         backbone: see `avfusion list backbones`; by default the name of the set.
         dtype: precision of the stored embeddings, float16 or float32.
         settings: settings of the backbone.
+        runtime: what runs it on a CPU: torch, or openvino (extra `openvino`), which takes a third to two thirds of the time; "" for
+            that of `--runtime`. Embeddings differ by a few millionths, so finished ones are kept when it changes.
     """
 
     weights: str
     backbone: str = ""
     dtype: str = "float16"
     settings: Any = field(default_factory=dict)
+    runtime: str = ""
 
     def __post_init__(self) -> None:
-        check_ranges("a feature set", self, {}, {"dtype": DTYPES})
+        check_ranges("a feature set", self, {}, {"dtype": DTYPES, "runtime": ("", *RUNTIMES)})
+
+    def plan(self) -> dict[str, Any]:
+        """The settings that decide the embeddings."""
+        return {name: value for name, value in asdict(self).items() if name != "runtime"}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def plan_stages(params: Params) -> None:
     documents["finetune"] = _plan_finetuning(params)
     for name, section in params.extract.items():
         code = digest_file(source_of(BACKBONES[section.backbone]))
-        documents[f"extract/{name}"] = {"read": params.reads(name), "settings": asdict(section), "code": code}
+        documents[f"extract/{name}"] = {"read": params.reads(name), "settings": section.plan(), "code": code}
     files = {paths.PLAN / f"{name}.json": document for name, document in documents.items()}
     for path in set(paths.PLAN.rglob("*.json")) - files.keys():
         path.unlink()
@@ -51,7 +51,7 @@ def _plan_finetuning(params: Params) -> dict[str, Any]:
     started = {name for run in params.finetune.values() for name in run.modalities.values()}
     return {
         "finetune": {name: asdict(run) for name, run in params.finetune.items()},
-        "extract": {name: asdict(params.extract[name]) for name in sorted(started & params.extract.keys())},
+        "extract": {name: params.extract[name].plan() for name in sorted(started & params.extract.keys())},
         "imported": _digest_imported(started - params.extract.keys()),
         "asked": sorted(name for name, section in params.extract.items() if asks_for_finetuned(section.weights)),
         "folds": asdict(params.fusion.folds),

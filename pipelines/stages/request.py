@@ -143,6 +143,8 @@ class Request:
             MissingFileError: if no trial has the media that it reads.
         """
         section, options = self.job.sets[name], self.options
+        if section.runtime and str(options.device) == "cpu":
+            options = replace(options, runtime=section.runtime)
         backbone = load_backbone(section.backbone, section.weights, section.settings)
         plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
         if len(self.job.sets) > 1 and not backbone.input.mixes and options != plain:

@@ -26,6 +26,8 @@ def finish_project(folder: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     freeze(params)
     params["corpus"]["settings"] = {"num_trials": 3, "num_subjects": 3, "min_s": 2.0, "max_s": 3.0}
+    for section in params["extract"].values():
+        section.pop("runtime", None)
     params["extract"]["conv1d"]["settings"] = {"window_s": 0.1}  # a fifth of the work
     params["matrix"] = yaml.safe_load((ROOT / "matrix.yaml").read_text(encoding="utf-8"))
     params["fusion"]["seeds"] = [0, 1]

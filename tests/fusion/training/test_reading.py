@@ -86,7 +86,6 @@ def test_predictions_are_made_in_the_windows_of_the_checkpoint(corpus):
     windows = [(16, 4), (8, 8), (16, 8), (12, 3), (12, 5), (8, 8)]
     for (asked, values), (window, hop) in zip(found.items(), windows, strict=True):
         np.testing.assert_allclose(values, by_hand(window, hop), atol=1e-6, err_msg=str(asked))
-    np.testing.assert_array_equal(found["train", "auto"], by_hand(8, 8))
     assert np.abs(found["auto", "auto"] - found["train", "auto"]).max() > 1e-3
 
 

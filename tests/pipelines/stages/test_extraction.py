@@ -74,6 +74,25 @@ def test_other_settings_keep_the_old_features(project: Path, run: Run, edit_para
     assert AUDIO.read_bytes() == before
 
 
+def test_another_runtime_keeps_what_is_finished(project: Path, run: Run, edit_params: Callable) -> None:
+    """It runs what is computed from then on, and DVC does not run the stage for it."""
+    assert run("plan").exit_code == 0
+    plan = (project / "work/plan/extract/conv1d.json").read_bytes()
+    before = AUDIO.read_bytes()
+    edit_params(lambda params: params["extract"]["conv1d"].update(runtime="openvino"))
+    assert run("plan").exit_code == 0
+    assert (project / "work/plan/extract/conv1d.json").read_bytes() == plan
+    assert rows(run("extract", "--backbone", "conv1d", "--json"))[0]["computed"] == 0
+    assert AUDIO.read_bytes() == before
+    known = open_receipt(AUDIO)[1]
+    assert rows(run("extract", "--backbone", "conv1d", "--redo", "--json"))[0]["computed"] == 3
+    receipt = open_receipt(AUDIO)[1]
+    assert {trial.runtime for trial in receipt.trials.values()} == {"openvino"}
+    assert receipt.recipe == known.recipe
+    edit_params(lambda params: params["extract"]["conv1d"].update(runtime="tensorrt"))
+    assert "'extract.conv1d.runtime' is 'tensorrt'" in run("plan").stderr
+
+
 def test_a_changed_video_under_the_same_name_is_extracted_anew(project: Path, run: Run) -> None:
     one, other = videos(project)[:2]
     one.write_bytes(one.read_bytes() + b"\0\0\0\x08free")
