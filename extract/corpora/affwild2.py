@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cache.clock import FrameClock, check_length
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError, CorpusError
+from cache.errors import AvFusionError, CorpusError, counted
 from cache.targets import AFFECT
 from extract.corpora.affwild2_folders import (
     PARTITION_FOLDERS,
@@ -129,6 +129,8 @@ class AffWild2(Corpus):
         probed = probe_videos(item.video for item in found if item.video is not None)
         words = FolderIndex(root / "words")
         trials = [trial for item in found if (trial := self._read_trial(root, item, probed, words, faults)) is not None]
+        if not folders.test_lists:
+            _report_unlisted(sorted(videos.keys() - {item.video_name for item in found}))
         _report(trials, bool(folders.videos))
         report_rates({path.name: info for path, info in probed.items() if isinstance(info, VideoInfo)})
         infos = {item.name: probed[item.video] for item in found if item.video is not None}
@@ -333,6 +335,17 @@ def _far_crop(item: _Found) -> str:
         f"crop '{name}' of '{item.crops}' would make it {item.last_crop} frames long, with {item.num_crops} crops in all; expected "
         f"at most {_SPARSE} frames per crop if neither labels nor a video give the length. Remove or rename '{name}', or add the video"
     )
+
+
+def _report_unlisted(names: Sequence[str]) -> None:
+    """Warn about videos of no trial where nothing says which of them are for test."""
+    if names:
+        _log.warning(
+            "Left out for want of an annotation: %s, e.g. '%s'. The test partition's are named by the organisers' list: put it beside "
+            "the annotations, or name it in corpus.settings.test_list.",
+            counted(len(names), "video"),
+            names[0],
+        )
 
 
 def _report(trials: Sequence[Trial], with_videos: bool) -> None:

@@ -246,6 +246,22 @@ def test_the_test_list_gives_trials_without_labels(small: Tree) -> None:
     assert test2.media == {"video": "batch2/test2.avi", "crops": "cropped_aligned/test2_left"}
 
 
+def test_videos_without_annotation_are_reported_where_no_list_names_the_test_partition(
+    small: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("video1", "video2", "test1"):
+        small.video(f"batch1/{name}.mp4")
+    with caplog.at_level(logging.WARNING):
+        assert {trial.id for trial in small.read().trials} == {"video1", "video2"}
+    assert "Left out for want of an annotation: 1 video, e.g. 'test1'" in caplog.text
+    caplog.clear()
+    small.text(TEST_LIST, "test1\n")
+    small.crops("cropped_aligned", "test1")
+    with caplog.at_level(logging.WARNING):
+        assert len(small.read().trials) == 3
+    assert "Left out" not in caplog.text
+
+
 def test_labels_of_the_test_partition_are_reported_as_unused(small: Tree, caplog: pytest.LogCaptureFixture) -> None:
     labels = small.labels(f"{SIXTH}/Test_Set", "video8")
     with caplog.at_level(logging.WARNING):
