@@ -18,6 +18,7 @@ from pipelines.cli.finetune import finetune
 from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.predict import predict
+from pipelines.cli.start import init
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
@@ -38,7 +39,7 @@ def avfusion() -> None:
     """
 
 
-for command in (cache_commands, corpus, finetune, models, predict, submit, unlock):
+for command in (init, cache_commands, corpus, finetune, models, predict, submit, unlock):
     avfusion.add_command(command)
 
 
@@ -362,7 +363,7 @@ def params() -> None:
 @avfusion.command("docs", hidden=True)
 @guarded
 def docs() -> None:
-    """Write the generated pages docs/params.md and docs/cli.md."""
+    """Write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml for `avfusion init`."""
     from pipelines.cli.reference import write_pages
 
     for path in write_pages(avfusion):
