@@ -18,7 +18,7 @@ from pipelines.cli.finetune import finetune
 from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.predict import predict
-from pipelines.cli.start import init
+from pipelines.cli.start import doctor, init
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
@@ -39,7 +39,7 @@ def avfusion() -> None:
     """
 
 
-for command in (init, cache_commands, corpus, finetune, models, predict, submit, unlock):
+for command in (init, doctor, cache_commands, corpus, finetune, models, predict, submit, unlock):
     avfusion.add_command(command)
 
 

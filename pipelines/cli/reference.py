@@ -64,7 +64,7 @@ def _scripts() -> dict[str, click.Command]:
 def write_pages(root: click.Group) -> list[Path]:
     """Write both pages, and the stages of projects elsewhere; returns their paths."""
     pages = {Path("docs/params.md"): params_page(), Path("docs/cli.md"): cli_page(root)}
-    pages[Path("pipelines/starting/files/dvc.yaml")] = adapt_pipeline(Path("dvc.yaml").read_text(encoding="utf-8"))
+    pages[Path("pipelines/starting/files/stages.yaml")] = adapt_pipeline(Path("dvc.yaml").read_text(encoding="utf-8"))
     for path, text in pages.items():
         write_file(path, text.encode())
     return list(pages)

@@ -38,6 +38,15 @@ PLOTS = "pipelines/report/plots"
 def plan_stages(params: Params) -> None:
     """Write `work/plan` and `work/corpus-files.json`; unchanged files are not touched."""
     look_again(params.corpus, paths.CORPUS_FILES)
+    files = plan_documents(params)
+    for path in set(paths.PLAN.rglob("*.json")) - {paths.PLAN / name for name in files}:
+        path.unlink()
+    for name, content in files.items():
+        write_file(paths.PLAN / name, content)
+
+
+def plan_documents(params: Params) -> dict[str, bytes]:
+    """Every file of `work/plan`: its path in there, and its content."""
     documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
     documents["finetune"] = _plan_finetuning(params)
@@ -46,11 +55,7 @@ def plan_stages(params: Params) -> None:
         documents[f"extract/{name}"] = {"read": params.reads(name), "settings": asdict(section), "code": code}
     documents |= {f"code/{folder}": digest_folder(ROOT / folder) for folder in CODE}
     files = {f"{name}.json": _encode(document) for name, document in documents.items()}
-    files |= {f"plots/{path.name}": path.read_bytes() for path in (ROOT / PLOTS).glob("*.json")}
-    for path in set(paths.PLAN.rglob("*.json")) - {paths.PLAN / name for name in files}:
-        path.unlink()
-    for name, content in files.items():
-        write_file(paths.PLAN / name, content)
+    return files | {f"plots/{path.name}": path.read_bytes() for path in (ROOT / PLOTS).glob("*.json")}
 
 
 def _encode(document: Any) -> bytes:

@@ -81,7 +81,7 @@ def _documents(folder: Path, corpus: str, root: Path | None, untrained: bool) ->
     ignored = "" if os.path.isabs(place) else f"/{place}\n"
     return {
         paths.PARAMS.name: settings,
-        PIPELINE: _read(PIPELINE),
+        PIPELINE: _read("stages.yaml"),  # under its own name DVC would take it for stages of this repository
         "README.md": _PLACEHOLDERS.sub(lambda found: words.get(found[0], found[0]), _read("README.md")),
         ".gitignore": _read("gitignore") + ignored,
     }

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from click.testing import Result
 
 from cache.corpus.manifest import Manifest
 from pipelines.cli.start import CORPORA
+from pipelines.project.params import EvaluateParams
 from pipelines.project.params_file import read_params
 from pipelines.stages.plan import CODE, PLOTS, plan_stages
+from pipelines.starting.outdated import find_outdated
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -55,7 +58,9 @@ def shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_folder_of_videos_becomes_a_report(media: Path, tmp_path: Path, run: Run) -> None:
+def test_a_folder_of_videos_becomes_a_report(
+    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "lab/project"
     result = run("init", project, "--corpus", "folder", "--root", media, "--untrained")
     assert result.exit_code == 0, result.output
@@ -72,11 +77,39 @@ def test_a_folder_of_videos_becomes_a_report(media: Path, tmp_path: Path, run: R
     assert json.loads((project / "results/scores.json").read_text())["systems"].keys() == {"visual"}
     again = shell(project, "dvc", "repro")
     assert re.findall("Running stage '(.*)'", again.stdout) == ["plan"]
+    assert_outdated_stages_are_known(project, monkeypatch)
     assert shell(project, "dvc", "plots", "show", "results/history.csv").returncode == 0
     video = next((media / "videos").iterdir())
     assert shell(project, "avfusion", "predict", str(video), "--model", "visual", "--out", "answers").returncode == 0
     with (project / "answers" / f"{video.stem}.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["valence"]) == pytest.approx(0, abs=1)
+
+
+def assert_outdated_stages_are_known(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a change would run again, with the first reason; nothing is written to find out."""
+    with monkeypatch.context() as patch:
+        patch.chdir(project)
+        params = read_params()
+        assert find_outdated(params) == {}
+        crops = replace(params.crops, size=96)
+        changed = find_outdated(replace(params, crops=crops))
+        assert list(changed) == ["crops", "finetune", "extract@mobilefacenet", "train", "evaluate", "matrix", "report"]
+        assert changed["crops"] == "'work/plan/crops.json' has changed"
+        assert changed["train"] == "'features/receipts' will change"
+        assert list(find_outdated(replace(params, evaluate=EvaluateParams(draws=10)))) == [
+            "evaluate",
+            "matrix",
+            "report",
+        ]
+        text = Path("params.yaml").read_text(encoding="utf-8")
+        Path("params.yaml").write_text(text.replace("epochs: 2", "epochs: 3"), encoding="utf-8")
+        assert list(find_outdated(read_params())) == ["train", "evaluate", "report"]
+        Path("params.yaml").write_text(text, encoding="utf-8")
+        report = Path("results/report.md")
+        kept = report.read_bytes()
+        report.unlink()
+        assert find_outdated(params) == {"report": "'results/report.md' is missing"}
+        report.write_bytes(kept)
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
@@ -86,7 +119,7 @@ def test_every_corpus_has_settings_that_can_be_read(corpus: str, tmp_path: Path,
     assert (params.corpus.name, params.corpus.root) == (corpus, "media")
     assert "/media\n" in (tmp_path / "own/.gitignore").read_text()
     text = (tmp_path / "own/README.md").read_text(encoding="utf-8")
-    assert text.count("\n") == 9
+    assert text.count("\n") == 10
     for word in re.findall(r"^    (?:avfusion|dvc) (\w+)", text, re.M):
         assert run(word, "--help").exit_code == 0 or word == "repro"
 
