@@ -1,4 +1,4 @@
-"""Commands `avfusion init`, a project of one's own, and `avfusion doctor`, what it and this machine lack."""
+"""Commands for a start: `init`, a project of one's own, `doctor`, what it and this machine lack, `list` and `params`, what there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from extract.backbones import BACKBONES
+from extract.corpora import CORPORA
 from pipelines.cli.options import JSON
 from pipelines.console.console import Command, guarded, note, say, show
 from pipelines.project import paths
@@ -16,8 +18,8 @@ from pipelines.project import paths
 if TYPE_CHECKING:
     from pipelines.starting.doctor import Finding
 
-CORPORA = ("folder", "affwild2", "muse")
-"""Those that a project can be started for."""
+STARTED = ("folder", "affwild2", "muse")
+"""Corpora that a project can be started for."""
 
 
 @click.command("init", cls=Command)
@@ -25,7 +27,7 @@ CORPORA = ("folder", "affwild2", "muse")
 @click.option(
     "--corpus",
     required=True,
-    type=click.Choice(CORPORA),
+    type=click.Choice(STARTED),
     help="folder is for your own videos.",
 )
 @click.option(
@@ -89,3 +91,25 @@ def _say_findings(found: list[Finding]) -> None:
                 say(f"  {finding.state:<8}{finding.name:<24} {finding.found}")
                 if finding.remedy:
                     say(f"          {finding.remedy}")
+
+
+@click.command("list", cls=Command)
+@click.argument("what", type=click.Choice(["backbones", "models", "corpora"]))
+@JSON
+@guarded
+def list_names(what: str, as_json: bool) -> None:
+    """List backbones, fusion models or corpora, each with a line of description."""
+    from cache.names import summary
+    from fusion.models import MODELS
+
+    table = {"backbones": BACKBONES, "models": MODELS, "corpora": CORPORA}[what]
+    show([{"name": name, "what": summary(target)} for name, target in table.items()], as_json)
+
+
+@click.command("params", cls=Command)
+@guarded
+def params() -> None:
+    """List every setting of params.yaml with its default and meaning."""
+    from pipelines.cli.reference import params_page
+
+    say(params_page())

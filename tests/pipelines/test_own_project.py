@@ -19,7 +19,7 @@ import yaml
 from click.testing import Result
 
 from cache.corpus.manifest import Manifest
-from pipelines.cli.start import CORPORA
+from pipelines.cli.start import STARTED
 from pipelines.project.params import EvaluateParams
 from pipelines.project.params_file import read_params
 from pipelines.stages.plan import CODE, PLOTS, plan_stages
@@ -112,7 +112,7 @@ def assert_outdated_stages_are_known(project: Path, monkeypatch: pytest.MonkeyPa
         report.write_bytes(kept)
 
 
-@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("corpus", STARTED)
 def test_every_corpus_has_settings_that_can_be_read(corpus: str, tmp_path: Path, run: Run) -> None:
     assert run("init", tmp_path / "own", "--corpus", corpus).exit_code == 0
     params = read_params(tmp_path / "own/params.yaml")
