@@ -92,9 +92,11 @@ def refusal(faults: Mapping[str, str], where: str) -> SettingError:
     """
     lines = [with_full_stop(f"'{key}' {text}" if key else f"{where} {text}") for key, text in faults.items()]
     if len(lines) > 1:
-        text = f"{len(lines)} settings in {where} are wrong; change them, see docs/params.md:\n  " + "\n  ".join(lines)
+        text = f"{len(lines)} settings in {where} are wrong; change them, see 'avfusion params':\n  " + "\n  ".join(
+            lines
+        )
     else:
-        text = f"Setting in {where} is wrong: {lines[0]} Change it; see docs/params.md."
+        text = f"Setting in {where} is wrong: {lines[0]} Change it; see 'avfusion params'."
     return SettingError(text, faults)
 
 

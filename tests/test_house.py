@@ -145,6 +145,7 @@ def test_files_stay_small_and_documented(path: Path) -> None:
         ["list", "backbones"],
         ["list", "models"],
         ["list", "corpora"],
+        ["completion", "bash"],
     ],
 )
 def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:

@@ -33,8 +33,15 @@ MENTION = re.compile(rf"(?:^\s*|[`'\"]|; |\$ |&& )({'|'.join(SCRIPTS)})(?= )([^`
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b")
 PLACEHOLDER = re.compile(r"[{<\[%$(@…]")
 FOREIGN = {
-    "dvc": {"--only-changed"},
-    "pip": {"--constraint", "--disable-pip-version-check", "--editable", "--no-compile", "--quiet"},
+    "dvc": {"--no-scm", "--only-changed", "--subdir"},
+    "pip": {
+        "--constraint",
+        "--disable-pip-version-check",
+        "--editable",
+        "--force-reinstall",
+        "--no-compile",
+        "--quiet",
+    },
     "pytest": {"--dist", "--import-mode"},
     "ruff": {"--check"},
     "benchmarks": {"--repeats"},

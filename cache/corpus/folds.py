@@ -121,7 +121,7 @@ def make_folds(
 
 def _default_count(manifest: Manifest) -> int:
     number = len({trial.subject for trial in _pool(manifest)[0]})
-    if number < DEFAULT_COUNT:
+    if 1 < number < DEFAULT_COUNT:
         warnings.warn(
             f"The corpus has {counted(number, 'subject')} with labels, so it is divided into {counted(number, 'fold')} instead of {DEFAULT_COUNT}. "
             "Set fusion.folds.count for another number.",
@@ -282,9 +282,15 @@ def _divide(manifest: Manifest, n: int, seed: int, stratified: bool) -> tuple[Fo
 
     pool, others = _pool(manifest)
     subjects = [trial.subject for trial in pool]
-    if not 2 <= n <= len(set(subjects)):
+    number = len(set(subjects))
+    if number < 2:
         raise SettingError(
-            f"{counted(n, 'fold')} of {counted(len(set(subjects)), 'subject')} with labels; expected {'2' if len(set(subjects)) == 2 else f'2 to {len(set(subjects))}'} folds. "
+            f"The corpus has {counted(number, 'subject')} with labels, expected at least 2, as folds keep subjects apart. "
+            "Label more of them; if its trials show several people, say so where the corpus names subjects."
+        )
+    if not 2 <= n <= number:
+        raise SettingError(
+            f"{counted(n, 'fold')} of {number} subjects with labels; expected {'2' if number == 2 else f'2 to {number}'} folds. "
             "Change the number of folds (fusion.folds.count)."
         )
     rule = StratifiedGroupKFold if stratified else GroupKFold

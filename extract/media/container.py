@@ -21,6 +21,15 @@ _PLACEHOLDER = 1 << 24  # pictures, a week's worth; AVI writers that cannot seek
 _SOUND_PACKETS = 64  # tried before a stream counts as impossible to decode
 
 
+def can_decode(codec: str) -> bool:
+    """Whether the libraries of this machine can decode a codec, such as "h264"."""
+    try:
+        av.codec.Codec(codec, "r")
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
 @contextmanager
 def open_media(path: Path, *, ignore_length: bool = False) -> Iterator[Any]:
     """Open a container for reading; every fault of libav inside becomes a `MediaError`.

@@ -229,8 +229,13 @@ def weights_folder() -> Path:
     return Path(os.environ.get("AVFUSION_WEIGHTS", "~/.cache/avfusion/weights")).expanduser()
 
 
+def card_place(card: WeightsCard) -> Path:
+    """Where published weights are kept on this machine, downloaded or put there by hand."""
+    return weights_folder() / f"{card.name}{Path(card.origin).suffix or '.pt'}"
+
+
 def _fetch(card: WeightsCard) -> Path:
-    path = weights_folder() / f"{card.name}{Path(card.origin).suffix or '.pt'}"
+    path = card_place(card)
     by_hand = f"Download '{card.origin}' yourself, put it at '{path}' (or give its path as the weights) and run again."
 
     def check(file: Path) -> None:

@@ -11,13 +11,15 @@ import click
 from click.core import ParameterSource
 
 from extract.backbones import BACKBONES
-from extract.corpora import CORPORA
 from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
+from pipelines.cli.completion import completion, names_of
 from pipelines.cli.corpus import corpus
+from pipelines.cli.examples import arrange
 from pipelines.cli.finetune import finetune
 from pipelines.cli.models import models
 from pipelines.cli.options import DEVICE, DEVICES, JSON, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.cli.predict import predict
+from pipelines.cli.start import doctor, init, list_names, params
 from pipelines.cli.store import FEATURES
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
@@ -26,6 +28,13 @@ from pipelines.console.console import Group, guarded, say, show
 from pipelines.project import paths
 
 _REDO = click.option("--redo", is_flag=True, help="Train finished networks again.")
+_SYSTEM = click.option(
+    "--system",
+    "systems",
+    multiple=True,
+    shell_complete=names_of("fusion", "systems"),
+    help="Only this system in params.yaml; may be repeated.",
+)
 _HELP = {"help_option_names": ["-h", "--help"]}  # also of the commands that are scripts
 
 
@@ -38,7 +47,20 @@ def avfusion() -> None:
     """
 
 
-for command in (cache_commands, corpus, finetune, models, predict, submit, unlock):
+for command in (
+    init,
+    doctor,
+    list_names,
+    params,
+    completion,
+    cache_commands,
+    corpus,
+    finetune,
+    models,
+    predict,
+    submit,
+    unlock,
+):
     avfusion.add_command(command)
 
 
@@ -87,6 +109,7 @@ def crops(redo: bool, device: str, workers: int, as_json: bool) -> None:
     "names",
     multiple=True,
     required=True,
+    shell_complete=names_of("extract"),
     help="Name of a feature set in params.yaml ('all' for every one), or of a backbone for loose media; may be repeated.",
 )
 @click.option(
@@ -245,7 +268,7 @@ def transcribe(
 
 
 @avfusion.command("train", context_settings=_HELP)
-@click.option("--system", "systems", multiple=True, help="Only this system in params.yaml; may be repeated.")
+@_SYSTEM
 @_REDO
 @FEATURES
 @JSON
@@ -264,7 +287,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
 
 
 @avfusion.command("evaluate", context_settings=_HELP)
-@click.option("--system", "systems", multiple=True, help="Only this system in params.yaml; may be repeated.")
+@_SYSTEM
 @click.option(
     "--partition",
     type=click.Choice(["auto", "train", "validation", "test"]),
@@ -356,36 +379,17 @@ def reproduce_table(paper: str, table: str, corpus: str, redo: bool, features: s
         say(markdown(document))
 
 
-@avfusion.command("params")
-@guarded
-def params() -> None:
-    """List every setting of params.yaml with its default and meaning."""
-    from pipelines.cli.reference import params_page
-
-    say(params_page())
-
-
 @avfusion.command("docs", hidden=True)
 @guarded
 def docs() -> None:
-    """Write the generated pages docs/params.md and docs/cli.md."""
+    """Write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml for `avfusion init`."""
     from pipelines.cli.reference import write_pages
 
     for path in write_pages(avfusion):
         say(path)
 
 
-@avfusion.command("list")
-@click.argument("what", type=click.Choice(["backbones", "models", "corpora"]))
-@JSON
-@guarded
-def list_names(what: str, as_json: bool) -> None:
-    """List backbones, fusion models or corpora, each with a line of description."""
-    from cache.names import summary
-    from fusion.models import MODELS
-
-    table = {"backbones": BACKBONES, "models": MODELS, "corpora": CORPORA}[what]
-    show([{"name": name, "what": summary(target)} for name, target in table.items()], as_json)
+arrange(avfusion)
 
 
 def main() -> Any:

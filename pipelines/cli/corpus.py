@@ -23,9 +23,12 @@ def corpus() -> None:
 def corpus_build(as_json: bool) -> None:
     """Read the corpus in params.yaml and write its manifest (the demo corpus is generated first)."""
     from pipelines.project.params_file import read_params
+    from pipelines.project.partitions import say_untrainable
     from pipelines.stages.corpus import build_corpus
 
     manifest = build_corpus(read_params().corpus, paths.CORPUS)
+    if lack := say_untrainable(manifest):
+        warn(lack)
     partitions = sorted({trial.partition for trial in manifest.trials})
     members = {name: [trial for trial in manifest.trials if trial.partition == name] for name in partitions}
     show(

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipelines.cli.completion import names_of
 from pipelines.cli.options import DEVICE, JSON, RECOGNISER, FrameRate, Frames
 from pipelines.console.console import Command, guarded, show
 
@@ -40,6 +41,7 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     multiple=True,
     required=True,
     metavar="RUN",
+    shell_complete=names_of("fusion", "systems"),
     help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN; several are one ensemble.",
 )
 @click.option(

@@ -18,6 +18,7 @@ from fusion.models import MODELS
 from fusion.settings import TrainConfig
 from pipelines.console.tables import markdown_table
 from pipelines.project import params as sections
+from pipelines.starting.project import adapt_pipeline
 
 _INTRO = """# Settings of `params.yaml`
 
@@ -61,8 +62,9 @@ def _scripts() -> dict[str, click.Command]:
 
 
 def write_pages(root: click.Group) -> list[Path]:
-    """Write both pages; returns their paths."""
+    """Write both pages, and the stages of projects elsewhere; returns their paths."""
     pages = {Path("docs/params.md"): params_page(), Path("docs/cli.md"): cli_page(root)}
+    pages[Path("pipelines/starting/files/stages.yaml")] = adapt_pipeline(Path("dvc.yaml").read_text(encoding="utf-8"))
     for path, text in pages.items():
         write_file(path, text.encode())
     return list(pages)

@@ -18,6 +18,7 @@ from pipelines.project import paths
 if TYPE_CHECKING:
     from cache.corpus.manifest import Manifest
     from cache.store.feature_sets import FeatureSet
+    from cache.store.store import FeatureStore
     from cache.store.verification import Finding, Holding
 
 FEATURES = click.option(
@@ -46,7 +47,7 @@ class _LocalPath(click.ParamType[Path]):
 def cache() -> None:
     """List, check, tidy, export and import stored features.
 
-    A FINGERPRINT may be given by its first digits, or as the name of a feature set.
+    A FINGERPRINT may be given by its first digits, as the name of a feature set, or by the path of a store or a receipt.
     """
 
 
@@ -58,6 +59,9 @@ def list_features(features: str, as_json: bool) -> None:
     """List stored features: what they are made of, how complete and how large they are."""
     rows = [_row(holding) for holding in _holdings(features)]
     show(rows if as_json else [_shorten(row) for row in rows], as_json)
+    for row in () if as_json else rows:
+        if row["problem"]:
+            warn(f"'{row['store']}' {row['made of']}")
 
 
 @cache.command("info")
@@ -66,11 +70,11 @@ def list_features(features: str, as_json: bool) -> None:
 @JSON
 @guarded
 def info(fingerprint: str, features: str, as_json: bool) -> None:
-    """Show the whole recipe of a fingerprint, and its trials."""
+    """Show what a fingerprint is made of, its whole recipe, and its trials."""
     from cache.recipe import flatten
-    from cache.store.verification import find_holding
+    from cache.store.verification import describe
 
-    store = find_holding(features, fingerprint).open()
+    store = _find(features, fingerprint)
     trials = [
         {
             "trial": trial_id,
@@ -84,6 +88,7 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
     if as_json:
         say_json({"recipe": recipe, "trials": trials})
         return
+    say(f"{describe(store.recipe)}\n")
     show([{"setting": key, "value": value} for key, value in flatten(recipe).items()], False)
     say("")
     show(trials, False)
@@ -98,9 +103,8 @@ def info(fingerprint: str, features: str, as_json: bool) -> None:
 def diff(first: str, second: str, features: str, as_json: bool) -> None:
     """Show in which settings two fingerprints differ."""
     from cache.recipe import compare
-    from cache.store.verification import find_holding
 
-    stores = [find_holding(features, start).open() for start in (first, second)]
+    stores = [_find(features, start) for start in (first, second)]
     rows = [
         {"setting": name, "first": ours, "second": theirs}
         for name, (ours, theirs) in compare(stores[0].recipe, stores[1].recipe).items()
@@ -200,9 +204,8 @@ def export_features(
     An archive (zstd) is a folder of features like any other: the cache commands and training read it with --features.
     """
     from cache.formats.interchange import export_features as export
-    from cache.store.verification import find_holding
 
-    store = find_holding(features, fingerprint).open()
+    store = _find(features, fingerprint)
     chosen = list(trials) or store.trial_ids()
     export(store, chosen, kind, path)
     show([{"path": str(path), "trials": len(chosen)}], as_json)
@@ -248,6 +251,24 @@ def _holdings(features: str) -> list[Holding]:
     return holdings
 
 
+def _find(features: str, given: str) -> FeatureStore:
+    """The features of a fingerprint, of a feature set, or at the path of a store or a receipt.
+
+    Raises:
+        UnknownNameError: if there are none, or several.
+        StoreError: if they cannot be opened.
+    """
+    from cache.store.receipt import open_receipt
+    from cache.store.verification import find_holding
+
+    path = Path(given)
+    if path.suffix == ".json" and path.is_file():
+        return open_receipt(path)[0]
+    if path.suffix == ".zarr" and path.is_dir():
+        return find_holding(str(path.parent), path.stem).open()
+    return find_holding(features, given).open()
+
+
 _LEFT_OVER = "params.yaml no longer names this feature set, and no system reads it; 'avfusion cache prune' removes it"
 
 
@@ -287,14 +308,19 @@ def _row(holding: Holding) -> dict[str, Any]:
         row |= {"trials": len(records), "unfinished": len(store.unfinished())}
         row["frames"] = sum(record.clock.num_frames for record in records.values())
         made_of = describe(store.recipe)
-    return {**row, "receipts": list(holding.receipts), "store": str(holding.path), "made of": made_of}
+    row |= {"receipts": list(holding.receipts), "store": str(holding.path)}
+    return {**row, "made of": made_of, "problem": holding.problem}
 
 
 def _shorten(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for people: first digits, readable size."""
-    short = {**row, "fingerprint": row["fingerprint"][:12], "receipts": ", ".join(row["receipts"]) or "none"}
+    """A row of 80 columns for people; what features are made of is said by `cache info`."""
+    unfinished = f" + {row['unfinished']} unfinished" if row["unfinished"] else ""
     return {
-        ("size" if key == "bytes" else key): (_size(row["bytes"]) if key == "bytes" else short[key]) for key in short
+        "set": ", ".join(row["receipts"]) or f"{Path(row['store']).stem} (no receipt)",
+        "fingerprint": row["fingerprint"][:12],
+        "trials": f"{row['trials']}{unfinished}",
+        "frames": row["frames"],
+        "size": _size(row["bytes"]),
     }
 
 

@@ -38,7 +38,16 @@ def _escaped_usage() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """A command whose usage errors are escaped."""
+    """A command whose usage errors are escaped, and whose help ends with examples."""
+
+    examples: tuple[str, ...] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{' ' * formatter.current_indent}{line}\n")
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """As click does."""
@@ -52,10 +61,14 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """A group of such commands; its list of commands shows whole sentences."""
+    """A group of such commands; its list of commands, in the order of the table, shows whole sentences."""
 
     command_class = Command
     group_class = type
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, unsorted."""
+        return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Wrap the first sentence of every command; click would cut it to fit on one line."""

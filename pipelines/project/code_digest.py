@@ -1,4 +1,4 @@
-"""Digest of code, without its documentation.
+"""Digest of code, in part without its documentation.
 
 Only the standard library is imported here, and the digest is the same in Python 3.11 to 3.13, so that colleagues get the same.
 """
@@ -37,6 +37,13 @@ def digest_code(modules: Iterable[str], root: Path) -> str:
 def digest_file(path: Path) -> str:
     """Digest of one file's code, whatever it imports."""
     return _read(path)[0]
+
+
+def digest_folder(folder: Path) -> str:
+    """Digest of all modules and tables (`.json`) in a folder and below, byte for byte, which takes milliseconds."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".json"))
+    contents = [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 @functools.cache

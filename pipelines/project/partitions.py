@@ -53,5 +53,21 @@ def say_unscored(partition: str, folds: Sequence[Fold], manifest: Manifest) -> s
     )
 
 
+def say_untrainable(manifest: Manifest) -> str:
+    """Why nothing can be trained on a corpus, and what to do, before hours are spent on its features; "" if it can."""
+    subjects = {t.subject for t in manifest.trials if t.labels is not None and np.isfinite(t.labels).any()}
+    if not subjects:
+        return (
+            "No trial has labels, so models can predict these trials but not be trained on them. Add the labels, and build "
+            "the corpus again."
+        )
+    if len(subjects) == 1:
+        return (
+            f"Only subject '{next(iter(subjects))}' has labels, but training and validation need different subjects. Label "
+            "another one; if the trials show several people, say so where the corpus names subjects."
+        )
+    return ""
+
+
 def _have(folds: Sequence[int]) -> str:
     return f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))} {'have' if len(folds) > 1 else 'has'}"

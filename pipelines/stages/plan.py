@@ -2,8 +2,8 @@
 
 DVC itself only knows files and whole sections of params.yaml. This stage writes a small file for each thing that a stage depends on:
 sections that may be missing, which feature sets are read by any system, how and by which backbone each is
-made, and the files in the corpus's folder. Of a backbone's code only its own file counts (and `extract/inputs`, in dvc.yaml):
-other code does not change features unless a number in these files is increased.
+made, the files in the corpus's folder, and the code, wherever it is installed (`work/plan/code`). Of a backbone's code only its
+own file counts (and `extract/inputs`, in dvc.yaml): other code does not change features unless a number in these files is increased.
 """
 
 from __future__ import annotations
@@ -23,27 +23,43 @@ from cache.store.receipt import save_unread
 from extract.backbones import BACKBONES
 from pipelines.console.console import note
 from pipelines.project import paths
-from pipelines.project.code_digest import digest_file
+from pipelines.project.code_digest import digest_file, digest_folder
 from pipelines.project.corpus_files import look_again
 from pipelines.project.finetuned import asks_for_finetuned
 from pipelines.project.params import Params
-from pipelines.project.runs import digest_finetuning
+from pipelines.project.runs import ROOT, digest_finetuning
+
+CODE = ("extract/corpora", "extract/faces", "extract/inputs", "extract/media", "fusion", "pipelines/report")
+"""Folders of code that stages depend on, each by `work/plan/code/FOLDER.json`."""
+PLOTS = "pipelines/report/plots"
+"""Folder of templates for `dvc plots`, which looks for them in the project: in `work/plan/plots`."""
 
 
 def plan_stages(params: Params) -> None:
     """Write `work/plan` and `work/corpus-files.json`; unchanged files are not touched."""
     look_again(params.corpus, paths.CORPUS_FILES)
+    files = plan_documents(params)
+    for path in set(paths.PLAN.rglob("*.json")) - {paths.PLAN / name for name in files}:
+        path.unlink()
+    for name, content in files.items():
+        write_file(paths.PLAN / name, content)
+
+
+def plan_documents(params: Params) -> dict[str, bytes]:
+    """Every file of `work/plan`: its path in there, and its content."""
     documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
     documents["finetune"] = _plan_finetuning(params)
     for name, section in params.extract.items():
         code = digest_file(source_of(BACKBONES[section.backbone]))
         documents[f"extract/{name}"] = {"read": params.reads(name), "settings": section.plan(), "code": code}
-    files = {paths.PLAN / f"{name}.json": document for name, document in documents.items()}
-    for path in set(paths.PLAN.rglob("*.json")) - files.keys():
-        path.unlink()
-    for path, document in files.items():
-        write_file(path, (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode())
+    documents |= {f"code/{folder}": digest_folder(ROOT / folder) for folder in CODE}
+    files = {f"{name}.json": _encode(document) for name, document in documents.items()}
+    return files | {f"plots/{path.name}": path.read_bytes() for path in (ROOT / PLOTS).glob("*.json")}
+
+
+def _encode(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode()
 
 
 def _plan_finetuning(params: Params) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_make_fold_refuses_unknown_and_empty():
 def test_grouped_folds_are_disjoint_and_complete(subjects, n, seed):
     manifest = corpus(*((f"t{i:02d}", str(s), "") for i, s in enumerate(subjects)), ("z", "kept", "test"))
     if len(set(subjects)) < n:
-        with pytest.raises(SettingError, match="number of folds"):
+        with pytest.raises(SettingError, match="number of folds|as folds keep subjects apart"):
             grouped_folds(manifest, n, seed)
         return
     folds = grouped_folds(manifest, n, seed)
@@ -164,7 +164,7 @@ def test_stratified_folds_are_disjoint_and_complete(entries, n):
     manifest = Manifest(Path("."), tuple(trials))
     subjects = {trial.subject for trial in trials}
     if len(subjects) < n:
-        with pytest.raises(SettingError, match="number of folds"):
+        with pytest.raises(SettingError, match="number of folds|as folds keep subjects apart"):
             stratified_folds(manifest, n, 0)
         return
     try:
@@ -189,6 +189,15 @@ def test_every_fold_validates_on_a_subject_with_labels(divide):
         assert sorted((*fold.train, *fold.validate)) == everyone
     with pytest.raises(SettingError, match="4 folds of 3 subjects with labels; expected 2 to 3 folds"):
         divide(manifest, 4, 0)
+
+
+@pytest.mark.parametrize("kind", ["auto", "grouped", "stratified"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_subject_cannot_be_divided(kind, count):
+    with pytest.raises(
+        SettingError, match="has 1 subject with labels, expected at least 2, as folds keep subjects apart"
+    ):
+        make_folds(labelled([0.1, 0.2], ["a", "a"]), kind, count)
 
 
 @pytest.mark.parametrize("kind", ["auto", "grouped", "stratified"])

@@ -23,6 +23,7 @@ from pipelines.cli.commands import avfusion
 from pipelines.cli.reference import cli_page, params_page
 from pipelines.project.params_file import read_params
 from pipelines.project.yaml_files import read_yaml
+from pipelines.starting.project import FILES, adapt_pipeline
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., Result]
@@ -211,8 +212,13 @@ def test_a_type_error_names_its_setting_only(project: Path, run: Run, edit_param
 
 def test_the_generated_pages_are_current() -> None:
     """Run `make docs` when this fails."""
-    assert (ROOT / "docs/params.md").read_text(encoding="utf-8") == params_page()
-    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == cli_page(avfusion)
+    assert _read(ROOT / "docs/params.md") == params_page()
+    assert _read(ROOT / "docs/cli.md") == cli_page(avfusion)
+    assert _read(FILES / "stages.yaml") == adapt_pipeline(_read(ROOT / "dvc.yaml"))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def test_scripts_are_named_beside_their_commands() -> None:

@@ -57,8 +57,10 @@ def test_ls(store: FeatureStore) -> None:
     assert row["fingerprint"] == store.recipe.fingerprint
     assert (row["trials"], row["frames"], row["receipts"]) == (2, 40, ["facenet"])
     assert row["bytes"] > 40 * 8 * 2
+    said = "facenet (visual), 8 numbers per frame as float16, weights ab12cd34ef56, algorithm 1; size 160"
+    assert row["made of"] == said
+    assert said in run("info", "facenet").stdout
     output = run("ls").stdout
-    assert "facenet (visual), 8 numbers per frame as float16, weights ab12cd34ef56, algorithm 1; size 160" in output
     assert store.recipe.fingerprint[:12] in output
     assert run("ls", "--features", "nowhere").stdout == ""
 
@@ -245,3 +247,22 @@ def test_a_bad_import_is_one_sentence(
     assert result.stderr.startswith("Error: 'in")
     assert result.stderr.count("\n") == 1
     assert not Path("features").exists()
+
+
+def test_ls_fits_a_terminal_and_info_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = fill(tmp_path, replace(RECIPE, settings={f"a_long_setting_{i}": "of many" for i in range(40)}))
+    Receipt.of(store, store.trial_ids()).save(tmp_path / "features/receipts/facenet.json")
+    fill(tmp_path, replace(RECIPE, name="mobilefacenet_tuned"))
+    output = run("ls").stdout
+    assert max(map(len, output.splitlines())) <= 80
+    assert "mobilefacenet_tuned (no receipt)" in output
+    assert "a_long_setting_39 of many" in run("info", "facenet").stdout
+
+
+@pytest.mark.parametrize("given", ["features/facenet.zarr", "features/receipts/facenet.json"])
+def test_features_are_found_by_a_path(store: FeatureStore, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in ([given], [str(Path(given).absolute()), "--features", "elsewhere"]):
+        assert run_json("info", *arguments)["recipe"]["fingerprint"] == store.recipe.fingerprint
+    assert run("diff", given, "facenet").stderr == "They are the same.\n"
+    assert run("info", given.replace("facenet", "other")).exit_code == 1

@@ -6,9 +6,12 @@ import inspect
 import io
 import logging
 import re
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import numpy as np
@@ -18,6 +21,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipelines.cli.commands import avfusion
+from pipelines.cli.examples import EXAMPLES
 from pipelines.console.console import guarded, progress
 
 
@@ -191,3 +195,56 @@ def test_the_list_of_commands_cuts_no_sentence(path: tuple[str, ...]) -> None:
     for name, command in GROUPS[path].commands.items():
         first = " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
         assert (f"{name} {first}" in listed) is not command.hidden, name
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{path} {name}".strip(), command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}".strip())
+
+
+def test_commands_are_listed_in_the_order_of_the_work_with_examples() -> None:
+    found = dict(commands(avfusion))
+    assert list(found) == list(EXAMPLES)
+    text = CliRunner().invoke(avfusion, ["--help"]).output
+    places = [
+        text.index(f"\n  {name} ") for name in ("init", "corpus", "extract", "train", "evaluate", "report", "cache")
+    ]
+    assert places == sorted(places)
+    for name, command in found.items():
+        if command.hidden or isinstance(command, click.Group):
+            continue
+        shown = CliRunner().invoke(avfusion, [*name.split(), "--help"]).output
+        assert EXAMPLES[name], name
+        assert "\n".join(["Examples:", *(f"  {line}" for line in EXAMPLES[name])]) in shown
+        assert max(map(len, EXAMPLES[name])) < 100
+
+
+def complete(words: str, **variables: str) -> list[str]:
+    environment = {"_AVFUSION_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    result = CliRunner().invoke(avfusion, env={**environment, **variables}, prog_name="avfusion")
+    return [line.partition(",")[2] for line in result.output.splitlines() if line]
+
+
+def test_shells_complete_commands_and_names_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complete("avfusion cache in") == ["info"]
+    assert complete("avfusion train --system f") == []
+    (tmp_path / "params.yaml").write_text(
+        "fusion: {systems: {fused: {}, face: {}, audio: {}}}\nextract: {vggish: {}}\n"
+    )
+    assert complete("avfusion train --system f") == ["fused", "face"]
+    assert complete("avfusion predict --model a") == ["audio"]
+    assert complete("avfusion extract --backbone ") == ["vggish"]
+    (tmp_path / "params.yaml").write_text("fusion: 1\n")
+    assert complete("avfusion train --system f") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_script_can_be_completed(shell: str) -> None:
+    text = CliRunner().invoke(avfusion, ["completion", shell]).output
+    for name in ("avfusion", "extract-features", "train-fusion"):
+        assert f"_{name.replace('-', '_').upper()}_COMPLETE={shell}_complete" in text
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=text, text=True, capture_output=True).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from fusion.models import MODELS
 from pipelines.project import code_digest
-from pipelines.project.code_digest import digest_code
+from pipelines.project.code_digest import digest_code, digest_folder
 
 ROOT = Path(__file__).parents[3]
 Edit = Callable[[str], str]
@@ -87,3 +87,14 @@ def test_other_versions_of_python_agree(version: str) -> None:
     environment = {"PYTHONPATH": str(ROOT / "pipelines" / "project"), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
     done = subprocess.run([python, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == digests(ROOT)["rnn"], done.stderr
+
+
+def test_a_folder_s_digest_counts_every_module_and_table(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    seen = [digest_folder(tmp_path)]
+    for name, text in (("a.py", ""), ("a.py", "# now with a comment"), ("inner/b.json", "{}"), ("inner/a.py", "")):
+        (tmp_path / name).write_text(text)
+        seen.append(digest_folder(tmp_path))
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "inner/a.pyc").touch()
+    assert digest_folder(tmp_path) == seen[-1]

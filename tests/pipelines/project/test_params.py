@@ -40,7 +40,7 @@ def faults_of(folder: Path, text: str, matrix: str = "") -> dict[str, str]:
     with pytest.raises(SettingError) as caught:
         read_params(folder / "params.yaml")
     assert str(folder / "params.yaml") in str(caught.value)
-    assert "docs/params.md" in str(caught.value)
+    assert "see 'avfusion params'" in str(caught.value)
     return caught.value.faults
 
 

@@ -1,0 +1,68 @@
+"""What `avfusion doctor` says of a machine and a project, and when it is an error."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from pipelines.starting import doctor
+
+Run = Callable[..., Result]
+
+
+def findings(result: Result) -> dict[tuple[str, str], dict]:
+    return {(row["area"], row["name"]): row for row in json.loads(result.stdout)}
+
+
+def test_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AVFUSION_WEIGHTS", str(tmp_path))
+    result = run("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    found = findings(result)
+    assert {area for area, _ in found} == {"versions", "devices", "codecs", "weights", "disk"}
+    assert found["versions", "torch"]["state"] == found["codecs", "h264"]["state"] == "ok"
+    assert "written at" in found["disk", "."]["found"]
+    missing = found["weights", "mobilefacenet foamliu"]
+    assert (missing["state"], str(tmp_path / "foamliu.pt") in missing["remedy"]) == ("note", True)
+    (tmp_path / "foamliu.pt").touch()
+    assert findings(run("doctor", "--json"))["weights", "mobilefacenet foamliu"]["state"] == "ok"
+
+
+def test_what_is_needed_and_missing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, run: Run, edit_params: Callable
+) -> None:
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "" if name in ("zarr", "praatio") else version(name))
+    monkeypatch.setattr(doctor, "CODECS", {"h263000": doctor.MISSING, "h264": doctor.MISSING})
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage(10**6))
+    edit_params(lambda params: params["extract"]["mobilefacenet"].update(weights="xuexingyu24"))
+    edit_params(lambda params: params["extract"]["conv1d"].update(weights="own/weights.pt"))
+    result = run("doctor", "--json")
+    assert result.exit_code == 1
+    found = {key: row for key, row in findings(result).items() if row["state"] == "missing"}
+    assert list(found) == [
+        ("versions", "zarr"),
+        ("codecs", "h263000"),
+        ("weights", "mobilefacenet xuexingyu24"),
+        ("weights", "conv1d own/weights.pt"),
+        ("disk", "features"),
+    ]
+    assert all(row["remedy"] for row in found.values())
+    said = run("doctor")
+    assert said.exit_code == 1
+    assert "  missing zarr                     not installed\n          Run 'pip install zarr'" in said.stdout
+    assert max(map(len, said.stdout.partition("weights\n")[0].splitlines())) < 120
+
+
+def test_faulty_settings_are_a_finding(project: Path, run: Run) -> None:
+    (project / "params.yaml").write_text("corpus: {nam: demo}\n", encoding="utf-8")
+    result = run("doctor", "--json")
+    assert result.exit_code == 1
+    assert "'corpus.nam'" in findings(result)["project", "settings"]["remedy"]
