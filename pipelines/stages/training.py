@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
@@ -340,12 +343,15 @@ def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> Non
     from fusion.training.trainer import train
 
     config, fold = job.config, job.fold
+    moments = [perf_counter()]
 
     def tell(record: EpochRecord) -> None:
+        moments.append(perf_counter())
         advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
     result = train(bank, fold, job.system.model, job.system.settings, config, tell)
     networks.keep(job.digest, result.checkpoint, history_rows(job.name, job.fold, job.config, result.history))
+    networks.keep_seconds(job.digest, median(after - before for before, after in pairwise(moments)))
     advance(config.epochs - len(result.history), job.name)
 
 
