@@ -26,10 +26,11 @@ demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figur
 	$(BIN)/avfusion unlock
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show results/metrics
-	@echo "The report: results/report.md"
+	@echo "The report: results/report.html in a browser, results/report.md as text"
 
 test: check ## what CI runs
 
+# The report's page is tested in a browser where there is one: 'apt-get install chromium' on Debian; without it these tests are skipped.
 check: setup ## lint, types and tests, on two processes or WORKERS=n
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -338,7 +338,7 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
 @FEATURES
 @guarded
 def report(features: str) -> None:
-    """Write results/report.md with tables and figures."""
+    """Write results/report.md with tables and figures, and the page results/report.html."""
     from pipelines.project.params_file import read_params
     from pipelines.report.markdown import write_report
 

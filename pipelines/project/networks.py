@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.documents.documents import write_file
 from cache.errors import StoreError
 from cache.store.locks import claim, holder, wait_for_any
 from pipelines.project import paths
@@ -23,6 +24,7 @@ from pipelines.project.runs import DOCUMENT, Row, digest_of, find_run, list_kept
 if TYPE_CHECKING:
     from fusion.training.checkpoint import Checkpoint
 
+_SECONDS = "seconds"  # a file beside a network that its runs do not have: two equal trainings take different times
 _PATIENCE_S = 24 * 3600.0  # how long to wait for networks that other processes train
 
 
@@ -65,6 +67,19 @@ def keep(digest: str, checkpoint: Checkpoint, history: Sequence[Row]) -> None:
     save_run(place(digest), digest, history)
 
 
+def keep_seconds(digest: str, seconds: float) -> None:
+    """Note how long an epoch of a network's training took."""
+    write_file(place(digest) / _SECONDS, f"{seconds:.4g}\n".encode())
+
+
+def read_seconds(digest: str) -> float | None:
+    """Seconds of an epoch of a network's training; None if that is not known."""
+    try:
+        return float((place(digest) / _SECONDS).read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def take_over(models: Path) -> None:
     """Keep networks that exist only in the folders of runs, as after `dvc pull`, before others replace them."""
     for document in models.rglob(DOCUMENT):
@@ -87,14 +102,19 @@ def name(digest: str, folder: Path) -> None:
 def is_named(digest: str, folder: Path) -> bool:
     """Whether the folder of a run has links to a network's files."""
     try:
-        return all(path.samefile(folder / path.name) for path in place(digest).iterdir() if path.is_file())
+        return all(path.samefile(folder / path.name) for path in _files(place(digest)))
     except FileNotFoundError:
         return False
 
 
+def _files(folder: Path) -> list[Path]:
+    """Files of a network, without that of its seconds."""
+    return [path for path in folder.iterdir() if path.is_file() and path.name != _SECONDS]
+
+
 def _link_files(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    files = sorted((path for path in source.iterdir() if path.is_file()), key=lambda path: path.name == DOCUMENT)
+    files = sorted(_files(source), key=lambda path: path.name == DOCUMENT)
     for path in files:
         temporary = folder / f".{path.name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)

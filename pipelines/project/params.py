@@ -22,6 +22,7 @@ from extract.faces.crops import CropConfig
 from fusion.models import MODELS
 from fusion.training.postprocessing import find_chain_faults
 from fusion.training.reading import AS_TRAINED
+from pipelines.console.trackers import TRACKERS
 from pipelines.endtoend.settings import FinetuneParams
 
 AUTO = "auto"
@@ -161,6 +162,7 @@ class FusionParams:
         threads: threads of torch on the CPU, in each worker; more than one slows small models down.
         workers: processes that train in parallel, one run each, with the same results.
         train: settings of training.
+        tracker: dvclive, mlflow or tensorboard, which is told every epoch of what is trained, in work/tracking; none if "".
     """
 
     seeds: list[int]
@@ -171,9 +173,11 @@ class FusionParams:
     threads: int = 1
     workers: int = 1
     train: Any = field(default_factory=dict)
+    tracker: str = ""
 
     def __post_init__(self) -> None:
-        check_ranges("section 'fusion'", self, {"threads": (1, 1024), "workers": (1, 1024)}, {})
+        ranges = {"threads": (1, 1024), "workers": (1, 1024)}
+        check_ranges("section 'fusion'", self, ranges, {"tracker": ("", *TRACKERS)})
 
     def pick(self, names: Sequence[str]) -> dict[str, SystemParams]:
         """Systems by name; all if no name is given.

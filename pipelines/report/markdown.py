@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cache.corpus.manifest import Manifest
-from cache.documents.arrays import read_arrays
 from cache.documents.documents import write_file
 from cache.errors import MissingFileError, SettingError, counted
 from cache.names import encode_trial_id
@@ -23,6 +21,8 @@ from pipelines.project.params import AUTO, Params
 from pipelines.project.runs import Row, best_epoch, gather_history
 from pipelines.project.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
 from pipelines.report.figures import draw_history, draw_trial
+from pipelines.report.page import write_page
+from pipelines.report.predictions import Predicted, read_predictions
 from pipelines.report.wording import code, picture, plain
 
 
@@ -47,38 +47,24 @@ def write_report(params: Params, features: Where = paths.FEATURES) -> Path:
     if finetunings:
         draw_history(finetunings, figures / "finetuning.png")
     stale = find_stale(scores, document)
-    drawn = _draw_trials(document, manifest, stale, figures)
+    predicted = read_predictions(document, manifest)
+    drawn = _draw_trials(predicted, stale, figures)
     path = paths.RESULTS / "report.md"
     page = _page(document, manifest, _untrained(params, features), stale, _finetuned(params, finetunings), drawn)
     write_file(path, page.encode())
+    write_page(
+        params, document, manifest, predicted, {"training": history, "fine-tuning": finetunings}, stale, features
+    )
     return path
 
 
-def _draw_trials(
-    document: ScoresDocument, manifest: Manifest, stale: list[str], figures: Path
-) -> list[tuple[str, str]]:
+def _draw_trials(predicted: Predicted, stale: list[str], figures: Path) -> list[tuple[str, str]]:
     """Draw a figure for each trial of the evaluated partition; returns (trial id, file name)."""
-    if not document.systems:
-        return []
-    names = [t for t in next(iter(document.systems.values()))["ccc"] if t != "mean"]
-    columns = [manifest.names.index(name) for name in names]
-    targets = [manifest.targets[column] for column in columns]
-    systems = [name for name, scores in document.systems.items() if set(scores["ccc"]) == {*names, "mean"}]
-    shapes = {encode_trial_id(trial.id): (trial.clock.num_frames, len(targets)) for trial in manifest.trials}
-    digests = document.predictions or {}
-    remedy = f"Run '{command(paths.PROJECT.scores)}' again."
-    archives = {
-        name: read_arrays(paths.PREDICTIONS / f"{name}.npz", "<f4", shapes, digests.get(name, ""), remedy, SettingError)
-        for name in systems
-    }
     drawn = []
-    for trial in manifest.trials:
-        key = encode_trial_id(trial.id)
-        predictions = {system: archive[key] for system, archive in archives.items() if key in archive}
-        if predictions and trial.labels is not None:
-            own = replace(trial, labels=trial.labels[:, columns])
-            draw_trial(own, predictions, targets, figures / f"{key}.png", stale)
-            drawn.append((trial.id, f"{key}.png"))
+    for trial, predictions in predicted.trials:
+        name = f"{encode_trial_id(trial.id)}.png"
+        draw_trial(trial, predictions, predicted.targets, figures / name, stale)
+        drawn.append((trial.id, name))
     return drawn
 
 

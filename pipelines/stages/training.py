@@ -6,9 +6,12 @@ import csv
 import io
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cache.corpus.folds import Fold, load_folds, make_folds, save_folds
@@ -21,6 +24,7 @@ from cache.store.feature_sets import find_set, list_sets
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore
 from cache.targets import require_targets
+from pipelines.console import trackers
 from pipelines.console.console import note, progress, warn
 from pipelines.project import networks, paths
 from pipelines.project.corpus_files import load_corpus
@@ -177,6 +181,7 @@ def train_jobs(
     if len(missing) < len(jobs):
         note(f"{len(jobs) - len(missing)} of {len(jobs)} networks are trained already; --redo trains them again.")
     if missing:
+        trackers.prepare(params.tracker)
         networks.take_over(models)
         with progress("training", sum(job.config.epochs for job in missing)) as advance:
             make = partial(Runner, params, manifest, features, redo)
@@ -310,7 +315,7 @@ class Runner:
                 return False
             if self._redo or not networks.is_kept(job.digest):  # another process may have just finished it
                 with torch_threads(self._params.threads):
-                    _train_one(job, self.choose_bank(job), self._advance)
+                    _train_one(job, self.choose_bank(job), self._advance, self._params.tracker)
             return True
 
     def choose_bank(self, job: Job) -> Bank:
@@ -324,16 +329,22 @@ class Runner:
         return self._reduced[2]
 
 
-def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None]) -> None:
+def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None], tracker: str) -> None:
     from fusion.training.trainer import train
 
     config, fold = job.config, job.fold
+    moments = [perf_counter()]
+    settings = {**asdict(job.system), "train": asdict(config)}
+    with trackers.follow(tracker, job.folder(Path()).as_posix(), settings) as track:
 
-    def tell(record: EpochRecord) -> None:
-        advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
+        def tell(record: EpochRecord) -> None:
+            moments.append(perf_counter())
+            track(record.epoch, {"loss": record.loss, "lr": record.lr, "ccc": record.score, **_by_target(record)})
+            advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
-    result = train(bank, fold, job.system.model, job.system.settings, config, tell)
+        result = train(bank, fold, job.system.model, job.system.settings, config, tell)
     networks.keep(job.digest, result.checkpoint, history_rows(job.name, job.fold, job.config, result.history))
+    networks.keep_seconds(job.digest, median(after - before for before, after in pairwise(moments)))
     advance(config.epochs - len(result.history), job.name)
 
 
@@ -349,11 +360,15 @@ def history_rows(name: str, fold: Fold, config: TrainConfig, history: Sequence[E
             "stage": record.stage,
             "lr": record.lr,
             "loss": record.loss,
-            **{f"ccc_{target}": value for target, value in record.validation.items()},
+            **_by_target(record),
             "ccc": record.score,
         }
         for record in history
     ]
+
+
+def _by_target(record: EpochRecord) -> dict[str, float]:
+    return {f"ccc_{target}": value for target, value in record.validation.items()}
 
 
 def _ccc_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
