@@ -43,7 +43,20 @@ def make_plots(predicted: Predicted) -> dict[str, Any]:
             across, up = plane(predicted.targets)
             for kind in ("label", "prediction"):
                 plots[f"plane-{kind}"] = _plane(kind, predicted.targets[across], predicted.targets[up])
-    return {name: json_item(model) for name, model in plots.items()}
+    numbers: dict[str, str] = {}
+    return {name: _renumber(json_item(model), numbers) for name, model in plots.items()}
+
+
+def _renumber(document: Any, numbers: dict[str, str]) -> Any:
+    """The document with its ids counted from 1, as those of Bokeh go on counting in a process: equal results are equal pages."""
+    if isinstance(document, dict):
+        return {
+            key: numbers.setdefault(value, f"p{len(numbers) + 1}")
+            if key in ("id", "root_id")
+            else _renumber(value, numbers)
+            for key, value in document.items()
+        }
+    return [_renumber(each, numbers) for each in document] if isinstance(document, list) else document
 
 
 def plane(targets: Sequence[Target]) -> tuple[int, int]:
