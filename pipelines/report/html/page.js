@@ -104,6 +104,7 @@
   };
   byId("history").addEventListener("change", chooseHistory);
   byId("kind").addEventListener("change", curves);
+  byId("all-epochs").addEventListener("click", curves); // after zooming
   chooseHistory();
   if (touch) models.curves.toolbar.active_drag = null;
   paint();
