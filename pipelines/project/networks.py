@@ -108,8 +108,8 @@ def is_named(digest: str, folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files of a network, without that of its seconds."""
-    return [path for path in folder.iterdir() if path.is_file() and path.name != _SECONDS]
+    """Files of a network, without that of its seconds, and without parts of files that a killed process left."""
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", _SECONDS))]
 
 
 def _link_files(source: Path, folder: Path) -> None:

@@ -72,6 +72,7 @@ def write_page(
         "errors": errors(predicted),
         "curves": {title: _curves(history, predicted.systems) for title, history in histories.items() if history},
         "planes": _planes(predicted),
+        "cells": CELLS,
         "plots": make_plots(predicted),
     }
     shown = {
@@ -121,8 +122,10 @@ def _digest(script: str) -> str:
 
 def _untrained(params: Params, receipts: Mapping[str, Receipt]) -> tuple[list[str], list[str]] | None:
     """Feature sets with random weights, and the systems that read them; None if there are none."""
-    sets = [name for name, receipt in receipts.items() if receipt.recipe.weights_sha256.startswith("random:")]
-    readers = [name for name, system in params.fusion.systems.items() if set(sets) & set(system.modalities.values())]
+    random = {name for name, receipt in receipts.items() if receipt.recipe.weights_sha256.startswith("random:")}
+    systems = params.fusion.systems
+    sets = dict.fromkeys(name for system in systems.values() for name in system.modalities.values() if name in random)
+    readers = [name for name, system in systems.items() if random & set(system.modalities.values())]
     return (
         ([printable(name, keep="") for name in sets], [printable(name, keep="") for name in readers]) if sets else None
     )

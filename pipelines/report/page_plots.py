@@ -25,7 +25,7 @@ GAPS = {
     "audio": ("no sound", "#56b4e9", "left_diagonal_line"),
 }
 """Modality → what its absence is called, colour and pattern of its band."""
-CELLS = 40  # of the circumplex, along each side
+CELLS = 30  # of the circumplex, along each side
 _PAD = 1.05
 
 

@@ -101,7 +101,7 @@ def errors(predicted: Predicted) -> dict[str, Any]:
 
     Returns:
         `trials` and `subjects`: one entry per system, with a row per trial or subject: the error of each target, of all of
-        them together, and the mean CCC; None where there is no label or no prediction. `names` of the subjects.
+        them together, and the mean CCC; None where there is no label or no prediction. `names` of the subjects; `ids` of the trials, each with its subject.
     """
     half = np.array([target.half for target in predicted.targets])
     subjects = list(dict.fromkeys(trial.subject for trial, _ in predicted.trials))
@@ -126,7 +126,12 @@ def errors(predicted: Predicted) -> dict[str, Any]:
                 for own in pairs.values()
             ]
         )
-    return {"trials": by_trial, "subjects": by_subject, "names": [printable(each, keep="") for each in subjects]}
+    return {
+        "trials": by_trial,
+        "subjects": by_subject,
+        "names": [printable(each, keep="") for each in subjects],
+        "ids": [[printable(trial.id, keep=""), printable(trial.subject, keep="")] for trial, _ in predicted.trials],
+    }
 
 
 def _errors_of(prediction: NDArray[Any], label: NDArray[Any]) -> list[float | None]:
@@ -156,6 +161,7 @@ def _origin_row(name: str, receipt: Receipt) -> dict[str, str]:
     recipe = receipt.recipe
     known = recipe.provenance
     random = recipe.weights_sha256.startswith("random:")
+    ours = random or (bool(known.parents) and all(parent.startswith("random:") for parent in known.parents))
     tuned = f"trained here on {len(known.trials)} trials, from {_parents(known.parents)}" if known.trials else ""
     row = {
         "set": name,
@@ -164,7 +170,7 @@ def _origin_row(name: str, receipt: Receipt) -> dict[str, str]:
         "dim": str(recipe.dim),
         "weights": tuned or ("random, untrained" if random else known.weights),
         "origin": known.origin,
-        "licence": known.licence or ("none needed: not from outside" if random or tuned else "not known"),
+        "licence": known.licence or ("none: nothing from outside" if ours else "not known"),
         "sha256": recipe.weights_sha256 if random else recipe.weights_sha256[:12],
         "recipe": recipe.fingerprint[:12],
     }

@@ -43,20 +43,25 @@ Missing = Mapping[str, Mapping[str, NDArray[np.bool_]]]
 
 
 def find_missing(params: Params, features: Where, trials: Sequence[Trial]) -> tuple[Missing, dict[str, Receipt]]:
-    """Where the features that the systems read saw nothing, and the receipts of these features: set → receipt.
+    """Where the features that the systems read saw nothing, and the receipts of these and of the matrix: set → receipt.
 
     Feature sets that cannot be read are left out; the stages that need them say why.
     """
-    names = dict.fromkeys(name for system in params.fusion.systems.values() for name in system.modalities.values())
+    own, compared = (
+        [name for system in section.systems.values() for name in system.modalities.values()] if section else []
+        for section in (params.fusion, params.matrix)
+    )
     missing: dict[str, dict[str, NDArray[np.bool_]]] = {}
     receipts = {}
-    for name in names:
+    for name in dict.fromkeys([*own, *compared]):
         try:
             store, receipt = open_receipt(find_set(features, name).receipt)
             records = store.find_records([trial.id for trial in trials])
         except AvFusionError:
             continue
         receipts[name] = receipt
+        if name not in own:
+            continue
         of_modality = missing.setdefault(receipt.recipe.modality, {})
         for trial_id, record in records.items():
             unseen = ~record.valid

@@ -19,7 +19,7 @@
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     return made;
   };
-  const show = (value, digits = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
+  const show = (value, digits = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits).replace(/^-(?=0\.?0*$)/, ""));
 
   // Buttons that show and hide lines: a picture of the line, and its name.
   const patterns = { solid: "", dashed: "6 4", dotted: "2 3", dotdash: "2 3 6 3" };
@@ -104,6 +104,7 @@
   };
   byId("history").addEventListener("change", chooseHistory);
   byId("kind").addEventListener("change", curves);
+  byId("all-epochs").addEventListener("click", curves); // after zooming
   chooseHistory();
   if (touch) models.curves.toolbar.active_drag = null;
   paint();
@@ -235,7 +236,7 @@
   chooseTrial();
 
   // Circumplex
-  const CELLS = 40;
+  const CELLS = content.cells;
   const plane = (kind, number, most) => {
     const [cells, shares] = content.planes[number];
     const range = (axis) => models[`plane-${kind}`][axis];
@@ -304,9 +305,10 @@
       name.textContent = content.errors.names[place];
       return [];
     });
-    fill("by-trial", ["trial", "subject", ""], content.errors.trials[number].slice(0, content.trials.length), (place, name) => {
-      name.textContent = content.trials[place].id;
-      const open = element("button", "Show", { type: "button", "aria-label": `Show trial ${content.trials[place].id}` });
+    fill("by-trial", ["trial", "subject", ""], content.errors.trials[number], (place, name) => {
+      const [id, subject] = content.errors.ids[place];
+      name.textContent = id;
+      const open = element("button", "Show", { type: "button", "aria-label": `Show trial ${id}` });
       open.addEventListener("click", () => {
         byId("trial").value = place;
         chooseTrial();
@@ -314,8 +316,8 @@
         byId("trial").focus({ preventScroll: true });
       });
       const cell = element("td");
-      cell.append(open);
-      return [element("td", content.trials[place].subject), cell];
+      if (place < content.trials.length) cell.append(open);
+      return [element("td", subject), cell];
     });
   };
   byId("error-system").addEventListener("change", chooseErrors);

@@ -19,6 +19,7 @@ def test_seconds_stay_beside_the_network(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert networks.read_seconds("d" * 64) is None
     networks.keep_seconds("d" * 64, 1.23456)
     assert networks.read_seconds("d" * 64) == 1.235
+    (kept / ".seconds.vm.1").write_text("1.2")  # of a killed process
     run = tmp_path / "work/models/fused/fold0/seed0"
     networks.name("d" * 64, run)
     assert sorted(path.name for path in run.iterdir()) == ["model.json", DOCUMENT]

@@ -116,6 +116,7 @@ def test_errors_are_those_of_the_definition(evaluated: Any, monkeypatch: pytest.
     )
     assert found["trials"][0][2][3] == pytest.approx(ccc.mean(), abs=1e-4)
     assert found["names"] == ["s&<i>0", "s&<i>1"]
+    assert found["ids"][2] == [evaluated.trials[2], "s&<i>0"]
     assert found["subjects"][0][0][2] == pytest.approx(
         np.sqrt((found["trials"][0][0][2] ** 2 + found["trials"][0][2][2] ** 2) / 2), abs=1e-4
     )

@@ -245,6 +245,12 @@ def test_zoom_lines_and_errors_are_buttons(browser: Browser, evaluated: Any) -> 
     assert browser.run(length) == pytest.approx(whole)
     browser.run("document.querySelectorAll('#lines-legend button')[2].click()")
     assert browser.run(f"{MODEL.format('line-2-1')}.visible") is False
+    curves = f"{MODEL.format('curves')}.x_range"
+    shown = browser.run(f"{curves}.end")
+    browser.run(f"{curves}.setv({{start: 0.5, end: 0.6}})")
+    browser.tab_to("all-epochs")
+    browser.press("Enter", 13, "\r")
+    assert browser.run(f"{curves}.end") == shown
     first = "document.querySelector('#by-trial tbody th').textContent"
     worst = browser.run(first)
     browser.run("document.getElementById('order').click()")
