@@ -34,6 +34,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b")
 PLACEHOLDER = re.compile(r"[{<\[%$(@…]")
 FOREIGN = {
     "dvc": {"--no-scm", "--only-changed", "--subdir"},
+    "git": {"--porcelain", "--untracked-files"},
     "pip": {
         "--constraint",
         "--disable-pip-version-check",
