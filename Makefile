@@ -47,7 +47,7 @@ numerical: setup ## the numerical tests with the instructions of an older proces
 bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
 	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
-docs: setup ## write the generated pages: docs/params.md and docs/cli.md
+docs: setup ## write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml of projects elsewhere
 	$(BIN)/python -m pipelines docs
 
 clean: ## remove what can be made again: work/, results/, caches (features/ stays)
