@@ -1,5 +1,5 @@
-# Everything that a person types. `make demo` and `make test` work first, on a fresh clone with Python 3.11.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Everything that a person types. `make demo` and `make test` work first, on a fresh clone with Python 3.11 to 3.13.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do $$name -c '' 2> /dev/null && echo $$name && exit; done; echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 WORKERS ?= 2
@@ -15,7 +15,7 @@ help: ## this list
 setup: $(INSTALLED) ## a virtual environment in .venv with everything, pinned by constraints.txt
 
 $(INSTALLED): setup.cfg constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; found $$($(PYTHON) --version). Run 'make PYTHON=/path/to/python3.11'."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "Python 3.11, 3.12 or 3.13 is needed; found $$($(PYTHON) --version). Run 'make PYTHON=/path/to/python3.11'."; exit 1; }
 	@echo "Installing into .venv: several minutes and 7 GB the first time."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,minilm]'
@@ -48,7 +48,7 @@ numerical: setup ## the numerical tests with the instructions of an older proces
 bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
 	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
-docs: setup ## write the generated pages: docs/params.md and docs/cli.md
+docs: setup ## write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml of projects elsewhere
 	$(BIN)/python -m pipelines docs
 
 clean: ## remove what can be made again: work/, results/, caches (features/ stays)

@@ -30,7 +30,7 @@ GROUPS = {
         "pipelines/project/test_jobs.py",
         "pipelines/stages/test_several_devices.py",
     ),
-    "dvc": ("pipelines/test_dvc.py", "pipelines/test_own_project.py"),
+    "dvc": ("pipelines/test_dvc.py", "pipelines/test_own_project.py", "pipelines/test_tutorials.py"),
     "s3": (
         "cache/store/test_verification.py",
         "cache/places/test_folders.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import doctest
 import importlib
 import subprocess
@@ -185,6 +186,19 @@ def test_every_backbone_and_model_has_a_row_in_the_readme() -> None:
 
 def test_every_backbone_has_its_section_of_the_parameters() -> None:
     assert yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["extract"].keys() >= BACKBONES.keys()
+
+
+def test_an_installation_brings_every_file_of_the_packages() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    packed = {
+        path
+        for package, patterns in setup["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {ROOT / name for name in listed.split() if not name.endswith(".py")} <= packed
 
 
 def test_no_registry_host_is_named() -> None:

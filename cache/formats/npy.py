@@ -34,7 +34,7 @@ def _save(file: Path, array: NDArray[Any]) -> None:
     """Like `np.save`, which does not report why writing to a file failed."""
     content = io.BytesIO()
     np.save(content, array)
-    file.write_bytes(content.getbuffer())
+    file.write_bytes(content.getvalue())  # not getbuffer, which an error would keep open: Python 3.13 complains
 
 
 def _read(path: Path) -> Bundle:

@@ -40,8 +40,8 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path) -> str:
-    """Digest of all modules and tables (`.json`) in a folder and below, byte for byte, which takes milliseconds."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".json"))
+    """Digest of everything in a folder and below, byte for byte, which takes milliseconds; compiled code does not count."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     contents = [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     return hashlib.sha256(repr(contents).encode()).hexdigest()
 

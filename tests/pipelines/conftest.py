@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from cache.corpus.manifest import Manifest
 from pipelines.cli.commands import avfusion
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,20 @@ def project(finished: Path, enter: Callable[[Path], Path]) -> Path:
 def trained(trained_once: Path, enter: Callable[[Path], Path]) -> Path:
     """A copy of the project with trained networks, as the current folder."""
     return enter(trained_once)
+
+
+@pytest.fixture
+def media(finished: Path, tmp_path: Path) -> Path:
+    """Videos of three people, and labels by frame, as corpus `folder` reads them."""
+    folder = tmp_path / "my-videos"
+    (folder / "labels").mkdir(parents=True)
+    (folder / "videos").mkdir()
+    for trial in Manifest.load(finished / "work/corpus").trials:
+        shutil.copy(finished / "work/corpus/media" / trial.media["video"], folder / f"videos/{trial.id}.mp4")
+        assert trial.labels is not None
+        place = folder / f"labels/{trial.id}.csv"
+        np.savetxt(place, trial.labels, "%.4f", ",", header="valence,arousal", comments="")
+    return folder
 
 
 @pytest.fixture

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from click.testing import Result
 
-from cache.corpus.manifest import Manifest
 from pipelines.cli.start import STARTED
-from pipelines.project.params import EvaluateParams
 from pipelines.project.params_file import read_params
 from pipelines.stages.plan import CODE, PLOTS, plan_stages
-from pipelines.starting.outdated import find_outdated
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 Run = Callable[..., Result]
 
 pytestmark = pytest.mark.skipif(not (BIN / "avfusion").is_file(), reason="avfusion is not installed beside this Python")
-
-
-@pytest.fixture
-def media(finished: Path, tmp_path: Path) -> Path:
-    """Videos of three people, and labels by frame, as `folder` reads them."""
-    folder = tmp_path / "media"
-    (folder / "labels").mkdir(parents=True)
-    (folder / "videos").mkdir()
-    manifest = Manifest.load(finished / "work/corpus")
-    for trial in manifest.trials:
-        shutil.copy(finished / "work/corpus/media" / trial.media["video"], folder / f"videos/{trial.id}.mp4")
-        assert trial.labels is not None
-        np.savetxt(folder / f"labels/{trial.id}.csv", trial.labels, "%.4f", ",", header="valence,arousal", comments="")
-    return folder
 
 
 def name_subjects(media: Path, subjects: str) -> None:
@@ -55,61 +34,6 @@ def name_subjects(media: Path, subjects: str) -> None:
 def shell(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-@pytest.mark.slow
-def test_a_folder_of_videos_becomes_a_report(
-    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = tmp_path / "lab/project"
-    result = run("init", project, "--corpus", "folder", "--root", media, "--untrained")
-    assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in project.iterdir()) == sorted(
-        [".dvc", ".dvcignore", ".gitignore", "README.md", "dvc.yaml", "params.yaml"]
-    )
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["fusion"].update(seeds=[0], folds={"number": 0}, workers=1, train={"epochs": 2})
-    del params["extract"]["vggish"], params["fusion"]["systems"]["fused"], params["fusion"]["systems"]["audio"]
-    (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    done = shell(project, "dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 system on partition `validation`" in (project / "results/report.md").read_text(encoding="utf-8")
-    assert json.loads((project / "results/scores.json").read_text())["systems"].keys() == {"visual"}
-    again = shell(project, "dvc", "repro")
-    assert re.findall("Running stage '(.*)'", again.stdout) == ["plan"]
-    assert_outdated_stages_are_known(project, monkeypatch)
-    assert shell(project, "dvc", "plots", "show", "results/history.csv").returncode == 0
-    video = next((media / "videos").iterdir())
-    assert shell(project, "avfusion", "predict", str(video), "--model", "visual", "--out", "answers").returncode == 0
-    with (project / "answers" / f"{video.stem}.csv").open(newline="") as file:
-        assert float(next(csv.DictReader(file))["valence"]) == pytest.approx(0, abs=1)
-
-
-def assert_outdated_stages_are_known(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that a change would run again, with the first reason; nothing is written to find out."""
-    with monkeypatch.context() as patch:
-        patch.chdir(project)
-        params = read_params()
-        assert find_outdated(params) == {}
-        crops = replace(params.crops, size=96)
-        changed = find_outdated(replace(params, crops=crops))
-        assert list(changed) == ["crops", "finetune", "extract@mobilefacenet", "train", "evaluate", "matrix", "report"]
-        assert changed["crops"] == "'work/plan/crops.json' has changed"
-        assert changed["train"] == "'features/receipts' will change"
-        assert list(find_outdated(replace(params, evaluate=EvaluateParams(draws=10)))) == [
-            "evaluate",
-            "matrix",
-            "report",
-        ]
-        text = Path("params.yaml").read_text(encoding="utf-8")
-        Path("params.yaml").write_text(text.replace("epochs: 2", "epochs: 3"), encoding="utf-8")
-        assert list(find_outdated(read_params())) == ["train", "evaluate", "report"]
-        Path("params.yaml").write_text(text, encoding="utf-8")
-        report = Path("results/report.md")
-        kept = report.read_bytes()
-        report.unlink()
-        assert find_outdated(params) == {"report": "'results/report.md' is missing"}
-        report.write_bytes(kept)
 
 
 @pytest.mark.parametrize("corpus", STARTED)

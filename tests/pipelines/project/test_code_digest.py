@@ -89,12 +89,13 @@ def test_other_versions_of_python_agree(version: str) -> None:
     assert done.stdout.strip() == digests(ROOT)["rnn"], done.stderr
 
 
-def test_a_folder_s_digest_counts_every_module_and_table(tmp_path: Path) -> None:
+def test_a_folder_s_digest_counts_every_file(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     seen = [digest_folder(tmp_path)]
-    for name, text in (("a.py", ""), ("a.py", "# now with a comment"), ("inner/b.json", "{}"), ("inner/a.py", "")):
+    for name, text in (("a.py", ""), ("a.py", "# now with a comment"), ("inner/b.json", "{}"), ("inner/c.html", "")):
         (tmp_path / name).write_text(text)
         seen.append(digest_folder(tmp_path))
     assert len(set(seen)) == len(seen)
-    (tmp_path / "inner/a.pyc").touch()
+    (tmp_path / "inner/__pycache__").mkdir()
+    (tmp_path / "inner/__pycache__/a.pyc").touch()
     assert digest_folder(tmp_path) == seen[-1]
