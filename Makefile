@@ -22,7 +22,7 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 demo: setup ## the whole pipeline on the generated demo corpus: dvc repro, figures, report
-	@echo "Generating the demo corpus, then every stage of dvc.yaml: about ten minutes on two cores, fine-tuning and 27 systems for comparison included."
+	@echo "Generating the demo corpus, then every stage of dvc.yaml: about seven minutes on two cores, fine-tuning and 27 systems for comparison included."
 	$(BIN)/avfusion unlock
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show results/metrics
