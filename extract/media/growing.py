@@ -34,6 +34,7 @@ class GrowingFile:
         if not self._regular:
             self._patience_s = 0.0  # reading waits by itself
         self.ended = False
+        self._interruption: BaseException | None = None
 
     @property
     def has_more(self) -> bool:
@@ -43,7 +44,19 @@ class GrowingFile:
         return bool(select.select([self._file], [], [], 0)[0])
 
     def read(self, size: int) -> bytes:
-        """Some bytes, at most `size`; none at the end."""
+        """Some bytes, at most `size`; none at the end, or after an interruption, which libav's caller would swallow."""
+        try:
+            return self._read(size)
+        except (KeyboardInterrupt, SystemExit) as interruption:
+            self._interruption, self.ended = interruption, True
+            return b""
+
+    def raise_interruption(self) -> None:
+        """Raise what interrupted reading, such as Ctrl-C."""
+        if self._interruption is not None:
+            raise self._interruption
+
+    def _read(self, size: int) -> bytes:
         since = time.monotonic()
         while not self.ended:
             data = self._file.read(size)
@@ -83,8 +96,10 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
         file = GrowingFile(raw, patience_s)
         try:
             with av.open(file, metadata_errors="replace") as container:
+                file.raise_interruption()
                 yield container, file
         except av.FFmpegError as error:
+            file.raise_interruption()
             raise MediaError(
                 f"'{path}' cannot be read while it is being written ({(error.strerror or str(error)).lower()}); expected MPEG-TS, "
                 "Matroska, fragmented MP4, WAV or another format without an index at its end. Record in one of these, or predict "

@@ -183,6 +183,8 @@ class LiveMedium:
         counted = None if self.has_pictures else self.sound(RATE_HZ)
         streams = [one for one in (self._video, self._audio if self._sounds else None) if one is not None]
         for packet in demux(self.path, self._container, streams):
+            if self._file is not None:
+                self._file.raise_interruption()
             if packet.size == 0 and packet.dts is not None:
                 continue
             for frame in self._decode(packet):
@@ -193,6 +195,8 @@ class LiveMedium:
             if counted is not None:
                 self.clock.known = max(0, ceil(counted.total * self._rate / RATE_HZ - Fraction(1, 2)))
             yield
+        if self._file is not None:
+            self._file.raise_interruption()
         for sound in self._sounds.values():
             sound.finish()
         self.clock.finish()

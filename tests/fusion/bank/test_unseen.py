@@ -108,7 +108,7 @@ def test_validation_and_prediction(tmp_path):
         known = np.isfinite(labels[:, column])
         x, y = values[known, column], labels[known, column]
         assert score == pytest.approx(
-            2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+            2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2), abs=1e-6
         )
     trained = result.checkpoint.answering("train")
     predictions = {each.trial_id: each.values for each in predict(trained, bank, ["a", "b", "c"])}
