@@ -31,6 +31,7 @@ def names_of(*sections: str) -> Callable[[click.Context, click.Parameter, str], 
     """Complete with the names in a section of params.yaml; nothing where it is missing or faulty."""
 
     def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+        """Names that start as what was typed."""
         from pipelines.project.yaml_files import read_yaml
 
         try:
