@@ -30,21 +30,16 @@ from cache.places.folders import sync_folder
 from cache.settings import check_ranges, make_settings
 from extract.faces.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.faces.crop_records import VERSION, is_whole, read_crop_record, seal_zip
-from extract.faces.detection import (
-    TEMPLATE_SIZE,
-    Detection,
-    Detector,
-    FaceConfig,
-    align_face,
-    detect_faces,
-)
+from extract.faces.detection import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, scale_boxes
 from extract.faces.likeness import SIZE as LIKENESS_SIZE
 from extract.faces.likeness import Reference, reference_key
+from extract.faces.linking import link
+from extract.faces.search import find_faces
 from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import probe, read_frames, shrunk_size
 
-ALGORITHM = 3  # raise it when the same settings give different crops
+ALGORITHM = 4  # raise it when the same settings give different crops
 
 Reader = Callable[..., Iterator[tuple[int, NDArray[np.uint8]]]]
 """`read_frames` of one trial."""
@@ -198,8 +193,8 @@ def find_track(
         assert reference is not None
         return reference.score(_cut_faces(read, people), trial_id)
 
-    found = detect_faces(read(max_side=config.faces.max_side), detect, config.faces)
-    return follow_face(found, config.faces, face, clock.num_frames, size, likeness if reference else None)
+    sights = find_faces(read(max_side=config.faces.max_side), detect, config.faces)
+    return follow_face(link(sights, config.faces), face, clock.num_frames, size, likeness if reference else None)
 
 
 def enlarging(detector: Detector, size: tuple[int, int], max_side: int) -> Detector:
@@ -207,10 +202,14 @@ def enlarging(detector: Detector, size: tuple[int, int], max_side: int) -> Detec
     height, width = shrunk_size(*size, max_side)
     factors = size[1] / width, size[0] / height
 
-    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        return [faces.scaled(factors).rounded() for faces in detector(pictures)]
+    def enlarged(found: Sequence[Detection]) -> list[Detection]:
+        return [faces.scaled(factors).rounded() for faces in found]
 
-    return detect
+    def measure(pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.float32]]) -> list[Detection]:
+        small = [scale_boxes(each, (1 / factors[0], 1 / factors[1])) for each in boxes]
+        return enlarged(detector.measure(pictures, small))
+
+    return Detector(lambda pictures: enlarged(detector.search(pictures)), measure)
 
 
 def _cut_faces(read: Reader, people: Sequence[Sequence[Sighting]]) -> list[NDArray[np.uint8]]:

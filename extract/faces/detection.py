@@ -1,15 +1,13 @@
-"""Detect faces in a video, and align the picture of one face.
+"""What a face is in a picture, and how the picture of one is aligned.
 
-Faces are detected in every k-th frame and, if two such samples disagree, by bisection between them (unless `settle` is
-off), which gives the exact frame in which a face appears or leaves. `extract.faces.tracking` then follows one person.
+`extract.faces.search` finds the faces of a video with a `Detector`, `extract.faces.tracking` follows one person.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +29,16 @@ class FaceConfig:
     """Settings of detection and tracking; all of them are part of the crops' identity.
 
     Attributes:
-        every: detect in every k-th frame.
-        settle: if two such samples disagree, also detect in between, until the frames in which faces appear and leave are
-            exact; false uses only the samples, which saves time if many people come and go.
+        every: search all of the picture in every k-th frame, and follow the faces in between; 1 searches every picture.
         max_side: pictures are shrunk for detection until their longer side has at most this many pixels.
         min_face_size: smallest face to detect, in pixels of the shrunk picture.
         thresholds: probability thresholds of the three networks.
         min_probability: detections below are ignored.
         max_gap: longest gap in frames without a detection that a track bridges.
-        min_overlap: smallest intersection over union of one face's boxes in successive detections.
+        min_overlap: smallest intersection over union of one face's boxes in successive detections or searches.
     """
 
-    every: int = 5
-    settle: bool = True
+    every: int = 10
     max_side: int = 640
     min_face_size: int = 32
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
@@ -74,12 +69,32 @@ class Detection:
     probabilities: NDArray[np.float32]
     landmarks: NDArray[np.float32]
 
+    @classmethod
+    def none(cls) -> Detection:
+        """No faces."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))
+
+    @classmethod
+    def of(cls, parts: Sequence[Detection]) -> Detection:
+        """The faces of several detections in one picture."""
+        fields = ("boxes", "probabilities", "landmarks")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+    def where(self, chosen: NDArray[np.bool_]) -> Detection:
+        """The faces for which `chosen` (N,) is true."""
+        return Detection(self.boxes[chosen], self.probabilities[chosen], self.landmarks[chosen])
+
+    def replaced(self, chosen: NDArray[np.bool_], others: Detection) -> Detection:
+        """With other faces where `chosen` (N,) is true."""
+        parts = [each.copy() for each in (self.boxes, self.probabilities, self.landmarks)]
+        for mine, new in zip(parts, (others.boxes, others.probabilities, others.landmarks), strict=True):
+            mine[chosen] = new
+        return Detection(*parts)
+
     def scaled(self, factors: tuple[float, float]) -> Detection:
         """The same faces in a picture enlarged by these factors."""
-        scale = np.array(factors, np.float32)
-        shift = (scale - 1) / np.float32(2)  # pixel centres are at whole numbers
-        corners = self.boxes.reshape(-1, 2, 2) * scale + shift
-        return Detection(corners.reshape(-1, 4), self.probabilities, self.landmarks * scale + shift)
+        landmarks = _scale_points(self.landmarks, factors)
+        return Detection(scale_boxes(self.boxes, factors), self.probabilities, landmarks)
 
     def rounded(self) -> Detection:
         """The same faces rounded to 1/32 pixel, so that last bits, which vary by processor, do not affect the crops."""
@@ -87,146 +102,41 @@ class Detection:
         return Detection(boxes, self.probabilities, landmarks)
 
 
-class FoundFaces(Mapping[int, Detection]):
-    """Detections by frame, all in one growing array of 60 bytes per face.
+def scale_boxes(boxes: NDArray[np.float32], factors: tuple[float, float]) -> NDArray[np.float32]:
+    """(N, 4) boxes in a picture enlarged by these factors."""
+    return _scale_points(boxes.reshape(-1, 2, 2), factors).reshape(-1, 4)
 
-    Thousands of small arrays, allocated between pictures, would fragment the heap: that cost 38 kB per frame.
+
+def _scale_points(points: NDArray[np.float32], factors: tuple[float, float]) -> NDArray[np.float32]:
+    scale = np.array(factors, np.float32)
+    return points * scale + (scale - 1) / np.float32(2)  # pixel centres are at whole numbers
+
+
+class Detector(NamedTuple):
+    """Finds faces in pictures of one size (H, W, 3) uint8 RGB, already shrunk.
+
+    Attributes:
+        search: maps pictures to all faces in them.
+        measure: maps pictures, and for each of them the boxes (N, 4) near which faces should be, to N faces with
+            boxes, landmarks, and the probability that it is one.
     """
 
-    def __init__(self) -> None:
-        self._values = array("f")
-        self._places: dict[int, tuple[int, int]] = {}
-
-    def add(self, frame: int, found: Detection) -> None:
-        """Add the faces of a frame."""
-        rows = np.column_stack((found.boxes, found.probabilities, found.landmarks.reshape(-1, 10)))
-        self._places[frame] = len(self._values), len(rows)
-        self._values.frombytes(rows.astype(np.float32).tobytes())
-
-    def __getitem__(self, frame: int) -> Detection:
-        start, number = self._places[frame]
-        rows = np.array(self._values[start : start + 15 * number], np.float32).reshape(number, 15)
-        return Detection(rows[:, :4], rows[:, 4], rows[:, 5:].reshape(number, 5, 2))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
+    search: Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
+    measure: Callable[[Sequence[NDArray[np.uint8]], Sequence[NDArray[np.float32]]], list[Detection]]
 
 
 def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:
-    """Make a detector for pictures of one size, already shrunk; imports facenet-pytorch, which takes seconds."""
+    """Make a detector; imports facenet-pytorch, which takes seconds."""
     from extract.faces.mtcnn import Cascade
 
     cascade = Cascade(config.min_face_size, config.thresholds, device)
 
-    def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        found = []
-        for boxes, landmarks in cascade(np.stack(pictures)):
-            sure = boxes[:, 4] >= config.min_probability
-            found.append(Detection(boxes[sure, :4], boxes[sure, 4], landmarks[sure]))
-        return found
+    def search(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        return [
+            faces.where(faces.probabilities >= config.min_probability) for faces in cascade.search(np.stack(pictures))
+        ]
 
-    return detect
-
-
-class FaceSearch:
-    """Detects faces in every k-th frame, in the last one, and (`settle`) by bisection between samples that disagree.
-
-    Keeps at most `config.every * batch_size` pictures in memory.
-
-    Args:
-        detector: finds the faces of a batch.
-        config: settings.
-        batch_size: pictures per batch; affects speed, memory and delay, not the result.
-
-    Attributes:
-        found: frame → its faces, in pixels of the given pictures.
-    """
-
-    def __init__(self, detector: Detector, config: FaceConfig, batch_size: int) -> None:
-        self.found = FoundFaces()
-        self._detector, self._config, self._batch_size = detector, config, batch_size
-        self._pending: dict[int, NDArray[np.uint8]] = {}
-        self._samples: list[int] = []
-        self._before: int | None = None
-
-    def add(self, index: int, picture: NDArray[np.uint8]) -> list[int]:
-        """The next picture (H, W, 3) uint8 RGB; returns the frames that were examined now, in order."""
-        self._pending[index] = picture
-        if index % self._config.every == 0:
-            self._samples.append(index)
-        return self._examine() if len(self._samples) == self._batch_size else []
-
-    def finish(self) -> list[int]:
-        """The last picture was added; returns the frames that were examined now, in order."""
-        if self._pending:
-            self._samples = list(dict.fromkeys([*self._samples, max(self._pending)]))
-        return self._examine() if self._samples else []
-
-    def _examine(self) -> list[int]:
-        samples = self._samples
-        _detect_batches(self._pending, samples, self._detector, self._batch_size, self.found)
-        anchors = samples if self._before is None else [self._before, *samples]
-        while self._config.settle and (between := _disagreements(anchors, self.found, self._config)):
-            _detect_batches(self._pending, between, self._detector, self._batch_size, self.found)
-            anchors = sorted({*anchors, *between})
-        examined = [index for index in anchors if index != self._before]
-        self._before, self._samples, self._pending = samples[-1], [], {}
-        return examined
-
-
-def detect_faces(
-    frames: Iterable[tuple[int, NDArray[np.uint8]]], detector: Detector, config: FaceConfig, batch_size: int = 16
-) -> FoundFaces:
-    """Detect faces in all pictures of a video, see `FaceSearch`.
-
-    Args:
-        frames: (index, (H, W, 3) uint8 RGB picture) in order, shrunk for detection.
-        detector: finds the faces of a batch.
-        config: settings.
-        batch_size: pictures per batch.
-    """
-    search = FaceSearch(detector, config, batch_size)
-    for index, picture in frames:
-        search.add(index, picture)
-    search.finish()
-    return search.found
-
-
-def _detect_batches(
-    pictures: Mapping[int, NDArray[np.uint8]],
-    indices: Sequence[int],
-    detector: Detector,
-    batch_size: int,
-    found: FoundFaces,
-) -> None:
-    """Detect faces in some pictures; a batch ends when the picture size changes."""
-    start = 0
-    while start < len(indices):
-        stop = start + 1
-        shape = pictures[indices[start]].shape
-        while stop < min(start + batch_size, len(indices)) and pictures[indices[stop]].shape == shape:
-            stop += 1
-        batch = indices[start:stop]
-        for index, faces in zip(batch, detector([pictures[index] for index in batch]), strict=True):
-            found.add(index, faces)
-        start = stop
-
-
-def _disagreements(frames: Sequence[int], found: Mapping[int, Detection], config: FaceConfig) -> list[int]:
-    """Frames halfway between successive samples that do not show the same faces."""
-    halfway = []
-    for first, second in pairwise(frames):
-        one, other = found[first].boxes, found[second].boxes
-        alike = len(one) == len(other) == len(match_boxes(one, other, config.min_overlap))
-        if second - first > 1 and not alike:
-            halfway.append((first + second) // 2)
-    return halfway
+    return Detector(search, cascade.measure)
 
 
 def overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,17 +18,10 @@ import numpy as np
 
 from cache.errors import SettingError
 from extract.faces.crops import CropConfig, encode_crop, enlarging
-from extract.faces.detection import Detector, FaceSearch
-from extract.faces.tracking import (
-    FACES,
-    SAME_PLACE,
-    SAME_SIZE,
-    Linker,
-    Person,
-    Tracklet,
-    box_distance,
-    is_in_half,
-)
+from extract.faces.detection import Detector
+from extract.faces.linking import SAME_PLACE, SAME_SIZE, Linker, Tracklet, box_distance
+from extract.faces.search import FaceSearch, Sight
+from extract.faces.tracking import FACES, Person, is_in_half
 from extract.media.video import Converter, shown_size
 
 
@@ -90,11 +83,10 @@ class FaceFollower:
         for old in [key for key in self._crops if key < frame]:
             del self._crops[old]
 
-    def _advance(self, examined: Sequence[int], final: bool) -> None:
-        assert self._search is not None
-        for index in examined:
-            self._linker.add(index, self._search.found[index])
-        limit = self._seen if final else max(examined, default=-1) + 1
+    def _advance(self, decided: Sequence[Sight], final: bool) -> None:
+        for sight in decided:
+            self._linker.add(sight)
+        limit = self._seen if final else max((sight.frame for sight in decided), default=-1) + 1
         while self.ready < limit and not self._waits(final):
             part = self._followed
             if part is not None and part.frames[0] <= self.ready <= part.frames[-1]:
@@ -133,8 +125,8 @@ class FaceFollower:
         others = (*self._linker.done, *self._linker.active)
         rivals = [one for one in others if one is not part and one.frames[0] < part.frames[0] and person.meets(one)]
         rivals = [one for one in rivals if not any(one is own for own in person.tracklets)]
-        nearest = min((box_distance(one.boxes[-1], part.boxes[0]) for one in rivals), default=float("inf"))
-        away = box_distance(person.tracklets[-1].boxes[-1], part.boxes[0])
+        nearest = min((box_distance(one.last_box, part.first_box) for one in rivals), default=float("inf"))
+        away = box_distance(person.tracklets[-1].last_box, part.first_box)
         if away <= SAME_PLACE:
             return away <= nearest
         sides = [person.place()[1], Person([part]).place()[1]]
@@ -143,8 +135,8 @@ class FaceFollower:
     def _choose(self, parts: Sequence[Tracklet]) -> Tracklet | None:
         """The face to follow among some in one frame."""
         if self._person.tracklets:
-            last = self._person.tracklets[-1].boxes[-1]
-            return min(parts, key=lambda part: box_distance(last, part.boxes[0]), default=None)
+            last = self._person.tracklets[-1].last_box
+            return min(parts, key=lambda part: box_distance(last, part.first_box), default=None)
         people = {id(part): Person([part]) for part in parts}
         if self._face in ("left", "right") and len(parts) == 1:
             parts = [part for part in parts if is_in_half(people[id(part)], self._face, self._size[1])]

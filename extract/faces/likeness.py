@@ -92,7 +92,7 @@ def read_reference(
         ) from error
     height, width = shrunk_size(image.height, image.width, config.max_side)
     small = np.array(image.resize((width, height), Image.Resampling.BOX))
-    found = detector([small])[0].scaled((image.width / width, image.height / height)).rounded()
+    found = detector.search([small])[0].scaled((image.width / width, image.height / height)).rounded()
     if not len(found.boxes):
         raise MediaError(
             f"No face was found in reference picture '{picture}' ({image.width}x{image.height} pixels); expected one, seen from "

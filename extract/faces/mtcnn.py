@@ -8,6 +8,8 @@ resizing. Here every resize uses one summed-area table per picture, which gives 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,17 @@ import torch
 from facenet_pytorch import MTCNN
 from facenet_pytorch.models.utils import detect_face as steps
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
+
+from extract.faces.detection import Detection
 
 _SMALLEST_INPUT = 12  # pixels; the first network's field of view
 _PYRAMID_FACTOR = 0.709
 _CROPS_AT_ONCE = 512
 _ROWS_AT_ONCE = 32
+_MARGIN = 1.05  # sides of the third network's input by those of the boxes that it finds
 
 
 class Cascade:
@@ -40,24 +46,44 @@ class Cascade:
         self._device = torch.device(device)
 
     @torch.inference_mode()
-    def __call__(self, pictures: NDArray[np.uint8]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Find the faces of a batch.
-
-        Args:
-            pictures: (B, H, W, 3) uint8 RGB.
-
-        Returns:
-            For each picture (N, 5) left, top, right, bottom in pixels and probability, and (N, 5, 2)
-            landmarks x, y in pixels (eyes, nose, corners of the mouth; left ones first).
-        """
+    def search(self, pictures: NDArray[np.uint8]) -> list[Detection]:
+        """Find the faces of a batch (B, H, W, 3) uint8 RGB."""
         sums = _table_of_sums(torch.as_tensor(pictures).to(self._device))
         boxes, owner = self._propose(sums)
         boxes, owner = self._refine(sums, boxes, owner)
         boxes, owner, points = self._locate(sums, boxes, owner)
-        faces = boxes.cpu().numpy()
-        marks = points.cpu().numpy()
         of = owner.cpu().numpy()
-        return [(faces[of == index], marks[of == index]) for index in range(len(pictures))]
+        found = Detection(boxes[:, :4].cpu().numpy(), boxes[:, 4].cpu().numpy(), points.cpu().numpy())
+        return [found.where(of == index) for index in range(len(pictures))]
+
+    @torch.inference_mode()
+    def measure(self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.float32]]) -> list[Detection]:
+        """Look with the third network where faces should be.
+
+        Its input are squares of each box's longer side. They are cut out at fractions of a pixel, unlike those of `search`, since faces that
+        are followed move by less than one from picture to picture.
+
+        Args:
+            pictures: B pictures (H, W, 3) uint8 RGB of one size.
+            boxes: B times (N, 4) left, top, right, bottom, pixels.
+
+        Returns:
+            B times N faces; those without a pixel in the picture have probability 0.
+        """
+        counts = [len(each) for each in boxes]
+        squares = _squares(np.concatenate(boxes))
+        height, width = pictures[0].shape[:2]
+        squares = np.clip(squares, 1, np.array([width, height] * 2, np.float32))
+        owners = np.repeat(np.arange(len(boxes)), counts)
+        crops = np.stack([_cut_square(pictures[owner], square) for owner, square in zip(owners, squares, strict=True)])
+        pixels = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float().sub_(127.5).mul_(0.0078125)
+        offsets, marks, probability = _apply(self._third, pixels)
+        places = torch.from_numpy(squares).to(self._device)
+        found, points = _place(places, offsets, marks)
+        inside = (squares[:, 2:] > squares[:, :2]).all(axis=1)
+        sure = np.where(inside, probability[:, 1].cpu().numpy(), 0).astype(np.float32)
+        faces = Detection(found.cpu().numpy(), sure, points.cpu().numpy())
+        return [faces.where(owners == index) for index in range(len(boxes))]
 
     def _propose(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates of the first network over a pyramid of scales: (N, 5), and the picture of each."""
@@ -103,11 +129,33 @@ class Cascade:
         boxes = torch.cat((boxes[keep, :4], probability[keep, 1:]), 1)
         owner = owner[keep]
         offsets = offsets[keep]
-        size = boxes[:, None, 2:4] - boxes[:, None, :2] + 1
-        points = marks[keep].view(-1, 2, 5).transpose(1, 2) * size + boxes[:, None, :2] - 1
-        boxes = steps.bbreg(boxes, offsets)
+        places, points = _place(boxes[:, :4], offsets, marks[keep])
+        boxes = torch.cat((places, boxes[:, 4:]), 1)
         keep = steps.batched_nms_numpy(boxes[:, :4], boxes[:, 4], owner, 0.7, "Min")
         return boxes[keep], owner[keep], points[keep]
+
+
+def _place(squares: Tensor, offsets: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 4) boxes and (N, 5, 2) landmarks, pixels, from the third network's answers (N, 4), (N, 10) for squares (N, 4)."""
+    size = squares[:, 2:] - squares[:, :2] + 1
+    points = marks.view(-1, 2, 5).transpose(1, 2) * size[:, None] + squares[:, None, :2] - 1
+    return squares + offsets * size.repeat(1, 2), points
+
+
+def _squares(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 4) squares around boxes (N, 4), as large as those in which the second network leaves a face."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    halves = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0) * np.float32(_MARGIN / 2)
+    return np.concatenate((centres - halves, centres + halves), axis=1)
+
+
+def _cut_square(picture: NDArray[np.uint8], square: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(48, 48, 3) area averages of a square; pixels count from 1, as in the weights' origin."""
+    left, top, right, bottom = (square - [1, 1, 0, 0]).tolist()
+    first, above = int(left), int(top)
+    region = picture[above : max(above + 1, math.ceil(bottom)), first : max(first + 1, math.ceil(right))]
+    box = (left - first, top - above, right - first, bottom - above)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(region)).resize((48, 48), Image.Resampling.BOX, box))
 
 
 def _table_of_sums(pictures: Tensor) -> Tensor:

@@ -1,25 +1,20 @@
-"""Follow one person's face through a trial.
-
-Detections that overlap from frame to frame form tracklets, tracklets in one place form people, and one of these is chosen.
-"""
+"""Choose one person of a video and follow the face: tracklets in one place form people, and one of these is chosen."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SettingError
-from extract.faces.detection import Detection, FaceConfig, match_boxes
+from extract.faces.linking import SAME_PLACE, SAME_SIZE, Tracklet, box_distance
 
 FACES = ("largest", "centre", "left", "right")
 REFERENCE = "reference"  # the face that best matches a picture
 _SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
-SAME_PLACE = 1.0  # largest distance between two tracklets of one person, in face sizes
-SAME_SIZE = 2.0  # largest ratio between the face sizes of one person
 _SIGHTINGS = 5  # faces of a person that are compared with a picture
 
 Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
@@ -41,28 +36,6 @@ class Track:
 
 
 @dataclass
-class Tracklet:
-    """One face for as long as successive detections overlap."""
-
-    frames: list[int] = field(default_factory=list)
-    boxes: list[NDArray[np.float32]] = field(default_factory=list)
-    landmarks: list[NDArray[np.float32]] = field(default_factory=list)
-
-    def add(self, frame: int, box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> None:
-        self.frames.append(frame)
-        self.boxes.append(box)
-        self.landmarks.append(landmarks)
-
-    def between(self, start: int, stop: int) -> NDArray[np.float32]:
-        """(N, 5, 2) landmarks in the frames from `start` to `stop` of the tracklet, interpolated linearly."""
-        first = max(0, bisect_right(self.frames, start) - 1)
-        last = bisect_left(self.frames, stop - 1) + 1
-        points = np.stack(self.landmarks[first:last]).reshape(last - first, -1)
-        columns = [np.interp(np.arange(start, stop), self.frames[first:last], column) for column in points.T]
-        return np.stack(columns, axis=1).reshape(-1, 5, 2).astype(np.float32)
-
-
-@dataclass
 class Person:
     """Tracklets that never overlap in time, in order."""
 
@@ -74,15 +47,16 @@ class Person:
 
     def place(self) -> tuple[NDArray[np.float32], float]:
         """Median centre (x, y) and median side of the boxes, pixels."""
-        boxes = np.concatenate([np.stack(part.boxes) for part in self.tracklets])
+        boxes = np.concatenate([part.boxes() for part in self.tracklets])
         sides = np.sqrt(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
         return np.median((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0), float(np.median(sides))
 
     def sightings(self) -> list[Sighting]:
         """A few detections, evenly spaced."""
-        seen = [pair for part in self.tracklets for pair in zip(part.frames, part.landmarks, strict=True)]
+        seen = [(part, at) for part in self.tracklets for at in range(len(part.frames))]
         places = np.linspace(0, len(seen) - 1, min(_SIGHTINGS, len(seen)) + 2)[1:-1]
-        return [seen[at] for at in dict.fromkeys(np.rint(places).astype(int).tolist())]
+        chosen = [seen[place] for place in dict.fromkeys(np.rint(places).astype(int).tolist())]
+        return [(part.frames[at], part.landmarks(at)) for part, at in chosen]
 
     def neighbours(self, part: Tracklet) -> tuple[Tracklet | None, Tracklet | None]:
         """The last tracklet that starts before another one, and the next."""
@@ -100,25 +74,16 @@ class Person:
     def distance(self, part: Tracklet) -> float:
         """Smallest distance to the tracklets before and after another one, in face sizes; inf if the sizes differ."""
         before, after = self.neighbours(part)
-        steps = [(before.boxes[-1], part.boxes[0])] if before else []
-        steps += [(part.boxes[-1], after.boxes[0])] if after else []
+        steps = [(before.last_box, part.first_box)] if before else []
+        steps += [(part.last_box, after.first_box)] if after else []
         return min(box_distance(one, other) for one, other in steps)
 
     def _place_of(self, part: Tracklet) -> int:
         return bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
 
 
-def box_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    sides = [float(np.sqrt(max((box[2] - box[0]) * (box[3] - box[1]), 1e-6))) for box in (one, other)]
-    if max(sides) > SAME_SIZE * min(sides):
-        return float("inf")
-    apart = (one[:2] + one[2:] - other[:2] - other[2:]) / 2
-    return float(np.hypot(*apart)) / max(sides)
-
-
 def follow_face(
-    detections: Mapping[int, Detection],
-    config: FaceConfig,
+    tracklets: Sequence[Tracklet],
     face: str,
     num_frames: int,
     frame_size: tuple[int, int],
@@ -138,8 +103,7 @@ def follow_face(
     decides: it is then the same face after it moved, or after a cut.
 
     Args:
-        detections: frame → its faces; other frames were not examined.
-        config: settings.
+        tracklets: all of the video, in order of time.
         face: "largest", "centre", "left" or "right", as seen in the picture, or "reference".
         num_frames: T.
         frame_size: height and width of the picture, pixels.
@@ -156,7 +120,7 @@ def follow_face(
             f"Face '{face}' of a trial; expected one of {', '.join(FACES)}, or {REFERENCE} with a picture. "
             "Change it in the settings of the corpus."
         )
-    tracklets = _drop_single(_link(detections, config))
+    tracklets = _drop_single(tracklets)
     people = [Person([part]) for part in tracklets] if face == REFERENCE else _join(tracklets)
     track = Track(np.full((num_frames, 5, 2), np.nan, np.float32), np.zeros(num_frames, bool))
     for part in _choose(people, face, frame_size, likeness) if people else ():
@@ -215,44 +179,9 @@ def is_in_half(person: Person, face: str, width: int) -> bool:
     return float(centre[0] - width / 2) * (1 if face == "left" else -1) < side / 2
 
 
-class Linker:
-    """Links faces that overlap from one detection to the next into tracklets.
-
-    Attributes:
-        active: tracklets that may go on.
-        done: the others.
-    """
-
-    def __init__(self, config: FaceConfig) -> None:
-        self._longest_step = max(config.max_gap + 1, config.every)
-        self._min_overlap = config.min_overlap
-        self.done: list[Tracklet] = []
-        self.active: list[Tracklet] = []
-
-    def add(self, frame: int, found: Detection) -> None:
-        """The faces of the next frame that was examined."""
-        self.done += [part for part in self.active if frame - part.frames[-1] > self._longest_step]
-        active = self.active = [part for part in self.active if frame - part.frames[-1] <= self._longest_step]
-        last = np.stack([part.boxes[-1] for part in active]) if active else np.zeros((0, 4), np.float32)
-        pairs = {column: active[row] for row, column in match_boxes(last, found.boxes, self._min_overlap)}
-        for column, box in enumerate(found.boxes):
-            part = pairs.get(column)
-            if part is None:
-                part = Tracklet()
-                active.append(part)
-            part.add(frame, box, found.landmarks[column])
-
-
-def _link(detections: Mapping[int, Detection], config: FaceConfig) -> list[Tracklet]:
-    linker = Linker(config)
-    for frame in sorted(detections):
-        linker.add(frame, detections[frame])
-    return sorted(linker.done + linker.active, key=lambda part: (part.frames[0], *part.boxes[0].tolist()))
-
-
-def _drop_single(tracklets: list[Tracklet]) -> list[Tracklet]:
+def _drop_single(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
     """Drop tracklets of a single detection, unless there are no others."""
-    return [part for part in tracklets if len(part.frames) > 1] or tracklets
+    return [part for part in tracklets if len(part.frames) > 1] or list(tracklets)
 
 
 def _join(tracklets: list[Tracklet]) -> list[Person]:

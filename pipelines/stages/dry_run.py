@@ -17,7 +17,8 @@ from extract.engine.cropping import has_crops
 from extract.engine.devices import keep_big_buffers
 from extract.engine.embedding import EngineOptions, is_current
 from extract.engine.runtimes import check_running, make_executor
-from extract.faces.detection import detect_faces, make_detector
+from extract.faces.detection import make_detector
+from extract.faces.search import find_faces
 from extract.inputs.contract import open_source
 from extract.media.video import read_frames
 from pipelines.console.console import warn
@@ -103,7 +104,7 @@ def seconds_per_search(request: Request, trial: Trial) -> float:
     try:
         video = request.chosen.path(trial, "video")
         frames = read_frames(video, trial.clock, trial.id, max_side=config.max_side)
-        detect_faces(islice(frames, count), detector, config)
+        deque(find_faces(islice(frames, count), detector, config), maxlen=0)
     except AvFusionError:
         return 0.0
     return (time.perf_counter() - start) / count
