@@ -64,17 +64,15 @@ class Cascade:
         are followed move by less than one from picture to picture.
 
         Args:
-            pictures: B pictures (H, W, 3) uint8 RGB of one size.
-            boxes: B times (N, 4) left, top, right, bottom, pixels.
+            pictures: B pictures (H, W, 3) uint8 RGB.
+            boxes: B times (N, 4) left, top, right, bottom, pixels; one at least.
 
         Returns:
             B times N faces; those without a pixel in the picture have probability 0.
         """
-        counts = [len(each) for each in boxes]
-        squares = _squares(np.concatenate(boxes))
-        height, width = pictures[0].shape[:2]
-        squares = np.clip(squares, 1, np.array([width, height] * 2, np.float32))
-        owners = np.repeat(np.arange(len(boxes)), counts)
+        owners = [owner for owner, each in enumerate(boxes) for _ in each]
+        sizes = np.array([pictures[owner].shape[1::-1] * 2 for owner in owners], np.float32)
+        squares = np.clip(_squares(np.concatenate(boxes)), 1, sizes)
         crops = np.stack([_cut_square(pictures[owner], square) for owner, square in zip(owners, squares, strict=True)])
         pixels = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float().sub_(127.5).mul_(0.0078125)
         offsets, marks, probability = _apply(self._third, pixels)
@@ -83,7 +81,7 @@ class Cascade:
         inside = (squares[:, 2:] > squares[:, :2]).all(axis=1)
         sure = np.where(inside, probability[:, 1].cpu().numpy(), 0).astype(np.float32)
         faces = Detection(found.cpu().numpy(), sure, points.cpu().numpy())
-        return [faces.where(owners == index) for index in range(len(boxes))]
+        return [faces.where(np.array(owners) == index) for index in range(len(boxes))]
 
     def _propose(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates of the first network over a pyramid of scales: (N, 5), and the picture of each."""

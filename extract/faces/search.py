@@ -55,7 +55,7 @@ class _Followers(NamedTuple):
         return _Followers(np.concatenate((self.boxes, boxes)), np.concatenate((self.motion, motion)), unseen)
 
     def where(self, chosen: NDArray[np.bool_]) -> _Followers:
-        return _Followers(*(each[chosen] for each in self))
+        return _Followers(self.boxes[chosen], self.motion[chosen], self.unseen[chosen])
 
 
 class FaceSearch:

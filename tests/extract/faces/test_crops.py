@@ -28,8 +28,10 @@ from extract.faces import crops
 from extract.faces.crop_files import crop_numbers
 from extract.faces.crop_records import read_crop_record
 from extract.faces.crops import CropConfig, CropReader, crops_are_current, write_crops
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig, detect_faces, make_detector
+from extract.faces.detection import TEMPLATE, Detection, FaceConfig, make_detector
+from extract.faces.search import find_faces
 from extract.media.video import probe
+from tests.detectors import by_search
 
 CONFIG = CropConfig(faces=FaceConfig(every=4))
 CLOCK = FrameClock(Fraction(25), 40)
@@ -63,7 +65,7 @@ def video(tmp_path: Path, media: SimpleNamespace) -> Path:
 
 
 def make(video: Path, path: Path) -> dict[str, object]:
-    return write_crops(video, CLOCK, "largest", path, CONFIG, "P1", find_grey)
+    return write_crops(video, CLOCK, "largest", path, CONFIG, "P1", by_search(find_grey))
 
 
 def jpeg(level: int = 100, size: int = 16) -> bytes:
@@ -115,7 +117,7 @@ def test_the_record_says_what_the_crops_were_made_of(tmp_path: Path, video: Path
 
 def test_bytes_do_not_depend_on_time_or_batches(tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(video, tmp_path / "a.zip")
-    monkeypatch.setattr(crops, "detect_faces", partial(detect_faces, batch_size=7))
+    monkeypatch.setattr(crops, "find_faces", partial(find_faces, batch_size=3))
     make(video, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
@@ -337,7 +339,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamesp
         draw=lambda index, h, w: np.full((h, w, 3), 60 + index % 99, np.uint8),
     )
     before = resident_mb()
-    record = write_crops(video, clock, "left", tmp_path / "c.zip", CONFIG, "P1", find_grey)
+    record = write_crops(video, clock, "left", tmp_path / "c.zip", CONFIG, "P1", by_search(find_grey))
     assert record["present"] == 3000
     assert resident_mb() - before < 40, "3000 pictures are 147 MB"
 
@@ -345,7 +347,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamesp
 def test_crops_of_an_hour(tmp_path: Path, media: SimpleNamespace) -> None:
     clock = FrameClock(Fraction(1), 3600)
     video = media.write_video(tmp_path / "hour.mp4", 3600, 1, size=(120, 160), draw=draw_by_quarter)
-    record = write_crops(video, clock, "largest", tmp_path / "c.zip", CONFIG, "P1", find_grey)
+    record = write_crops(video, clock, "largest", tmp_path / "c.zip", CONFIG, "P1", by_search(find_grey))
     reader = CropReader(tmp_path / "c.zip", clock)
     assert (record["present"], len(reader.frames)) == (2700, 2700)
     assert np.flatnonzero(~reader.valid).tolist() == list(range(1800, 2700))
@@ -397,7 +399,7 @@ def test_crops_of_varying_pictures_belong_to_their_times(tmp_path: Path, media: 
     )
     clock = probe(video).clock
     assert clock.times is not None
-    record = write_crops(video, clock, "largest", tmp_path / "v.zip", CONFIG, "v", find_grey)
+    record = write_crops(video, clock, "largest", tmp_path / "v.zip", CONFIG, "v", by_search(find_grey))
     assert read_crop_record(tmp_path / "v.zip") == record
     reader = CropReader(tmp_path / "v.zip", clock)
     assert reader.frames.tolist() == [*range(10), *range(25, 40)]
@@ -413,7 +415,7 @@ def test_crops_of_varying_pictures_belong_to_their_times(tmp_path: Path, media: 
 
 def test_crops_of_the_longest_name(tmp_path: Path, video: Path) -> None:
     path = tmp_path / f"{'x' * 240}.zip"
-    write_crops(video, CLOCK, "largest", path, CONFIG, "x" * 240, find_grey)
+    write_crops(video, CLOCK, "largest", path, CONFIG, "x" * 240, by_search(find_grey))
     assert crops_are_current(path, sha256_file(video), CONFIG.fingerprint("largest"), CLOCK)
 
 

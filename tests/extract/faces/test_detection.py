@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import SettingError, ShapeError
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig, align_face, detect_faces, make_detector, overlaps
+from extract.faces.detection import TEMPLATE, Detection, FaceConfig, align_face, make_detector, overlaps
 from extract.media.video import probe, read_frames
 
 
@@ -31,7 +30,7 @@ def test_batches_equal_mtcnn_frame_by_frame(media: SimpleNamespace, name: str) -
     frames = real_frames(media, name, 25)
     frames.insert(1, np.zeros_like(frames[0]))  # a picture without a face amid others
     config = FaceConfig(min_probability=0)
-    found = make_detector(config)(frames)
+    found = make_detector(config).search(frames)
     reference = MTCNN(keep_all=True, min_face_size=config.min_face_size, thresholds=list(config.thresholds))
     for frame, mine in zip(frames, found, strict=True):
         boxes, probabilities, landmarks = reference.detect(frame, landmarks=True)
@@ -46,10 +45,25 @@ def test_batches_equal_mtcnn_frame_by_frame(media: SimpleNamespace, name: str) -
     assert len(found[0].boxes) > 0
 
 
+def test_faces_are_measured_where_they_are_expected(media: SimpleNamespace) -> None:
+    """Landmarks from boxes that are a little off lie as near to those of a search as a search's own of a shifted picture."""
+    (frame, *_) = real_frames(media, "single_face.mp4", 100)
+    detector = make_detector(FaceConfig())
+    (known,) = detector.search([frame])
+    side = float(np.ptp(known.boxes[0, ::2]))
+    shifts = np.array([[0, 0, 0, 0], [5, -5, 5, -5], [-6, 4, 6, 8], [9999, 9999, 9999, 9999]], np.float32)
+    empty, measured = detector.measure([frame, frame], [known.boxes[:0], known.boxes + shifts])
+    assert len(empty.boxes) == 0
+    assert (measured.probabilities[:3] > 0.9).all()
+    assert measured.probabilities[3] == 0
+    assert np.linalg.norm(measured.landmarks[:3] - known.landmarks[0], axis=2).max() < 0.08 * side
+    assert np.abs(measured.boxes[:3] - known.boxes[0]).max() < 0.1 * side
+
+
 @pytest.mark.parametrize("size", [(90, 120), (9, 12), (40, 300)])
 def test_batches_without_any_face(size: tuple[int, int]) -> None:
     frames = [np.full((*size, 3), value, np.uint8) for value in (0, 127, 255)]
-    for found in make_detector(FaceConfig())(frames):
+    for found in make_detector(FaceConfig()).search(frames):
         assert found.boxes.shape == (0, 4)
         assert found.probabilities.shape == (0,)
         assert found.landmarks.shape == (0, 5, 2)
@@ -62,88 +76,6 @@ def test_scaled_detections_keep_pixel_centres() -> None:
     scaled = detection.scaled((3.0, 2.0))
     assert scaled.boxes.tolist() == [[1, 2.5, 7, 6.5]]
     assert scaled.landmarks[0, 0].tolist() == [31, 20.5]
-
-
-class Seen:
-    """A detector that finds a face wherever the first pixel is not zero; the picture tells its frame."""
-
-    def __init__(self) -> None:
-        self.frames: list[int] = []
-        self.batches: list[int] = []
-
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        assert len({picture.shape for picture in pictures}) == 1
-        self.frames += [int(picture[0, 1, 0]) for picture in pictures]
-        self.batches.append(len(pictures))
-        return [one_face(bool(picture[0, 0, 0])) for picture in pictures]
-
-
-def one_face(present: bool) -> Detection:
-    number = int(present)
-    return Detection(
-        np.tile(np.array([[10, 10, 50, 50]], np.float32), (number, 1)),
-        np.ones(number, np.float32),
-        np.ones((number, 5, 2), np.float32),
-    )
-
-
-def pictures(present: NDArray[np.bool_]) -> list[tuple[int, NDArray[np.uint8]]]:
-    frames = np.zeros((len(present), 4, 4, 3), np.uint8)
-    frames[:, 0, 0, 0] = present
-    frames[:, 0, 1, 0] = np.arange(len(present))
-    return list(enumerate(frames))
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-@pytest.mark.parametrize("border", range(1, 42, 3))
-def test_borders_are_found_by_halving(batch_size: int, border: int) -> None:
-    present = np.arange(43) < border
-    seen = Seen()
-    found = detect_faces(pictures(present), seen, FaceConfig(every=5), batch_size)
-    assert {*range(0, 43, 5), 42} <= set(found)
-    assert {border - 1, border} <= set(found), "both sides of the border are looked at"
-    assert len(found) <= 10 + 3
-    assert sorted(seen.frames) == sorted(found), "no frame is looked at twice"
-    assert max(seen.batches) <= batch_size
-    assert all(len(found[frame].boxes) == present[frame] for frame in found)
-
-
-def test_samples_alone_where_nothing_is_settled() -> None:
-    present = np.sin(np.arange(97)) > -0.3
-    assert set(detect_faces(pictures(present), Seen(), FaceConfig(every=7, settle=False), 5)) == {
-        *range(0, 97, 7),
-        96,
-    }
-
-
-def test_batch_size_does_not_change_what_is_found() -> None:
-    present = np.sin(np.arange(97)) > -0.3
-    results = [set(detect_faces(pictures(present), Seen(), FaceConfig(every=7), size)) for size in (1, 2, 5, 50)]
-    assert all(result == results[0] for result in results)
-
-
-def test_pictures_of_several_sizes_are_never_in_one_batch() -> None:
-    frames = [(index, np.ones((4 + index // 6, 4, 3), np.uint8)) for index in range(20)]
-    assert len(detect_faces(frames, Seen(), FaceConfig(every=1), 8)) == 20
-
-
-def test_memory_holds_only_a_few_pictures() -> None:
-    alive, most = 0, 0
-
-    class Counted(np.ndarray):
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    def stream() -> object:
-        nonlocal alive, most
-        for index in range(300):
-            alive += 1
-            most = max(most, alive)
-            yield index, np.ones((2, 2, 3), np.uint8).view(Counted)
-
-    detect_faces(stream(), lambda batch: [one_face(True) for _ in batch], FaceConfig(every=5), 4)  # type: ignore[arg-type]
-    assert most <= 5 * 4 + 2
 
 
 def test_overlaps() -> None:

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from cache.errors import SettingError
 from extract.faces import following
 from extract.faces.crops import CropConfig, enlarging
-from extract.faces.detection import TEMPLATE, Detection, detect_faces
+from extract.faces.detection import TEMPLATE, Detection, Detector
 from extract.faces.following import FaceFollower
+from extract.faces.linking import link
+from extract.faces.search import find_faces
 from extract.faces.tracking import follow_face
+from tests.detectors import by_search
 
 SIDE = 200
 Place = tuple[int, int, int]  # left, top, side
 Scene = Callable[[int], list[Place]]
 
 
-def make_detector(scene: Scene) -> Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]:
+def make_detector(scene: Scene) -> Detector:
     """Faces of the frame whose number is in the picture."""
 
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
@@ -35,7 +38,7 @@ def make_detector(scene: Scene) -> Callable[[Sequence[NDArray[np.uint8]]], list[
             found.append(Detection(boxes, np.ones(len(boxes), np.float32), marks))
         return found
 
-    return detect
+    return by_search(detect)
 
 
 def picture(index: int) -> NDArray[np.uint8]:
@@ -62,8 +65,8 @@ def finished(scene: Scene, num_frames: int, face: str) -> NDArray[np.float32]:
     """The landmarks in the finished video."""
     config = CropConfig().faces
     detector = enlarging(make_detector(scene), (SIDE, SIDE), config.max_side)
-    found = detect_faces(((index, picture(index)) for index in range(num_frames)), detector, config)
-    return follow_face(found, config, face, num_frames, (SIDE, SIDE)).landmarks
+    sights = find_faces(((index, picture(index)) for index in range(num_frames)), detector, config)
+    return follow_face(link(sights, config), face, num_frames, (SIDE, SIDE)).landmarks
 
 
 def alone(index: int) -> list[Place]:
@@ -88,7 +91,7 @@ def test_one_person_is_followed_as_in_the_finished_video(monkeypatch, num_frames
     found, known = follow(alone, num_frames, "largest", monkeypatch)
     np.testing.assert_array_equal(found, finished(alone, num_frames, "largest"))
     late = max(index + 1 - count for index, count in enumerate(known))
-    assert late <= 16  # the longest gap that a track bridges, and the next sample
+    assert late <= 22  # the longest gap that a track bridges, and the next search
     assert all(after >= before for before, after in pairwise(known))
 
 

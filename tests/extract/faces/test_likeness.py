@@ -20,6 +20,7 @@ from extract.engine.cropping import make_embedder
 from extract.faces.crops import CropConfig, CropReader, write_crops
 from extract.faces.detection import TEMPLATE, Detection, FaceConfig
 from extract.faces.likeness import SIZE, Reference, read_reference, reference_key
+from tests.detectors import by_search
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)
 NUM = 30
@@ -63,7 +64,7 @@ def save_picture(path: Path, *colours: tuple[int, int, int]) -> Path:
 
 
 def reference(picture: Path, min_similarity: float = 0.5) -> Reference:
-    return read_reference(picture, find_colours, FaceConfig(), embed_colour, min_similarity)
+    return read_reference(picture, by_search(find_colours), FaceConfig(), embed_colour, min_similarity)
 
 
 @pytest.fixture
@@ -79,7 +80,9 @@ def test_the_person_of_the_picture_is_followed(
 ) -> None:
     who = reference(save_picture(tmp_path / "who.png", colour, (90, 90, 90)))
     config, clock = CropConfig(faces=FaceConfig(every=1, max_gap=0)), FrameClock(25, NUM)  # type: ignore[arg-type]
-    record = write_crops(video, clock, "reference", tmp_path / "c.zip", config, "P1", find_colours, reference=who)
+    record = write_crops(
+        video, clock, "reference", tmp_path / "c.zip", config, "P1", by_search(find_colours), reference=who
+    )
     reader = CropReader(tmp_path / "c.zip", clock)
     assert reader.frames.tolist() == frames
     colours = reader.read(reader.frames)[:, 20:90, 20:90].mean(axis=(1, 2))
@@ -94,7 +97,9 @@ def test_nobody_like_the_picture_is_an_error(tmp_path: Path, video: Path) -> Non
     with pytest.raises(
         MediaError, match=r"Nobody in trial 'P1' matches .*green\.png': the best similarity is -0\.\d\d"
     ):
-        write_crops(video, clock, "reference", tmp_path / "c.zip", CropConfig(), "P1", find_colours, reference=who)
+        write_crops(
+            video, clock, "reference", tmp_path / "c.zip", CropConfig(), "P1", by_search(find_colours), reference=who
+        )
     assert not (tmp_path / "c.zip").exists()
 
 
@@ -105,7 +110,9 @@ def test_the_embedding_is_that_of_the_aligned_face_of_norm_1(tmp_path: Path) -> 
         seen.append(faces.shape)
         return 7 * embed_colour(faces)
 
-    who = read_reference(save_picture(tmp_path / "a.png", BLUE, (90, 90, 90)), find_colours, FaceConfig(), embed, 0.5)
+    who = read_reference(
+        save_picture(tmp_path / "a.png", BLUE, (90, 90, 90)), by_search(find_colours), FaceConfig(), embed, 0.5
+    )
     assert seen == [(1, SIZE, SIZE, 3)]
     assert np.linalg.norm(who.embedding) == pytest.approx(1)
     assert who.embedding.argmax() == 2

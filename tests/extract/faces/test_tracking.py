@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
 
 from cache.errors import SettingError
 from extract.faces.detection import Detection, FaceConfig
+from extract.faces.linking import Tracklet, link
+from extract.faces.search import Sight
 from extract.faces.tracking import Sighting, Track, follow_face
 
 SIZE = (480, 640)
@@ -30,8 +32,12 @@ def detection(*places: Place | None) -> Detection:
 def follow(
     places: Callable[[int], list[Place | None]], face: str, num_frames: int, every: int = 1, **settings: int
 ) -> Track:
-    found = {frame: detection(*places(frame)) for frame in [*range(0, num_frames, every), num_frames - 1]}
-    return follow_face(found, FaceConfig(every=every, **settings), face, num_frames, SIZE)
+    frames = sorted({*range(0, num_frames, every), num_frames - 1})
+    return follow_face(tracklets(places, frames, **settings), face, num_frames, SIZE)
+
+
+def tracklets(places: Callable[[int], list[Place | None]], frames: Iterable[int], **settings: int) -> list[Tracklet]:
+    return link((Sight(frame, detection(*places(frame)), False) for frame in frames), FaceConfig(**settings))
 
 
 def centres(track: Track) -> np.ndarray:
@@ -104,8 +110,7 @@ def test_short_gaps_are_bridged_and_long_ones_are_absent() -> None:
 
 
 def test_nothing_is_extended_beyond_the_last_sight() -> None:
-    found = {frame: detection((300.0, 200.0, 100.0) if 3 <= frame <= 12 else None) for frame in range(20)}
-    track = follow_face(found, FaceConfig(), "largest", 20, SIZE)
+    track = follow(lambda frame: [(300.0, 200.0, 100.0) if 3 <= frame <= 12 else None], "largest", 20)
     np.testing.assert_array_equal(np.flatnonzero(track.present), np.arange(3, 13))
 
 
@@ -167,22 +172,30 @@ def test_the_face_like_a_picture_is_followed_wherever_it_moves() -> None:
     def places(frame: int) -> list[Place | None]:
         return [(100.0 if frame < 30 else 500.0, 100.0, 40.0) if not 20 <= frame < 40 else None, (300.0, 300.0, 120.0)]
 
-    found = {frame: detection(*places(frame)) for frame in range(80)}
+    found = tracklets(places, range(80), max_gap=0)
     asked: list[int] = []
 
     def likeness(people: Sequence[Sequence[Sighting]]) -> np.ndarray:
         asked.extend(len(sightings) for sightings in people)
         return np.array([0.2 if sightings[0][1][2, 1] == 100 else -0.3 for sightings in people])
 
-    track = follow_face(found, FaceConfig(max_gap=0), "reference", 80, SIZE, likeness)
+    track = follow_face(found, "reference", 80, SIZE, likeness)
     frames = np.arange(80)
     np.testing.assert_array_equal(track.present, (frames < 20) | (frames >= 40))
     assert set(centres(track)[track.present, 0].tolist()) == {100.0, 500.0}
     assert asked == [5, 5, 5]
-    nobody = follow_face(found, FaceConfig(), "reference", 80, SIZE, lambda people: np.full(len(people), -0.1))
+    nobody = follow_face(found, "reference", 80, SIZE, lambda people: np.full(len(people), -0.1))
     assert not nobody.present.any()
     with pytest.raises(SettingError, match="or reference with a picture"):
-        follow_face(found, FaceConfig(), "reference", 80, SIZE)
+        follow_face(found, "reference", 80, SIZE)
+
+
+def test_a_cut_ends_a_tracklet_at_once() -> None:
+    """Also where the next shot shows a face at the same place."""
+    sights = [Sight(frame, detection((300.0, 200.0, 100.0)), frame == 12) for frame in range(30)]
+    first, second = link(sights, FaceConfig())
+    assert (list(first.frames), first.shot) == ([*range(12)], 0)
+    assert (list(second.frames), second.shot) == ([*range(12, 30)], 1)
 
 
 def test_no_face_at_all() -> None:
@@ -197,4 +210,4 @@ def test_a_single_frame() -> None:
 
 def test_unknown_face() -> None:
     with pytest.raises(SettingError, match="'biggest' .*one of largest, centre, left, right"):
-        follow_face({}, FaceConfig(), "biggest", 10, SIZE)
+        follow_face([], "biggest", 10, SIZE)

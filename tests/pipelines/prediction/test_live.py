@@ -37,6 +37,7 @@ from fusion.training.checkpoint import Checkpoint
 from fusion.training.reading import Reading
 from pipelines.cli.commands import avfusion
 from pipelines.prediction import live
+from tests.detectors import by_search
 
 RATE = 25
 SIZE = 96
@@ -98,7 +99,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return functional.pad(coarse, (0, network.dim - coarse.shape[1]))
 
     for module in (cropping, live):
-        monkeypatch.setattr(module, "make_detector", lambda config, device: find_square)
+        monkeypatch.setattr(module, "make_detector", lambda config, device: by_search(find_square))
     monkeypatch.setattr(MobileFaceNet, "forward", shrink)
     monkeypatch.chdir(tmp_path)
 

@@ -30,6 +30,7 @@ from extract.faces.detection import TEMPLATE, Detection
 from extract.inputs.images import crops_path
 from pipelines.stages import crops as stage
 from pipelines.stages.crops import make_crops
+from tests.detectors import by_search
 
 CLOCK = FrameClock(Fraction(25), 12)
 
@@ -75,7 +76,7 @@ def test_given_crops_stay_and_the_reference_is_followed(
         asked.append(weights)
         return lambda faces: np.stack([(f := faces[:, 80, 80, 0].astype(np.float32)) - 130, f - 200], axis=1)
 
-    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(find_halves))
     monkeypatch.setattr(cropping, "make_embedder", make_embedder)
     config = CropConfig(reference_weights="mine")
     outcome = crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu")
@@ -106,7 +107,7 @@ def slow_halves(seconds: float) -> object:
         time.sleep(seconds)
         return find_halves(pictures)
 
-    return lambda *_: find
+    return lambda *_: by_search(find)
 
 
 def videos(manifest: Manifest, names: str) -> Manifest:
@@ -139,7 +140,7 @@ def test_two_at_once_share_the_work(manifest: Manifest, tmp_path: Path, monkeypa
 def test_the_crops_of_a_killed_run_are_taken_over(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(find_halves))
     manifest, folder = videos(manifest, "ab"), crops_folder(tmp_path / "crops", CropConfig())
     folder.mkdir(parents=True)
     program = (
@@ -235,7 +236,7 @@ def test_several_processes_make_the_crops_of_one(
 
 def test_damaged_crops_are_made_again(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever bit flips in a zip, the next run notices; --redo makes it again in any case."""
-    monkeypatch.setattr(cropping, "make_detector", lambda *_: find_halves)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(find_halves))
     manifest, config, crops = videos(manifest, "a"), CropConfig(), tmp_path / "crops"
     crop_trials(manifest, manifest.trials, config, crops, "cpu")
     path = crops_folder(crops, config) / "a.zip"
