@@ -73,7 +73,7 @@ def plan() -> None:
 @avfusion.command("docs", hidden=True)
 @guarded
 def docs() -> None:
-    """Write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml for `avfusion init`."""
+    """Write what is generated: docs/params.md, docs/cli.md, docs/reference, and the dvc.yaml for `avfusion init`."""
     from pipelines.cli.reference import write_pages
 
     for path in write_pages(avfusion):

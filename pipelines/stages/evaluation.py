@@ -65,7 +65,7 @@ def evaluate_systems(
         The content of `scores.json`: for each system, metric and target (and "mean", over targets)
 
         * `mean`, `std`, `best`: over runs (folds and seeds), each over all its labelled frames concatenated; `std`
-          is None for a single run;
+            is None for a single run;
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same for the runs' mean prediction, scored once.
 
