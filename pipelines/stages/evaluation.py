@@ -24,6 +24,7 @@ from fusion.scores.metric import load_metrics
 from fusion.scores.summary import Summary, summarise
 from fusion.training.checkpoint import Checkpoint
 from fusion.training.inference import Prediction, merge, predict
+from pipelines.console import trackers
 from pipelines.console.console import note, progress
 from pipelines.console.escaping import as_json
 from pipelines.ensembles.members import Member, keep_best
@@ -91,6 +92,7 @@ def evaluate_systems(
     if unscored:
         note(say_unscored(partition, folds, manifest))
     metrics = load_metrics()
+    trackers.prepare(params.tracker)
     scored = [fold.index for fold in folds if fold.index not in unscored]
     document: dict[str, Any] = {
         "metrics": {
@@ -128,6 +130,9 @@ def evaluate_systems(
         document = join_scores(outputs.scores, document, list(params.systems))
     write_document(outputs.scores, ScoresDocument, document)
     _write_metrics(document, outputs)
+    for name in systems.keys() & document["systems"].keys():
+        settings = {"partition": partition, "system": asdict(systems[name])}
+        trackers.conclude(params.tracker, f"{name}/evaluation", settings, document["systems"][name])
     return document
 
 

@@ -18,7 +18,7 @@ from pipelines.project import networks
 from pipelines.project.params import FusionParams
 from pipelines.project.runs import Job
 from pipelines.training.features import Banks, reduce
-from pipelines.training.history import by_target, history_rows
+from pipelines.training.history import history_rows
 
 if TYPE_CHECKING:
     from fusion.bank.bank import Bank
@@ -77,7 +77,7 @@ def _train_one(job: Job, bank: Bank, advance: Callable[[int, str], None], tracke
 
         def tell(record: EpochRecord) -> None:
             moments.append(perf_counter())
-            track(record.epoch, {"loss": record.loss, "lr": record.lr, "ccc": record.score, **by_target(record)})
+            track(record.epoch, trackers.figures_of(record))
             advance(1, f"{job.name} fold {fold.index} seed {config.seed} CCC {record.score:.3f}")
 
         result = train(bank, fold, job.system.model, job.system.settings, config, tell)
