@@ -48,8 +48,10 @@ numerical: setup ## the numerical tests with the instructions of an older proces
 bench: setup ## every benchmark, one after another (about 15 minutes); benchmarks/README.md holds the table
 	for script in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
-docs: setup ## write what is generated: docs/params.md, docs/cli.md, and the dvc.yaml of projects elsewhere
+docs: setup ## write what is generated (docs/params.md, docs/cli.md, the dvc.yaml of projects elsewhere), and the pages as a site in site/
 	$(BIN)/python -m pipelines docs
+	$(BIN)/zensical build --clean --strict
+	@echo "The pages: site/index.html in a browser"
 
 clean: ## remove what can be made again: work/, results/, caches (features/ stays)
-	rm -rf work results .pytest_cache .mypy_cache .ruff_cache
+	rm -rf work results site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -44,6 +44,7 @@ FOREIGN = {
     },
     "pytest": {"--dist", "--import-mode"},
     "ruff": {"--check"},
+    "zensical": {"--clean", "--strict"},
     "benchmarks": {"--repeats"},
 }
 

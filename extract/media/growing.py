@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 import av
@@ -34,7 +37,7 @@ class GrowingFile:
         if not self._regular:
             self._patience_s = 0.0  # reading waits by itself
         self.ended = False
-        self._interruption: BaseException | None = None
+        self._interrupted = False
 
     @property
     def has_more(self) -> bool:
@@ -47,18 +50,37 @@ class GrowingFile:
         """Some bytes, at most `size`; none at the end, or after an interruption, which libav's caller would swallow."""
         try:
             return self._read(size)
-        except (KeyboardInterrupt, SystemExit) as interruption:
-            self._interruption, self.ended = interruption, True
-            return b""
+        except KeyboardInterrupt:
+            self._interrupted = True
+        return b""
 
     def raise_interruption(self) -> None:
-        """Raise what interrupted reading, such as Ctrl-C."""
-        if self._interruption is not None:
-            raise self._interruption
+        """Raise the Ctrl-C that libav's caller has swallowed."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def noting_interruptions(self) -> Iterator[None]:
+        """Note Ctrl-C when it comes: it may also be raised, and swallowed, just before or after `read`."""
+        usual = signal.getsignal(signal.SIGINT)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self._interrupted = True
+            if callable(usual):
+                usual(number, frame)
+
+        if threading.current_thread() is not threading.main_thread() or usual is None:  # whoever has set it sees to it
+            yield
+            return
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, usual)
 
     def _read(self, size: int) -> bytes:
         since = time.monotonic()
-        while not self.ended:
+        while not self.ended and not self._interrupted:
             data = self._file.read(size)
             if data:
                 return data
@@ -95,7 +117,7 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
     with open(0 if path == STANDARD_INPUT else path, "rb", buffering=0, closefd=path != STANDARD_INPUT) as raw:
         file = GrowingFile(raw, patience_s)
         try:
-            with av.open(file, metadata_errors="replace") as container:
+            with file.noting_interruptions(), av.open(file, metadata_errors="replace") as container:
                 file.raise_interruption()
                 yield container, file
         except av.FFmpegError as error:

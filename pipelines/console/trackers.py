@@ -1,7 +1,7 @@
-"""Hand the epochs of a training to a tracker that follows experiments: DVCLive, MLflow or TensorBoard, none by default.
+"""Hand the epochs of trainings, and scores, to a tracker that follows experiments: DVCLive, MLflow or TensorBoard, none by default.
 
-Each network is one run of the tracker, with its settings, a point per epoch, and the figures of the epoch that it kept. The runs lie
-in `work/tracking/<tracker>`, those of MLflow where MLFLOW_TRACKING_URI says if it is set. Workers are several processes: each opens the
+Each network, and each fold of a fine-tuning, is one run of the tracker, with its settings, a point per epoch, and the figures of the epoch
+that it kept; each system has one more run with the scores of its evaluation. The runs lie in `work/tracking/<tracker>`, those of MLflow where MLFLOW_TRACKING_URI says if it is set. Workers are several processes: each opens the
 run of the network that it trains, and closes it.
 """
 
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extract.extras import import_extra
+
+if TYPE_CHECKING:
+    from fusion.training.fitting import EpochRecord
 
 FOLDER = Path("work/tracking")
 TRACKERS = {"dvclive": "dvclive", "mlflow": "mlflow", "tensorboard": "torch.utils.tensorboard"}
@@ -23,6 +27,8 @@ _EXPERIMENT = "avfusion"
 Figures = Mapping[str, float]
 Tell = Callable[[int, Figures], None]
 """Takes an epoch and its figures."""
+_Opened = tuple[Tell, Callable[[Figures], None]]
+"""The function for epochs, and that for the figures at the end."""
 
 
 def prepare(tracker: str) -> None:
@@ -50,10 +56,7 @@ def follow(tracker: str, run: str, settings: Mapping[str, Any]) -> Iterator[Tell
         yield lambda epoch, figures: None
         return
     told: list[tuple[int, Figures]] = []
-    with {"dvclive": _dvclive, "mlflow": _mlflow, "tensorboard": _tensorboard}[tracker](run, flat(settings)) as (
-        tell,
-        end,
-    ):
+    with _open(tracker, run, settings) as (tell, end):
 
         def keep(epoch: int, figures: Figures) -> None:
             told.append((epoch, figures))
@@ -63,6 +66,27 @@ def follow(tracker: str, run: str, settings: Mapping[str, Any]) -> Iterator[Tell
         if told:
             epoch, best = max(told, key=lambda item: (item[1]["ccc"] == item[1]["ccc"], item[1]["ccc"]))
             end({"best/epoch": float(epoch), **{f"best/{name}": value for name, value in best.items()}})
+
+
+def conclude(tracker: str, run: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Tell the figures of an evaluation, as a run of its own that has nothing but them.
+
+    Args:
+        tracker: one of `TRACKERS`, or "" for none.
+        run: name of the run, with slashes.
+        settings: what to show beside it.
+        figures: nested; those that are not known are left out.
+    """
+    known = {name.replace(".", "/"): value for name, value in flat(figures).items() if isinstance(value, int | float)}
+    if tracker:
+        with _open(tracker, run, settings) as (_, end):
+            end({name: float(value) for name, value in known.items() if isfinite(value)})
+
+
+def figures_of(record: EpochRecord) -> dict[str, float]:
+    """What is told of an epoch."""
+    by_target = {f"ccc_{target}": value for target, value in record.validation.items()}
+    return {"loss": record.loss, "lr": record.lr, "ccc": record.score, **by_target}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,12 +112,12 @@ def _import(tracker: str) -> Any:
     return import_extra(TRACKERS[tracker], tracker, f"fusion.tracker: {tracker}")
 
 
-_Open = Iterator[tuple[Tell, Callable[[Figures], None]]]
-"""Yields the function for epochs, and that for the figures at the end."""
+def _open(tracker: str, run: str, settings: Mapping[str, Any]) -> AbstractContextManager[_Opened]:
+    return {"dvclive": _dvclive, "mlflow": _mlflow, "tensorboard": _tensorboard}[tracker](run, flat(settings))
 
 
 @contextmanager
-def _dvclive(run: str, settings: Mapping[str, Any]) -> _Open:
+def _dvclive(run: str, settings: Mapping[str, Any]) -> Iterator[_Opened]:
     place = str(FOLDER / "dvclive" / run)
     with _import("dvclive").Live(place, save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
         live.log_params(settings)
@@ -111,7 +135,7 @@ def _dvclive(run: str, settings: Mapping[str, Any]) -> _Open:
 
 
 @contextmanager
-def _mlflow(run: str, settings: Mapping[str, Any]) -> _Open:
+def _mlflow(run: str, settings: Mapping[str, Any]) -> Iterator[_Opened]:
     mlflow = _import("mlflow")
     _choose_experiment(mlflow)
     with mlflow.start_run(run_name=run, log_system_metrics=False):
@@ -133,7 +157,7 @@ def _choose_experiment(mlflow: Any) -> None:
 
 
 @contextmanager
-def _tensorboard(run: str, settings: Mapping[str, Any]) -> _Open:
+def _tensorboard(run: str, settings: Mapping[str, Any]) -> Iterator[_Opened]:
     place = FOLDER / "tensorboard" / run
     with _import("tensorboard").SummaryWriter(str(place)) as writer:
 

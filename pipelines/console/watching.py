@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from torch import Tensor
 
 from fusion.training.fitting import EpochRecord
+from pipelines.console import trackers
 from pipelines.console.console import note, progress
 from pipelines.endtoend.training import Watch
 
@@ -22,10 +23,11 @@ class Shown(Watch):
     Args:
         title: its name and fold.
         epochs: of all stages.
+        track: takes every epoch and its figures; of those before an interruption only the mean CCC.
     """
 
-    def __init__(self, title: str, epochs: int) -> None:
-        self._title, self._epochs = title, epochs
+    def __init__(self, title: str, epochs: int, track: trackers.Tell = lambda epoch, figures: None) -> None:
+        self._title, self._epochs, self._track = title, epochs, track
         self._open = ExitStack()
         self._advance: Callable[[int, str], None] | None = None
         self._epoch = self._step = self._shown = 0
@@ -43,6 +45,7 @@ class Shown(Watch):
     def restore(self, scores: Sequence[float]) -> None:
         """Epochs that were trained before an interruption."""
         for score in scores:
+            self._track(self._told, {"ccc": score})
             self._count(self._told, score)
 
     def tell(self, text: str) -> None:
@@ -63,6 +66,7 @@ class Shown(Watch):
 
     def epoch(self, record: EpochRecord) -> None:
         """Write a line into a log, and the CCC beside the bar."""
+        self._track(record.epoch, trackers.figures_of(record))
         self._count(record.epoch, record.score)
         self._ccc = f" CCC {record.score:.3f} (best {self._best[1]:.3f})"
         if not sys.stderr.isatty():

@@ -162,7 +162,7 @@ class FusionParams:
         threads: threads of torch on the CPU, in each worker; more than one slows small models down.
         workers: processes that train in parallel, one run each, with the same results.
         train: settings of training.
-        tracker: dvclive, mlflow or tensorboard, which is told every epoch of what is trained, in work/tracking; none if "".
+        tracker: dvclive, mlflow or tensorboard, which is told every epoch of what is trained or fine-tuned, and the scores, in work/tracking; none if "".
     """
 
     seeds: list[int]

@@ -59,7 +59,9 @@ def write_page(
     missing, receipts = timelines.find_missing(params, features, [trial for trial, _ in predicted.trials])
     rows = system_rows(params, document)
     systems = [printable(name, keep="") for name in predicted.systems]
-    trials = timelines.make_timelines(predicted, missing, manifest, params)
+    wrong = errors(predicted)
+    places = timelines.choose_trials(wrong["trials"])
+    trials = timelines.make_timelines(predicted, places, missing, manifest, params)
     content = {
         "targets": [
             {"name": printable(target.name, keep=""), "middle": target.middle, "half": target.half}
@@ -68,8 +70,9 @@ def write_page(
         "systems": systems,
         "looks": [look_of(number) for number in range(len(systems))],
         "trials": trials,
+        "places": places,
         "gaps": {modality: called for modality, (called, _, _) in GAPS.items()},
-        "errors": errors(predicted),
+        "errors": wrong,
         "curves": {title: _curves(history, predicted.systems) for title, history in histories.items() if history},
         "planes": _planes(predicted),
         "cells": CELLS,

@@ -1,6 +1,6 @@
 """What the page shows of each trial: labels and predictions over time, what was missing, and faces.
 
-The page stays small: `MOST_TRIALS`, `MOST_NUMBERS` and `MOST_FACES` bound it, about 8 MB beside the plotting library.
+The page stays small: `MOST_TRIALS`, `MOST_NUMBERS` and `MOST_FACES` bound it, about 9 MB beside the plotting library.
 """
 
 from __future__ import annotations
@@ -69,14 +69,36 @@ def find_missing(params: Params, features: Where, trials: Sequence[Trial]) -> tu
     return missing, receipts
 
 
-def make_timelines(predicted: Predicted, missing: Missing, manifest: Manifest, params: Params) -> list[dict[str, Any]]:
-    """The trials of the page, as JSON values.
+def choose_trials(errors: Sequence[Sequence[Sequence[float | None]]]) -> list[int]:
+    """Which trials are shown: all, or of `MOST_TRIALS` a third the worst, a third the best, and a third evenly between them.
+
+    Args:
+        errors: those of `page_tables.errors` by trial; what counts is their mean over systems. Trials without any count as the best.
+
+    Returns:
+        Their places, in order.
+    """
+    count = len(errors[0]) if errors else 0
+    if count <= MOST_TRIALS:
+        return list(range(count))
+    known = np.array([[row[-2] for row in rows] for rows in errors], float)
+    means = np.nansum(known, axis=0) / np.maximum(np.isfinite(known).sum(axis=0), 1)
+    ranks = np.argsort(-means, kind="stable")
+    third = MOST_TRIALS // 3
+    between = np.linspace(third, count - third - 1, MOST_TRIALS - 2 * third).round().astype(int)
+    return sorted(int(place) for place in ranks[[*range(third), *between, *range(count - third, count)]])
+
+
+def make_timelines(
+    predicted: Predicted, places: Sequence[int], missing: Missing, manifest: Manifest, params: Params
+) -> list[dict[str, Any]]:
+    """The trials at these places, as JSON values of the page.
 
     Each has `id`, `subject`, `frames`, `rate`, `step` (every so many frames are shown), `times` of these frames (the first one and
     the interval, seconds; all where intervals vary), `lines` (first the label, then the systems; None for one without a prediction), `missing` (modality → runs in
     seconds), and `faces` (pairs of a time and a JPEG).
     """
-    chosen = predicted.trials[:MOST_TRIALS]
+    chosen = [predicted.trials[place] for place in places]
     if not chosen:
         return []
     most = MOST_NUMBERS // (len(chosen) * len(predicted.targets) * (1 + len(predicted.systems)))

@@ -37,10 +37,9 @@ def make_crops(
     told: Told | None = None,
     workers: int = 0,
 ) -> Outcome:
-    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials`.
+    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials` for the rest.
 
     Args:
-        manifest, config, crops, device, redo: as there.
         told: receives the progress; a progress bar by default.
         workers: processes that share the trials; 0 for one per core of a CPU, at most four, where there is enough to do.
     """

@@ -24,6 +24,7 @@ from fusion.scores.metric import load_metrics
 from fusion.scores.summary import Summary, summarise
 from fusion.training.checkpoint import Checkpoint
 from fusion.training.inference import Prediction, merge, predict
+from pipelines.console import trackers
 from pipelines.console.console import note, progress
 from pipelines.console.escaping import as_json
 from pipelines.ensembles.members import Member, keep_best
@@ -33,7 +34,8 @@ from pipelines.project.params import EvaluateParams, FusionParams, SystemParams
 from pipelines.project.partitions import choose_partition, find_lacking, say_unscored
 from pipelines.project.runs import Row, digest_runs, load_networks, run_folder
 from pipelines.project.scores import MetricPart, ScoresDocument, join_scores
-from pipelines.stages.training import Banks, choose_folds, refuse_leaks
+from pipelines.training.features import Banks
+from pipelines.training.folds import choose_folds, refuse_leaks
 
 SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Runs = dict[tuple[int, int], list[Prediction]]  # (fold, seed) → predictions
@@ -64,7 +66,7 @@ def evaluate_systems(
         The content of `scores.json`: for each system, metric and target (and "mean", over targets)
 
         * `mean`, `std`, `best`: over runs (folds and seeds), each over all its labelled frames concatenated; `std`
-          is None for a single run;
+            is None for a single run;
         * `low`, `high`: bootstrap interval of `mean` over trials;
         * `ensemble`, `ensemble_low`, `ensemble_high`: the same for the runs' mean prediction, scored once.
 
@@ -90,6 +92,7 @@ def evaluate_systems(
     if unscored:
         note(say_unscored(partition, folds, manifest))
     metrics = load_metrics()
+    trackers.prepare(params.tracker)
     scored = [fold.index for fold in folds if fold.index not in unscored]
     document: dict[str, Any] = {
         "metrics": {
@@ -127,6 +130,9 @@ def evaluate_systems(
         document = join_scores(outputs.scores, document, list(params.systems))
     write_document(outputs.scores, ScoresDocument, document)
     _write_metrics(document, outputs)
+    for name in systems.keys() & document["systems"].keys():
+        settings = {"partition": partition, "system": asdict(systems[name])}
+        trackers.conclude(params.tracker, f"{name}/evaluation", settings, document["systems"][name])
     return document
 
 

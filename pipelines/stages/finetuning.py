@@ -28,6 +28,7 @@ from extract.weights.finetuned import Lineage
 from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training import checkpoint
+from pipelines.console import trackers
 from pipelines.console.console import note, warn
 from pipelines.console.watching import Shown
 from pipelines.endtoend.checks import require_gradient, require_items
@@ -54,7 +55,9 @@ from pipelines.project.params import FeatureSetParams, Params
 from pipelines.project.runs import DOCUMENT, Digests, Row, best_epoch, digest_finetuning, find_run, save_run
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
-from pipelines.stages.training import choose_folds, history_rows, open_stores
+from pipelines.training.features import open_stores
+from pipelines.training.folds import choose_folds
+from pipelines.training.history import history_rows
 
 
 def finetune_all(
@@ -87,6 +90,7 @@ def finetune_all(
     for name, run in chosen.items():
         require_targets(run.train.targets, manifest.targets, f"finetune.{name}.train.targets")
     folds = choose_folds(params.fusion.folds, manifest)
+    trackers.prepare(params.fusion.tracker)
     if not only:
         _forget_other_runs(root, params)
     rows = []
@@ -287,7 +291,11 @@ def _finetune_one(job: _Job) -> list[Row]:
         require_items(modality, job.readers[modality], job.fold)
         require_gradient(modality, backbone)
     state = place(job.digest) / "state"
-    with Shown(f"{job.name} fold {job.fold.index}", job.config.epochs) as watch:
+    settings = {"model": job.run.model, "modalities": job.run.modalities, "train": asdict(job.config), **job.how}
+    with (
+        trackers.follow(job.params.fusion.tracker, f"finetune/{job.name}/fold{job.fold.index}", settings) as track,
+        Shown(f"{job.name} fold {job.fold.index}", job.config.epochs, track) as watch,
+    ):
         result = finetune(
             job.backbones,
             job.readers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import ctypes
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 from cache.errors import AvFusionError
 from cache.names import load_named
@@ -95,15 +97,28 @@ def _version(name: str) -> str:
 
 
 def _devices() -> Iterator[Finding]:
-    import torch
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     yield Finding("devices", "cpu", OK, f"{available_cores()} cores, {_size(memory)} of memory")
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        card = torch.cuda.get_device_properties(index)
+    cards = _cards() if _has_driver() else []
+    for index, card in enumerate(cards):
         yield Finding("devices", f"cuda:{index}", OK, f"{card.name}, {_size(card.total_memory)} of memory")
-    if not torch.cuda.is_available():
+    if not cards:
         yield Finding("devices", "cuda", NOTE, "none: everything runs on the CPU")
+
+
+def _has_driver() -> bool:
+    """Whether there is a driver through which torch could find a card; asked first, since torch takes seconds to import."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def _cards() -> list[Any]:
+    import torch
+
+    return [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
 
 
 def _codecs() -> Iterator[Finding]:
@@ -132,7 +147,6 @@ def _weights(params: Params | None) -> Iterator[Finding]:
 
 def _find_weights(title: str, section: FeatureSetParams) -> Finding:
     from extract.weights.hub import PACKAGED, find_model
-    from extract.weights.weights import card_place
 
     wanted = section.weights
     if asks_for_finetuned(wanted):
@@ -145,6 +159,8 @@ def _find_weights(title: str, section: FeatureSetParams) -> Finding:
             return Finding("weights", title, OK, str(find_model(wanted)))
         except AvFusionError as error:
             return Finding("weights", title, MISSING, "not installed", str(error))
+    from extract.weights.weights import card_place  # and with it torch, which takes seconds
+
     card = load_named("backbone", BACKBONES, section.backbone).cards.get(wanted)
     place = Path(wanted).expanduser() if card is None else card_place(card)
     if place.exists():

@@ -308,15 +308,16 @@
     fill("by-trial", ["trial", "subject", ""], content.errors.trials[number], (place, name) => {
       const [id, subject] = content.errors.ids[place];
       name.textContent = id;
+      const shown = content.places.indexOf(place);
       const open = element("button", "Show", { type: "button", "aria-label": `Show trial ${id}` });
       open.addEventListener("click", () => {
-        byId("trial").value = place;
+        byId("trial").value = shown;
         chooseTrial();
         byId("trials").scrollIntoView();
         byId("trial").focus({ preventScroll: true });
       });
       const cell = element("td");
-      if (place < content.trials.length) cell.append(open);
+      if (shown >= 0) cell.append(open);
       return [element("td", subject), cell];
     });
   };

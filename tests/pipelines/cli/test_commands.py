@@ -20,7 +20,7 @@ from cache.errors import MissingFileError
 from fusion.training.checkpoint import load
 from pipelines.cli import commands as cli
 from pipelines.cli.commands import avfusion
-from pipelines.cli.reference import cli_page, params_page
+from pipelines.cli.reference import PACKAGES, cli_page, names_page, params_page
 from pipelines.project.params_file import read_params
 from pipelines.project.yaml_files import read_yaml
 from pipelines.starting.project import FILES, adapt_pipeline
@@ -214,6 +214,8 @@ def test_the_generated_pages_are_current() -> None:
     """Run `make docs` when this fails."""
     assert _read(ROOT / "docs/params.md") == params_page()
     assert _read(ROOT / "docs/cli.md") == cli_page(avfusion)
+    for package in PACKAGES:
+        assert _read(ROOT / f"docs/reference/{package}.md") == names_page(package)
     assert _read(FILES / "stages.yaml") == adapt_pipeline(_read(ROOT / "dvc.yaml"))
 
 

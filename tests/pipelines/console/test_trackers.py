@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cache.errors import SettingError
 from pipelines.console import trackers
-from pipelines.console.trackers import FOLDER, follow, prepare
+from pipelines.console.trackers import FOLDER, conclude, follow, prepare
 from pipelines.project import runs
 
 
@@ -58,6 +59,42 @@ def test_workers_tell_tensorboard_of_every_network(project: Path, run: Callable,
             history = runs.read_history(project / f"work/models/{name}/fold0/seed{seed}")
             told = _scalars(f"{name}/fold0/seed{seed}", "ccc")
             assert told == [(row["epoch"], pytest.approx(row["ccc"], abs=1e-6)) for row in history]
+
+
+@pytest.mark.slow
+def test_scores_are_told_for_every_system(trained: Path, run: Callable) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["fusion"].update(tracker="tensorboard", systems={"fused": params["fusion"]["systems"]["fused"]})
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    result = run("evaluate")
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("results/scores.json").read_text())["systems"]["fused"]
+    assert _scalars("fused/evaluation", "ccc/valence/mean") == [
+        (0, pytest.approx(found["ccc"]["valence"]["mean"], abs=1e-6))
+    ]
+    assert _scalars("fused/evaluation", "rmse/arousal/low") == [
+        (0, pytest.approx(found["rmse"]["arousal"]["low"], abs=1e-6))
+    ]
+    assert [path.name for path in (FOLDER / "tensorboard").iterdir()] == ["fused"]
+
+
+def test_figures_that_are_not_known_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    monkeypatch.chdir(tmp_path)
+    conclude(
+        "tensorboard", "fused/evaluation", {}, {"ccc": {"valence": {"mean": 0.5, "std": None, "low": float("nan")}}}
+    )
+    assert _scalars("fused/evaluation", "ccc/valence/mean") == [(0, 0.5)]
+    assert _names("fused/evaluation") == ["ccc/valence/mean"]
+
+
+def _names(run: str) -> list[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(FOLDER / "tensorboard" / run))
+    found.Reload()
+    return list(found.Tags()["scalars"])
 
 
 def _scalars(run: str, name: str) -> list[tuple[int, float]]:

@@ -18,13 +18,15 @@ def record(epoch: int, score: float) -> EpochRecord:
 
 
 def test_a_log_has_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    with Shown("faces fold 0", 6) as watch:
+    tracked = []
+    with Shown("faces fold 0", 6, lambda epoch, figures: tracked.append((epoch, figures["ccc"]))) as watch:
         watch.restore([0.15])
         for epoch, score in ((1, 0.125), (2, 0.25), (3, 0.2)):
             for _ in range(12):
                 watch.step(epoch, 12, torch.tensor(0.75))
             watch.epoch(record(epoch, score))
         watch.stop(2)
+    assert tracked == [(0, 0.15), (1, 0.125), (2, 0.25), (3, 0.2)]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     told = "faces fold 0: epoch {} (of 6), loss 0.500, CCC valence {}, arousal {}, mean {}, best {} in epoch {}, "

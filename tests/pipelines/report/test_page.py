@@ -86,10 +86,11 @@ def test_trials_have_faces_and_gaps(evaluated: Any) -> None:
 
 def test_long_trials_and_many_faces_are_thinned(evaluated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(evaluated.folder)
-    for name, most in (("MOST_POINTS", 150), ("MOST_FACES_OF_TRIAL", 4), ("MOST_TRIALS", 2)):
+    for name, most in (("MOST_POINTS", 150), ("MOST_FACES_OF_TRIAL", 4)):
         monkeypatch.setattr(timelines, name, most)
     manifest, predicted = _read()
-    made = timelines.make_timelines(predicted, {}, manifest, evaluated.params)
+    made = timelines.make_timelines(predicted, [0, 2], {}, manifest, evaluated.params)
+    assert [trial["id"] for trial in made] == [evaluated.trials[0], evaluated.trials[2]]
     assert [trial["step"] for trial in made] == [2, 2]
     assert len(made[0]["faces"]) == 4
     numbers = np.frombuffer(base64.b64decode(made[0]["lines"][0]), "<i2").reshape(2, 100)
@@ -97,6 +98,17 @@ def test_long_trials_and_many_faces_are_thinned(evaluated: Any, monkeypatch: pyt
     assert labels is not None
     assert (numbers[:, :5] == -32768).all()
     np.testing.assert_allclose(numbers[:, 5:].T / 10_000, labels[10::2], atol=1e-4)
+
+
+def test_of_many_trials_the_worst_and_the_best_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timelines, "MOST_TRIALS", 9)
+    wrong = [0.1, 0.9, *(0.2 + 0.01 * number for number in range(30)), None, 0.95]
+    rows = [[None, value, None] for value in wrong]
+    assert timelines.choose_trials([rows[:9]]) == list(range(9))
+    assert timelines.choose_trials([]) == []
+    chosen = timelines.choose_trials([rows, [[None, value and value / 2, None] for value in wrong]])
+    assert chosen == [0, 1, 2, 3, 17, 30, 31, 32, 33]
+    assert timelines.choose_trials([rows, [[None, None, None]] * len(rows)]) == chosen
 
 
 def test_errors_are_those_of_the_definition(evaluated: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,19 @@ def test_damaged_weights_are_trained_again(run: Run, section: Callable[..., None
     assert tuned() == first
 
 
+def test_a_tracker_is_told_of_every_epoch(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    section()
+    edit_params(lambda params: params["fusion"].update(tracker="tensorboard"))
+    finetune(run)
+    told = accumulator.EventAccumulator("work/tracking/tensorboard/finetune/emotion/fold0")
+    told.Reload()
+    rows = list(csv.DictReader(Path("results/finetuning.csv").read_text(encoding="utf-8").splitlines()))
+    for name in ("ccc", "loss", "ccc_valence"):
+        expected = [(int(row["epoch"]), pytest.approx(float(row[name]), abs=1e-4)) for row in rows]
+        assert [(event.step, event.value) for event in told.Scalars(name)] == expected
+
+
 @pytest.mark.parametrize("how", [{}, {"release": "two-stage", "frozen_epochs": 2, "sound": {}}])  # with a frozen front
 def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     run: Run, section: Callable[..., None], edit_params: Edit, how: dict[str, object]
