@@ -4,8 +4,9 @@
 
 Pictures of 640x480, cut or shrunk from the videos of `--media`. All variants take turns in one process bound to one core
 with one thread of torch; the best round of each counts. Boxes and recall are compared with `MTCNN.detect` for the same
-smallest face; its pyramid starts from that size, and another size moves its boxes by several pixels. Prints two tables:
-detection in every frame, and in every k-th frame with what that costs in landmarks.
+smallest face; its pyramid starts from that size, and another size moves its boxes by several pixels. Prints two tables: searching every
+picture, and searching every k-th one while faces are followed in between. The second one also has every picture searched after it was
+shifted by some pixels: how far landmarks of one network lie apart that has seen the same face twice.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from extract.engine.devices import keep_big_buffers
-from extract.faces.detection import Detection, Detector, FaceConfig, detect_faces, make_detector, match_boxes
-from extract.faces.tracking import follow_face
+from extract.faces.detection import Detection, Detector, FaceConfig, make_detector, match_boxes
+from extract.faces.linking import link
+from extract.faces.search import Sight, find_faces
+from extract.faces.tracking import Track, follow_face
 
+Search = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
 SIZE = (640, 480)
 SMALLEST = 40  # pixels of a face
-EVERY = (1, 3, 5, 10)
+EVERY = (5, 10, 20)
+SHIFTS = ((1, 0), (3, 2))  # pixels to the right and down
 
 
 def read_pictures(path: Path, number: int) -> list[NDArray[np.uint8]]:
@@ -56,19 +61,19 @@ def own_loop(network: Any, pictures: Sequence[NDArray[np.uint8]]) -> list[Detect
     return found
 
 
-def halved(detector: Detector) -> Detector:
-    """Detection at half resolution."""
+def halved(detector: Detector) -> Search:
+    """Searching at half resolution."""
 
     def detect(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
         small = [np.asarray(Image.fromarray(picture).reduce(2)) for picture in pictures]
-        return [faces.scaled((2.0, 2.0)) for faces in detector(small)]
+        return [faces.scaled((2.0, 2.0)) for faces in detector.search(small)]
 
     return detect
 
 
-def in_batches(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+def in_batches(search: Search, pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
     """Sixteen pictures at a time."""
-    return [faces for i in range(0, len(pictures), 16) for faces in detector(pictures[i : i + 16])]
+    return [faces for i in range(0, len(pictures), 16) for faces in search(pictures[i : i + 16])]
 
 
 def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
@@ -105,7 +110,7 @@ def every_frame(path: Path, pictures: list[NDArray[np.uint8]], rounds: int) -> N
         {
             "MTCNN.detect, its default": lambda: own_loop(default, pictures),
             f"MTCNN.detect, faces from {SMALLEST} px": lambda: own_loop(same, pictures),
-            "ours, 640x480": lambda: in_batches(whole, pictures),
+            "ours, 640x480": lambda: in_batches(whole.search, pictures),
             "ours, 320x240": lambda: in_batches(half, pictures),
         },
         rounds,
@@ -117,37 +122,77 @@ def every_frame(path: Path, pictures: list[NDArray[np.uint8]], rounds: int) -> N
         print(f"| {path.stem} | {name} | {len(pictures) / time_s:.1f} | {ratios} | {agreement} |")
 
 
+def shifted(detector: Detector, pictures: Sequence[NDArray[np.uint8]], by: tuple[int, int]) -> list[Detection]:
+    """The faces of pictures that were moved right and down."""
+    right, down = by
+    height, width = pictures[0].shape[:2]
+    moved = [np.pad(each, ((down, 0), (right, 0), (0, 0)), "edge")[:height, :width] for each in pictures]
+    back = np.array(by, np.float32)
+    return [
+        Detection(faces.boxes - np.tile(back, 2), faces.probabilities, faces.landmarks - back)
+        for faces in in_batches(detector.search, moved)
+    ]
+
+
 def every_kth(path: Path, pictures: list[NDArray[np.uint8]], rounds: int) -> None:
-    """Detection in every k-th frame, landmarks in between by interpolation."""
-    detector = halved(make_detector(FaceConfig(min_face_size=SMALLEST // 2)))
+    """Searching every k-th frame, and following the faces in between."""
+    from facenet_pytorch import MTCNN
 
-    def track(every: int, settle: bool) -> Any:
-        config = FaceConfig(every=every, settle=settle, min_face_size=SMALLEST)
-        found = detect_faces(enumerate(pictures), detector, config)
-        return follow_face(found, config, "largest", len(pictures), (SIZE[1], SIZE[0]))
+    detector, default = make_detector(FaceConfig()), MTCNN(keep_all=True)
 
-    ways = {f"{k}{'' if settle else ', not settled'}": (k, settle) for settle in (True, False) for k in EVERY}
-    seconds, tracks = measure({name: lambda way=way: track(*way) for name, way in ways.items()}, rounds)
-    whole = tracks["1"]
-    for name in ways:
-        other = tracks[name]
-        both = whole.present & other.present
-        error = np.linalg.norm(whole.landmarks[both] - other.landmarks[both], axis=2).ravel()
-        width = np.ptp(whole.landmarks[both][..., 0], axis=1).mean() if both.any() else np.nan
-        text = f"{np.median(error):.2f} / {np.quantile(error, 0.95):.2f}" if both.any() else "-"
-        gone, surplus = (
-            int(frames.sum()) for frames in (whole.present & ~other.present, other.present & ~whole.present)
-        )
+    def follow(every: int) -> list[Detection]:
+        return [sight.faces for sight in find_faces(enumerate(pictures), detector, FaceConfig(every=every))]
+
+    calls: dict[str, Callable[[], list[Detection]]] = {
+        "MTCNN.detect, its default": lambda: own_loop(default, pictures),
+        "every picture": lambda: in_batches(detector.search, pictures),
+        **{f"every picture, moved by {by}": lambda by=by: shifted(detector, pictures, by) for by in SHIFTS},
+        **{f"every {k}th": lambda k=k: follow(k) for k in EVERY},
+    }
+    seconds, found = measure(calls, rounds)
+    whole = found["every picture"]
+    known = track(whole)
+    for name in list(calls)[2:]:
+        hits, total, errors = agreement(whole, found[name])
+        other = track(found[name])
+        both = known.present & other.present
+        apart = np.linalg.norm(known.landmarks[both] - other.landmarks[both], axis=2).max(axis=1)
+        same = f"{int((apart < side_of(known)).sum())} of {int(known.present.sum())}"
+        ratios = " | ".join(f"{seconds[one] / seconds[name]:.1f}" for one in list(calls)[:2])
         print(
-            f"| {path.stem} | {name} | {seconds['1'] / seconds[name]:.2f} | {text} | {width:.0f} | {gone}, {surplus} |"
+            f"| {path.stem} | {name} | {ratios} | {hits}/{total} | "
+            f"{np.median(errors):.1f} / {np.quantile(errors, 0.95):.1f} | {same} |"
         )
+
+
+def agreement(whole: Sequence[Detection], found: Sequence[Detection]) -> tuple[int, int, list[float]]:
+    """Sightings found again, all sightings, and distances of landmarks in % of the face's side."""
+    hits, errors = 0, []
+    for faces, others in zip(whole, found, strict=True):
+        for one, other in match_boxes(faces.boxes, others.boxes, 0.4):
+            hits += 1
+            side = float(np.sqrt(np.prod(faces.boxes[one, 2:] - faces.boxes[one, :2])))
+            errors += (np.linalg.norm(faces.landmarks[one] - others.landmarks[other], axis=1) / side * 100).tolist()
+    return hits, sum(len(faces.boxes) for faces in whole), errors
+
+
+def track(found: Sequence[Detection]) -> Track:
+    """The largest face through these frames."""
+    sights = [Sight(frame, faces, False) for frame, faces in enumerate(found)]
+    return follow_face(link(sights, FaceConfig()), "largest", len(found), (SIZE[1], SIZE[0]))
+
+
+def side_of(known: Track) -> float:
+    """Twice the median distance between the eyes, about the side of the face, pixels."""
+    eyes = known.landmarks[known.present][:, :2]
+    return 2 * float(np.median(np.linalg.norm(eyes[:, 0] - eyes[:, 1], axis=1)))
 
 
 def main() -> None:
     """Measure every video and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, default=Path(__file__).parents[2] / "shared/media")
-    parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--frames", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -165,9 +210,9 @@ def main() -> None:
     for path, frames in pictures.items():
         every_frame(path, frames, options.rounds)
     print(
-        "\n| video | every | x every frame | landmarks, px: median / 95 % | between eyes and mouth, px | frames lost, won |"
+        "\n| video | searched | x MTCNN | x every picture | sightings | landmarks, % of side: median / 95 % | same person |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for path, frames in pictures.items():
         every_kth(path, frames, options.rounds)
 
