@@ -1,14 +1,12 @@
-"""Command `avfusion completion`, and the names of a project that the shell completes."""
+"""Command `avfusion completion`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import click
 
 from pipelines.console.console import Command, guarded, say
-from pipelines.project import paths
 
 
 @click.command("completion", cls=Command)
@@ -25,21 +23,3 @@ def completion(shell: str) -> None:
     )
     for name in names:
         say(kind(click.Command(name), {}, name, f"_{name.replace('-', '_').upper()}_COMPLETE").source())
-
-
-def names_of(*sections: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Complete with the names in a section of params.yaml; nothing where it is missing or faulty."""
-
-    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-        """Names that start as what was typed."""
-        from pipelines.project.yaml_files import read_yaml
-
-        try:
-            found = read_yaml(paths.PARAMS)
-            for section in sections:
-                found = found[section]
-            return [name for name in found if str(name).startswith(begun)]
-        except Exception:  # a shell shows nothing but completions
-            return []
-
-    return complete

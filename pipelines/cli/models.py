@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.cli.options import JSON
+from pipelines.cli.options.common import JSON
 from pipelines.console.console import Group, guarded, note, show
 
 

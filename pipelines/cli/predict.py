@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from pipelines.cli.completion import names_of
-from pipelines.cli.options import DEVICE, JSON, RECOGNISER, FrameRate, Frames
+from pipelines.cli.options.common import JSON, names_of
+from pipelines.cli.options.kinds import DEVICE, RECOGNISER, FrameRate, Frames
 from pipelines.console.console import Command, guarded, show
 
 _FORMATS = ("csv", "json", "elan", "vtt")

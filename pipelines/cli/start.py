@@ -11,7 +11,7 @@ import click
 
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
-from pipelines.cli.options import JSON
+from pipelines.cli.options.common import JSON
 from pipelines.console.console import Command, guarded, note, say, show
 from pipelines.project import paths
 

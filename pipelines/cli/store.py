@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.errors import counted
-from pipelines.cli.options import JSON
+from pipelines.cli.options.common import FEATURES, JSON
 from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
 from pipelines.project import paths
 
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from cache.store.store import FeatureStore
     from cache.store.verification import Finding, Holding
 
-FEATURES = click.option(
-    "--features",
-    default="features",
-    show_default=True,
-    metavar="PATH_OR_URL",
-    help="Folder of all features, or a URL such as s3://bucket/features.",
-)
 _FORMAT = click.Choice(["hdf5", "muse", "npy", "zstd"])
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from pipelines.cli.options import JSON
-from pipelines.cli.store import FEATURES
+from pipelines.cli.options.common import FEATURES, JSON
 from pipelines.console.console import Group, guarded, note, show
 
 _PATH = click.Path(path_type=Path)

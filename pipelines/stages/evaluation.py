@@ -33,7 +33,8 @@ from pipelines.project.params import EvaluateParams, FusionParams, SystemParams
 from pipelines.project.partitions import choose_partition, find_lacking, say_unscored
 from pipelines.project.runs import Row, digest_runs, load_networks, run_folder
 from pipelines.project.scores import MetricPart, ScoresDocument, join_scores
-from pipelines.stages.training import Banks, choose_folds, refuse_leaks
+from pipelines.training.features import Banks
+from pipelines.training.folds import choose_folds, refuse_leaks
 
 SYSTEMS_HEADER = "system,target,ccc"  # of the table for `dvc plots`
 Runs = dict[tuple[int, int], list[Prediction]]  # (fold, seed) → predictions

@@ -54,7 +54,9 @@ from pipelines.project.params import FeatureSetParams, Params
 from pipelines.project.runs import DOCUMENT, Digests, Row, best_epoch, digest_finetuning, find_run, save_run
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
-from pipelines.stages.training import choose_folds, history_rows, open_stores
+from pipelines.training.features import open_stores
+from pipelines.training.folds import choose_folds
+from pipelines.training.history import history_rows
 
 
 def finetune_all(

@@ -11,7 +11,7 @@ from cache.store.feature_sets import list_sets
 from cache.store.receipt import Receipt, is_unread
 from cache.store.store import FeatureStore
 from fusion.training.checkpoint import Checkpoint
-from pipelines.stages.training import open_stores
+from pipelines.training.features import open_stores
 
 
 class ProjectStores:

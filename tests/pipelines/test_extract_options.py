@@ -23,7 +23,7 @@ from cache.store.store import FeatureStore
 from extract.engine.embedding import EngineOptions
 from extract.words.transcripts import write_words
 from extract.words.words import Word
-from pipelines.cli.options import weights_of
+from pipelines.cli.options.kinds import weights_of
 from pipelines.project.loose_media import loose_manifest
 from pipelines.stages.dry_run import seconds_per_frame
 

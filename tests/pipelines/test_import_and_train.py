@@ -22,7 +22,7 @@ from fusion.bank.bank import Bank
 from fusion.settings import TrainConfig
 from fusion.training.checkpoint import load
 from fusion.training.trainer import train
-from pipelines.stages.training import open_stores
+from pipelines.training.features import open_stores
 
 
 def write_features(folder: Path, kind: str, rows: dict[str, np.ndarray]) -> None:

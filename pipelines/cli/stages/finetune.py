@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pipelines.cli.options import DEVICE, JSON
-from pipelines.cli.store import FEATURES
+from pipelines.cli.options.common import FEATURES, JSON
+from pipelines.cli.options.kinds import DEVICE
 from pipelines.console.console import Command, guarded, show
 from pipelines.project import paths
 
@@ -27,7 +27,7 @@ def finetune(runs: tuple[str, ...], if_any: bool, redo: bool, device: str, featu
     from cache.errors import SettingError
     from pipelines.project.finetuned import gather_finetunings, leave_traces
     from pipelines.project.params_file import read_params
-    from pipelines.stages.training import write_history
+    from pipelines.training.history import write_history
 
     params = read_params()
     if not params.finetune and not if_any:

@@ -13,8 +13,6 @@ from cache.errors import UnknownNameError
 from cache.names import require_known
 from extract.backbones import BACKBONES
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
 
 class FrameRate(click.ParamType[Fraction]):
     """Frames per second as a number or a fraction: 25, 29.97, 30000/1001."""

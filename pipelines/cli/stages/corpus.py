@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from extract.corpora import CORPORA
-from pipelines.cli.options import JSON, KnownName
+from pipelines.cli.options.common import JSON
+from pipelines.cli.options.kinds import KnownName
 from pipelines.console.console import Group, guarded, show, warn
 from pipelines.project import paths
 

@@ -1,0 +1,1 @@
+"""Commands of the stages: from a corpus to features, from features to a report."""

@@ -1,0 +1,207 @@
+"""Commands that work on media: `crops`, `extract` (also the script `extract-features`) and `transcribe`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from extract.backbones import BACKBONES
+from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
+from pipelines.cli.options.common import FEATURES, HELP, JSON, names_of
+from pipelines.cli.options.kinds import DEVICE, DEVICES, RECOGNISER, FrameRate, KnownName, weights_of
+from pipelines.console.console import Command, guarded, show
+from pipelines.project import paths
+
+
+@click.command("crops", cls=Command)
+@click.option("--redo", is_flag=True, help="Make finished crops again.")
+@click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers",
+    default=0,
+    type=click.IntRange(0),
+    help="Processes that share the trials.  [default: on a CPU one per core, at most four]",
+)
+@JSON
+@guarded
+def crops(redo: bool, device: str, workers: int, as_json: bool) -> None:
+    """Find, follow and align the face of every trial; damaged crops are made again."""
+    from cache.corpus.manifest import Manifest
+    from pipelines.project.params_file import read_params
+    from pipelines.stages.crops import make_crops, save_crops_receipt
+    from pipelines.stages.extraction import raise_failures
+
+    config = read_params().crops
+    manifest = Manifest.load(paths.CORPUS)
+    outcome = make_crops(manifest, config, paths.CROPS, device, redo, workers=workers)
+    raise_failures(("crops", outcome, paths.CROPS / "failures.json"))
+    save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
+    show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
+
+
+@click.command("extract", cls=Command, context_settings=HELP)
+@click.option(
+    "--backbone",
+    "names",
+    multiple=True,
+    required=True,
+    shell_complete=names_of("extract"),
+    help="Name of a feature set in params.yaml ('all' for every one), or of a backbone for loose media; may be repeated.",
+)
+@click.option(
+    "--weights",
+    multiple=True,
+    help="For loose media: a registered name, a path, or 'random'; for several backbones NAME=WEIGHTS for each.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="For loose media: folder for crops and features."
+)
+@click.option("--rate", type=FrameRate(), help="Frames per second for sound files without a picture.  [default: 25]")
+@click.option(
+    "--face",
+    default="largest",
+    show_default=True,
+    help="For loose media: which face to follow: largest, centre, left, right, or a picture of the person.",
+)
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")
+@click.option("--redo", is_flag=True, help="Compute finished trials again.")
+@click.option(
+    "--trials", "patterns", multiple=True, help="Only trials whose id matches, e.g. 'train_*'; may be repeated."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N trials.")
+@click.option("--dry-run", is_flag=True, help="Show how much there is to do and how long it would take; write nothing.")
+@click.option(
+    "--if-read",
+    is_flag=True,
+    help="Only sets that a system in params.yaml reads; the others get a receipt that says so.",
+)
+@click.option("--runtime", default=DEFAULT_RUNTIME, show_default=True, type=click.Choice(list(RUNTIMES)))
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(PRECISIONS),
+    help="Precision of convolutions and products; part of the features' recipe.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch first.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=DEVICES,
+    help="auto, cpu, cuda or cuda:N; a list such as cuda:0,cuda:1 starts one process on each.",
+)
+@FEATURES
+@JSON
+@click.argument("media", nargs=-1, type=click.Path(path_type=Path))
+@guarded
+def extract_features(
+    names: tuple[str, ...],
+    weights: tuple[str, ...],
+    out: Path | None,
+    rate: Fraction | None,
+    face: str,
+    patterns: tuple[str, ...],
+    limit: int | None,
+    dry_run: bool,
+    if_read: bool,
+    features: str,
+    as_json: bool,
+    media: tuple[Path, ...],
+    **running: Any,
+) -> None:
+    """Run backbones and store their embeddings as feature sets.
+
+    Without MEDIA: over the project's corpus, with the settings in params.yaml. With MEDIA: over these files, into --out;
+    words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). The receipt is written when
+    every trial is finished; failed trials are listed beside the store, and the next run tries them again.
+    """
+    if media and not (weights and out):
+        raise click.UsageError("With media files, give --weights and --out too.")
+    if not media and (weights or out):
+        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
+    if media and "all" in names:
+        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
+    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
+    from pipelines.project.params import ALL, FeatureSetParams
+    from pipelines.project.params_file import read_params
+    from pipelines.stages.plan import leave_unread
+
+    params = None if media else read_params()
+    known = BACKBONES if params is None else {*params.extract, *BACKBONES, ALL}
+    for name in names:
+        KnownName("backbone" if media else "feature set", known).convert(name, None, None)
+    if if_read and params:
+        names = leave_unread(names, params, features)
+        if not names:  # before torch is imported, which takes seconds
+            return
+    from extract.engine.embedding import EngineOptions
+    from extract.faces.crops import CropConfig
+    from pipelines.stages import extraction as stage
+    from pipelines.stages.dry_run import plan as plan_extraction
+    from pipelines.stages.request import Job, LooseMedia, Selection, open_job, project_jobs
+    from pipelines.stages.several_devices import extract_on
+
+    options = EngineOptions(**running)
+    selection = Selection(patterns, limit)
+    if params is None:
+        sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights_of(names, weights).items()}
+        jobs = [Job(sets, LooseMedia(media, rate, face), CropConfig(), Path(str(out)), options, selection)]
+    else:
+        jobs = project_jobs(names, params, options, selection, features)
+    if dry_run:
+        show([row for job in jobs for row in plan_extraction(open_job(job, build=False))], as_json)
+        return
+    done = [extraction for job in jobs for extraction in extract_on(job, running["device"].split(","))]
+    show([extraction.row() for extraction in done], as_json)
+    stage.raise_failed(done)
+
+
+@click.command("transcribe", cls=Command)
+@click.option(
+    "--recogniser",
+    default="pocketsphinx",
+    show_default=True,
+    type=RECOGNISER,
+    help="pocketsphinx, or vosk:<folder of a model>.",
+)
+@click.option("--punctuate", is_flag=True, help="Restore punctuation, which marks the ends of sentences.")
+@click.option("--punctuation-model", default="", help="Folder or hub name of another model for --punctuate.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For loose media: folder for transcripts; existing ones are kept.",
+)
+@click.option("--redo", is_flag=True, help="Recognise finished trials again.")
+@JSON
+@click.argument("media", nargs=-1, type=click.Path(path_type=Path))
+@guarded
+def transcribe(
+    recogniser: str,
+    punctuate: bool,
+    punctuation_model: str,
+    out: Path | None,
+    redo: bool,
+    as_json: bool,
+    media: tuple[Path, ...],
+) -> None:
+    """Recognise speech in trials without words (or in loose MEDIA, into --out)."""
+    if bool(media) != bool(out):
+        raise click.UsageError("Media files and --out go together; without both, the project's trials are transcribed.")
+    if punctuation_model and not punctuate:
+        raise click.UsageError("--punctuation-model goes with --punctuate.")
+    from extract.speech.punctuation import MODEL
+    from pipelines.stages import transcripts as stage
+    from pipelines.stages.extraction import raise_failures
+
+    punctuation = (punctuation_model or MODEL) if punctuate else ""
+    recordings = stage.find_project() if out is None else stage.find_loose(media, out, redo)
+    outcome = stage.transcribe_all(recordings, recogniser, punctuation, redo)
+    raise_failures(("words", outcome, (out or paths.WORDS) / stage.FAILURES))
+    show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)
