@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.errors import AvFusionError, SettingError, UnreachableError, list_faults, short_text
+from cache.errors import AvFusionError, SettingError, UnreachableError, counted, list_faults, short_text
 from extract.extras import import_extra
 from pipelines.clusters.worker import Node, describe
 from pipelines.console.console import note, warn
@@ -71,16 +71,16 @@ class Cluster:
             SettingError: if there are none, or one does not fit.
         """
         workers = self._workers()
-        if not workers:
-            raise SettingError(
-                f"The cluster at '{self.address}' has no workers, so nothing would be done. Start some, on any machine, with "
-                f"'dask worker {self.address} --nthreads 1', and run again."
-            )
-        faults = self._ask(workers)
+        faults = self._ask(workers) if workers else []
         if faults:
             raise SettingError(
                 f"{len(faults)} of {len(workers)} workers of '{self.address}' do not fit: {list_faults(faults, _LISTED)}. "
                 "Start them again in the project's folder and with the same installation as here (docs/clusters.md)."
+            )
+        if not self.seats:
+            raise SettingError(
+                f"The cluster at '{self.address}' has no workers, so nothing would be done. Start some, on any machine, with "
+                f"'dask worker {self.address} --nthreads 1', and run again."
             )
 
     def look(self) -> None:
@@ -151,6 +151,7 @@ class Cluster:
             here = describe(mark.name)
             with self._reached():
                 answers = self.client.run(describe, mark.name, workers=list(workers), on_error="return")
+        answers = {address: answer for address, answer in answers.items() if not isinstance(answer, OSError)}  # died
         self._known |= answers.keys()
         faults = []
         for address, answer in sorted(answers.items()):
@@ -222,8 +223,10 @@ def open_cluster(where: ClusterParams, device: str = "cpu") -> Iterator[Cluster 
         yield None
         return
     distributed = import_extra("distributed", "dask", "A cluster")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said below
     with ExitStack() as stack:
+        for logger in map(logging.getLogger, ("distributed", "distributed.client")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)  # what matters is said below
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module="distributed")
         address = where.scheduler or stack.enter_context(_start_here(distributed, where.workers, device))
@@ -237,7 +240,8 @@ def open_cluster(where: ClusterParams, device: str = "cpu") -> Iterator[Cluster 
         stack.callback(_close, client)
         cluster = Cluster(client, address)
         cluster.admit()
-        note(f"{len(cluster.seats)} workers; dashboard: {client.dashboard_link}")
+        shown = client.dashboard_link if "dashboard" in client.scheduler_info(n_workers=0)["services"] else "none"
+        note(f"{counted(len(cluster.seats), 'worker')}; dashboard: {shown}")
         yield cluster
 
 

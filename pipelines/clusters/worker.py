@@ -13,10 +13,12 @@ import os
 import pickle
 import platform
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -118,9 +120,11 @@ def work(task: Task) -> Any:
     Raises:
         AvFusionError: if it cannot be worked on at all; failures of single trials are part of the result.
     """
+    from distributed import get_worker
+
     from extract.engine.devices import torch_threads
 
-    told = _Progress(task.key, task.topic)
+    told = _Progress(task.key, partial(get_worker().log_event, task.topic))
     with contextlib.chdir(task.folder), torch_threads(task.threads), _quiet():
         result = _open(task)(task.items, told)
     told.flush()
@@ -142,28 +146,29 @@ class _Progress:
     """Logs what is finished, and tells the process that asked for it, not too often."""
 
     key: str
-    topic: str
+    tell: Callable[[dict[str, Any]], None]
     _frames: int = 0
     _note: str = ""
     _sent: float = field(default_factory=time.monotonic)
+    _lock: Any = field(default_factory=threading.Lock)  # trials are finished in several threads
 
     def __call__(self, title: str, frames: int, trial_id: str) -> None:
         """Take what was just finished of a trial."""
-        self._frames += frames
         note = f"{title} {trial_id}"
-        if self._note != note:
-            log.info("%s '%s'", title, trial_id)
-        self._note = note
+        with self._lock:
+            if self._note != note:
+                log.info("%s '%s'", title, trial_id)
+            self._note = note
+            self._frames += frames
         if time.monotonic() - self._sent > _EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         """Tell what was not told yet."""
-        from distributed import get_worker
-
-        if self._frames:
-            get_worker().log_event(self.topic, {"key": self.key, "frames": self._frames, "note": self._note})
-        self._frames, self._sent = 0, time.monotonic()
+        with self._lock:
+            if self._frames:
+                self.tell({"key": self.key, "frames": self._frames, "note": self._note})
+            self._frames, self._sent = 0, time.monotonic()
 
 
 @contextlib.contextmanager

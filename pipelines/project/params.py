@@ -269,13 +269,13 @@ class ClusterParams:
         """Whether there is to be a cluster."""
         return bool(self.workers or self.scheduler)
 
-    def choose(self, workers: int | None, scheduler: str) -> ClusterParams:
+    def choose(self, workers: int | None, scheduler: str | None) -> ClusterParams:
         """This one, unless a command line asks for another one, or with 0 workers for none.
 
         Raises:
             SettingError: if it asks for both.
         """
-        return self if workers is None and not scheduler else ClusterParams(workers or 0, scheduler)
+        return self if workers is None and not scheduler else ClusterParams(workers or 0, scheduler or "")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,6 @@ WORKERS = click.option(
 )
 ON_CLUSTER = click.option(
     "--scheduler",
-    default="",
     type=SCHEDULER,
     metavar="ADDRESS",
     help="Share the trials with this Dask cluster, tcp://host:8786.",

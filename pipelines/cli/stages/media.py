@@ -24,7 +24,7 @@ from pipelines.project import paths
 @ON_CLUSTER
 @JSON
 @guarded
-def crops(redo: bool, device: str, workers: int | None, scheduler: str, as_json: bool) -> None:
+def crops(redo: bool, device: str, workers: int | None, scheduler: str | None, as_json: bool) -> None:
     """Find, follow and align the face of every trial; damaged crops are made again.
 
     Without a cluster, one process per core of a CPU shares the trials, at most four.
@@ -114,7 +114,7 @@ def extract_features(
     dry_run: bool,
     if_read: bool,
     workers: int | None,
-    scheduler: str,
+    scheduler: str | None,
     features: str,
     as_json: bool,
     media: tuple[Path, ...],
@@ -202,7 +202,7 @@ def transcribe(
     out: Path | None,
     redo: bool,
     workers: int | None,
-    scheduler: str,
+    scheduler: str | None,
     as_json: bool,
     media: tuple[Path, ...],
 ) -> None:
