@@ -126,14 +126,7 @@ def extract_features(
     words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). The receipt is written when
     every trial is finished; failed trials are listed beside the store, and the next run tries them again.
     """
-    if media and not (weights and out):
-        raise click.UsageError("With media files, give --weights and --out too.")
-    if not media and (weights or out):
-        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
-    if media and "all" in names:
-        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
-    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
-        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
+    _check_usage(names, weights, out, media)
     from pipelines.project.params import ALL, ClusterParams, FeatureSetParams
     from pipelines.project.params_file import read_params
     from pipelines.stages.plan import leave_unread
@@ -172,6 +165,18 @@ def extract_features(
         done = [extraction for job in jobs for extraction in extract_on(job, devices, cluster)]
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
+
+
+def _check_usage(names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, media: tuple[Path, ...]) -> None:
+    """Refuse options that do not go together."""
+    if media and not (weights and out):
+        raise click.UsageError("With media files, give --weights and --out too.")
+    if not media and (weights or out):
+        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
+    if media and "all" in names:
+        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
+    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
 
 
 @click.command("transcribe", cls=Command)
