@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 SETS = ("mobilefacenet", "conv1d")
 WORKERS = 3
 KILLS = 10
-ROUNDS = 5
+ROUNDS = 3
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 DASK = [str(Path(sys.executable).with_name("dask"))]
 EXTRACT = [sys.executable, "-m", "pipelines", "extract", "--device", "cpu"]
@@ -66,7 +66,7 @@ def make_project(folder: Path, trials: int, seconds: float) -> None:
 
 def speed(folder: Path) -> None:
     """Extract the same trials with one and with two workers, each of one thread, in turns."""
-    make_project(folder, 16, 6.0)
+    make_project(folder, 16, 4.0)
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(ROOT)
     (job,) = project_jobs(SETS[:1], read_params(), EngineOptions(device="cpu"), Selection(), "features")
