@@ -19,6 +19,7 @@ from pipelines.console.console import note, warn
 from pipelines.project.params import ClusterParams
 
 _TIMEOUT_S = 15
+_RESULT_S = 60  # results are small; a worker that does not hand one over is dead
 _LISTED = 3
 _LOST = (OSError, TimeoutError, asyncio.CancelledError, RuntimeError)
 
@@ -98,8 +99,9 @@ class Cluster:
         return seat in self.seats
 
     def drop(self, seat: Seat) -> None:
-        """Give a worker nothing more: it is gone, or about to."""
+        """Give a worker nothing more: it is gone, or about to; if it is still there later, it is asked again."""
         self.seats = [each for each in self.seats if each != seat]
+        self._known.discard(seat.address)
 
     def submit(self, function: Callable[[Any], Any], task: Any, key: str, address: str) -> Any:
         """Start a task in this worker and in no other; returns its future."""
@@ -121,7 +123,7 @@ class Cluster:
                 return None
             raise error
         with self._reached(), suppress(TimeoutError):  # a worker that dies takes its results along
-            return future.result(timeout=_TIMEOUT_S)
+            return future.result(timeout=_RESULT_S)
         return None
 
     def cancel(self, futures: Sequence[Any]) -> None:
