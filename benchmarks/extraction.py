@@ -198,7 +198,9 @@ def engine(backbone: Backbone, manifest: Manifest, folder: Path, options: Engine
     def run() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             store = FeatureStore.create(Path(place) / f"{backbone.name}.zarr", backbone.recipe())
-            outcome = extract_features(backbone, store, manifest, manifest.trials, None, options, executor=executor)
+            outcome = extract_features(
+                backbone, store, manifest, manifest.trials, None, options, executor=lambda: executor
+            )
         assert not outcome.failures, outcome.failures
         return outcome.frames
 

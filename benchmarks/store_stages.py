@@ -107,7 +107,9 @@ def _take_turns(
     for _ in range(repeats + 1):
         for store, seconds in zip(stores, times, strict=True):
             start = time.perf_counter()
-            outcome = extract_features(backbone, store, manifest, manifest.trials, None, options, executor=executor)
+            outcome = extract_features(
+                backbone, store, manifest, manifest.trials, None, options, executor=lambda: executor
+            )
             seconds.append(time.perf_counter() - start)
             assert not outcome.failures, outcome.failures
     return times[0][1:], times[1][1:]

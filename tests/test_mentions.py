@@ -33,6 +33,7 @@ MENTION = re.compile(rf"(?:^\s*|[`'\"]|; |\$ |&& )({'|'.join(SCRIPTS)})(?= )([^`
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b")
 PLACEHOLDER = re.compile(r"[{<\[%$(@…]")
 FOREIGN = {
+    "dask": {"--host", "--memory-limit", "--nthreads", "--nworkers", "--port"},
     "dvc": {"--no-scm", "--only-changed", "--subdir"},
     "git": {"--porcelain", "--untracked-files"},
     "pip": {
@@ -44,6 +45,7 @@ FOREIGN = {
     },
     "pytest": {"--dist", "--import-mode"},
     "ruff": {"--check"},
+    "slurm": {"--array", "--cpus-per-task", "--time"},
     "zensical": {"--clean", "--strict"},
     "benchmarks": {"--repeats"},
 }

@@ -139,6 +139,25 @@ def holder(store: Where, name: str) -> str:
     return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
 
 
+def free(store: Where, names: Sequence[str], host: str, pid: int) -> None:
+    """Free claims that are lock files of a process known to be dead, on any machine; the kernel frees its own locks.
+
+    Args:
+        store: path or URL of the store.
+        names: of the claims.
+        host: machine of the process.
+        pid: its number.
+    """
+    folder = open_folder(locks_place(store))
+    for name in names:
+        content = folder.read(name + _FILE)
+        known = _parse(content)
+        if content is not None and known is not None and (known.host, known.pid) == (host, pid):
+            taken = _succeed(folder, name + _FILE, content)
+            if taken is not None:
+                taken.release()
+
+
 def wait_for_any(store: Where, names: Sequence[str], patience_s: float) -> list[str]:
     """Wait until at least one of these claims is free; returns the free ones, or none when patience runs out."""
     start = time.monotonic()

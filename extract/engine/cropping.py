@@ -94,21 +94,20 @@ class Cropper:
     ) -> Outcome:
         """As `crop_trials`; without `waits`, trials that another process works on are left out of the outcome."""
         outcome = Outcome()
-        frames = {trial.id: trial.clock.num_frames for trial in croppable(trials)}
+        chosen = {trial.id: trial for trial in croppable(trials)}
+        frames = {trial_id: trial.clock.num_frames for trial_id, trial in chosen.items()}
         sweep(self.folder)
         queue = ClaimQueue(
             self.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id), waits=waits
         )
-        queue.work(list(frames), self._is_finished, self._make)
+        queue.work(list(frames), lambda name: self._is_finished(chosen[name]), lambda name: self._make(chosen[name]))
         outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
         return outcome
 
-    def _is_finished(self, trial_id: str) -> bool:
-        trial = self.manifest.trial(trial_id)
+    def _is_finished(self, trial: Trial) -> bool:
         return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
 
-    def _make(self, trial_id: str) -> None:
-        trial = self.manifest.trial(trial_id)
+    def _make(self, trial: Trial) -> None:
         video = self.manifest.path(trial, "video")
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def extract_features(
     crops: Path | None,
     options: EngineOptions,
     progress: Progress = lambda trial_id, frames: None,
-    executor: Executor | None = None,
+    executor: Callable[[], Executor] | None = None,
 ) -> Outcome:
     """Compute the missing embeddings of some trials, committed one trial at a time.
 
@@ -90,7 +90,8 @@ def extract_features(
         crops: folder of our crop zips, None if the corpus has its own.
         options: how to run.
         progress: called as frames are finished; a kept trial counts with all its frames.
-        executor: for batches of the options' size; made from the options if None.
+        executor: returns one for batches of the options' size, when there is something to compute; made from the options if
+            None.
 
     Returns:
         The trials computed, kept (including those that another process computed) or failed. A fault in one trial's media
@@ -142,16 +143,16 @@ class _Engine:
     outcome: Outcome
     progress: Progress
     device: torch.device
-    given: Executor | None
+    given: Callable[[], Executor] | None
     claims: dict[str, Claim] = field(default_factory=dict)
 
     @cached_property
     def executor(self) -> Executor:
         """The executor, made for the first batch, because that may take long and a run may have nothing to compute."""
         how = self.options
-        return self.given or make_executor(
-            self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled
-        )
+        if self.given is not None:
+            return self.given()
+        return make_executor(self.backbone, how.batch_size, self.device, how.runtime, how.precision, how.compiled)
 
     @cached_property
     def versions(self) -> dict[str, str]:

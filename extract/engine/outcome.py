@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cache.documents.documents import write_file
@@ -31,14 +32,7 @@ class Outcome:
 
     def add(self, other: Outcome) -> None:
         """Merge the outcome of another process on the same trials; what either of them computed counts as computed."""
-        self.computed += other.computed
-        self.blind += other.blind
-        self.frames += other.frames
-        self.seconds = max(self.seconds, other.seconds)
-        self.failures |= other.failures
-        done = set(self.computed)
-        self.kept = [trial_id for trial_id in dict.fromkeys(self.kept + other.kept) if trial_id not in done]
-        self.failures = {trial_id: why for trial_id, why in self.failures.items() if trial_id not in done}
+        vars(self).update(vars(join_outcomes([self, other])))
 
     def save_failures(self, path: Where) -> None:
         """Write the failed trials with their reasons, or remove the file if there are none."""
@@ -47,3 +41,19 @@ class Outcome:
             write_file(path, text.encode())
         else:
             remove_file(path)
+
+
+def join_outcomes(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome of several processes on the same trials, or on parts of them; what any of them computed counts as computed."""
+    joined = Outcome()
+    for outcome in outcomes:
+        joined.computed += outcome.computed
+        joined.blind += outcome.blind
+        joined.kept += outcome.kept
+        joined.failures |= outcome.failures
+        joined.frames += outcome.frames
+        joined.seconds = max(joined.seconds, outcome.seconds)
+    done = set(joined.computed)
+    joined.kept = [trial_id for trial_id in dict.fromkeys(joined.kept) if trial_id not in done]
+    joined.failures = {trial_id: why for trial_id, why in joined.failures.items() if trial_id not in done}
+    return joined

@@ -23,6 +23,7 @@ EXAMPLES = {
     "extract": [
         "extract-features --backbone all --dry-run",
         "extract-features --backbone mobilefacenet --weights foamliu --out features VIDEO.mp4",
+        "extract-features --backbone all --scheduler tcp://host:8786",
     ],
     "finetune": ["avfusion finetune", "finetune-backbone --run emotion --device cuda"],
     "train": ["train-fusion", "train-fusion --system fused --redo"],

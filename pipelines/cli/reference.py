@@ -39,7 +39,7 @@ def params_page() -> str:
     parts += [_section("fusion", sections.FusionParams), _section("fusion.systems.<name>", sections.SystemParams)]
     parts += [_section("fusion.train", TrainConfig)]
     parts += [_section(f"settings of model `{name}`", config_of(MODELS[name])) for name in MODELS]
-    parts += [_section("evaluate", sections.EvaluateParams)]
+    parts += [_section("evaluate", sections.EvaluateParams), _section("cluster", sections.ClusterParams)]
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@ Every stage is given only the section that it needs, so that DVC does not re-run
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -242,6 +243,42 @@ class EvaluateParams:
 
 
 @dataclass(frozen=True)
+class ClusterParams:
+    """Processes that share stage one through Dask, see docs/clusters.md; none by default.
+
+    Attributes:
+        workers: number of processes to start on this machine, at most one for each GPU where there are GPUs.
+        scheduler: address of a cluster that runs already, such as tcp://host:8786.
+    """
+
+    workers: int = 0
+    scheduler: str = ""
+
+    def __post_init__(self) -> None:
+        faults = {}
+        if self.scheduler and not re.fullmatch(r"[a-z]+://\S+", self.scheduler):
+            faults["scheduler"] = f"is '{self.scheduler}', expected an address such as tcp://host:8786"
+        elif self.scheduler and self.workers:
+            faults["workers"] = (
+                f"is {self.workers}, expected 0 where there is a scheduler; a cluster has its own workers"
+            )
+        check_ranges("section 'cluster'", self, {"workers": (0, 1024)}, {}, faults)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is to be a cluster."""
+        return bool(self.workers or self.scheduler)
+
+    def choose(self, workers: int | None, scheduler: str | None) -> ClusterParams:
+        """This one, unless a command line asks for another one, or with 0 workers for none.
+
+        Raises:
+            SettingError: if it asks for both.
+        """
+        return self if workers is None and not scheduler else ClusterParams(workers or 0, scheduler or "")
+
+
+@dataclass(frozen=True)
 class Params:
     """All of `params.yaml`.
 
@@ -255,6 +292,7 @@ class Params:
         matrix: more systems to compare, in the form of section `fusion`: many models over many sets of modalities. It may be a
             file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it has its
             own.
+        cluster: processes that share stage one.
     """
 
     corpus: CorpusParams
@@ -264,6 +302,7 @@ class Params:
     finetune: dict[str, FinetuneParams] = field(default_factory=dict)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     matrix: FusionParams | None = None
+    cluster: ClusterParams = field(default_factory=ClusterParams)
 
     def reads(self, name: str) -> bool:
         """Whether a system reads a feature set, or a fine-tuning beside the backbones that it trains."""

@@ -15,11 +15,16 @@ import torch
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
+from cache.store.locks import free
 from extract.engine.cropping import Cropper, croppable, crops_folder
 from extract.engine.devices import choose_device, torch_threads
-from extract.engine.outcome import Outcome
+from extract.engine.outcome import Outcome, join_outcomes
 from extract.faces.crop_records import read_crop_record
 from extract.faces.crops import CropConfig
+from pipelines.clusters.cluster import Cluster, Seat
+from pipelines.clusters.groups import Item
+from pipelines.clusters.sharing import share
+from pipelines.clusters.worker import Runner
 from pipelines.console.console import Told, tell, warn
 from pipelines.project import paths
 from pipelines.project.jobs import available_cores, run_jobs
@@ -36,15 +41,19 @@ def make_crops(
     redo: bool = False,
     told: Told | None = None,
     workers: int = 0,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials` for the rest.
 
     Args:
         told: receives the progress; a progress bar by default.
         workers: processes that share the trials; 0 for one per core of a CPU, at most four, where there is enough to do.
+        cluster: makes them instead, if any.
     """
     trials = croppable(manifest.trials)
     cropper = Cropper(manifest, config, crops_folder(crops, config), device, redo)
+    if cluster is not None:
+        return _crop_in(cluster, cropper, trials)
     missing = [trial for trial in trials if redo or not (cropper.folder / f"{encode_trial_id(trial.id)}.zip").exists()]
     made = Outcome()
     total = sum(trial.clock.num_frames for trial in trials)
@@ -56,6 +65,26 @@ def make_crops(
         outcome = cropper.crop(left, advance)
     outcome.add(replace(made, failures={}))  # those were tried again
     return outcome
+
+
+def _crop_in(cluster: Cluster, cropper: Cropper, trials: list[Trial]) -> Outcome:
+    """Make crops in the workers of a cluster."""
+
+    def release(names: list[str], seat: Seat) -> None:
+        free(cropper.folder, [encode_trial_id(name) for name in names], seat.node.host, seat.node.pid)
+
+    items = [Item(trial.id, trial.clock.num_frames, replace(trial, labels=None)) for trial in trials]
+    bare = replace(cropper, manifest=replace(cropper.manifest, trials=()))
+    shared = share(cluster, items, partial(_open_cropper, bare), "crops", 1, str(cropper.device), release)
+    outcome = join_outcomes(shared.results)
+    outcome.failures |= shared.failures
+    return outcome
+
+
+def _open_cropper(bare: Cropper, device: str) -> Runner:
+    """What makes crops in a worker, which loads its networks once."""
+    cropper = replace(bare, device=device)
+    return lambda trials, told: cropper.crop(trials, partial(told, "crops"))
 
 
 def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:

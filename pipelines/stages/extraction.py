@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import AvFusionError, MissingFileError, TrialsFailedError
 from cache.places.folders import Where, is_file, remove_file, replace_suffix
-from cache.recipe import Recipe, differences
+from cache.recipe import differences
 from cache.store.feature_sets import FeatureSet, find_set, locate_set
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore, fingerprints
@@ -69,7 +69,7 @@ def extract(request: Request, made: Mapping[str, Outcome] | None = None) -> list
         if made and extraction.place.name in made:
             others = replace(made[extraction.place.name], failures={})  # those were tried again
             extraction.outcome.add(others)
-        _write_receipt(request, extraction)
+        write_receipt(request, extraction)
     return done
 
 
@@ -81,20 +81,37 @@ def compute(request: Request, told: Told | None = None, made: Mapping[str, Outco
         told: receives the progress; a progress bar by default.
         made: feature set → what other processes have just made, which is not made again.
     """
-    if not request.chosen.trials and request.faults:
-        raise TrialsFailedError(
-            f"None of {len(request.faults)} files can be read; nothing was extracted.\n{_list_reasons(request.faults)}"
-        )
-    loads = [request.load(name) for name in request.job.sets]
+    loads = load_sets(request)
     crops = None
-    if any("crops" in load.backbone.input.media for load in loads):
+    if read_crops(loads):
         crops = make_crops(request.chosen, request.job.config, request.crops_root, request.options.device, told=told)
     done = []
     for load in loads:
         finished = (made or {}).get(load.name, Outcome()).computed
         options = replace(load.options, spared=frozenset(finished))  # is not made again, even with `redo`
-        done.append(_extract_one(request, replace(load, options=options), crops, told))
+        done.append(extract_set(request, replace(load, options=options), crops, told))
     return done
+
+
+def load_sets(request: Request) -> list[Load]:
+    """Load the feature sets of a request, and say why finished ones are computed again.
+
+    Raises:
+        TrialsFailedError: if none of the loose files can be read.
+    """
+    if not request.chosen.trials and request.faults:
+        raise TrialsFailedError(
+            f"None of {len(request.faults)} files can be read; nothing was extracted.\n{_list_reasons(request.faults)}"
+        )
+    loads = [request.load(name) for name in request.job.sets]
+    for load in loads if request.job.fold is None else ():
+        _tell_why(request.job.features, load)
+    return loads
+
+
+def read_crops(loads: Sequence[Load]) -> bool:
+    """Whether a feature set is made of crops."""
+    return any("crops" in load.backbone.input.media for load in loads)
 
 
 def raise_failed(done: Sequence[Extraction]) -> None:
@@ -140,13 +157,18 @@ def _list_reasons(failures: Mapping[str, str]) -> str:
     )
 
 
-def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told | None) -> Extraction:
-    """Extract one feature set; trials that have a fault already, e.g. in their crops, fail with it."""
+def extract_set(request: Request, load: Load, made: Outcome | None, told: Told | None) -> Extraction:
+    """Extract one feature set; trials that have a fault already, e.g. in their crops, fail with it.
+
+    Args:
+        request: the request.
+        load: the feature set.
+        made: outcome of the crops, if a set needs them.
+        told: receives the progress; a progress bar by default.
+    """
     keep_big_buffers()
     backbone = load.backbone
     place = locate_set(request.job.features, load.name)
-    if request.job.fold is None:
-        _tell_why(request.job.features, place, load.recipe)
     store = FeatureStore.create(place.store, load.recipe)
     crops = made if "crops" in backbone.input.media else None
     faults = load.faults | ({} if crops is None else crops.failures)
@@ -156,13 +178,23 @@ def _extract_one(request: Request, load: Load, made: Outcome | None, told: Told 
         def advance_trial(trial_id: str, frames: int) -> None:
             advance(frames, trial_id)
 
-        outcome = extract_features(backbone, store, request.chosen, trials, request.crops, load.options, advance_trial)
+        outcome = extract_features(
+            backbone,
+            store,
+            request.chosen,
+            trials,
+            request.crops,
+            load.options,
+            advance_trial,
+            lambda: load.executor,
+        )
     outcome.failures |= faults
     return Extraction(place, outcome, store.recipe.fingerprint, crops)
 
 
-def _tell_why(features: Where, place: FeatureSet, recipe: Recipe) -> None:
+def _tell_why(features: Where, load: Load) -> None:
     """Say why existing features are computed again, with another recipe or in another place."""
+    place, recipe = locate_set(features, load.name), load.recipe
     try:
         if recipe.fingerprint in fingerprints(place.store):
             return
@@ -182,7 +214,8 @@ def _tell_why(features: Where, place: FeatureSet, recipe: Recipe) -> None:
         )
 
 
-def _write_receipt(request: Request, extraction: Extraction) -> None:
+def write_receipt(request: Request, extraction: Extraction) -> None:
+    """Write the receipt of what is finished, or remove one that is out of date; see `extract`."""
     outcome, receipt = extraction.outcome, extraction.place.receipt
     if outcome.blind:
         warn(

@@ -6,22 +6,24 @@ the files, chooses a device of this machine, and returns the `Request` that extr
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.corpus.manifest import Manifest
-from cache.errors import AvFusionError, SettingError
+from cache.errors import AvFusionError, SettingError, WeightsError
 from cache.places.folders import Where
-from cache.recipe import Recipe
+from cache.recipe import Recipe, differences
 from extract.backbones.contract import Backbone, load_backbone
 from extract.corpora.file_names import normal
 from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions
-from extract.engine.runtimes import DEFAULT_RUNTIME, check_running, choose_for
+from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, choose_for, make_executor
 from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
@@ -142,16 +144,7 @@ class Request:
             SettingError: if it cannot run with these options.
             MissingFileError: if no trial has the media that it reads.
         """
-        section, options = self.job.sets[name], self.options
-        if section.runtime and str(options.device) == "cpu":
-            options = replace(options, runtime=section.runtime)
-        backbone = load_backbone(section.backbone, section.weights, section.settings)
-        plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
-        if len(self.job.sets) > 1 and not backbone.input.mixes and options != plain:
-            note(
-                f"Backbone '{section.backbone}' reads sentences of any length, so it runs with {DEFAULT_RUNTIME} and is not compiled."
-            )
-            options = plain
+        section, backbone, options = self._open(name)
         check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
         if backbone.weights.seed is not None:
             warn(
@@ -166,6 +159,36 @@ class Request:
         else:
             require_medium(self.corpus, self.chosen.trials, backbone.input)
         return Load(name, backbone, options, backbone.recipe(section.dtype, options.precision, upstream), faults)
+
+    def load_again(self, name: str, recipe: Recipe, faults: dict[str, str]) -> Load:
+        """Load the backbone of a feature set in another process than the one that decided the recipe.
+
+        Raises:
+            WeightsError: if it is another network here, e.g. because there are other weights in a file of this name.
+        """
+        section, backbone, options = self._open(name)
+        check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
+        found = backbone.recipe(section.dtype, options.precision, recipe.upstream)
+        if found != recipe:
+            raise WeightsError(
+                f"Feature set '{name}' is made in another way on '{socket.gethostname()}' than where the command runs "
+                f"({differences(recipe, found)}). Give both the same weights, in a folder that both see."
+            )
+        return Load(name, backbone, options, recipe, faults)
+
+    def _open(self, name: str) -> tuple[FeatureSetParams, Backbone, EngineOptions]:
+        """The settings and the backbone of a feature set, and how to run it."""
+        section, options = self.job.sets[name], self.options
+        if section.runtime and str(options.device) == "cpu":
+            options = replace(options, runtime=section.runtime)
+        backbone = load_backbone(section.backbone, section.weights, section.settings)
+        plain = replace(options, runtime=DEFAULT_RUNTIME, compiled=False)
+        if len(self.job.sets) > 1 and not backbone.input.mixes and options != plain:
+            note(
+                f"Backbone '{section.backbone}' reads sentences of any length, so it runs with {DEFAULT_RUNTIME} and is not compiled."
+            )
+            options = plain
+        return section, backbone, options
 
     def _lacking(self, backbone: Backbone) -> dict[str, str]:
         """Loose files without the media that a backbone reads, and what to do: a named file must not be skipped."""
@@ -195,6 +218,13 @@ class Load:
     options: EngineOptions
     recipe: Recipe
     faults: dict[str, str]
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Runs the backbone; made when it is first needed, and kept."""
+        how = self.options
+        device = choose_for(how.runtime, how.device)
+        return make_executor(self.backbone, how.batch_size, device, how.runtime, how.precision, how.compiled)
 
 
 def project_jobs(

@@ -1,7 +1,7 @@
-"""Extraction on several devices: one process per device, all on one store, sharing the trials through claims.
+"""Extraction by several processes on one store, sharing the trials through claims: one per device, or the workers of a cluster.
 
 A process that dies, even by SIGKILL, only loses the trials that it was working on. The other processes, or this one at the
-end, take over those.
+end, take over those. Workers of a cluster get trials in groups, and the process that sends them computes nothing.
 """
 
 from __future__ import annotations
@@ -9,34 +9,59 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
+import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from cache.corpus.manifest import Trial
 from cache.errors import AvFusionError
-from extract.engine.outcome import Outcome
+from cache.names import encode_trial_id
+from cache.recipe import Recipe
+from cache.store.feature_sets import locate_set
+from cache.store.locks import free
+from cache.store.store import FeatureStore
+from extract.engine.cropping import Cropper
+from extract.engine.outcome import Outcome, join_outcomes
 from extract.engine.runtimes import choose_for
-from pipelines.console.console import progress, warn
-from pipelines.stages.extraction import Extraction, compute, extract
-from pipelines.stages.request import Job, open_job
+from extract.faces.crop_records import read_crop_record
+from pipelines.clusters.cluster import Cluster, Seat
+from pipelines.clusters.groups import Item
+from pipelines.clusters.sharing import share
+from pipelines.clusters.worker import Runner
+from pipelines.console.console import Told, progress, warn
+from pipelines.stages.extraction import (
+    Extraction,
+    compute,
+    extract,
+    extract_set,
+    load_sets,
+    read_crops,
+    write_receipt,
+)
+from pipelines.stages.request import Job, LooseMedia, Request, Selection, open_job
 
 FAULT = "fault"
 """Sent as title by a process that ends with an error."""
 
 
-def extract_on(job: Job, devices: Sequence[str]) -> list[Extraction]:
-    """As `extract`, in one process per device; for a single device, in this process.
+def extract_on(job: Job, devices: Sequence[str], cluster: Cluster | None = None) -> list[Extraction]:
+    """As `extract`, in a cluster, or in one process per device; for a single device, in this process.
 
     Args:
         job: what to extract.
-        devices: names of devices, which may repeat.
+        devices: names of devices, which may repeat; of each worker of a cluster if there is one.
+        cluster: the cluster, if any.
 
     Raises:
         SettingError: if a device does not exist, before anything is started.
         AvFusionError: as `extract`.
     """
+    if cluster is not None:
+        return _extract_in(cluster, replace(job, options=replace(job.options, device=devices[0])))
     for device in devices[1:]:
         choose_for(job.options.runtime, device)
     jobs = [replace(job, options=replace(job.options, device=device)) for device in devices]
@@ -96,3 +121,84 @@ def _work(job: Job, parent: Connection) -> None:
             parent.send((FAULT, 0, str(error)))
         except Exception:
             parent.send((FAULT, 0, traceback.format_exc()))
+
+
+def _extract_in(cluster: Cluster, job: Job) -> list[Extraction]:
+    """As `extract`, computed by the workers of a cluster."""
+    start = time.perf_counter()
+    request = open_job(replace(job, options=replace(job.options, device="cpu")))
+    loads = load_sets(request)
+    stores = [FeatureStore.create(locate_set(job.features, load.name).store, load.recipe) for load in loads]
+    crops = read_crops(loads)
+
+    def release(names: list[str], seat: Seat) -> None:
+        own = {store.path: [store.lock_name(name) for name in names] for store in stores}
+        for place, locks in {**own, request.crops: [encode_trial_id(name) for name in names]}.items():
+            free(place, locks, seat.node.host, seat.node.pid)
+
+    shared = share(
+        cluster,
+        [Item(trial.id, trial.clock.num_frames, replace(trial, labels=None)) for trial in request.chosen.trials],
+        _Extracting(_without_trials(request, job), {load.name: (load.recipe, load.faults) for load in loads}),
+        "frames",
+        len(loads) + crops,
+        str(job.options.device),
+        release,
+    )
+    groups: list[list[Extraction]] = shared.results
+    cropped = join_outcomes(crops for group in groups for crops in [part.crops for part in group if part.crops][:1])
+    cropped.failures |= {name: why for name, why in shared.failures.items() if not _has_crops(request, name)}
+    done = []
+    for number, (load, store) in enumerate(zip(loads, stores, strict=True)):
+        outcome = join_outcomes(group[number].outcome for group in groups)
+        outcome.failures |= load.faults | shared.failures
+        outcome.seconds = time.perf_counter() - start
+        own = cropped if "crops" in load.backbone.input.media else None
+        done.append(Extraction(locate_set(job.features, load.name), outcome, store.recipe.fingerprint, own))
+        write_receipt(request, done[-1])
+    return done
+
+
+def _without_trials(request: Request, job: Job) -> Request:
+    """The request as workers get it, each group with its own trials."""
+    media = LooseMedia(()) if request.is_loose else job.media
+    nothing = replace(request.corpus, trials=())
+    return replace(
+        request, job=replace(job, media=media, selection=Selection()), corpus=nothing, chosen=nothing, faults={}
+    )
+
+
+def _has_crops(request: Request, trial_id: str) -> bool:
+    return read_crop_record(request.crops / f"{encode_trial_id(trial_id)}.zip") is not None
+
+
+@dataclass(frozen=True)
+class _Extracting:
+    """Opens what a worker needs for a request.
+
+    Attributes:
+        request: without its trials.
+        sets: feature set → its recipe, and the trials that have a fault already.
+    """
+
+    request: Request
+    sets: dict[str, tuple[Recipe, dict[str, str]]]
+
+    def __call__(self, device: str) -> Runner:
+        """Load the networks, and return what works on some trials: crops first, then every feature set."""
+        options = self.request.job.options
+        options = replace(options, device=choose_for(options.runtime, device))
+        opened = replace(self.request, options=options)
+        loads = [opened.load_again(name, recipe, faults) for name, (recipe, faults) in self.sets.items()]
+        cropper = Cropper(opened.corpus, opened.job.config, opened.crops, options.device, False)
+
+        def run(trials: list[Trial], told: Told) -> list[Extraction]:
+            names = {trial.id for trial in trials}
+            part = replace(opened, chosen=replace(opened.corpus, trials=tuple(trials)))
+            made = cropper.crop(trials, partial(told, "crops")) if read_crops(loads) else None
+            done = [extract_set(part, load, made, told) for load in loads]
+            for outcome in (extraction.outcome for extraction in done):
+                outcome.failures = {name: why for name, why in outcome.failures.items() if name in names}
+            return done
+
+        return run

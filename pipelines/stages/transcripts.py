@@ -9,13 +9,18 @@ from pathlib import Path
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, CorpusError
 from cache.names import encode_trial_id
+from cache.store.locks import free
 from extract.corpora.file_names import FolderIndex, require_text
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine.claim_queue import ClaimQueue
-from extract.engine.outcome import Outcome
+from extract.engine.outcome import Outcome, join_outcomes
 from extract.speech.punctuation import open_restorer
 from extract.speech.recognition import open_recogniser, transcribe
-from pipelines.console.console import progress
+from pipelines.clusters.cluster import Cluster, Seat
+from pipelines.clusters.groups import Item
+from pipelines.clusters.sharing import share
+from pipelines.clusters.worker import Runner
+from pipelines.console.console import Told, progress
 from pipelines.project import paths
 from pipelines.project.loose_media import by_name
 from pipelines.stages.corpus import add_transcripts, transcript_path
@@ -95,7 +100,9 @@ def _refuse_other_kinds(present: FolderIndex, transcript: Path) -> None:
         )
 
 
-def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, redo: bool = False) -> Outcome:
+def transcribe_all(
+    recordings: Recordings, recogniser: str, punctuation: str, redo: bool = False, cluster: Cluster | None = None
+) -> Outcome:
     """Recognise recordings without a transcript, or all.
 
     Several processes may do this simultaneously and share the work. The models are only opened if there is work to do.
@@ -105,6 +112,7 @@ def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, re
         recogniser: see `extract.speech.recognition.open_recogniser`.
         punctuation: model that restores punctuation, "" for none.
         redo: whether to recognise finished recordings again.
+        cluster: does the work, if any.
 
     Returns:
         The recordings recognised, kept or failed.
@@ -113,27 +121,67 @@ def transcribe_all(recordings: Recordings, recogniser: str, punctuation: str, re
         AvFusionError: if the recogniser or the punctuation model cannot be opened.
     """
     outcome = Outcome(kept=list(recordings.kept), failures=dict(recordings.failures))
-    places = recordings.places
-
-    def is_finished(trial_id: str) -> bool:
-        return not redo and places[trial_id][1].is_file()
-
-    if all(map(is_finished, places)):
-        outcome.kept += places
-    else:
-        hear = open_recogniser(recogniser)
-        restorer = open_restorer(punctuation) if punctuation else None
-        made_by = {"recogniser": _model_name(recogniser), "punctuation": _model_name(punctuation)}
-
-        def make(trial_id: str) -> None:
-            transcribe(*places[trial_id], hear, restorer, made_by)
-
-        with progress("words", len(places)) as advance:
-            queue = ClaimQueue(recordings.folder, outcome, "transcripts", lambda trial_id: advance(1, trial_id))
-            queue.work(list(places), is_finished, make)
+    left = [
+        Item(name, _size(sound), (name, sound, transcript))
+        for name, (sound, transcript) in recordings.places.items()
+        if redo or not transcript.is_file()
+    ]
+    names = {item.name for item in left}
+    outcome.kept += [name for name in recordings.places if name not in names]
+    scribe = _Scribe(recordings.folder, recogniser, punctuation, redo)
+    if left and cluster is not None:
+        shared = share(cluster, left, scribe, "kilobytes", release=scribe.release)
+        outcome = join_outcomes([outcome, *shared.results])
+        outcome.failures |= shared.failures
+    elif left:
+        run = scribe("cpu")
+        with progress("words", len(left)) as advance:
+            made = run([item.content for item in left], lambda title, size, name: advance(1, name))
+        outcome = join_outcomes([outcome, made])
     if recordings.corpus is not None:
         add_transcripts(recordings.corpus).save(paths.CORPUS)
     return outcome
+
+
+@dataclass(frozen=True)
+class _Scribe:
+    """Opens the models; see `transcribe_all`."""
+
+    folder: Path
+    recogniser: str
+    punctuation: str
+    redo: bool
+
+    def __call__(self, device: str) -> Runner:
+        """Return what transcribes recordings (name, sound, transcript) that no other process works on."""
+        hear = open_recogniser(self.recogniser)
+        restorer = open_restorer(self.punctuation) if self.punctuation else None
+        made_by = {"recogniser": _model_name(self.recogniser), "punctuation": _model_name(self.punctuation)}
+
+        def run(recordings: list[tuple[str, Path, Path]], told: Told) -> Outcome:
+            outcome = Outcome()
+            places = {name: (sound, transcript) for name, sound, transcript in recordings}
+
+            def advance(name: str) -> None:
+                told("words", _size(places[name][0]), name)
+
+            def make(name: str) -> None:
+                transcribe(*places[name], hear, restorer, made_by)
+
+            queue = ClaimQueue(self.folder, outcome, "transcripts", advance)
+            queue.work(list(places), lambda name: not self.redo and places[name][1].is_file(), make)
+            return outcome
+
+        return run
+
+    def release(self, names: list[str], seat: Seat) -> None:
+        """Free what a dead worker had claimed."""
+        free(self.folder, [encode_trial_id(name) for name in names], seat.node.host, seat.node.pid)
+
+
+def _size(path: Path) -> int:
+    """Kilobytes of a file, at least one."""
+    return max(1, path.stat().st_size // 1000) if path.is_file() else 1
 
 
 def _model_name(wanted: str) -> str:

@@ -36,6 +36,7 @@ _OPTIONAL = {
     "pocketsphinx": "pocketsphinx",
     "s3fs": "s3",
     "openvino": "openvino",
+    "distributed": "dask",
 }
 """Package → the extra that brings it."""
 _FEW_BYTES = 2 * 10**9

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 
+from pipelines.cli.options.kinds import SCHEDULER
 from pipelines.project import paths
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -37,6 +38,17 @@ FEATURES = click.option(
     show_default=True,
     metavar="PATH_OR_URL",
     help="Folder of all features, or a URL such as s3://bucket/features.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes of this machine to share the trials, by Dask; see docs/clusters.md.",
+)
+ON_CLUSTER = click.option(
+    "--scheduler",
+    type=SCHEDULER,
+    metavar="ADDRESS",
+    help="Share the trials with this Dask cluster, tcp://host:8786.",
 )
 REDO = click.option("--redo", is_flag=True, help="Train finished networks again.")
 SYSTEM = click.option(

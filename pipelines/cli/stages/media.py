@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from extract.backbones import BACKBONES
 from extract.engine.runtimes import DEFAULT_RUNTIME, PRECISIONS, RUNTIMES
-from pipelines.cli.options.common import FEATURES, HELP, JSON, names_of
+from pipelines.cli.options.common import FEATURES, HELP, JSON, ON_CLUSTER, WORKERS, names_of
 from pipelines.cli.options.kinds import DEVICE, DEVICES, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.console.console import Command, guarded, show
 from pipelines.project import paths
@@ -20,24 +20,25 @@ from pipelines.project import paths
 @click.command("crops", cls=Command)
 @click.option("--redo", is_flag=True, help="Make finished crops again.")
 @click.option("--device", default="auto", show_default=True, type=DEVICE, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers",
-    default=0,
-    type=click.IntRange(0),
-    help="Processes that share the trials.  [default: on a CPU one per core, at most four]",
-)
+@WORKERS
+@ON_CLUSTER
 @JSON
 @guarded
-def crops(redo: bool, device: str, workers: int, as_json: bool) -> None:
-    """Find, follow and align the face of every trial; damaged crops are made again."""
+def crops(redo: bool, device: str, workers: int | None, scheduler: str | None, as_json: bool) -> None:
+    """Find, follow and align the face of every trial; damaged crops are made again.
+
+    Without a cluster, one process per core of a CPU shares the trials, at most four.
+    """
     from cache.corpus.manifest import Manifest
+    from pipelines.clusters.cluster import open_cluster
     from pipelines.project.params_file import read_params
     from pipelines.stages.crops import make_crops, save_crops_receipt
     from pipelines.stages.extraction import raise_failures
 
-    config = read_params().crops
-    manifest = Manifest.load(paths.CORPUS)
-    outcome = make_crops(manifest, config, paths.CROPS, device, redo, workers=workers)
+    params = read_params()
+    config, manifest = params.crops, Manifest.load(paths.CORPUS)
+    with open_cluster(params.cluster.choose(workers, scheduler), device) as cluster:
+        outcome = make_crops(manifest, config, paths.CROPS, device, redo, cluster=cluster)
     raise_failures(("crops", outcome, paths.CROPS / "failures.json"))
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
     show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
@@ -96,6 +97,8 @@ def crops(redo: bool, device: str, workers: int, as_json: bool) -> None:
     type=DEVICES,
     help="auto, cpu, cuda or cuda:N; a list such as cuda:0,cuda:1 starts one process on each.",
 )
+@WORKERS
+@ON_CLUSTER
 @FEATURES
 @JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
@@ -110,6 +113,8 @@ def extract_features(
     limit: int | None,
     dry_run: bool,
     if_read: bool,
+    workers: int | None,
+    scheduler: str | None,
     features: str,
     as_json: bool,
     media: tuple[Path, ...],
@@ -121,15 +126,8 @@ def extract_features(
     words are read from the transcript beside a file (same name, .json, .srt, .vtt or .TextGrid). The receipt is written when
     every trial is finished; failed trials are listed beside the store, and the next run tries them again.
     """
-    if media and not (weights and out):
-        raise click.UsageError("With media files, give --weights and --out too.")
-    if not media and (weights or out):
-        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
-    if media and "all" in names:
-        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
-    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
-        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
-    from pipelines.project.params import ALL, FeatureSetParams
+    _check_usage(names, weights, out, media)
+    from pipelines.project.params import ALL, ClusterParams, FeatureSetParams
     from pipelines.project.params_file import read_params
     from pipelines.stages.plan import leave_unread
 
@@ -141,8 +139,13 @@ def extract_features(
         names = leave_unread(names, params, features)
         if not names:  # before torch is imported, which takes seconds
             return
+    where = (params.cluster if params else ClusterParams()).choose(workers, scheduler)
+    devices = running["device"].split(",")
+    if where.is_wanted and len(devices) > 1:
+        raise click.UsageError("Several devices go without a cluster: each of its workers takes one of its machine's.")
     from extract.engine.embedding import EngineOptions
     from extract.faces.crops import CropConfig
+    from pipelines.clusters.cluster import open_cluster
     from pipelines.stages import extraction as stage
     from pipelines.stages.dry_run import plan as plan_extraction
     from pipelines.stages.request import Job, LooseMedia, Selection, open_job, project_jobs
@@ -158,9 +161,22 @@ def extract_features(
     if dry_run:
         show([row for job in jobs for row in plan_extraction(open_job(job, build=False))], as_json)
         return
-    done = [extraction for job in jobs for extraction in extract_on(job, running["device"].split(","))]
+    with open_cluster(where, devices[0]) as cluster:
+        done = [extraction for job in jobs for extraction in extract_on(job, devices, cluster)]
     show([extraction.row() for extraction in done], as_json)
     stage.raise_failed(done)
+
+
+def _check_usage(names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, media: tuple[Path, ...]) -> None:
+    """Refuse options that do not go together."""
+    if media and not (weights and out):
+        raise click.UsageError("With media files, give --weights and --out too.")
+    if not media and (weights or out):
+        raise click.UsageError("--weights and --out go with media files; in the project they come from params.yaml.")
+    if media and "all" in names:
+        raise click.UsageError("'all' means every feature set in params.yaml; with media files, name backbones.")
+    if media and click.get_current_context().get_parameter_source("features") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--features is for the project's features; those of media files go into --out.")
 
 
 @click.command("transcribe", cls=Command)
@@ -179,6 +195,8 @@ def extract_features(
     help="For loose media: folder for transcripts; existing ones are kept.",
 )
 @click.option("--redo", is_flag=True, help="Recognise finished trials again.")
+@WORKERS
+@ON_CLUSTER
 @JSON
 @click.argument("media", nargs=-1, type=click.Path(path_type=Path))
 @guarded
@@ -188,6 +206,8 @@ def transcribe(
     punctuation_model: str,
     out: Path | None,
     redo: bool,
+    workers: int | None,
+    scheduler: str | None,
     as_json: bool,
     media: tuple[Path, ...],
 ) -> None:
@@ -197,11 +217,16 @@ def transcribe(
     if punctuation_model and not punctuate:
         raise click.UsageError("--punctuation-model goes with --punctuate.")
     from extract.speech.punctuation import MODEL
+    from pipelines.clusters.cluster import open_cluster
+    from pipelines.project.params import ClusterParams
+    from pipelines.project.params_file import read_params
     from pipelines.stages import transcripts as stage
     from pipelines.stages.extraction import raise_failures
 
     punctuation = (punctuation_model or MODEL) if punctuate else ""
     recordings = stage.find_project() if out is None else stage.find_loose(media, out, redo)
-    outcome = stage.transcribe_all(recordings, recogniser, punctuation, redo)
+    known = read_params().cluster if out is None else ClusterParams()
+    with open_cluster(known.choose(workers, scheduler)) as cluster:
+        outcome = stage.transcribe_all(recordings, recogniser, punctuation, redo, cluster)
     raise_failures(("words", outcome, (out or paths.WORDS) / stage.FAILURES))
     show([{"recognised": len(outcome.computed), "kept": len(outcome.kept)}], as_json)

@@ -105,6 +105,18 @@ def test_a_lock_object_of_another_machine_is_left_alone_and_named(store: str) ->
     )
 
 
+def test_a_lock_object_of_another_machine_is_freed_by_who_knows_that_its_process_is_dead(store: str) -> None:
+    folder = put_lock(store, "elsewhere", 7)
+    for host, pid in (("elsewhere", 8), ("here", 7)):
+        locks.free(store, ["x.P1", "x.P2"], host, pid)
+        assert locks.claim(store, "x.P1") is None
+    locks.free(store, ["x.P2", "x.P1"], "elsewhere", 7)
+    assert folder.sizes() == {}
+    claimed = locks.claim(store, "x.P1")
+    assert claimed is not None
+    claimed.release()
+
+
 def test_without_kernel_locks_a_lock_file_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
