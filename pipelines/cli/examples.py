@@ -25,6 +25,7 @@ EXAMPLES = {
         "extract-features --backbone mobilefacenet --weights foamliu --out features VIDEO.mp4",
     ],
     "finetune": ["avfusion finetune", "finetune-backbone --run emotion --device cuda"],
+    "tune": ["tune-fusion --system fused", "tune-fusion --system fused --space karas2022 --trials 60 --engine optuna"],
     "train": ["train-fusion", "train-fusion --system fused --redo"],
     "evaluate": ["evaluate-fusion", "evaluate-fusion --system fused --partition validation"],
     "matrix": ["avfusion matrix"],

@@ -32,8 +32,12 @@ MATRIX = "matrix.yaml"
 """File beside params.yaml with its section `matrix`; optional."""
 
 
-def read_params(path: Path = paths.PARAMS) -> Params:
+def read_params(path: Path = paths.PARAMS, changes: Path | None = None) -> Params:
     """Read and check a parameter file, and the file of its section `matrix` where there is one.
+
+    Args:
+        path: the file.
+        changes: another one, whose settings replace those of the first; systems and other named parts as a whole.
 
     Raises:
         MissingFileError: if it does not exist.
@@ -53,6 +57,9 @@ def read_params(path: Path = paths.PARAMS) -> Params:
             )
         raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
         where += f" and '{matrix}'"
+    if changes is not None:
+        raw = _change(raw, read_yaml(changes))
+        where += f", changed by '{changes}'"
     params, faults = _build(Params, raw)
     weights = params if params is not None else _build(Params, _keep_weights(raw, faults))[0]
     if weights is not None:
@@ -67,6 +74,16 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     if params.matrix is not None and params.matrix.folds == FoldParams():
         params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
     return params
+
+
+_NAMED = 2  # sections within sections until that of a system, such as fusion, systems
+
+
+def _change(raw: Any, changes: Any, depth: int = 0) -> Any:
+    """Sections with the settings of others instead; whatever has a name of its own is replaced as a whole."""
+    if depth > _NAMED or not isinstance(raw, dict) or not isinstance(changes, dict):
+        return changes
+    return {**raw, **{name: _change(raw.get(name), each, depth + 1) for name, each in changes.items()}}
 
 
 def read_typed(kind: type[T], raw: Any, where: str) -> T:
