@@ -28,9 +28,10 @@ def draw_coordinates(trials: Sequence[Trial], domains: Domains, path: Path) -> N
     names = [_short(name) for name in domains]
     with _drawing():
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
-            _study(trials, domains), params=names, target=lambda trial: trial.value, target_name="CCC"
+            _study(trials, domains), params=names, target_name="CCC"
         )
         axes.set_title("")
+        axes.figure.axes[-1].set_ylabel("validation CCC")
         _save(axes.figure, path, 2.0 + 1.3 * len(names), 4.5)
 
 
@@ -49,6 +50,8 @@ def draw_importance(trials: Sequence[Trial], domains: Domains, path: Path) -> No
     with _drawing():
         axes = optuna.visualization.matplotlib.plot_param_importances(_study(trials, domains), evaluator=evaluator)
         axes.set_title("")
+        axes.set_ylabel("")
+        axes.get_legend().remove()
         axes.set_xlabel("share of the variance of the validation CCC")
         _save(axes.figure, path, 7, 1 + 0.35 * len(domains))
 

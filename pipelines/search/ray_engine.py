@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from cache.errors import SettingError
@@ -23,7 +24,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported over the network
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # a stopped trial keeps its network before its process takes the next one
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "600",  # a stopped trial keeps its network before its process ends
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _STORE_BYTES = 100 * 2**20  # of Ray's object store: features are not in it
@@ -76,16 +77,32 @@ def _import_paths() -> list[str]:
     return [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
+class _Teller:
+    """Calls a function with progress; copies of it, which Ray makes of everything, are silent."""
+
+    def __init__(self, advance: Callable[[int, str], None] | None = None) -> None:
+        self._advance = advance
+
+    def __call__(self, text: str) -> None:
+        if self._advance is not None:
+            self._advance(1, text)
+
+    def __reduce__(self) -> tuple[type[_Teller], tuple[()]]:
+        return _Teller, ()
+
+
 def _tuner(task: Task, stage: Stage, workers: int, advance: Callable[[int, str], None]) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
+    told = _Teller(advance)
+
     class Watch(tune.Callback):  # type: ignore[misc]
         """Shows the trials that end."""
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            advance(1, f"CCC {trial.last_result.get('ccc', float('nan')):.3f}")
+            told(f"CCC {trial.last_result.get('ccc', float('nan')):.3f}")
 
     scheduler = ASHAScheduler(
         time_attr="training_iteration",
@@ -98,7 +115,9 @@ def _tuner(task: Task, stage: Stage, workers: int, advance: Callable[[int, str],
     resources = {"cpu": task.params.threads, "gpu": _gpu_share(task, workers)}
     folder = folder_of(task.search).absolute() / "ray"
     return tune.Tuner(
-        tune.with_resources(partial(_try, task=task, stage=stage, project=str(Path.cwd())), resources),
+        tune.with_resources(
+            tune.with_parameters(_make_trainable(tune), task=task, stage=stage, project=str(Path.cwd())), resources
+        ),
         param_space={name: _distribution(tune, domain) for name, domain in stage.domains.items()},
         tune_config=tune.TuneConfig(
             metric="ccc",
@@ -108,7 +127,13 @@ def _tuner(task: Task, stage: Stage, workers: int, advance: Callable[[int, str],
             search_alg=drawn,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name=stage.name, storage_path=str(folder), verbose=0, callbacks=[Watch()]),
+        run_config=tune.RunConfig(
+            name=stage.name,
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[Watch()],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
 
 
@@ -118,31 +143,59 @@ def _gpu_share(task: Task, workers: int) -> float:
     return 1 / workers if choose_device(task.params.device).type == "cuda" else 0
 
 
-_shared: dict[Any, Trials] = {}  # of a process that runs one trial after another
+def _make_trainable(tune: Any) -> Any:
+    """The class whose objects run trials as Ray wants them, an epoch at a step, in a process of their own."""
 
+    class Steps(tune.Trainable):  # type: ignore[misc]
+        """The trial runs in a thread that waits after every epoch; one that Ray stops keeps its network first."""
 
-def _try(config: Mapping[str, Any], task: Task, stage: Stage, project: str) -> None:
-    """A trial as Ray runs it: in a process of its own that the next trial takes over."""
-    from ray import tune
+        def setup(self, config: dict[str, Any], task: Task, stage: Stage, project: str) -> None:
+            if not Path(project).is_dir():
+                raise SettingError(f"This machine has no folder '{project}'. Share the project's folder with the cluster.")
+            os.chdir(project)
+            self._trials = Trials(task, stage.name)
+            self._start(config)
 
-    if not Path(project).is_dir():
-        raise SettingError(f"This machine of the cluster has no folder '{project}'; share the project's folder.")
-    os.chdir(project)
-    if (task.search, stage.name) not in _shared:
-        _shared.clear()
-        _shared[task.search, stage.name] = Trials(task, stage.name)
-
-    def report(epochs: int, score: float) -> bool:
-        try:
-            tune.report({"ccc": score})
-        except SystemExit:  # Ray's way to end a function
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.cleanup()
+            self._start(new_config)
             return True
-        return False
 
-    number = _number(tune.get_context().get_trial_id())
-    trial = _shared[task.search, stage.name](number, dict(config), report)
-    if trial.state == FAILED:  # Ray expects one figure of every trial
-        tune.report({"ccc": trial.ccc})
+        def step(self) -> dict[str, Any]:
+            if self.iteration:
+                self._orders.put(False)
+            told = self._told.get()
+            if isinstance(told, BaseException):
+                raise told
+            return {"ccc": told.ccc, "done": True} if isinstance(told, Trial) else {"ccc": told, "done": False}
+
+        def cleanup(self) -> None:
+            self._orders.put(True)
+            self._thread.join()
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: what counts is in the trial's network and record."""
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            """Nothing."""
+
+        def _start(self, config: dict[str, Any]) -> None:
+            self._told: SimpleQueue[Any] = SimpleQueue()
+            self._orders: SimpleQueue[bool] = SimpleQueue()
+            self._thread = Thread(target=self._work, args=(_number(self.trial_id), dict(config)), daemon=True)
+            self._thread.start()
+
+        def _work(self, number: int, point: dict[str, Any]) -> None:
+            def report(epochs: int, score: float) -> bool:
+                self._told.put(score)
+                return self._orders.get()
+
+            try:
+                self._told.put(self._trials(number, point, report))
+            except BaseException as error:
+                self._told.put(error)
+
+    return Steps
 
 
 def _complete(task: Task, stage: Stage, results: Iterable[Any]) -> None:

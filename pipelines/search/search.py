@@ -244,7 +244,7 @@ def _begin(task: Task, space: Space, options: Options, manifest: Manifest) -> No
     digests = Digests(task.params, manifest, lambda names, fold: open_stores(task.features, names, manifest, fold))
     said = {
         "space": json.dumps([space.name, str(space.models), str(space.architecture)]),
-        "system, features or code": digests(task.job({}, options.epochs)),
+        "system, number of epochs, features or code": digests(task.job({}, options.epochs)),
         "engine": options.engine,
         "way to stop": f"{options.grace} {options.factor}",
         "seed": str(options.seed),
