@@ -37,7 +37,9 @@ def run(task: Task, stage: Stage, workers: int, address: str, advance: Callable[
 class Slots:
     """Runs one trial for every slot, in one process."""
 
-    def __init__(self, task: Task, stage: Stage, advance: Callable[[int, str], None] = lambda steps, note: None) -> None:
+    def __init__(
+        self, task: Task, stage: Stage, advance: Callable[[int, str], None] = lambda steps, note: None
+    ) -> None:
         self._task, self._stage, self._advance = task, stage, advance
         self._study, self._trials = _open(task, stage), Trials(task, stage.name)
         self._shown = len(list_trials(task.search, stage.name))

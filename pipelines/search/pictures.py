@@ -72,7 +72,7 @@ def _short(name: str) -> str:
     return name.partition(".")[2] or name
 
 
-class _drawing(warnings.catch_warnings):  # noqa: N801 - used as a function
+class _drawing(warnings.catch_warnings):
     """Draws into memory, and lets the libraries keep their remarks to themselves."""
 
     def __enter__(self) -> None:

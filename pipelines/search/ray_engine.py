@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -98,7 +99,7 @@ def _tuner(task: Task, stage: Stage, workers: int, advance: Callable[[int, str],
 
     told = _Teller(advance)
 
-    class Watch(tune.Callback):  # type: ignore[misc]
+    class Watch(tune.Callback):
         """Shows the trials that end."""
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -146,12 +147,14 @@ def _gpu_share(task: Task, workers: int) -> float:
 def _make_trainable(tune: Any) -> Any:
     """The class whose objects run trials as Ray wants them, an epoch at a step, in a process of their own."""
 
-    class Steps(tune.Trainable):  # type: ignore[misc]
+    class Steps(tune.Trainable):
         """The trial runs in a thread that waits after every epoch; one that Ray stops keeps its network first."""
 
         def setup(self, config: dict[str, Any], task: Task, stage: Stage, project: str) -> None:
             if not Path(project).is_dir():
-                raise SettingError(f"This machine has no folder '{project}'. Share the project's folder with the cluster.")
+                raise SettingError(
+                    f"This machine has no folder '{project}'. Share the project's folder with the cluster."
+                )
             os.chdir(project)
             self._trials = Trials(task, stage.name)
             self._start(config)
@@ -210,7 +213,11 @@ def _complete(task: Task, stage: Stage, results: Iterable[Any]) -> None:
             keep_trial(task.search, Trial(stage.name, number, dict(result.config), FAILED, reason))
             continue
         here = here or Trials(task, stage.name)
-        here(number, result.config, lambda epochs, score, last=result.metrics["training_iteration"]: epochs >= last)
+        here(number, result.config, partial(_is_last, result.metrics["training_iteration"]))
+
+
+def _is_last(last: int, epochs: int, score: float) -> bool:
+    return epochs >= last
 
 
 def _number(trial_id: str) -> int:
@@ -225,5 +232,3 @@ def _distribution(tune: Any, domain: Domain) -> Any:
     if domain.whole:
         return (tune.lograndint if domain.log else tune.randint)(domain.low, domain.high + 1)
     return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
-
-

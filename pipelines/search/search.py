@@ -211,11 +211,15 @@ def _choose_architectures(task: Task, space: Space, most: int) -> tuple[Point, .
     if absent:
         warn(f"Space '{space.name}' names feature sets that are not extracted and left out: {', '.join(absent)}.")
     if not found:
-        raise SettingError(f"None of the feature sets of space '{space.name}' is extracted. Run 'extract-features', or edit it.")
+        raise SettingError(
+            f"None of the feature sets of space '{space.name}' is extracted. Run 'extract-features', or edit it."
+        )
     own = {key: _value_of(task.base, key) for key in found[0]}
     found.sort(key=lambda point: point != own)
     if len(found) > most:
-        note(f"{most} of {len(found)} combinations of features and architecture are tried; all with --trials {2 * len(found)}.")
+        note(
+            f"{most} of {len(found)} combinations of features and architecture are tried; all with --trials {2 * len(found)}."
+        )
     return tuple(found[:most])
 
 

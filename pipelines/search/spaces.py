@@ -123,7 +123,7 @@ class Space:
                 "'models', or choose another space."
             )
         domains = self.models[model]
-        given: dict[str, Any] = nest({name: None for name in domains}).get("settings", {})
+        given: dict[str, Any] = nest(dict.fromkeys(domains)).get("settings", {})
         gone = unknown_names(given, modalities, modalities)
         return {name: domain for name, domain in domains.items() if name.removeprefix("settings.") not in gone}
 

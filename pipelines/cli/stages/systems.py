@@ -19,9 +19,7 @@ from pipelines.project import paths
 @FEATURES
 @JSON
 @guarded
-def train_fusion(
-    systems: tuple[str, ...], changes: Path | None, redo: bool, features: str, as_json: bool
-) -> None:
+def train_fusion(systems: tuple[str, ...], changes: Path | None, redo: bool, features: str, as_json: bool) -> None:
     """Train the fusion systems in params.yaml on stored features, once per seed.
 
     Networks trained with the same settings, features, labels and code are kept, so a killed run continues where it stopped.

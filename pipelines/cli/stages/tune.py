@@ -26,10 +26,16 @@ from pipelines.search import ENGINES
     "system's model]",
 )
 @click.option("--engine", default="", type=click.Choice(list(ENGINES)), help="[default: ray if installed, else optuna]")
-@click.option("--address", default="", help="Join the Ray cluster at this address, or 'auto' for the one on this machine.")
-@click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="How many, in all stages together.")
+@click.option(
+    "--address", default="", help="Join the Ray cluster at this address, or 'auto' for the one on this machine."
+)
+@click.option(
+    "--trials", default=20, show_default=True, type=click.IntRange(1), help="How many, in all stages together."
+)
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1), help="At most so many in a trial.")
-@click.option("--grace", default=2, show_default=True, type=click.IntRange(1), help="Epochs before a trial may be stopped.")
+@click.option(
+    "--grace", default=2, show_default=True, type=click.IntRange(1), help="Epochs before a trial may be stopped."
+)
 @click.option(
     "--factor",
     default=2,
@@ -39,7 +45,9 @@ from pipelines.search import ENGINES
 )
 @click.option("--workers", default=0, type=click.IntRange(0), help="Trials at the same time.  [default: one per core]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Of what is drawn.")
-@click.option("--name", default="", help="Name of the search, to have several of a system.  [default: that of the system]")
+@click.option(
+    "--name", default="", help="Name of the search, to have several of a system.  [default: that of the system]"
+)
 @click.option("--redo", is_flag=True, help="Begin again; networks are kept.")
 @FEATURES
 @JSON

@@ -94,12 +94,16 @@ def test_a_search_does_not_see_test_trials(space: Path) -> None:
     manifest = Manifest.load(paths.CORPUS)
     noise = np.random.default_rng(0)
     changed = [
-        replace(trial, labels=noise.uniform(-1, 1, trial.labels.shape).astype(np.float32)) if trial.id in fold.test else trial
+        replace(trial, labels=noise.uniform(-1, 1, trial.labels.shape).astype(np.float32))
+        if trial.id in fold.test
+        else trial
         for trial in manifest.trials
         if trial.labels is not None
     ]
     replace(manifest, trials=tuple(changed)).save(paths.CORPUS)
-    assert [row["network"] for row in search("optuna", "--trials", "4", "--name", "after")] == [row["network"] for row in rows]
+    assert [row["network"] for row in search("optuna", "--trials", "4", "--name", "after")] == [
+        row["network"] for row in rows
+    ]
     params = read_params().fusion
     task = Task("x", "fused", params.systems["fused"], params, fold, 1, paths.FEATURES)
     assert {trial.id for trial in Trials(task, "parameters").manifest.trials} == {*fold.train, *fold.validate}
@@ -139,8 +143,8 @@ def test_a_search_keeps_to_its_settings(space: Path) -> None:
     params = read_params().fusion
     with pytest.raises(SettingError, match="has no cluster"):
         tune(params, "fused", Options(engine="optuna", address="127.0.0.1:6379"))
+    each = replace(params.systems["fused"], train=replace(params.systems["fused"].train, per_target=True))
     with pytest.raises(SettingError, match="a network per target"):
-        each = replace(params.systems["fused"], train=replace(params.systems["fused"].train, per_target=True))
         tune(replace(params, systems={"fused": each}), "fused", Options(engine="optuna"))
 
 
