@@ -22,6 +22,7 @@ from fusion.models import MODELS
 from fusion.settings import TrainConfig, unknown_names
 from pipelines.project import paths
 from pipelines.project.corpus_files import built_targets, has_changed
+from pipelines.project.crossing import expand
 from pipelines.project.finetuned import find_faults
 from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
 from pipelines.project.yaml_files import read_yaml
@@ -60,7 +61,12 @@ def read_params(path: Path = paths.PARAMS, changes: Path | None = None) -> Param
     if changes is not None:
         raw = _change(raw, read_yaml(changes))
         where += f", changed by '{changes}'"
+    crossed: Faults = {}
+    if isinstance(raw, dict) and "matrix" in raw:
+        section, crossed = expand(raw["matrix"])
+        raw = {**raw, "matrix": section}
     params, faults = _build(Params, raw)
+    faults = {**faults, **crossed}
     weights = params if params is not None else _build(Params, _keep_weights(raw, faults))[0]
     if weights is not None:
         faults = {**find_faults(weights), **faults}

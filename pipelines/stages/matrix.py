@@ -14,6 +14,7 @@ from pipelines.project.params import Params
 from pipelines.project.params_file import MATRIX
 from pipelines.project.scores import ScoresDocument
 from pipelines.stages.evaluation import SYSTEMS_HEADER, evaluate_systems
+from pipelines.stages.selection import judge_selection
 from pipelines.stages.training import train_systems
 
 
@@ -36,7 +37,8 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
     train_systems(
         params.matrix, outputs=paths.MATRIX, features=features, redo=redo, partition=params.evaluate.partition
     )
-    return evaluate_systems(params.matrix, params.evaluate, paths.MATRIX, features)
+    document = evaluate_systems(params.matrix, params.evaluate, paths.MATRIX, features)
+    return judge_selection(params.matrix, params.evaluate, document, features)
 
 
 def leave_empty() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipelines.cli.options.common import CHANGES, FEATURES, HELP, JSON, REDO, SYSTEM
-from pipelines.console.console import Command, guarded, say, show
+from pipelines.console.console import Command, guarded, note, say, show
 from pipelines.project import paths
 
 
@@ -71,7 +71,7 @@ def evaluate_fusion(
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems in matrix.yaml (or section 'matrix' of params.yaml), and list them, best first."""
     from pipelines.project.params_file import read_params
-    from pipelines.report.compare import compare_systems, table_rows
+    from pipelines.report.compare import compare_systems, say_selection, table_rows
     from pipelines.stages.matrix import leave_empty, train_matrix
 
     params = read_params()
@@ -81,6 +81,8 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     train_matrix(params, features, redo)
     rows = compare_systems([paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
+    if said := say_selection(paths.MATRIX.scores):
+        note(said)
 
 
 @click.command("report", cls=Command)
@@ -99,10 +101,12 @@ def report(features: str) -> None:
 @guarded
 def compare(as_json: bool) -> None:
     """List all evaluated systems, best first, with confidence intervals over trials."""
-    from pipelines.report.compare import compare_systems, table_rows
+    from pipelines.report.compare import compare_systems, say_selection, table_rows
 
     rows = compare_systems([paths.PROJECT.scores, paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
+    if said := say_selection(paths.MATRIX.scores):
+        note(said)
 
 
 @click.command("reproduce", cls=Command)

@@ -155,7 +155,7 @@ def test_a_killed_search_goes_on(engine: str, space: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "pipelines", "tune", *arguments, "--workers", "1", "--grace", "1"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        for _ in range(1200):
+        for _ in range(3000):
             if len(list(Path("work/search/fused/trials").glob("parameters-*"))) >= 2 or process.poll() is not None:
                 break
             time.sleep(0.1)
