@@ -22,10 +22,10 @@ from fusion.models import MODELS
 from fusion.settings import TrainConfig, unknown_names
 from pipelines.project import paths
 from pipelines.project.corpus_files import built_targets, has_changed
-from pipelines.project.crossing import expand
 from pipelines.project.finetuned import find_faults
 from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
 from pipelines.project.yaml_files import read_yaml
+from pipelines.sections.crossing import expand
 
 T = TypeVar("T")
 

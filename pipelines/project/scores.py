@@ -40,7 +40,7 @@ class ScoresDocument(Document):
         best_folds: the setting of that name, as `window` and `hop`.
         folds: those that were scored.
         postprocess: the steps that all figures come after; `raw` has those before.
-        selection: what choosing the best of many systems by validation came to; see `pipelines.stages.selection`.
+        selection: what choosing the best of many systems by validation came to; see `pipelines.stages.matrix`.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]

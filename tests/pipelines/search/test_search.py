@@ -156,13 +156,13 @@ def test_a_killed_search_goes_on(engine: str, space: Path) -> None:
     command = [sys.executable, "-m", "pipelines", "tune", *arguments, "--workers", "1", "--grace", "1"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for _ in range(3000):
-            if len(list(Path("work/search/fused/trials").glob("parameters-*"))) >= 2 or process.poll() is not None:
+            if len(list(Path("work/search/fused/trials").glob("*.json"))) >= 3 or process.poll() is not None:
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done: list[Trial] = list_trials("fused", "parameters")
-    assert 2 <= len(done) < 6
+    assert 1 <= len(done) < 6
     written = {trial.network: (networks.place(trial.network) / "run.json").stat().st_mtime_ns for trial in done}
     search(engine, "--trials", "8")
     trials = list_trials("fused", "parameters")

@@ -19,7 +19,9 @@ CROSS = {
 def read(folder: Path, cross: object, **more: object):
     params = {"corpus": {"name": "demo"}, "fusion": {"seeds": [0], "systems": {}}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    (folder / "matrix.yaml").write_text(yaml.safe_dump({"seeds": [0, 1], "cross": cross, **more}, sort_keys=False), encoding="utf-8")
+    (folder / "matrix.yaml").write_text(
+        yaml.safe_dump({"seeds": [0, 1], "cross": cross, **more}, sort_keys=False), encoding="utf-8"
+    )
     return read_params(folder / "params.yaml").matrix
 
 
