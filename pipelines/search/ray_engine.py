@@ -69,7 +69,7 @@ def _connect(ray: Any, workers: int, threads: int, address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingError(
             f"No Ray cluster could be joined at '{address or 'this machine'}' ({' '.join(str(error).split())[:200]}). "
-            "Start one with 'ray start', or leave out --address."
+            "Start one with 'ray start', give its token, or leave out --address."
         ) from error
 
 
