@@ -31,7 +31,6 @@ def draw_coordinates(trials: Sequence[Trial], domains: Domains, path: Path) -> N
             _study(trials, domains), params=names, target_name="CCC"
         )
         axes.set_title("")
-        axes.figure.axes[-1].set_ylabel("validation CCC")
         _save(axes.figure, path, 2.0 + 1.3 * len(names), 4.5)
 
 
