@@ -30,6 +30,7 @@ GROUPS = {
         "pipelines/project/test_jobs.py",
         "pipelines/stages/test_several_devices.py",
         "pipelines/clusters/test_sharing.py",
+        "pipelines/search/test_search.py",
     ),
     "dvc": ("pipelines/test_dvc.py", "pipelines/test_own_project.py", "pipelines/test_tutorials.py"),
     "s3": (

@@ -70,6 +70,7 @@ ELSEWHERE = {
     "pipelines/project/dvc_locks.py": "locks of DVC's, through the door's schema",
     "pipelines/project/runs.py": "no content: the digest of a document",
     "pipelines/project/yaml_files.py": "params.yaml",
+    "pipelines/search/spaces.py": "no file: lists as tables and engines have them",
     "pipelines/endtoend/state_file.py": "states of interrupted fine-tunings, after their digest",
 }
 FLIPS, CUTS, SWAPS = 60, 25, 25

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pipelines.cli.commands import avfusion, evaluate_fusion, extract_features, train_fusion
+from pipelines.cli.commands import avfusion, evaluate_fusion, extract_features, train_fusion, tune_fusion
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
@@ -17,6 +17,7 @@ SCRIPTS = {
     "python -m pipelines": avfusion,
     "extract-features": extract_features,
     "train-fusion": train_fusion,
+    "tune-fusion": tune_fusion,
     "evaluate-fusion": evaluate_fusion,
 }
 FILES = sorted(

@@ -80,6 +80,37 @@ def bootstrap(runs: Sequence[Measured], metrics: Metrics, draws: int, level: flo
     return intervals
 
 
+def luck_of_best(
+    systems: Sequence[Mapping[str, Tensor]], kind: type[Metric], draws: int, seed: int
+) -> tuple[float, float]:
+    """How much of the highest score among many systems is luck: the optimism of choosing it [Efron1993, Section 17.6].
+
+    Each draw of trials is a validation set in which the best system s* is chosen again; its score there exceeds the score that the
+    same system has over all trials by what the choice owes to the draw:
+
+        luck = mean over draws b of (score_b(s*_b) - score(s*_b)),    s*_b = argmax_s score_b(s)
+
+    Args:
+        systems: of each, trial id → sums (S, C) of the metric; all over the same trials.
+        kind: the metric, of which higher is better; its mean over targets counts.
+        draws: number of bootstrap samples.
+        seed: seed of the draws.
+
+    Returns:
+        The luck, and the share of draws in which the system with the highest score over all trials is the best one, too.
+    """
+    names = sorted(systems[0])
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    weights = torch.from_numpy(np.concatenate([np.ones((1, len(names))), drawn]))
+    scores = torch.stack(
+        [kind.figure(kind.weigh(weights, _stack(own, names))).mean(dim=-1) for own in systems]
+    ).nan_to_num(-1)
+    whole, sampled = scores[:, 0], scores[:, 1:]
+    best = sampled.argmax(dim=0)
+    luck = sampled.gather(0, best[None])[0] - whole[best]
+    return float(luck.mean()), float((best == whole.argmax()).double().mean())
+
+
 def _stack(trials: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """(N, S, C), zero for trials that are not in the run."""
     nothing = torch.zeros_like(next(iter(trials.values())))

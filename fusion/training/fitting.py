@@ -79,7 +79,7 @@ def fit(
     validate: Callable[[], Mapping[str, float]],
     config: TrainConfig,
     groups: Groups | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: Callable[[EpochRecord], bool | None] | None = None,
     gradients: Gradients | None = None,
     keeper: Keeper | None = None,
 ) -> tuple[tuple[EpochRecord, ...], int]:
@@ -96,7 +96,7 @@ def fit(
         validate: returns target → validation CCC of the model in its present state.
         config: settings of the run; `epochs` is the limit over all stages.
         groups: model → groups of parameters; by default one group with all of them.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch; if it returns true, that was the last one, as with so many `epochs`.
         gradients: computes a step's gradients; by default those of the objective.
         keeper: of the state between epochs; the batches of an epoch must depend on its number alone, see `start_at`.
 
@@ -120,11 +120,12 @@ def fit(
         score = sum(validation.values()) / len(validation)
         record = EpochRecord(epoch, loss, validation, score, run.schedule.lr, run.note(epoch, score), run.stage)
         history.append(record)
-        if on_epoch:
-            on_epoch(record)
+        stopped = on_epoch(record) if on_epoch else False
         run.end_epoch(record.best)
         if keeper:
             keeper.save(run.state(history))
+        if stopped:
+            break
     if run.stopping.best_epoch < 0:
         raise CorpusError("The validation CCC was nan in every epoch: the labels never vary. Choose another fold.")
     model.load_state_dict(run.best)

@@ -50,7 +50,7 @@ def train(
     model: str,
     settings: Mapping[str, Any],
     config: TrainConfig,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: Callable[[EpochRecord], bool | None] | None = None,
     groups: Groups | None = None,
 ) -> TrainResult:
     """Train a fusion model on a fold of a bank; the same arguments give the same weights.
@@ -63,7 +63,7 @@ def train(
         model: name of a fusion model.
         settings: settings of the model.
         config: settings of the run; with `per_target`, train each of `config.networks()`.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch; if it returns true, that was the last one, as with so many `epochs`.
         groups: model → groups of its weights, released one after another by the plateau schedule.
 
     Returns:
@@ -237,7 +237,7 @@ def _solve(
     objective: Objective,
     batches: WindowBatches,
     run_validation: Callable[[], dict[str, float]],
-    on_epoch: Callable[[EpochRecord], None] | None,
+    on_epoch: Callable[[EpochRecord], bool | None] | None,
 ) -> EpochRecord:
     """Fit in closed form; recorded as one epoch, with the loss of the solution."""
     model.fit((batch.inputs, batch.targets, batch.mask) for batch in batches)

@@ -15,6 +15,7 @@ from pipelines.cli.stages.corpus import corpus
 from pipelines.cli.stages.finetune import finetune
 from pipelines.cli.stages.media import crops, extract_features, transcribe
 from pipelines.cli.stages.systems import compare, evaluate_fusion, matrix, report, reproduce_table, train_fusion
+from pipelines.cli.stages.tune import tune_fusion
 from pipelines.cli.start import doctor, init, list_names, params
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
@@ -43,6 +44,7 @@ for command in (
     transcribe,
     extract_features,
     finetune,
+    tune_fusion,
     train_fusion,
     evaluate_fusion,
     matrix,

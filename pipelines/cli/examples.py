@@ -26,6 +26,7 @@ EXAMPLES = {
         "extract-features --backbone all --scheduler tcp://host:8786",
     ],
     "finetune": ["avfusion finetune", "finetune-backbone --run emotion --device cuda"],
+    "tune": ["tune-fusion --system fused", "tune-fusion --system fused --space karas2022 --trials 60 --engine optuna"],
     "train": ["train-fusion", "train-fusion --system fused --redo"],
     "evaluate": ["evaluate-fusion", "evaluate-fusion --system fused --partition validation"],
     "matrix": ["avfusion matrix"],

@@ -291,7 +291,7 @@ class Params:
         evaluate: what is evaluated.
         matrix: more systems to compare, in the form of section `fusion`: many models over many sets of modalities. It may be a
             file of its own, `matrix.yaml`, which keeps `dvc exp show` short; its folds are those of `fusion` unless it has its
-            own.
+            own. Its section `cross` stands for systems: every model on every choice of encoders, see docs/search.md.
         cluster: processes that share stage one.
     """
 

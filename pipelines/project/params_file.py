@@ -25,6 +25,7 @@ from pipelines.project.corpus_files import built_targets, has_changed
 from pipelines.project.finetuned import find_faults
 from pipelines.project.params import ALL, CorpusParams, FoldParams, Params
 from pipelines.project.yaml_files import read_yaml
+from pipelines.sections.crossing import expand
 
 T = TypeVar("T")
 
@@ -32,8 +33,12 @@ MATRIX = "matrix.yaml"
 """File beside params.yaml with its section `matrix`; optional."""
 
 
-def read_params(path: Path = paths.PARAMS) -> Params:
+def read_params(path: Path = paths.PARAMS, changes: Path | None = None) -> Params:
     """Read and check a parameter file, and the file of its section `matrix` where there is one.
+
+    Args:
+        path: the file.
+        changes: another one, whose settings replace those of the first; systems and other named parts as a whole.
 
     Raises:
         MissingFileError: if it does not exist.
@@ -53,7 +58,15 @@ def read_params(path: Path = paths.PARAMS) -> Params:
             )
         raw = {**raw, "matrix": read_yaml(matrix)} if isinstance(raw, dict) else raw
         where += f" and '{matrix}'"
+    if changes is not None:
+        raw = _change(raw, read_yaml(changes))
+        where += f", changed by '{changes}'"
+    crossed: Faults = {}
+    if isinstance(raw, dict) and "matrix" in raw:
+        section, crossed = expand(raw["matrix"])
+        raw = {**raw, "matrix": section}
     params, faults = _build(Params, raw)
+    faults = {**faults, **crossed}
     weights = params if params is not None else _build(Params, _keep_weights(raw, faults))[0]
     if weights is not None:
         faults = {**find_faults(weights), **faults}
@@ -67,6 +80,16 @@ def read_params(path: Path = paths.PARAMS) -> Params:
     if params.matrix is not None and params.matrix.folds == FoldParams():
         params = replace(params, matrix=replace(params.matrix, folds=params.fusion.folds))
     return params
+
+
+_NAMED = 2  # sections within sections until that of a system, such as fusion, systems
+
+
+def _change(raw: Any, changes: Any, depth: int = 0) -> Any:
+    """Sections with the settings of others instead; whatever has a name of its own is replaced as a whole."""
+    if depth > _NAMED or not isinstance(raw, dict) or not isinstance(changes, dict):
+        return changes
+    return {**raw, **{name: _change(raw.get(name), each, depth + 1) for name, each in changes.items()}}
 
 
 def read_typed(kind: type[T], raw: Any, where: str) -> T:

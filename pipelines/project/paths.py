@@ -14,6 +14,7 @@ WORDS = Path("work/words")
 FEATURES = Path("features")
 MODELS = Path("work/models")
 NETWORKS = Path("work/networks")
+SEARCHES = Path("work/search")  # a folder each: trials, the runs of their networks, what the engine keeps
 FINETUNED = Path("work/finetuned")
 SETS = "sets"  # folder in FINETUNED with a file for each feature set
 FINETUNINGS = Path("work/finetunings")  # each kept once, and the states of those that were interrupted

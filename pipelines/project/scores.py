@@ -40,6 +40,7 @@ class ScoresDocument(Document):
         best_folds: the setting of that name, as `window` and `hop`.
         folds: those that were scored.
         postprocess: the steps that all figures come after; `raw` has those before.
+        selection: what choosing the best of many systems by validation came to; see `pipelines.stages.matrix`.
     """
 
     systems: dict[str, dict[str, dict[str, dict[str, float | None]]]]
@@ -57,6 +58,7 @@ class ScoresDocument(Document):
     networks: dict[str, str] | None = None
     predictions: dict[str, str] | None = None
     runs: list[dict[str, Cell]] | None = None
+    selection: dict[str, Cell] | None = None
 
     def check(self) -> None:
         """Check that every system has every metric; a missing section has no systems at all."""

@@ -49,6 +49,25 @@ def compare_systems(files: Sequence[Path]) -> list[dict[str, Any]]:
     return [{"rank": rank, **row} for rank, row in enumerate(rows, 1)]
 
 
+def say_selection(path: Path) -> str:
+    """What choosing the best of the systems in a file of scores by validation came to, in a sentence; "" if that is not known.
+
+    Raises:
+        SettingError: if the file is damaged.
+    """
+    document = find_scores(path)
+    found = document.selection if document is not None else None
+    if not found:
+        return ""
+    shown = {key: figure(value) for key, value in found.items() if isinstance(value, float)}
+    return (
+        f"Of {found['systems']} systems, '{found['best']}' has the best validation CCC, {shown['validation']}; {shown['luck']} of it is "
+        f"expected to be luck, from having looked at so many (in {100 * float(found['wins'] or 0):.0f} % of resamples of the validation "
+        f"trials it is the best, too). On the test partition it has {shown['test']}, a drop of {shown['drop']}; the typical system drops by "
+        f"{shown['typical_drop']}."
+    )
+
+
 def _row(name: str, ccc: Mapping[str, Figures]) -> dict[str, Any]:
     targets = [target for target in ccc if target != "mean"]
     means = [_number(ccc[target], "mean") for target in targets]

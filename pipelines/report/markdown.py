@@ -20,6 +20,7 @@ from pipelines.project.finetuned import gather_finetunings
 from pipelines.project.params import AUTO, Params
 from pipelines.project.runs import Row, best_epoch, gather_history
 from pipelines.project.scores import Figures, ScoresDocument, command, figure, find_stale, interval, read_scores, spread
+from pipelines.report.compare import say_selection
 from pipelines.report.figures import draw_history, draw_trial
 from pipelines.report.page import write_page
 from pipelines.report.predictions import Predicted, read_predictions
@@ -92,6 +93,7 @@ def _page(
         *untrained,
         *_say_stale(stale),
         *(scores if systems else []),
+        *_say_matrix(),
         picture("Validation CCC by epoch", "figures", "history.png"),
         "",
         *finetuned,
@@ -101,6 +103,12 @@ def _page(
         lines += _say_stale(stale)
     lines += [picture(f"Trial {trial_id}", "figures", name) for trial_id, name in drawn]
     return "\n".join(lines) + "\n"
+
+
+def _say_matrix() -> list[str]:
+    """What choosing among the systems of the matrix came to, where there is one."""
+    said = say_selection(paths.MATRIX.scores)
+    return [plain(said), ""] if said else []
 
 
 def _say_scored(document: ScoresDocument, manifest: Manifest, names: set[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -57,4 +58,10 @@ SYSTEM = click.option(
     multiple=True,
     shell_complete=names_of("fusion", "systems"),
     help="Only this system in params.yaml; may be repeated.",
+)
+CHANGES = click.option(
+    "--params",
+    "changes",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with settings that replace those in params.yaml, such as best.yaml of a search; systems are replaced as a whole.",
 )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
-from pipelines.cli.options.common import FEATURES, HELP, JSON, REDO, SYSTEM
-from pipelines.console.console import Command, guarded, say, show
+from pipelines.cli.options.common import CHANGES, FEATURES, HELP, JSON, REDO, SYSTEM
+from pipelines.console.console import Command, guarded, note, say, show
 from pipelines.project import paths
 
 
 @click.command("train", cls=Command, context_settings=HELP)
 @SYSTEM
+@CHANGES
 @REDO
 @FEATURES
 @JSON
 @guarded
-def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: bool) -> None:
+def train_fusion(systems: tuple[str, ...], changes: Path | None, redo: bool, features: str, as_json: bool) -> None:
     """Train the fusion systems in params.yaml on stored features, once per seed.
 
     Networks trained with the same settings, features, labels and code are kept, so a killed run continues where it stopped.
@@ -25,7 +27,7 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
     from pipelines.project.params_file import read_params
     from pipelines.stages.training import train_systems
 
-    params = read_params()
+    params = read_params(changes=changes)
     rows = train_systems(params.fusion, systems, features=features, redo=redo, partition=params.evaluate.partition)
     show([{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows], as_json)
 
@@ -37,17 +39,20 @@ def train_fusion(systems: tuple[str, ...], redo: bool, features: str, as_json: b
     type=click.Choice(["auto", "train", "validation", "test"]),
     help="The partition; by default evaluate.partition in params.yaml.",
 )
+@CHANGES
 @FEATURES
 @JSON
 @guarded
-def evaluate_fusion(systems: tuple[str, ...], partition: str | None, features: str, as_json: bool) -> None:
+def evaluate_fusion(
+    systems: tuple[str, ...], partition: str | None, changes: Path | None, features: str, as_json: bool
+) -> None:
     """Predict a partition with every trained system and score what has labels.
 
     The predictions of all trials, labelled or not, go to work/predictions.
     """
     from pipelines.project.params_file import read_params
 
-    params = read_params()
+    params = read_params(changes=changes)
     chosen = params.fusion.pick(systems)  # before torch is imported, which takes seconds
     from pipelines.report.compare import score_rows
     from pipelines.stages.evaluation import evaluate_systems
@@ -66,7 +71,7 @@ def evaluate_fusion(systems: tuple[str, ...], partition: str | None, features: s
 def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     """Train and evaluate the systems in matrix.yaml (or section 'matrix' of params.yaml), and list them, best first."""
     from pipelines.project.params_file import read_params
-    from pipelines.report.compare import compare_systems, table_rows
+    from pipelines.report.compare import compare_systems, say_selection, table_rows
     from pipelines.stages.matrix import leave_empty, train_matrix
 
     params = read_params()
@@ -76,6 +81,8 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
     train_matrix(params, features, redo)
     rows = compare_systems([paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
+    if said := say_selection(paths.MATRIX.scores):
+        note(said)
 
 
 @click.command("report", cls=Command)
@@ -94,10 +101,12 @@ def report(features: str) -> None:
 @guarded
 def compare(as_json: bool) -> None:
     """List all evaluated systems, best first, with confidence intervals over trials."""
-    from pipelines.report.compare import compare_systems, table_rows
+    from pipelines.report.compare import compare_systems, say_selection, table_rows
 
     rows = compare_systems([paths.PROJECT.scores, paths.MATRIX.scores])
     show(rows if as_json else table_rows(rows), as_json)
+    if said := say_selection(paths.MATRIX.scores):
+        note(said)
 
 
 @click.command("reproduce", cls=Command)

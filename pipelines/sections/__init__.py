@@ -1,0 +1,1 @@
+"""Sections of params.yaml that stand for longer ones."""

@@ -1,0 +1,171 @@
+"""Searches with both engines on a small project: every trial is a kept network, killed ones go on, labels of test trials do not matter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from cache.corpus.manifest import Manifest
+from cache.errors import SettingError
+from pipelines.cli.commands import avfusion
+from pipelines.project import networks, paths
+from pipelines.project.corpus_files import load_corpus
+from pipelines.project.params_file import read_params
+from pipelines.search.records import Trial, list_trials
+from pipelines.search.search import Options, tune
+from pipelines.search.trial import Task, Trials
+from pipelines.training.folds import choose_folds
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra 'ray'")
+ENGINES = ["optuna", pytest.param("ray", marks=[needs_ray, pytest.mark.slow])]
+SPACE = {
+    "architecture": {"model": ["rnn", "self_attention"]},
+    "models": {
+        "rnn": {
+            "settings": {"d_model": [8, 16], "d_hidden": [8, 16]},
+            "train": {"lr": {"low": 1e-5, "high": 1e-2, "log": True}},
+        },
+        "self_attention": {
+            "settings": {"d_model": [8, 16], "n_layers": {"low": 1, "high": 2}, "n_heads": [2]},
+            "train": {"lr": {"low": 1e-5, "high": 1e-2, "log": True}},
+        },
+    },
+}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(avfusion, list(arguments))
+
+
+@pytest.fixture
+def space(project: Path) -> Path:
+    """A small space in two stages, in a project as the current folder."""
+    path = project / "space.yaml"
+    path.write_text(yaml.safe_dump(SPACE), encoding="utf-8")
+    return path
+
+
+def search(engine: str, *more: str) -> list[dict]:
+    arguments = ["--system", "fused", "--space", "space.yaml", "--engine", engine, "--epochs", "3", "--grace", "1"]
+    result = run("tune", *arguments, "--workers", "1", "--json", *more)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trials_are_networks_like_any_other(engine: str, space: Path) -> None:
+    rows = search(engine, "--trials", "6")
+    trials = [*list_trials("fused", "architecture"), *list_trials("fused", "parameters")]
+    assert [trial.name[:-5] for trial in trials] == ["architecture"] * 2 + ["parameters"] * 4
+    assert {trial.point["model"] for trial in trials[:2]} == {"rnn", "self_attention"}
+    assert all(trial.state in ("finished", "stopped") and networks.is_kept(trial.network) for trial in trials)
+    assert [row["ccc"] for row in rows] == sorted((row["ccc"] for row in rows), reverse=True)
+    for name in ("trials.csv", "coordinates.png", "importance.png"):
+        assert (Path("results/search/fused") / name).stat().st_size > 100, name
+
+    before = {path.name for path in paths.NETWORKS.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    best = "results/search/fused/best.yaml"
+    trained = run("train", "--system", "fused", "--params", best)
+    assert trained.exit_code == 0, trained.output
+    assert "1 of 2 networks are trained already" in trained.stderr  # seed 0 is the trial, seed 1 is new
+    assert run("evaluate", "--system", "fused", "--partition", "validation", "--params", best).exit_code == 0
+    assert run("models", "prune", "--yes").exit_code == 0
+    assert before <= {path.name for path in paths.NETWORKS.iterdir()}
+    again = search(engine, "--trials", "6")
+    assert again == rows
+
+
+def test_a_search_does_not_see_test_trials(space: Path) -> None:
+    fold = choose_folds(read_params().fusion.folds, load_corpus())[0]
+    assert fold.test
+    rows = search("optuna", "--trials", "4", "--name", "before")
+    manifest = Manifest.load(paths.CORPUS)
+    noise = np.random.default_rng(0)
+    changed = [
+        replace(trial, labels=noise.uniform(-1, 1, trial.labels.shape).astype(np.float32))
+        if trial.id in fold.test
+        else trial
+        for trial in manifest.trials
+        if trial.labels is not None
+    ]
+    replace(manifest, trials=tuple(changed)).save(paths.CORPUS)
+    assert [row["network"] for row in search("optuna", "--trials", "4", "--name", "after")] == [
+        row["network"] for row in rows
+    ]
+    params = read_params().fusion
+    task = Task("x", "fused", params.systems["fused"], params, fold, 1, paths.FEATURES)
+    assert {trial.id for trial in Trials(task, "parameters").manifest.trials} == {*fold.train, *fold.validate}
+
+
+def test_a_stopped_trial_is_the_run_with_so_many_epochs(space: Path) -> None:
+    params = read_params().fusion
+    fold = choose_folds(params.folds, load_corpus())[0]
+    task = Task("x", "fused", params.systems["fused"], params, fold, 3, paths.FEATURES)
+    stopped = Trials(task, "parameters")(0, {}, lambda epochs, score: epochs == 2)
+    whole = Trials(replace(task, epochs=2, search="y"), "parameters")(0, {}, lambda epochs, score: False)
+    assert (stopped.state, whole.state, stopped.epochs) == ("stopped", "finished", 2)
+    assert stopped.network == whole.network
+    weights = {path.name: path.read_bytes() for path in networks.place(stopped.network).iterdir() if path.is_file()}
+    networks.remove_network(networks.place(stopped.network))
+    Trials(replace(task, epochs=2, search="z"), "parameters")(0, {}, lambda epochs, score: False)
+    fresh = {path.name: path.read_bytes() for path in networks.place(stopped.network).iterdir() if path.is_file()}
+    assert fresh == weights
+
+
+def test_a_failed_trial_says_why_and_the_others_go_on(space: Path) -> None:
+    Path("space.yaml").write_text(yaml.safe_dump({"models": {"rnn": {"train": {"lr": [1e-3, 1e3]}}}}), encoding="utf-8")
+    search("optuna", "--trials", "6")
+    trials = list_trials("fused", "parameters")
+    assert len(trials) == 6
+    failed = [trial for trial in trials if trial.state == "failed"]
+    assert all(trial.reason and trial.point["train.lr"] == 1e3 for trial in failed)
+    assert any(trial.state != "failed" for trial in trials)
+
+
+def test_a_search_keeps_to_its_settings(space: Path) -> None:
+    search("optuna", "--trials", "2")
+    result = run("tune", "--system", "fused", "--engine", "optuna", "--trials", "2")
+    assert result.exit_code == 1
+    assert "another space" in result.stderr
+    assert search("optuna", "--trials", "3", "--redo")
+    params = read_params().fusion
+    with pytest.raises(SettingError, match="has no cluster"):
+        tune(params, "fused", Options(engine="optuna", address="127.0.0.1:6379"))
+    each = replace(params.systems["fused"], train=replace(params.systems["fused"].train, per_target=True))
+    with pytest.raises(SettingError, match="a network per target"):
+        tune(replace(params, systems={"fused": each}), "fused", Options(engine="optuna"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_search_goes_on(engine: str, space: Path) -> None:
+    arguments = ["--system", "fused", "--space", "space.yaml", "--engine", engine, "--epochs", "3", "--trials", "8"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "pipelines", "tune", *arguments, "--workers", "1", "--grace", "1"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(3000):
+            if len(list(Path("work/search/fused/trials").glob("*.json"))) >= 3 or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done: list[Trial] = list_trials("fused", "parameters")
+    assert 1 <= len(done) < 6
+    written = {trial.network: (networks.place(trial.network) / "run.json").stat().st_mtime_ns for trial in done}
+    search(engine, "--trials", "8")
+    trials = list_trials("fused", "parameters")
+    assert len(trials) >= 6
+    assert trials[: len(done)] == done
+    assert all((networks.place(name) / "run.json").stat().st_mtime_ns == moment for name, moment in written.items())
