@@ -40,7 +40,7 @@ from pipelines.prediction import live
 from tests.detectors import by_search
 
 RATE = 25
-SIZE = 96
+SIZE = 144  # so large that a face which comes or goes is no cut
 SOUND_HZ = 48_000
 SOUND, FACES = {"audio": "conv1d"}, {"visual": "mobilefacenet"}
 Rows = dict[str, list[str]]
