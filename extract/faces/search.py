@@ -148,6 +148,8 @@ class FaceSearch:
         forward = self._faint.and_more(one[gone], motion[gone])
         backward = _Followers.none().and_more(new, np.zeros_like(new))
         for frame in frames:
+            if not len(forward.boxes) and not len(backward.boxes):
+                break
             forward, backward = self._step([frame, first + last - frame], [forward, backward])
         (forward,) = self._step([last], [forward])
         self._faint = forward.where(forward.unseen > 0)
