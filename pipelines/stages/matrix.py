@@ -61,7 +61,7 @@ def train_matrix(params: Params, features: Where = paths.FEATURES, redo: bool = 
 def leave_empty() -> None:
     """Write empty outputs for stage `matrix`, if there is no such section."""
     networks.take_over(paths.MATRIX.models)
-    for folder in (paths.MATRIX.models, paths.MATRIX.predictions):
+    for folder in (paths.MATRIX.models, paths.MATRIX.predictions, _FOLDER):
         if folder.exists():
             shutil.rmtree(folder)
     remove_file(paths.MATRIX.history)

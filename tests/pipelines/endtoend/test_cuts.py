@@ -52,7 +52,7 @@ def test_without_a_cut_the_centre_stays() -> None:
 def test_whole_pictures_hold_what_the_backbone_reads(project: Path) -> None:
     manifest = Manifest.load(Path("work/corpus"))
     trial = manifest.trials[0]
-    crops = next(Path("work/crops").iterdir())
+    crops = next(path for path in Path("work/crops").iterdir() if not path.name.startswith("."))
     centre, whole = (open_source(kind, manifest, trial, crops) for kind in (IR50, IR50.uncut()))
     items = centre.load().used_items()[:3]
     assert len(whole.load().used_items()) >= len(items) == 3
