@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import click
 
 from pipelines.cli.options.common import JSON, names_of
 from pipelines.cli.options.kinds import DEVICE, RECOGNISER, FrameRate, Frames
-from pipelines.console.console import Command, guarded, show
+from pipelines.console.console import Command, guarded, note, show
 
 _FORMATS = ("csv", "json", "elan", "vtt")
 
@@ -22,6 +24,13 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
         if not name or not path:
             raise click.BadParameter(f"'{value}' is not SET=PATH, such as visual=face.pt.", context, option)
     return {name: Path(path) for name, _, path in pairs}
+
+
+def _finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A number, which nan and inf are not."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number of seconds.", context, option)
+    return value
 
 
 def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -115,6 +124,7 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
 @click.option(
     "--patience",
     type=click.FloatRange(min=0),
+    callback=_finite,
     metavar="SECONDS",
     help="With --live: a file that has not grown for so long is finished.  [default: 5]",
 )
@@ -152,7 +162,11 @@ def predict(
         from pipelines.prediction.live import predict_live
 
         wait_s = PATIENCE_S if patience is None else patience
-        predict_live(videos[0], asked, wait_s, lambda text: click.echo(text, nl=False))
+        try:
+            predict_live(videos[0], asked, wait_s, lambda text: click.echo(text, nl=False))
+        except KeyboardInterrupt:  # the usual end of a stream, and not to be gone on with
+            note("Stopped.")
+            sys.exit(130)
         return
     rows, outcome = predict_files(videos, asked)
     show(rows, as_json)
@@ -171,7 +185,6 @@ def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None,
         "--window": how["window"] != "auto",
         "--hop": how["hop"] != "auto",
         "--postprocess": bool(how["postprocess"]),
-        "--redo": how["redo"],
         "--json": as_json,
     }
     wrong = [option for option, is_given in given.items() if is_given]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import MediaError
+from cache.errors import MediaError, StoreError
 from cache.recipe import Recipe
 from extract.backbones.contract import Backbone
 from extract.engine.devices import choose_device
@@ -70,7 +70,7 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
         SettingError: if a network looks ahead, or reads what is only known long after it was said.
         MissingFileError: if there is no such source, or it lacks what the model reads.
         MediaError: if it cannot be read, or ends without a single frame.
-        StoreError: if the table is there and was not written by predict-affect.
+        StoreError: if the table is there and was not written by predict-affect, or is not to be replaced.
         WeightsError: if a model's weights are not found.
     """
     folders = find_networks(asked.models)
@@ -89,6 +89,10 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
     path = asked.out / f"{name}{FORMATS['csv']}"
     results = Results(asked.out / CACHE, name, source.resolve(), "", "live", redo=True)
     results.refuse_foreign([path])
+    if path.exists() and not asked.redo:
+        raise StoreError(
+            f"'{path}' is there already, and what was followed may never come again. Give another --out, or replace it with --redo."
+        )
     count = 0
     with open_live(source, asked.rate or SOUND_RATE, patience_s) as medium:
         tables = _follow(medium, readers, detectors, prediction, asked)

@@ -207,6 +207,26 @@ def test_faces_and_sound_of_a_growing_file(tmp_path: Path) -> None:
     assert read(Path("online/r.csv"))["face"] == [str(int(is_seen(index) or index in (22, 23))) for index in range(70)]
 
 
+def test_an_answer_is_only_replaced_on_request(tmp_path: Path) -> None:
+    """What was followed may never come again."""
+    recording = write_recording(tmp_path / "r.mkv", 30, is_seen)
+    model = save_model(tmp_path / "run", "rnn", SOUND)
+    assert predict(recording, "--live", "--patience", 0, "--model", model, "--out", "o").exit_code == 0
+    before = Path("o/r.csv").read_bytes()
+    refused = predict(recording, "--live", "--patience", 0, "--model", model, "--out", "o")
+    assert (refused.exit_code, Path("o/r.csv").read_bytes()) == (1, before)
+    assert "is there already" in refused.stderr
+    assert "--redo" in refused.stderr
+    assert predict(recording, "--live", "--patience", 0, "--redo", "--model", model, "--out", "o").exit_code == 0
+
+
+@pytest.mark.parametrize("patience", ["nan", "inf", "-1"])
+def test_patience_is_a_number(tmp_path: Path, patience: str) -> None:
+    result = predict(tmp_path / "r.mkv", "--live", "--patience", patience, "--model", tmp_path, "--out", "o")
+    assert result.exit_code == 2
+    assert "--patience" in result.stderr
+
+
 def test_a_pipe_ends_with_its_writer(tmp_path: Path) -> None:
     """Without waiting."""
     recording = write_recording(tmp_path / "r.mkv", 30, is_seen)
@@ -247,6 +267,7 @@ def test_rows_come_while_the_recording_goes_on_and_stay_when_it_is_stopped(tmp_p
     assert Path("o/pipe.csv").read_text().startswith(result.stdout)  # Ctrl-C may come before the last rows are shown
     assert result.stdout.count("\n") > count - 16
     assert f"{count} frames are in 'o/pipe.csv'" in result.stderr
+    assert "go on" not in result.stderr
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # by libav's caller
@@ -336,7 +357,7 @@ def test_a_file_is_finished_when_it_has_not_grown_for_some_time(tmp_path: Path) 
     assert predict(recording, "--live", "--patience", 0, "--model", model, "--out", "o").exit_code == 0
     quick = time.monotonic() - start
     start = time.monotonic()
-    result = predict(recording, "--live", "--patience", 2, "--model", model, "--out", "o")
+    result = predict(recording, "--live", "--patience", 2, "--redo", "--model", model, "--out", "o")
     assert result.exit_code == 0, result.output
     assert 1.5 < time.monotonic() - start - quick < 10
     assert len(read(Path("o/r.csv"))["frame"]) == 30
@@ -363,5 +384,5 @@ def test_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = predict("/dev/null", "--live", "--model", save_model(tmp_path / "run", "rnn", FACES), "--out", "o")
     assert result.exit_code == 0, result.output
     assert read(Path("o/null.csv"))["frame"] == [str(frame) for frame in range(10)]
-    result = predict("/dev/null", "--live", "--model", save_model(tmp_path / "sound", "rnn", SOUND), "--out", "o")
+    result = predict("/dev/null", "--live", "--model", save_model(tmp_path / "sound", "rnn", SOUND), "--out", "other")
     assert "'/dev/null' has no sound, which the model reads." in result.output
