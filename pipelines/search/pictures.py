@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,15 @@ def _short(name: str) -> str:
     return name.partition(".")[2] or name
 
 
-class _drawing(warnings.catch_warnings):
-    """Draws into memory, and lets the libraries keep their remarks to themselves."""
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draws into memory, lets the libraries keep their remarks to themselves, and undoes the style that Optuna sets for all figures."""
+    import matplotlib
 
-    def __enter__(self) -> None:
-        super().__enter__()
-        import matplotlib
-
+    with warnings.catch_warnings(), matplotlib.rc_context():
         matplotlib.use("Agg")
         warnings.simplefilter("ignore")
+        yield
 
 
 def _save(figure: Any, path: Path, width: float, height: float) -> None:
