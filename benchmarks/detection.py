@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from extract.engine.devices import keep_big_buffers
 from extract.faces.detection import Detection, Detector, FaceConfig, make_detector, match_boxes
 from extract.faces.linking import link
+from extract.faces.people import Crowd, group_by_place
 from extract.faces.search import Sight, find_faces
 from extract.faces.tracking import Track, follow_face
 
@@ -179,7 +180,8 @@ def agreement(whole: Sequence[Detection], found: Sequence[Detection]) -> tuple[i
 def track(found: Sequence[Detection]) -> Track:
     """The largest face through these frames."""
     sights = [Sight(frame, faces, False) for frame, faces in enumerate(found)]
-    return follow_face(link(sights, FaceConfig()), "largest", len(found), (SIZE[1], SIZE[0]))
+    people = group_by_place(link(sights, FaceConfig()))
+    return follow_face(Crowd(tuple(people), False, 0, len(found), (SIZE[1], SIZE[0])), "largest")
 
 
 def side_of(known: Track) -> float:

@@ -34,7 +34,7 @@ from cache.formats.interchange import ImportOptions, import_features
 from extract.corpora.annotations import read_annotation
 from extract.corpora.label_tables import read_table
 from extract.corpora.muse import MuSe
-from extract.faces.crops import CropReader
+from extract.faces.crop_files import CropReader
 from extract.media.audio import load_audio
 from extract.media.video import probe
 from extract.words.transcripts import read_words

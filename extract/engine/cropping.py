@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError
+from cache.errors import AvFusionError, SettingError, WeightsError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
-from cache.store.locks import sweep
-from extract.backbones.contract import load_backbone
+from cache.store.locks import claim, sweep
+from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.claim_queue import ClaimQueue
 from extract.engine.devices import choose_device
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig, crops_are_current, find_track, remove_unfinished, write_crops
+from extract.faces.crop_files import crops_are_current
+from extract.faces.crops import CropConfig, Wanted, remove_unfinished, write_crops
 from extract.faces.detection import Detector, make_detector
-from extract.faces.likeness import Embedder, Reference, read_reference, reference_key
+from extract.faces.finding import VideoFaces
+from extract.faces.likeness import Embedder, Identity, read_reference, reference_key
 from extract.faces.tracking import REFERENCE, Track
+
+IDENTITIES = {"foamliu": "mobilefacenet", "vggface2": "facenet"}
+"""Weights that tell people apart → their backbone."""
 
 
 def crop_trials(
@@ -70,6 +77,14 @@ def croppable(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if "crops" not in trial.media and "video" in trial.media]
 
 
+def by_video(manifest: Manifest, trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials of one video and clock together, which share its decoding and its search; each group where its first one is."""
+    groups: dict[tuple[Path, FrameClock], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((manifest.path(trial, "video"), trial.clock), []).append(trial)
+    return list(groups.values())
+
+
 @dataclass(frozen=True)
 class Cropper:
     """Makes crops of trials; loads its networks when it first needs them.
@@ -84,7 +99,7 @@ class Cropper:
     folder: Path
     device: str | torch.device
     redo: bool
-    _sources: dict[str, str] = field(default_factory=dict)
+    _sources: dict[Path, str] = field(default_factory=dict)
 
     def crop(
         self,
@@ -93,57 +108,90 @@ class Cropper:
         waits: bool = True,
     ) -> Outcome:
         """As `crop_trials`; without `waits`, trials that another process works on are left out of the outcome."""
-        outcome = Outcome()
-        chosen = {trial.id: trial for trial in croppable(trials)}
+        outcome, made = Outcome(), set[str]()
+        groups = by_video(self.manifest, croppable(trials))
+        group_of = {trial.id: group for group in groups for trial in group}
+        chosen = {trial.id: trial for group in groups for trial in group}
         frames = {trial_id: trial.clock.num_frames for trial_id, trial in chosen.items()}
         sweep(self.folder)
         queue = ClaimQueue(
             self.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id), waits=waits
         )
-        queue.work(list(frames), lambda name: self._is_finished(chosen[name]), lambda name: self._make(chosen[name]))
+        queue.work(
+            list(frames),
+            lambda name: name in made or self._is_finished(chosen[name]),
+            lambda name: made.update(self._make(chosen[name], group_of[name])),
+        )
+        together = [name for name in outcome.kept if name in made]
+        outcome.kept = [name for name in outcome.kept if name not in made]
+        outcome.computed += together
         outcome.frames = sum(frames[trial_id] for trial_id in outcome.computed)
         return outcome
 
     def _is_finished(self, trial: Trial) -> bool:
         return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
 
-    def _make(self, trial: Trial) -> None:
-        video = self.manifest.path(trial, "video")
-        path = self.folder / f"{encode_trial_id(trial.id)}.zip"
+    def _make(self, trial: Trial, group: Sequence[Trial]) -> list[str]:
+        """Make the crops of a trial, and of others of its video that no other process works on; returns their ids."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        faces = self._faces(trial)
+        with ExitStack() as claims:
+            wanted = {trial.id: self._wanted(faces, trial)}
+            for other in group:
+                if other.id == trial.id or self._is_finished(other):
+                    continue
+                claimed = claim(self.folder, encode_trial_id(other.id))
+                if claimed is not None:
+                    claims.enter_context(claimed)
+                    with suppress(AvFusionError):  # told when it is its own turn
+                        wanted[other.id] = self._wanted(faces, other)
+            try:
+                write_crops(faces, list(wanted.values()), self._source(trial), self.config)
+            except OSError as error:
+                if isinstance(error, AvFusionError) or error.filename is not None:
+                    raise
+                path = wanted[trial.id].out_zip  # that of a full disk names no file
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        return list(wanted)
+
+    def _wanted(self, faces: VideoFaces, trial: Trial) -> Wanted:
+        """Find the face of a trial in its video."""
+        path = self.folder / f"{encode_trial_id(trial.id)}.zip"
         remove_unfinished(path)
-        source = self._source(trial)
-        reference = self._reference(trial)
-        try:
-            write_crops(video, trial.clock, trial.face, path, self.config, trial.id, self._detector, source, reference)
-        except OSError as error:
-            if isinstance(error, AvFusionError) or error.filename is not None:
-                raise
-            raise OSError(error.errno, error.strerror, str(path)) from error  # that of a full disk names no file
+        return Wanted(self._follow(faces, trial), path, _fingerprint(self.manifest, trial, self.config))
 
     def track(self, trial: Trial) -> Track:
         """Follow a trial's face."""
-        video = self.manifest.path(trial, "video")
-        reference = self._reference(trial)
-        return find_track(video, trial.clock, trial.face, self.config, trial.id, self._detector, reference)
+        return self._follow(self._faces(trial), trial)
 
-    def _reference(self, trial: Trial) -> Reference | None:
-        """The person to follow, if a picture says who."""
+    def _faces(self, trial: Trial) -> VideoFaces:
+        identity = self._identity if self.config.identity else None
+        video = self.manifest.path(trial, "video")
+        return VideoFaces(video, trial.clock, self.config.faces, self._detector, trial.id, identity)
+
+    def _follow(self, faces: VideoFaces, trial: Trial) -> Track:
         if trial.face != REFERENCE:
-            return None
-        picture = self.manifest.path(trial, "face")
+            return faces.follow(trial.face)
         similarity = self.config.reference_similarity
-        return read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
+        picture = self.manifest.path(trial, "face")
+        return faces.follow(
+            REFERENCE, read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
+        )
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""
-        if trial.id not in self._sources:
-            self._sources[trial.id] = sha256_file(self.manifest.path(trial, "video"))
-        return self._sources[trial.id]
+        video = self.manifest.path(trial, "video")
+        if video not in self._sources:
+            self._sources[video] = sha256_file(video)
+        return self._sources[video]
 
     @cached_property
     def _detector(self) -> Detector:
         return make_detector(self.config.faces, str(choose_device(self.device)))
+
+    @cached_property
+    def _identity(self) -> Identity:
+        return make_identity(self.config.identity, self.config.identity_similarity, str(choose_device(self.device)))
 
     @cached_property
     def _embedder(self) -> Embedder:
@@ -155,6 +203,17 @@ class Cropper:
         return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
 
 
+def _fingerprint(manifest: Manifest, trial: Trial, config: CropConfig) -> str:
+    """Fingerprint of the settings of a trial's crops.
+
+    Raises:
+        MissingFileError: if the picture of the face to follow is absent.
+    """
+    if trial.face == REFERENCE:
+        return config.fingerprint(reference_key(manifest.path(trial, "face"), config.reference_weights))
+    return config.fingerprint(trial.face)
+
+
 def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path, source: str = "") -> bool:
     """Whether a trial's crops are complete and made from this video with these settings.
 
@@ -163,11 +222,10 @@ def has_crops(manifest: Manifest, trial: Trial, config: CropConfig, folder: Path
     Raises:
         MissingFileError: if the video, or the picture of the face to follow, is absent.
     """
-    picture = manifest.path(trial, "face") if trial.face == REFERENCE else None
-    face = reference_key(picture, config.reference_weights) if picture else trial.face
+    settings = _fingerprint(manifest, trial, config)
     source = source or sha256_file(manifest.path(trial, "video"))
     path = folder / f"{encode_trial_id(trial.id)}.zip"
-    return crops_are_current(path, source, config.fingerprint(face), trial.clock)
+    return crops_are_current(path, source, settings, trial.clock)
 
 
 def crops_folder(crops: Path, config: CropConfig) -> Path:
@@ -182,7 +240,45 @@ def make_embedder(weights: str, device: str = "cpu") -> Embedder:
         UnknownNameError: if the weights are unknown.
         WeightsError: if they do not fit or cannot be fetched.
     """
-    network = load_backbone("facenet", weights).to(device)
+    return _embedder_of(load_backbone("facenet", weights), device)
+
+
+def make_identity(weights: str, min_similarity: float, device: str = "cpu") -> Identity:
+    """Load a network that tells people apart.
+
+    Args:
+        weights: one of IDENTITIES, or the path of weights of one of their backbones.
+        min_similarity: cosine above which two faces count as one person's.
+        device: of the network.
+
+    Raises:
+        SettingError: if the weights are not such a name, and no file.
+        WeightsError: if they do not fit or cannot be fetched.
+    """
+    if weights in IDENTITIES:
+        network = load_backbone(IDENTITIES[weights], weights)
+    elif Path(weights).is_file():
+        network = _load_any(weights)
+    else:
+        raise SettingError(
+            f"crops.identity is '{weights}'; expected {', '.join(IDENTITIES)} or the path of weights. Check the path."
+        )
+    return Identity(_embedder_of(network, device), network.input.example(1).shape[1], min_similarity)
+
+
+def _load_any(weights: str) -> Backbone:
+    """The first of the backbones of IDENTITIES that weights in a file fit."""
+    faults = []
+    for name in dict.fromkeys(IDENTITIES.values()):
+        try:
+            return load_backbone(name, weights)
+        except WeightsError as error:
+            faults.append(f"{name}: {error}")
+    raise WeightsError(f"crops.identity '{weights}' fits no network that tells people apart. {' '.join(faults)}")
+
+
+def _embedder_of(network: Backbone, device: str) -> Embedder:
+    network = network.to(device)
 
     def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         return network.embed(torch.from_numpy(faces).to(device)).cpu().numpy()

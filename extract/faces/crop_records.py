@@ -36,6 +36,9 @@ class _RecordPart(Part):
     start_s: float
     times: str | None = None
     present: Number
+    cuts: Number = 0
+    elsewhere: Number = 0
+    other: Number = 0
     digest: str
     archive: str
 
@@ -95,3 +98,8 @@ def _digest_start(file: io.BufferedReader | io.BufferedRandom, end: int) -> str:
         content.update(block)
         end -= len(block)
     return content.hexdigest()
+
+
+def digest_line(frame: int, data: bytes) -> bytes:
+    """What one crop adds to the digest of the content of all crops."""
+    return f"{frame + 1} {hashlib.sha256(data).hexdigest()}\n".encode()

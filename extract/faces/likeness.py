@@ -1,8 +1,11 @@
-"""Similarity of faces to a reference picture: the cosine of their FaceNet embeddings [Schroff2015FaceNet]."""
+"""Whose face it is: the cosine between embeddings of a network that tells people apart, such as FaceNet [Schroff2015FaceNet].
+
+Faces are compared with a reference picture, or with each other, so that a person is known again after a gap or a cut.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,22 @@ from extract.media.video import shrunk_size
 SIZE = 160  # side of the faces that are compared, pixels
 
 Embedder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Aligned faces (N, 160, 160, 3) uint8 RGB → embeddings (N, D) of any norm."""
+"""Aligned faces (N, side, side, 3) uint8 RGB → embeddings (N, D) of any norm."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How people are told apart.
+
+    Attributes:
+        embed: the network.
+        size: side of the faces that it reads, pixels.
+        min_similarity: cosine above which two faces count as one person's.
+    """
+
+    embed: Embedder
+    size: int
+    min_similarity: float
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,11 @@ class Reference:
     embed: Embedder
     min_similarity: float
 
-    def score(self, faces: Sequence[NDArray[np.uint8]], trial_id: str) -> NDArray[np.float64]:
+    def score(self, means: NDArray[np.float32], trial_id: str) -> NDArray[np.float64]:
         """Similarity of people to the picture.
 
         Args:
-            faces: per person, (N, 160, 160, 3) uint8 aligned faces, N at least 1.
+            means: (N, D), per person the mean of the embeddings of some faces, each of norm 1.
             trial_id: the trial, for the message.
 
         Returns:
@@ -52,11 +70,11 @@ class Reference:
         Raises:
             MediaError: if nobody matches the picture.
         """
-        means = [float((_unit(self.embed(each)) @ self.embedding).mean()) for each in faces]
-        scores = np.array(means) - self.min_similarity
+        cosines = (means @ self.embedding).astype(np.float64)
+        scores = cosines - self.min_similarity
         if len(scores) and scores.max() <= 0:
             raise MediaError(
-                f"Nobody in trial '{trial_id}' matches '{self.path}': the best similarity is {max(means):.2f}, expected more "
+                f"Nobody in trial '{trial_id}' matches '{self.path}': the best similarity is {cosines.max():.2f}, expected more "
                 f"than {self.min_similarity:.2f}. Take another picture or lower crops.reference_similarity."
             )
         return scores
@@ -100,9 +118,9 @@ def read_reference(
         )
     largest = int(np.argmax((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)))
     face = align_face(np.array(image), found.landmarks[largest], SIZE)
-    return Reference(picture, _unit(embed(face[None]))[0], embed, min_similarity)
+    return Reference(picture, unit(embed(face[None]))[0], embed, min_similarity)
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, D) rows of norm 1."""
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) rows scaled to norm 1."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,11 @@ class Tracklet:
         self.frames.append(frame)
         self._values.frombytes(np.concatenate((box, landmarks.ravel())).astype(np.float32).tobytes())
 
+    @property
+    def num_frames(self) -> int:
+        """Frames from the first detection to the last one."""
+        return self.frames[-1] - self.frames[0] + 1
+
     def boxes(self) -> NDArray[np.float32]:
         """(N, 4) of the detections, pixels."""
         return self._rows(0, len(self.frames))[:, :4]
@@ -45,6 +50,12 @@ class Tracklet:
     def landmarks(self, at: int) -> NDArray[np.float32]:
         """(5, 2) of one detection, pixels."""
         return self._rows(at, at + 1)[0, 4:].reshape(5, 2)
+
+    def end_before(self, frame: int) -> None:
+        """Drop the detections from a frame on; at least one is before it."""
+        at = bisect_left(self.frames, frame)
+        del self.frames[at:], self._values[14 * at :]
+        self.last_box = self._rows(at - 1, at)[0, :4]
 
     def between(self, start: int, stop: int) -> NDArray[np.float32]:
         """(N, 5, 2) landmarks in the frames from `start` to `stop` of the tracklet, interpolated linearly."""
@@ -97,7 +108,23 @@ def link(sights: Iterable[Sight], config: FaceConfig) -> list[Tracklet]:
     linker = Linker(config)
     for sight in sights:
         linker.add(sight)
-    return sorted(linker.done + linker.active, key=lambda part: (part.frames[0], *part.first_box.tolist()))
+    found = sorted(linker.done + linker.active, key=lambda part: (part.frames[0], *part.first_box.tolist()))
+    _end_doubles(found, config)
+    return found
+
+
+def _end_doubles(tracklets: Sequence[Tracklet], config: FaceConfig) -> None:
+    """End tracklets that would soon end where another one of the same face begins, which was found twice for a moment."""
+    recent: list[Tracklet] = []
+    for part in tracklets:
+        first = part.frames[0]
+        recent = [one for one in recent if one.frames[-1] >= first]
+        for one in recent:
+            at = bisect_left(one.frames, first)
+            ends = one.frames[0] < first and one.frames[-1] <= min(first + config.max_gap, part.frames[-1])
+            if ends and match_boxes(one.boxes()[at : at + 1], part.first_box[None], config.min_overlap):
+                one.end_before(first)
+        recent.append(part)
 
 
 def box_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

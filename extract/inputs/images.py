@@ -16,7 +16,8 @@ from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, SettingError, ShapeError, with_full_stop
 from cache.names import encode_trial_id
 from cache.settings import expected_one_of
-from extract.faces.crops import CropConfig, CropReader, fit_picture
+from extract.faces.crop_files import CropReader, fit_picture
+from extract.faces.crops import CropConfig
 from extract.faces.following import FaceFollower
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import GIVEN, Input

@@ -21,7 +21,7 @@ from cache.store.receipt import Receipt, open_receipt
 from cache.store.records import invalid_runs
 from cache.targets import Target
 from extract.engine.cropping import crops_folder
-from extract.faces.crops import CropReader
+from extract.faces.crop_files import CropReader
 from extract.inputs.images import crops_path
 from pipelines.console.escaping import printable
 from pipelines.project import paths

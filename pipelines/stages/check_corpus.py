@@ -21,8 +21,7 @@ from cache.names import config_of, load_named
 from cache.settings import as_settings
 from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, list_crops, of_trial
-from extract.faces.crop_files import FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
-from extract.faces.crops import CropReader
+from extract.faces.crop_files import CropReader, FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
 from extract.media.audio import count_samples
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import read_frames

@@ -16,7 +16,7 @@ from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
 from cache.store.locks import free
-from extract.engine.cropping import Cropper, croppable, crops_folder
+from extract.engine.cropping import Cropper, by_video, croppable, crops_folder
 from extract.engine.devices import choose_device, torch_threads
 from extract.engine.outcome import Outcome, join_outcomes
 from extract.faces.crop_records import read_crop_record
@@ -60,7 +60,7 @@ def make_crops(
     with tell(told, "crops", total) as advance:
         workers = workers or _choose_workers(missing, device)
         if workers > 1 and told is None:
-            made = _share(cropper, missing, workers, advance)
+            made = _share(cropper, by_video(manifest, missing), workers, advance)
         left = [trial for trial in trials if trial.id not in made.computed]
         outcome = cropper.crop(left, advance)
     outcome.add(replace(made, failures={}))  # those were tried again
@@ -71,20 +71,25 @@ def _crop_in(cluster: Cluster, cropper: Cropper, trials: list[Trial]) -> Outcome
     """Make crops in the workers of a cluster."""
 
     def release(names: list[str], seat: Seat) -> None:
-        free(cropper.folder, [encode_trial_id(name) for name in names], seat.node.host, seat.node.pid)
+        held = [encode_trial_id(trial.id) for name in names for trial in groups[name]]
+        free(cropper.folder, held, seat.node.host, seat.node.pid)
 
-    items = [Item(trial.id, trial.clock.num_frames, replace(trial, labels=None)) for trial in trials]
+    groups = {group[0].id: group for group in by_video(cropper.manifest, trials)}
+    items = [
+        Item(name, group[0].clock.num_frames, [replace(trial, labels=None) for trial in group])
+        for name, group in groups.items()
+    ]
     bare = replace(cropper, manifest=replace(cropper.manifest, trials=()))
     shared = share(cluster, items, partial(_open_cropper, bare), "crops", 1, str(cropper.device), release)
     outcome = join_outcomes(shared.results)
-    outcome.failures |= shared.failures
+    outcome.failures |= {trial.id: why for name, why in shared.failures.items() for trial in groups[name]}
     return outcome
 
 
 def _open_cropper(bare: Cropper, device: str) -> Runner:
     """What makes crops in a worker, which loads its networks once."""
     cropper = replace(bare, device=device)
-    return lambda trials, told: cropper.crop(trials, partial(told, "crops"))
+    return lambda groups, told: cropper.crop([trial for group in groups for trial in group], partial(told, "crops"))
 
 
 def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:
@@ -95,13 +100,13 @@ def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:
     return min(available_cores(), _MOST_WORKERS, len(trials), frames // _FRAMES_EACH)
 
 
-def _share(cropper: Cropper, trials: list[Trial], workers: int, advance: Callable[[int, str], None]) -> Outcome:
-    """Make crops in several processes; trials of a process that dies are left."""
+def _share(cropper: Cropper, groups: list[list[Trial]], workers: int, advance: Callable[[int, str], None]) -> Outcome:
+    """Make crops in several processes, those of one video in one of them; trials of a process that dies are left."""
     done = multiprocessing.get_context("spawn").Value("q", 0)
     make = partial(_Worker, cropper, max(1, available_cores() // workers), done)
     made = Outcome()
     try:
-        for outcome in run_jobs(trials, make, workers, make(advance)):
+        for outcome in run_jobs(groups, make, workers, make(advance)):
             made.add(outcome)
     except BrokenProcessPool:
         warn("A process that made crops ended early, perhaps for want of memory; its trials are taken over.")
@@ -109,7 +114,7 @@ def _share(cropper: Cropper, trials: list[Trial], workers: int, advance: Callabl
 
 
 class _Worker:
-    """Makes the crops of one trial after another in a process; in this one, it also shows the progress of all."""
+    """Makes the crops of one video after another in a process; in this one, it also shows the progress of all."""
 
     def __init__(
         self, cropper: Cropper, threads: int, done: Any, advance: Callable[[int, str], None] | None = None
@@ -117,14 +122,14 @@ class _Worker:
         self._cropper, self._threads, self._done, self._advance = cropper, threads, done, advance
         self._shown = 0
 
-    def __call__(self, trial: Trial) -> Outcome:
+    def __call__(self, trials: list[Trial]) -> Outcome:
         with torch_threads(self._threads):
-            outcome = self._cropper.crop([trial], waits=False)
+            outcome = self._cropper.crop(trials, waits=False)
         with self._done.get_lock():
-            self._done.value += trial.clock.num_frames
+            self._done.value += sum(trial.clock.num_frames for trial in trials)
             done = self._done.value
         if self._advance is not None:
-            self._advance(done - self._shown, trial.id)
+            self._advance(done - self._shown, trials[0].id)
             self._shown = done
         return outcome
 

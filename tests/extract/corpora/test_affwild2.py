@@ -20,7 +20,7 @@ from extract.corpora.affwild2 import AffWild2, Config
 from extract.corpora.demo import corpus as demo
 from extract.corpora.demo.corpus import DemoCorpus
 from extract.corpora.reading import CorpusFaults
-from extract.faces.crops import CropReader
+from extract.faces.crop_files import CropReader
 from extract.inputs.images import CropSource, ImageInput
 
 SIXTH = "6th ABAW Annotations/VA_Estimation_Challenge"

@@ -24,25 +24,25 @@ from PIL import Image
 from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError, SettingError, ShapeError
 from cache.foreign import sha256_file
-from extract.faces import crops
-from extract.faces.crop_files import crop_numbers
+from extract.faces import finding
+from extract.faces.crop_files import CropReader, crop_numbers, crops_are_current
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig, CropReader, crops_are_current, write_crops
+from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection, FaceConfig, make_detector
 from extract.faces.search import find_faces
 from extract.media.video import probe
-from tests.detectors import by_search
+from tests.detectors import by_search, crop_one
 
 CONFIG = CropConfig(faces=FaceConfig(every=4))
 CLOCK = FrameClock(Fraction(25), 40)
 
 
 def find_grey(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-    """A face that fills the picture unless the picture is black."""
+    """A face that fills the picture unless its left edge is black."""
     found = []
     for picture in pictures:
-        number = int(picture.mean() > 20)
         height, width = picture.shape[:2]
+        number = int(picture[:, : width // 16].mean() > 20)
         landmarks = np.tile(TEMPLATE.astype(np.float32) * (width / 128), (number, 1, 1))
         box = np.array([[0, 0, width, height]], np.float32)
         found.append(Detection(np.tile(box, (number, 1)), np.ones(number, np.float32), landmarks))
@@ -50,13 +50,19 @@ def find_grey(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
 
 
 def draw_grey(index: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Grey whose level tells the frame; frames 10 to 24 are black."""
-    return np.full((height, width, 3), 0 if 10 <= index < 25 else 50 + 4 * index, np.uint8)
+    """Grey whose level tells the frame; the left edge of frames 10 to 24 is black, which is no cut."""
+    return edged(np.full((height, width, 3), 50 + 4 * index, np.uint8), 10 <= index < 25)
+
+
+def edged(picture: NDArray[np.uint8], is_hidden: bool) -> NDArray[np.uint8]:
+    """A picture with a black left edge if it is hidden."""
+    picture[:, : picture.shape[1] // 16 if is_hidden else 0] = 0
+    return picture
 
 
 def draw_by_quarter(index: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Grey for a quarter of an hour, lighter, black, lighter still; one picture per second."""
-    return np.full((height, width, 3), (60, 120, 0, 180)[index // 900], np.uint8)
+    """Grey for a quarter of an hour, lighter, hidden, lighter still; one picture per second."""
+    return edged(np.full((height, width, 3), 60 + 12 * (index // 900), np.uint8), index // 900 == 2)
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def video(tmp_path: Path, media: SimpleNamespace) -> Path:
 
 
 def make(video: Path, path: Path) -> dict[str, object]:
-    return write_crops(video, CLOCK, "largest", path, CONFIG, "P1", by_search(find_grey))
+    return crop_one(video, CLOCK, "largest", path, CONFIG, by_search(find_grey))
 
 
 def jpeg(level: int = 100, size: int = 16) -> bytes:
@@ -117,7 +123,7 @@ def test_the_record_says_what_the_crops_were_made_of(tmp_path: Path, video: Path
 
 def test_bytes_do_not_depend_on_time_or_batches(tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(video, tmp_path / "a.zip")
-    monkeypatch.setattr(crops, "find_faces", partial(find_faces, batch_size=3))
+    monkeypatch.setattr(finding, "find_faces", partial(find_faces, batch_size=3))
     make(video, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
@@ -169,20 +175,22 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, media: SimpleNamespace) -
 
 
 KILLED = """
-import itertools, os, signal, sys
+import os, signal, sys
 from fractions import Fraction
 from pathlib import Path
 import extract.faces.crops as crops
 from cache.clock import FrameClock
-def some(*arguments):
+from extract.faces.finding import VideoFaces
+from extract.faces.tracking import Track
+def some(faces, wanted):
     for frame in range(30):
         if frame == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-        yield frame, bytes(20000)
-crops.find_track = lambda *arguments: crops.Track(None, __import__("numpy").ones(40, bool))
-crops._crops = some
-crops.write_crops(Path("v"), FrameClock(Fraction(25), 40), "left", Path(sys.argv[1]), crops.CropConfig(), "P1",
-                  list, "0")
+        yield frame, None, [(0, None)]
+crops._pictures = some
+crops.encode_crop = lambda *arguments: bytes(20000)
+faces = VideoFaces(Path("v"), FrameClock(Fraction(25), 40), None, None, "P1")
+crops.write_crops(faces, [crops.Wanted(Track((), 40), Path(sys.argv[1]), "settings")], "source", crops.CropConfig())
 """
 
 
@@ -336,10 +344,10 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamesp
         tmp_path / "v.mp4",
         3000,
         size=(128, 128),
-        draw=lambda index, h, w: np.full((h, w, 3), 60 + index % 99, np.uint8),
+        draw=lambda index, h, w: np.full((h, w, 3), 60 + abs(index % 198 - 99), np.uint8),
     )
     before = resident_mb()
-    record = write_crops(video, clock, "left", tmp_path / "c.zip", CONFIG, "P1", by_search(find_grey))
+    record = crop_one(video, clock, "left", tmp_path / "c.zip", CONFIG, by_search(find_grey))
     assert record["present"] == 3000
     assert resident_mb() - before < 40, "3000 pictures are 147 MB"
 
@@ -347,7 +355,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, media: SimpleNamesp
 def test_crops_of_an_hour(tmp_path: Path, media: SimpleNamespace) -> None:
     clock = FrameClock(Fraction(1), 3600)
     video = media.write_video(tmp_path / "hour.mp4", 3600, 1, size=(120, 160), draw=draw_by_quarter)
-    record = write_crops(video, clock, "largest", tmp_path / "c.zip", CONFIG, "P1", by_search(find_grey))
+    record = crop_one(video, clock, "largest", tmp_path / "c.zip", CONFIG, by_search(find_grey))
     reader = CropReader(tmp_path / "c.zip", clock)
     assert (record["present"], len(reader.frames)) == (2700, 2700)
     assert np.flatnonzero(~reader.valid).tolist() == list(range(1800, 2700))
@@ -360,7 +368,7 @@ def test_a_real_face(tmp_path: Path, media: SimpleNamespace) -> None:
         pytest.skip("no shared media here")
     info = probe(path)
     clock = FrameClock(info.rate, info.num_frames)
-    record = write_crops(path, clock, "largest", tmp_path / "c.zip", CropConfig(), "P1", make_detector(FaceConfig()))
+    record = crop_one(path, clock, "largest", tmp_path / "c.zip", CropConfig(), make_detector(FaceConfig()))
     assert record["present"] == info.num_frames
     reader = CropReader(tmp_path / "c.zip", clock)
     faces = reader.read(reader.frames[::10]).astype(float)
@@ -399,7 +407,7 @@ def test_crops_of_varying_pictures_belong_to_their_times(tmp_path: Path, media: 
     )
     clock = probe(video).clock
     assert clock.times is not None
-    record = write_crops(video, clock, "largest", tmp_path / "v.zip", CONFIG, "v", by_search(find_grey))
+    record = crop_one(video, clock, "largest", tmp_path / "v.zip", CONFIG, by_search(find_grey))
     assert read_crop_record(tmp_path / "v.zip") == record
     reader = CropReader(tmp_path / "v.zip", clock)
     assert reader.frames.tolist() == [*range(10), *range(25, 40)]
@@ -415,7 +423,7 @@ def test_crops_of_varying_pictures_belong_to_their_times(tmp_path: Path, media: 
 
 def test_crops_of_the_longest_name(tmp_path: Path, video: Path) -> None:
     path = tmp_path / f"{'x' * 240}.zip"
-    write_crops(video, CLOCK, "largest", path, CONFIG, "x" * 240, by_search(find_grey))
+    crop_one(video, CLOCK, "largest", path, CONFIG, by_search(find_grey))
     assert crops_are_current(path, sha256_file(video), CONFIG.fingerprint("largest"), CLOCK)
 
 

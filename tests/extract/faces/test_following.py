@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from cache.errors import SettingError
 from extract.faces import following
-from extract.faces.crops import CropConfig, enlarging
+from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection, Detector
+from extract.faces.finding import enlarging
 from extract.faces.following import FaceFollower
 from extract.faces.linking import link
 from extract.faces.search import find_faces
-from extract.faces.tracking import follow_face
-from tests.detectors import by_search
+from tests.detectors import by_search, follow_parts
 
 SIDE = 200
 Place = tuple[int, int, int]  # left, top, side
@@ -66,7 +66,7 @@ def finished(scene: Scene, num_frames: int, face: str) -> NDArray[np.float32]:
     config = CropConfig().faces
     detector = enlarging(make_detector(scene), (SIDE, SIDE), config.max_side)
     sights = find_faces(((index, picture(index)) for index in range(num_frames)), detector, config)
-    return follow_face(link(sights, config), face, num_frames, (SIDE, SIDE)).landmarks
+    return follow_parts(link(sights, config), face, num_frames, (SIDE, SIDE)).landmarks
 
 
 def alone(index: int) -> list[Place]:

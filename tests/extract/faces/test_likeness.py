@@ -17,10 +17,11 @@ from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError
 from extract.backbones.contract import load_backbone
 from extract.engine.cropping import make_embedder
-from extract.faces.crops import CropConfig, CropReader, write_crops
+from extract.faces.crop_files import CropReader
+from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection, FaceConfig
 from extract.faces.likeness import SIZE, Reference, read_reference, reference_key
-from tests.detectors import by_search
+from tests.detectors import by_search, crop_one
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)
 NUM = 30
@@ -80,9 +81,7 @@ def test_the_person_of_the_picture_is_followed(
 ) -> None:
     who = reference(save_picture(tmp_path / "who.png", colour, (90, 90, 90)))
     config, clock = CropConfig(faces=FaceConfig(every=1, max_gap=0)), FrameClock(25, NUM)  # type: ignore[arg-type]
-    record = write_crops(
-        video, clock, "reference", tmp_path / "c.zip", config, "P1", by_search(find_colours), reference=who
-    )
+    record = crop_one(video, clock, "reference", tmp_path / "c.zip", config, by_search(find_colours), who)
     reader = CropReader(tmp_path / "c.zip", clock)
     assert reader.frames.tolist() == frames
     colours = reader.read(reader.frames)[:, 20:90, 20:90].mean(axis=(1, 2))
@@ -97,9 +96,7 @@ def test_nobody_like_the_picture_is_an_error(tmp_path: Path, video: Path) -> Non
     with pytest.raises(
         MediaError, match=r"Nobody in trial 'P1' matches .*green\.png': the best similarity is -0\.\d\d"
     ):
-        write_crops(
-            video, clock, "reference", tmp_path / "c.zip", CropConfig(), "P1", by_search(find_colours), reference=who
-        )
+        crop_one(video, clock, "reference", tmp_path / "c.zip", CropConfig(), by_search(find_colours), who)
     assert not (tmp_path / "c.zip").exists()
 
 

@@ -10,8 +10,10 @@ import pytest
 from cache.errors import SettingError
 from extract.faces.detection import Detection, FaceConfig
 from extract.faces.linking import Tracklet, link
+from extract.faces.people import Sighting
 from extract.faces.search import Sight
-from extract.faces.tracking import Sighting, Track, follow_face
+from extract.faces.tracking import Track
+from tests.detectors import follow_parts
 
 SIZE = (480, 640)
 Place = tuple[float, float, float]  # centre x, centre y, side
@@ -33,7 +35,7 @@ def follow(
     places: Callable[[int], list[Place | None]], face: str, num_frames: int, every: int = 1, **settings: int
 ) -> Track:
     frames = sorted({*range(0, num_frames, every), num_frames - 1})
-    return follow_face(tracklets(places, frames, **settings), face, num_frames, SIZE)
+    return follow_parts(tracklets(places, frames, **settings), face, num_frames, SIZE)
 
 
 def tracklets(places: Callable[[int], list[Place | None]], frames: Iterable[int], **settings: int) -> list[Tracklet]:
@@ -179,15 +181,15 @@ def test_the_face_like_a_picture_is_followed_wherever_it_moves() -> None:
         asked.extend(len(sightings) for sightings in people)
         return np.array([0.2 if sightings[0][1][2, 1] == 100 else -0.3 for sightings in people])
 
-    track = follow_face(found, "reference", 80, SIZE, likeness)
+    track = follow_parts(found, "reference", 80, SIZE, likeness)
     frames = np.arange(80)
     np.testing.assert_array_equal(track.present, (frames < 20) | (frames >= 40))
     assert set(centres(track)[track.present, 0].tolist()) == {100.0, 500.0}
     assert asked == [5, 5, 5]
-    nobody = follow_face(found, "reference", 80, SIZE, lambda people: np.full(len(people), -0.1))
+    nobody = follow_parts(found, "reference", 80, SIZE, lambda people: np.full(len(people), -0.1))
     assert not nobody.present.any()
     with pytest.raises(SettingError, match="or reference with a picture"):
-        follow_face(found, "reference", 80, SIZE)
+        follow_parts(found, "reference", 80, SIZE)
 
 
 def test_a_cut_ends_a_tracklet_at_once() -> None:
@@ -210,4 +212,4 @@ def test_a_single_frame() -> None:
 
 def test_unknown_face() -> None:
     with pytest.raises(SettingError, match="'biggest' .*one of largest, centre, left, right"):
-        follow_face([], "biggest", 10, SIZE)
+        follow_parts([], "biggest", 10, SIZE)

@@ -11,6 +11,7 @@ import pytest
 from cache.clock import FrameClock
 from cache.targets import AFFECT
 from extract.faces.detection import TEMPLATE
+from extract.faces.linking import Tracklet
 from extract.faces.tracking import Track
 from pipelines.prediction.answers import Answer
 from pipelines.prediction.overlay import Painter
@@ -33,8 +34,8 @@ def answer(tmp_path: Path) -> Answer:
 
 
 def test_a_picture_shows_its_own_moment(answer: Answer) -> None:
-    landmarks = np.stack([TEMPLATE + np.array([100, 50]), TEMPLATE]).astype(np.float32)
-    painter = Painter(answer, Track(landmarks, np.array([True, False])))
+    seen = Tracklet(0, np.zeros(4, np.float32), (TEMPLATE + np.array([100, 50])).astype(np.float32), 0)
+    painter = Painter(answer, Track((seen,), 2))
     picture = np.full((301, 401, 3), 90, np.uint8)
     first, second = painter(0, picture), painter(1, picture)
     assert first.shape == second.shape == (420, 400, 3)

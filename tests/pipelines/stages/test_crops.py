@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,8 +25,9 @@ from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from extract.engine import claim_queue, cropping
 from extract.engine.cropping import crop_trials, crops_folder
+from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig, CropReader
+from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
 from extract.inputs.images import crops_path
 from pipelines.stages import crops as stage
@@ -111,9 +113,11 @@ def slow_halves(seconds: float) -> object:
 
 
 def videos(manifest: Manifest, names: str) -> Manifest:
-    """Trials that all show the same video."""
-    first = replace(manifest.trials[0], media={"video": "v.mkv"}, face="right")
-    return replace(manifest, trials=tuple(replace(first, id=name) for name in names))
+    """Trials that each show a copy of the video."""
+    first = replace(manifest.trials[0], face="right")
+    for name in names:
+        shutil.copy(manifest.root / "v.mkv", manifest.root / f"{name}.mkv")
+    return replace(manifest, trials=tuple(replace(first, id=name, media={"video": f"{name}.mkv"}) for name in names))
 
 
 @pytest.mark.filterwarnings("ignore:Waiting for the crops")

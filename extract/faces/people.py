@@ -1,0 +1,135 @@
+"""The people of a video: tracklets that can only be one person's, told apart by their faces or, within a shot, by their places."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.faces.linking import SAME_PLACE, Tracklet, box_distance
+
+_SIGHTINGS = 5  # faces of a tracklet that are looked at to know whose it is
+
+Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
+Describe = Callable[[Sequence[Sequence[Sighting]]], NDArray[np.float32]]
+"""Maps the sightings of N faces to descriptors (N, D) of norm 1."""
+
+
+@dataclass
+class Person:
+    """Tracklets that never overlap in time, in order."""
+
+    tracklets: list[Tracklet] = field(default_factory=list)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in which the person is seen."""
+        return sum(part.num_frames for part in self.tracklets)
+
+    def place(self) -> tuple[NDArray[np.float32], float]:
+        """Median centre (x, y) and median side of the boxes, pixels."""
+        boxes = np.concatenate([part.boxes() for part in self.tracklets])
+        sides = np.sqrt(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1))
+        return np.median((boxes[:, :2] + boxes[:, 2:]) / 2, axis=0), float(np.median(sides))
+
+    def sightings(self, most: int = _SIGHTINGS) -> list[Sighting]:
+        """A few detections, evenly spaced."""
+        seen = [(part, at) for part in self.tracklets for at in range(len(part.frames))]
+        places = np.linspace(0, len(seen) - 1, min(most, len(seen)) + 2)[1:-1]
+        chosen = [seen[place] for place in dict.fromkeys(np.rint(places).astype(int).tolist())]
+        return [(part.frames[at], part.landmarks(at)) for part, at in chosen]
+
+    def neighbours(self, part: Tracklet) -> tuple[Tracklet | None, Tracklet | None]:
+        """The last tracklet that starts before another one, and the next."""
+        at = self._place_of(part)
+        return (self.tracklets[at - 1] if at else None), (self.tracklets[at] if at < len(self.tracklets) else None)
+
+    def meets(self, part: Tracklet) -> bool:
+        """Whether this person is seen during another tracklet."""
+        before, after = self.neighbours(part)
+        return bool((before and before.frames[-1] >= part.frames[0]) or (after and after.frames[0] <= part.frames[-1]))
+
+    def add(self, part: Tracklet) -> None:
+        """Add a tracklet that does not meet the others."""
+        self.tracklets.insert(self._place_of(part), part)
+
+    def distance(self, part: Tracklet) -> float:
+        """Smallest distance to the tracklets before and after another one, in face sizes; inf if the sizes differ."""
+        before, after = self.neighbours(part)
+        steps = [(before.last_box, part.first_box)] if before else []
+        steps += [(part.last_box, after.first_box)] if after else []
+        return min(box_distance(one, other) for one, other in steps)
+
+    def _place_of(self, part: Tracklet) -> int:
+        return bisect_left(self.tracklets, part.frames[0], key=lambda mine: mine.frames[0])
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Everybody in a video.
+
+    Attributes:
+        people: all of them; each belongs to one shot, unless they are known by their faces.
+        known: whether they are told apart by their faces, so that a person goes on after a cut.
+        cuts: number of cuts.
+        num_frames: T.
+        frame_size: height and width of the picture, pixels.
+    """
+
+    people: tuple[Person, ...]
+    known: bool
+    cuts: int
+    num_frames: int
+    frame_size: tuple[int, int]
+
+    @property
+    def shots(self) -> list[list[Person]]:
+        """The people between whom one may be chosen: those of each shot, or all if they are known."""
+        if self.known:
+            return [list(self.people)] if self.people else []
+        in_order = sorted(self.people, key=lambda person: person.tracklets[0].shot)
+        return [list(group) for _, group in groupby(in_order, key=lambda person: person.tracklets[0].shot)]
+
+
+def group_by_place(tracklets: Sequence[Tracklet]) -> list[Person]:
+    """Join tracklets in one place of one shot to people, the longest first."""
+    people: list[Person] = []
+    for part in _longest_first(tracklets):
+        free = [each for each in people if each.tracklets[0].shot == part.shot and not each.meets(part)]
+        nearest = min(free, key=lambda person: person.distance(part), default=None)
+        if nearest is None or nearest.distance(part) > SAME_PLACE:
+            people.append(nearest := Person())
+        nearest.add(part)
+    return people
+
+
+def group_by_face(tracklets: Sequence[Tracklet], describe: Describe, min_similarity: float) -> list[Person]:
+    """Join tracklets of one face to people, the longest first, wherever and whenever it is seen.
+
+    Args:
+        tracklets: of the whole video.
+        describe: describes faces.
+        min_similarity: cosine between a tracklet's and a person's descriptors above which it is the same face.
+    """
+    parts = _longest_first(tracklets)
+    people: list[Person] = []
+    sums: list[NDArray[np.float32]] = []
+    for part, descriptor in zip(parts, describe([Person([part]).sightings() for part in parts]), strict=True):
+        alike = [float(each @ descriptor) / max(float(np.linalg.norm(each)), 1e-12) for each in sums]
+        free = [at for at, person in enumerate(people) if alike[at] > min_similarity and not person.meets(part)]
+        if free:
+            at = max(free, key=alike.__getitem__)
+            people[at].add(part)
+            sums[at] = sums[at] + descriptor
+        else:
+            people.append(Person([part]))
+            sums.append(descriptor)
+    return people
+
+
+def _longest_first(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
+    return sorted(tracklets, key=lambda part: -part.num_frames)
