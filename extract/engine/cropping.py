@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError, SettingError, WeightsError
+from cache.errors import AvFusionError, CorpusError, SettingError, WeightsError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from cache.store.locks import claim, sweep
@@ -28,7 +28,8 @@ from extract.faces.crops import CropConfig, Wanted, remove_unfinished, write_cro
 from extract.faces.detection import Detector, make_detector
 from extract.faces.finding import VideoFaces
 from extract.faces.likeness import Embedder, Identity, read_reference, reference_key
-from extract.faces.tracking import REFERENCE, Track
+from extract.faces.people_files import person_key, read_people
+from extract.faces.tracking import PERSON, REFERENCE, Track
 
 IDENTITIES = {"foamliu": "mobilefacenet", "vggface2": "facenet"}
 """Weights that tell people apart → their backbone."""
@@ -170,6 +171,8 @@ class Cropper:
         return VideoFaces(video, trial.clock, self.config.faces, self._detector, trial.id, identity)
 
     def _follow(self, faces: VideoFaces, trial: Trial) -> Track:
+        if trial.face.startswith(PERSON):
+            return self._one_of_all(trial)
         if trial.face != REFERENCE:
             return faces.follow(trial.face)
         similarity = self.config.reference_similarity
@@ -177,6 +180,16 @@ class Cropper:
         return faces.follow(
             REFERENCE, read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
         )
+
+    def _one_of_all(self, trial: Trial) -> Track:
+        """The track of a person who was found when all of the video's were."""
+        people = read_people(self.manifest.path(trial, "people"))
+        number = int(trial.face.removeprefix(PERSON))
+        if not 1 <= number <= len(people):
+            raise CorpusError(
+                f"Trial '{trial.id}' is person {number} of its video, which shows {len(people)}. Build the corpus again."
+            )
+        return Track(tuple(people[number - 1].tracklets), trial.clock.num_frames)
 
     def _source(self, trial: Trial) -> str:
         """sha256 of a trial's video, read once."""
@@ -209,6 +222,8 @@ def _fingerprint(manifest: Manifest, trial: Trial, config: CropConfig) -> str:
     Raises:
         MissingFileError: if the picture of the face to follow is absent.
     """
+    if trial.face.startswith(PERSON):
+        return config.fingerprint(person_key(trial.face, manifest.path(trial, "people")))
     if trial.face == REFERENCE:
         return config.fingerprint(reference_key(manifest.path(trial, "face"), config.reference_weights))
     return config.fingerprint(trial.face)

@@ -3,8 +3,8 @@
 Faces are detected in the same frames as in a finished video, linked to the same tracklets and interpolated in the same way, so a
 frame waits for the next detection, or for the end of a gap in which none is found. Who is followed cannot depend on the whole
 video: it is the face that `face` names among those seen when the first one is, then the same tracklet for as long as it lasts,
-and after it one in the same place or, if it was never seen together with the person, of similar size. In a video of one person
-the crops are those of the finished video.
+and after it one in the same place or, if it was never seen together with the person, of similar size. After a cut nobody knows
+who is who, and the face is chosen anew. In a video of one person without cuts the crops are those of the finished video.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ class FaceFollower:
         candidates = [one for one in usual if one.frames[-1] >= frame and self._may_follow(one)]
         chosen = self._choose(candidates)
         if chosen is not None:
+            if self._person.tracklets and self._person.tracklets[-1].shot < chosen.shot:
+                self._person = Person()
             self._followed = chosen
             self._person.add(chosen)
         return False
@@ -120,7 +122,7 @@ class FaceFollower:
     def _may_follow(self, part: Tracklet) -> bool:
         """Whether a tracklet can be the person that was followed so far."""
         person = self._person
-        if not person.tracklets:
+        if not person.tracklets or person.tracklets[-1].shot < part.shot:  # nobody knows who is who after a cut
             return True
         if person.meets(part):
             return False
@@ -136,7 +138,7 @@ class FaceFollower:
 
     def _choose(self, parts: Sequence[Tracklet]) -> Tracklet | None:
         """The face to follow among some in one frame."""
-        if self._person.tracklets:
+        if self._person.tracklets and all(part.shot == self._person.tracklets[-1].shot for part in parts):
             last = self._person.tracklets[-1].last_box
             return min(parts, key=lambda part: box_distance(last, part.first_box), default=None)
         people = {id(part): Person([part]) for part in parts}

@@ -47,6 +47,10 @@ class Tracklet:
         """(N, 4) of the detections, pixels."""
         return self._rows(0, len(self.frames))[:, :4]
 
+    def values(self) -> NDArray[np.float32]:
+        """(N, 14) boxes and landmarks of the detections, pixels."""
+        return self._rows(0, len(self.frames))
+
     def landmarks(self, at: int) -> NDArray[np.float32]:
         """(5, 2) of one detection, pixels."""
         return self._rows(at, at + 1)[0, 4:].reshape(5, 2)

@@ -83,7 +83,13 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     "--face",
     default="largest",
     show_default=True,
-    help="Which face to follow: largest, centre, left, right, or a picture of the person.",
+    help="Which face to follow: largest, centre, left, right, or a picture of the person; all for an answer for each person.",
+)
+@click.option(
+    "--identity",
+    default="",
+    metavar="NAME|PATH",
+    help="Weights that know a person again after a gap or a cut: foamliu, vggface2, or a file.  [default: a cut ends tracks]",
 )
 @click.option(
     "--overlay",
@@ -184,6 +190,7 @@ def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None,
         "--recogniser": recogniser is not None,
         "--window": how["window"] != "auto",
         "--hop": how["hop"] != "auto",
+        "--identity": bool(how["identity"]),
         "--postprocess": bool(how["postprocess"]),
         "--json": as_json,
     }

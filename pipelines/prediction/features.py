@@ -22,11 +22,15 @@ from extract.inputs.contract import GIVEN, require_medium
 from extract.media.container import find_sound
 from fusion.training.checkpoint import Checkpoint
 from pipelines.console.console import progress, warn
-from pipelines.stages.crops import make_crops
+from pipelines.stages.crops import Remedies, make_crops
 from pipelines.stages.transcripts import Recordings, transcribe_all
 
 SEEN = {"video": "face", "audio": "speech", "words": "words"}
 """Medium → heading of the column that says whether the model saw it."""
+_REMEDIES = Remedies(
+    "Give --identity foamliu to follow the person over cuts.",
+    "Give --face centre, a picture of the person, or --face all for an answer for each person.",
+)
 
 
 @dataclass
@@ -40,6 +44,7 @@ class FeatureMaker:
         failures: trial id → why its features could not be made.
         seen: fingerprint → heading of the column of what the model saw.
         crops: settings of the crops, None if there are none.
+        identity: what knows a person again after a gap or a cut, see `CropConfig`.
     """
 
     folder: Path
@@ -48,6 +53,7 @@ class FeatureMaker:
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
     crops: CropConfig | None = None
+    identity: str = ""
 
     def make(
         self, manifest: Manifest, recipes: Mapping[str, tuple[str, Recipe]], build: Callable[[str, Recipe], Backbone]
@@ -96,9 +102,10 @@ class FeatureMaker:
 
     def _crop(self, manifest: Manifest, modality: str, recipe: Recipe) -> Path:
         """Make crops with the settings of a recipe; returns their folder."""
-        config = self.crops = choose_crops(modality, recipe)
+        config = self.crops = replace(choose_crops(modality, recipe), identity=self.identity)
         root = self.folder / "crops"
-        outcome = make_crops(replace(manifest, trials=tuple(self._left(manifest))), config, root, self.device)
+        left = replace(manifest, trials=tuple(self._left(manifest)))
+        outcome = make_crops(left, config, root, self.device, remedies=_REMEDIES)
         self.failures |= outcome.failures
         return crops_folder(root, config)
 

@@ -20,17 +20,19 @@ from cache.errors import AvFusionError, MediaError, SettingError, StoreError, Tr
 from cache.foreign import sha256_file
 from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
+from extract.engine.everybody import ALL, PeopleFinder
 from extract.engine.outcome import Outcome
+from extract.faces.crops import CropConfig
 from fusion.training.reading import AUTO
 from pipelines.console.console import warn
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, digest_networks, find_networks
 from pipelines.ensembles.members import load_members
 from pipelines.prediction.answers import FORMATS, Answer
-from pipelines.prediction.features import FeatureMaker, sort_seen
+from pipelines.prediction.features import FeatureMaker, choose_crops, sort_seen
 from pipelines.prediction.results import Results, choose_file, make_folders
 from pipelines.prediction.weights import WeightsFinder
-from pipelines.project.loose_media import loose_manifest
+from pipelines.project.loose_media import each_person, loose_manifest
 from pipelines.stages.extraction import raise_failures
 
 VERSION = 1  # raise it when the same models give other files
@@ -58,7 +60,8 @@ class Asked:
         weights: feature set → where its weights lie.
         recogniser: see `FeatureMaker`.
         rate: frames per second of files without pictures; None for 25.
-        face: which face to follow; see `loose_manifest`.
+        face: which face to follow; see `loose_manifest`; all gives an answer for each person, named `VIDEO#1`, `VIDEO#2`, …
+        identity: what knows a person again after a gap or a cut, see `CropConfig`.
         device: auto, cpu, cuda or cuda:N.
         window, hop: of predictions, as section `evaluate` of params.yaml has them; by default as chosen on the validation trials.
         postprocess: what predictions pass, a chain of `fusion.training.postprocessing`.
@@ -74,6 +77,7 @@ class Asked:
     recogniser: str = ""
     rate: Fraction | None = None
     face: str = "largest"
+    identity: str = ""
     device: str = "auto"
     window: int | str = AUTO
     hop: int | str = AUTO
@@ -97,10 +101,13 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
     networks = digest_networks(folders)
     manifest, failures = loose_manifest(videos, asked.rate, asked.face)
     outcome = Outcome(failures=dict(failures))
+    if asked.face == ALL:
+        manifest, unseen = each_person(manifest, _people_finder(folders, asked))
+        outcome.failures |= unseen
     files: dict[str, dict[Path, Write]] = {}
     results = {}
     for trial in manifest.trials:
-        files[trial.id] = _writers(trial.id, asked, len(manifest.trials) + len(failures))
+        files[trial.id] = _writers(trial.id, asked, len(manifest.trials) + len(outcome.failures))
         video = manifest.path(trial, "audio")
         content = sha256_file(video)
         made_of = _made_of(manifest, trial, content, networks, asked)
@@ -134,6 +141,23 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
         if trial.id not in outcome.failures
     ]
     return rows, outcome
+
+
+def _people_finder(folders: Sequence[Path], asked: Asked) -> PeopleFinder:
+    """What finds everybody in the videos, as the crops of the models are made.
+
+    Raises:
+        SettingError: if no model reads faces, or two of them find these in different ways.
+    """
+    recipes = Ensemble.of(load_members(folders)).recipes.values()
+    configs = [choose_crops(modality, recipe) for modality, recipe in recipes if "crops" in (recipe.upstream or {})]
+    if len({config.faces for config in configs}) != 1:
+        found = "reads no faces" if not configs else "find faces in different ways"
+        raise SettingError(
+            f"--face all gives an answer for each face, but the model {found}. Leave it out, or predict with another model."
+        )
+    config = replace(configs[0], identity=asked.identity)
+    return PeopleFinder(config, asked.out / CACHE / "people", asked.out, asked.device)
 
 
 def _writers(name: str, asked: Asked, count: int) -> dict[Path, Write]:
@@ -208,7 +232,7 @@ def answer_all(
     ensemble = Ensemble.of(each.answering(asked.window, asked.hop, asked.postprocess) for each in load_members(folders))
     finder = WeightsFinder(asked.weights, folders)
     finder.check_names(name for modality, recipe in ensemble.recipes.values() for name in (modality, recipe.name))
-    maker = FeatureMaker(asked.out / CACHE, asked.device, asked.recogniser)
+    maker = FeatureMaker(asked.out / CACHE, asked.device, asked.recogniser, identity=asked.identity)
     outcome = Outcome(failures=maker.failures)
     manifest = maker.make(manifest, ensemble.recipes, finder.build)
     for trial in manifest.trials:
@@ -251,6 +275,8 @@ def _made_of(manifest: Manifest, trial: Trial, content: str, networks: Sequence[
     others = [kind for kind in trial.media if kind not in ("video", "audio")]
     media = {"audio": content} | {kind: sha256_file(manifest.path(trial, kind)) for kind in others}
     how = {"face": trial.face, "clock": trial.clock.to_document(), "recogniser": asked.recogniser}
+    if asked.identity:
+        how |= CropConfig(identity=asked.identity).identity_document()
     how["answers"] = [str(asked.window), str(asked.hop), *asked.postprocess]
     return fingerprint({"version": VERSION, "networks": list(networks), "media": media, **how})
 
@@ -277,7 +303,7 @@ def predict(
         video: a video, or a sound file for models that read only sound.
         run: the folder of a trained run, or the name of a system of the project; several are one ensemble.
         cache: folder to keep crops, words and features in; by default they are made again each time.
-        how: weights, recogniser, rate, face, device, window, hop or postprocess, as of `Asked`.
+        how: weights, recogniser, rate, face, identity, device, window, hop or postprocess, as of `Asked`.
 
     Returns:
         Column → (T,), a row per frame: frame, time_s, each target, its spread over the ensemble, and what was seen. A
@@ -293,6 +319,8 @@ def predict(
     with tempfile.TemporaryDirectory() as place:
         asked = Asked(models, Path(cache or place), **how)
         folders = find_networks(models)
+        if asked.face == ALL:
+            raise SettingError("One table is of one face, not of all. Name another face, or use `predict_files`.")
         manifest, failures = loose_manifest([Path(video)], asked.rate, asked.face)
         found: dict[str, Answer] = {}
         if not failures:

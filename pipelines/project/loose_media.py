@@ -15,6 +15,7 @@ from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
+from extract.engine.everybody import ALL, PeopleFinder
 from extract.engine.one_file import SOUND_RATE, trial_of_file
 from extract.faces.tracking import FACES, REFERENCE
 from pipelines.console.console import warn
@@ -115,15 +116,17 @@ def loose_manifest(
     Args:
         media: the files.
         rate: frames per second of files without pictures; None for 25.
-        face: which face to follow: largest, centre, left, right, or the path of a picture of the person.
+        face: which face to follow: largest, centre, left, right, the path of a picture of the person, or all, see `each_person`.
 
     Raises:
         CorpusError: if two files have the same name.
         SettingError: if `face` is none of these.
     """
-    person = {} if face in FACES else {"face": Path(face).absolute().as_posix()}
+    person = {} if face in (*FACES, ALL) else {"face": Path(face).absolute().as_posix()}
     if person and not Path(face).is_file():
-        raise SettingError(f"Face '{face}' is not a picture; expected one of {', '.join(FACES)}, or a picture's path.")
+        raise SettingError(
+            f"Face '{face}' is not a picture; expected one of {', '.join((*FACES, ALL))}, or a picture's path."
+        )
     trials, unread, unclear = [], {}, {}
     files = by_name(media)
     folders: dict[Path, FolderIndex] = {}
@@ -148,3 +151,32 @@ def loose_manifest(
         kinds = trial.media | (person if pictures else {}) | ({"words": words.as_posix()} if words else {})
         trials.append(replace(trial, media=kinds, face=REFERENCE if person else face))
     return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread
+
+
+def each_person(manifest: Manifest, finder: PeopleFinder) -> tuple[Manifest, dict[str, str]]:
+    """Replace every trial of face "all" by one for each person of its video, `VIDEO#1` being the first one seen.
+
+    Returns:
+        The manifest, and why some videos give no trials.
+
+    Raises:
+        CorpusError: if a person's trial has the name of another file.
+    """
+    assert isinstance(manifest, _LooseManifest)
+    trials, failures, files = [], {}, dict(manifest.files)
+    for trial in manifest.trials:
+        if trial.face != ALL or "video" not in trial.media:
+            trials.append(replace(trial, face=FACES[0]) if trial.face == ALL else trial)
+            continue
+        try:
+            found = finder.find(trial.id, manifest.path(trial, "video"))
+        except Exception as error:  # whatever library it is of
+            failures[trial.id] = plain_error(error)
+            continue
+        if not found.people:
+            least = f"{finder.config.min_seen_s:g} s"
+            failures[trial.id] = f"Nobody is seen for {least} in '{files[trial.id]}'. Check the file, or name a --face."
+        people = found.trials(trial)
+        trials += people
+        files |= dict.fromkeys((person.id for person in people), files[trial.id])
+    return replace(manifest, trials=tuple(trials), files=files), failures

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,8 +29,27 @@ from pipelines.console.console import Told, tell, warn
 from pipelines.project import paths
 from pipelines.project.jobs import available_cores, run_jobs
 
+_OFTEN = 2  # times as many frames as of the followed face in which another one is seen, to be worth a hint
 _MOST_WORKERS = 4  # each needs half a gigabyte
 _FRAMES_EACH = 2_000  # what a process makes while another one starts
+
+
+class Remedies(NamedTuple):
+    """What to do about a face that was lost or is the wrong one.
+
+    Attributes:
+        lost: where cuts end tracks.
+        wrong: where another face is seen far more often.
+    """
+
+    lost: str
+    wrong: str
+
+
+IN_PROJECT = Remedies(
+    "Set crops.identity, as to foamliu, to follow the person over cuts.",
+    "Set corpus.settings.face to centre or all, or give a picture of the person.",
+)
 
 
 def make_crops(
@@ -42,18 +61,22 @@ def make_crops(
     told: Told | None = None,
     workers: int = 0,
     cluster: Cluster | None = None,
+    remedies: Remedies = IN_PROJECT,
 ) -> Outcome:
-    """Make the crops of all trials of a manifest, and show progress; see `extract.engine.cropping.crop_trials` for the rest.
+    """Make the crops of all trials of a manifest, and show progress; warns of lost faces and of others seen more often. See `extract.engine.cropping.crop_trials` for the rest.
 
     Args:
         told: receives the progress; a progress bar by default.
         workers: processes that share the trials; 0 for one per core of a CPU, at most four, where there is enough to do.
         cluster: makes them instead, if any.
+        remedies: what the warnings advise.
     """
     trials = croppable(manifest.trials)
     cropper = Cropper(manifest, config, crops_folder(crops, config), device, redo)
     if cluster is not None:
-        return _crop_in(cluster, cropper, trials)
+        outcome = _crop_in(cluster, cropper, trials)
+        _warn(cropper, [trial for trial in trials if trial.id in outcome.computed], remedies)
+        return outcome
     missing = [trial for trial in trials if redo or not (cropper.folder / f"{encode_trial_id(trial.id)}.zip").exists()]
     made = Outcome()
     total = sum(trial.clock.num_frames for trial in trials)
@@ -64,7 +87,34 @@ def make_crops(
         left = [trial for trial in trials if trial.id not in made.computed]
         outcome = cropper.crop(left, advance)
     outcome.add(replace(made, failures={}))  # those were tried again
+    _warn(cropper, [trial for trial in trials if trial.id in outcome.computed], remedies)
     return outcome
+
+
+def _warn(cropper: Cropper, trials: list[Trial], remedies: Remedies) -> None:
+    """Say what is remarkable of new crops: the first trial, and how many more there are."""
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        record = read_crop_record(cropper.folder / f"{encode_trial_id(trial.id)}.zip") or {}
+        for kind, remark in remarks(trial, record).items():
+            found.setdefault(kind, []).append(f"Trial '{trial.id}': {remark}")
+    for kind, texts in found.items():
+        more = f" ({len(texts) - 1} more trials likewise.)" if len(texts) > 1 else ""
+        warn(f"{texts[0]} {getattr(remedies, kind)}{more}")
+
+
+def remarks(trial: Trial, record: dict[str, Any]) -> dict[str, str]:
+    """What is remarkable of a trial's crops, by the remedy that it takes; see `Remedies`."""
+    present, elsewhere, other = (record.get(name, 0) for name in ("present", "elsewhere", "other"))
+    found = {}
+    if elsewhere:
+        found["lost"] = (
+            f"{record['cuts']} cuts end tracks, so the face is followed in one shot, {present} of {record['num_frames']} frames; "
+            f"{elsewhere} frames of other shots show a face, and nobody knows whose."
+        )
+    if other >= _OFTEN * present and trial.face in ("largest", "centre") and other:
+        found["wrong"] = f"another face is seen in {other} frames, the followed one ({trial.face}) in {present}."
+    return found
 
 
 def _crop_in(cluster: Cluster, cropper: Cropper, trials: list[Trial]) -> Outcome:
@@ -137,14 +187,17 @@ class _Worker:
 class _CropsDocument(Document):
     crops: Values
     trials: dict[str, dict[str, Any]]
+    remarks: dict[str, list[str]]
 
 
 def save_crops_receipt(manifest: Manifest, config: CropConfig, crops: Path, path: Path) -> None:
-    """Write the receipt of finished crops: settings, and digests and counts of every trial."""
-    trials = {}
+    """Write the receipt of finished crops: settings, digests and counts of every trial, and what is remarkable of some."""
+    trials, said = {}, {}
     for trial in croppable(manifest.trials):
         record = read_crop_record(crops_folder(crops, config) / f"{encode_trial_id(trial.id)}.zip")
         assert record is not None
         trials[trial.id] = record
+        if found := remarks(trial, record):
+            said[trial.id] = [f"{text} {getattr(IN_PROJECT, kind)}" for kind, text in found.items()]
     paths.leave_folder(crops)
-    write_document(path, _CropsDocument, {"crops": asdict(config), "trials": trials}, sort_keys=True)
+    write_document(path, _CropsDocument, {"crops": asdict(config), "trials": trials, "remarks": said}, sort_keys=True)

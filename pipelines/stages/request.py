@@ -23,13 +23,14 @@ from extract.backbones.contract import Backbone, load_backbone
 from extract.corpora.file_names import normal
 from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions
+from extract.engine.everybody import ALL, PeopleFinder
 from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, choose_for, make_executor
 from extract.faces.crops import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
 from pipelines.project import paths
 from pipelines.project.finetuned import find_folds, resolve_weights
-from pipelines.project.loose_media import by_name, loose_manifest, name_clashes
+from pipelines.project.loose_media import by_name, each_person, loose_manifest, name_clashes
 from pipelines.project.params import CorpusParams, FeatureSetParams, Params
 from pipelines.stages.corpus import build_corpus
 
@@ -268,6 +269,10 @@ def open_job(job: Job, build: bool = True) -> Request:
         out = Path(str(job.features))
         files = job.selection.pick(by_name(job.media.files))
         corpus, faults = loose_manifest(files, job.media.rate, job.media.face)
+        if job.media.face == ALL:
+            finder = PeopleFinder(job.config, out / "people", out, options.device)
+            corpus, unseen = each_person(corpus, finder)
+            faults |= unseen
         faults |= {} if options.redo else name_clashes(corpus, out)
         corpus = replace(corpus, trials=tuple(trial for trial in corpus.trials if trial.id not in faults))
         return Request(job, corpus, corpus, out / "crops", options, faults)

@@ -66,7 +66,7 @@ def crops(redo: bool, device: str, workers: int | None, scheduler: str | None, a
     "--face",
     default="largest",
     show_default=True,
-    help="For loose media: which face to follow: largest, centre, left, right, or a picture of the person.",
+    help="For loose media: which face to follow: largest, centre, left, right, a picture of the person, or all for each person.",
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Frames per step.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode ahead.")

@@ -1,0 +1,104 @@
+"""Everybody in a video: each person who is seen for long enough gets a number, a row of a contact sheet, and can be a trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cache.corpus.manifest import Trial
+from cache.documents.documents import write_file
+from cache.foreign import sha256_file
+from cache.names import encode_trial_id
+from extract.engine.contact_sheet import draw_sheet, rows_of
+from extract.engine.cropping import make_identity
+from extract.engine.devices import choose_device
+from extract.faces.crops import CropConfig
+from extract.faces.detection import Detector, make_detector
+from extract.faces.finding import VideoFaces
+from extract.faces.likeness import Identity
+from extract.faces.people import everybody
+from extract.faces.people_files import count_people, save_people
+from extract.faces.tracking import PERSON
+from extract.media.timeline import scan
+
+ALL = "all"
+"""The face of a video that stands for one trial per person."""
+
+
+class Found(NamedTuple):
+    """The people of a video.
+
+    Attributes:
+        people: how many there are.
+        file: with all of them, see `extract.faces.people_files`.
+        sheet: PNG that shows who is who.
+    """
+
+    people: int
+    file: Path
+    sheet: Path
+
+    def trials(self, video: Trial) -> list[Trial]:
+        """A trial for each person, `VIDEO#1` being the first one who is seen; all of them are one subject."""
+        media = {**video.media, "people": self.file.absolute().as_posix()}
+        numbers = [f"{PERSON}{number + 1}" for number in range(self.people)]
+        return [replace(video, id=f"{video.id}{number}", media=media, face=number) for number in numbers]
+
+
+@dataclass(frozen=True)
+class PeopleFinder:
+    """Finds the people of videos, each video once; loads its networks when it first needs them.
+
+    Attributes:
+        config: settings of the crops.
+        folder: where the people are kept.
+        sheets: where the contact sheets are written, `NAME.people.png`.
+        device: of the networks.
+    """
+
+    config: CropConfig
+    folder: Path
+    sheets: Path
+    device: str | torch.device = "auto"
+
+    def find(self, name: str, video: Path) -> Found:
+        """The people of a video, on the clock of its own pictures.
+
+        Raises:
+            MissingFileError: if there is no such file.
+            MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
+            WeightsError: if those of `crops.identity` do not fit or cannot be fetched.
+        """
+        file = self.folder / f"{encode_trial_id(name)}.json"
+        sheet = self.sheets / f"{encode_trial_id(name)}.people.png"
+        made_of = self._made_of(video)
+        known = count_people(file, made_of)
+        if known is not None and sheet.is_file():
+            return Found(known, file, sheet)
+        clock = scan(video).clock
+        identity = self._identity if self.config.identity else None
+        faces = VideoFaces(video, clock, self.config.faces, self._detector, name, identity)
+        people = everybody(faces.crowd, round(self.config.min_seen_s * clock.rate_hz))
+        for folder in (self.folder, self.sheets):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_file(sheet, draw_sheet(rows_of(faces, people, name)))
+        save_people(people, made_of, file)
+        return Found(len(people), file, sheet)
+
+    def _made_of(self, video: Path) -> dict[str, Any]:
+        """Everything that the people of a video depend on."""
+        crops = self.config.to_document()
+        how = {"algorithm": crops["algorithm"], "faces": crops["faces"], "min_seen_s": self.config.min_seen_s}
+        return {"video": sha256_file(video), **how, **self.config.identity_document()}
+
+    @cached_property
+    def _detector(self) -> Detector:
+        return make_detector(self.config.faces, str(choose_device(self.device)))
+
+    @cached_property
+    def _identity(self) -> Identity:
+        return make_identity(self.config.identity, self.config.identity_similarity, str(choose_device(self.device)))
