@@ -12,11 +12,15 @@ A corpus is one file in `extract/corpora/` with a frozen `Config` and a `Corpus`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
+
+FindPeople = Callable[[str, Path], tuple[int, Path]]
+"""Finds the people of a video, given by its trial and its path: how many there are, and the file that holds them all."""
 
 
 class Corpus(ABC):
@@ -25,10 +29,12 @@ class Corpus(ABC):
     Attributes:
         generated: whether `generate` makes the folder, so that none is needed.
         config: the settings; a subclass sets the defaults.
+        find_people: for readers that make a trial for each person of a video; set before `read`.
     """
 
     generated: ClassVar[bool] = False
     config: Any
+    find_people: FindPeople | None = None
 
     def __init__(self, config: Any = None) -> None:
         if config is not None:

@@ -11,7 +11,7 @@ faces/NAME.jpg|png                 optional: a picture of the person to follow, 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,17 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
-from cache.corpus.manifest import PARTITIONS, Manifest, Trial
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError
-from cache.targets import AFFECT, Target, names_of
+from cache.corpus.manifest import Manifest, Trial
+from cache.errors import CorpusError, MissingFileError, SettingError
+from cache.targets import AFFECT, Target
 from extract.corpora.contract import Corpus
-from extract.corpora.file_names import FolderIndex, name_faults, normal, trial_name, visible
-from extract.corpora.label_tables import LabelTable, read_table
+from extract.corpora.file_names import FolderIndex, name_faults, trial_name, visible
+from extract.corpora.folder_tables import Person, read_subjects, read_tables
+from extract.corpora.label_tables import LabelTable
 from extract.corpora.reading import (
-    SUBJECTS_HEADER,
     TRANSCRIPTS,
     VIDEO_SUFFIXES,
-    RowFaults,
     attempt,
     check_face,
     find_transcript,
@@ -41,11 +40,10 @@ from extract.corpora.reading import (
     of_trial,
     parse_rate,
     probe_videos,
-    read_csv,
     report_lengths,
     report_rates,
 )
-from extract.faces.tracking import REFERENCE
+from extract.faces.tracking import ALL, FACES, PERSON, REFERENCE
 from extract.media.video import VideoInfo
 
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
@@ -61,7 +59,9 @@ class Config:
     Attributes:
         targets: label columns to use, in this order, each with its lowest and highest label, as `{arousal: [1, 9]}`; empty:
             all those that most label files have, in [-1, 1].
-        face: whose face is followed if there is no picture in `faces`: largest, centre, left or right.
+        face: whose face is followed if there is no picture in `faces`: largest, centre, left or right; all: a trial for each
+            person of a video that is seen for `crops.min_seen_s`, named `VIDEO#1`, `VIDEO#2`, … by the time when they are first
+            seen, with the labels `labels/VIDEO#1.csv`; 'work/people/VIDEO.people.png' shows who is who.
         rate: frames per second of recordings without pictures.
     """
 
@@ -70,7 +70,7 @@ class Config:
     rate: str = "25"
 
     def __post_init__(self) -> None:
-        check_face(self.face)
+        check_face(self.face, (*FACES, ALL))
         parse_rate(self.rate)
         for name, ends in self.targets.items():
             if len(ends) != 2:
@@ -110,29 +110,35 @@ class Folder(Corpus):
         faults: list[str] = []
         videos = _find_videos(root / "videos", faults)
         places = {part: FolderIndex(root / part) for part in ("words", "crops", "faces")}
+        people = self._split(videos, places, root, faults) if self.config.face == ALL else {}
         for path in (root / part for part in ("labels", *places)):
             if path.exists() and not path.is_dir():
                 faults.append(f"'{path}' is a file, expected a folder; rename it")
             faults += name_faults(path)
         declared = self.config.declared()
-        tables, num_rows = _read_tables(root / "labels", videos, declared, faults)
+        tables, num_rows = read_tables(root / "labels", videos, declared, faults, people)
         targets = declared or next((tuple(map(Target, table.columns)) for table in tables.values()), AFFECT)
-        subjects = _read_subjects(root / "subjects.csv", videos, faults)
+        subjects = read_subjects(root / "subjects.csv", videos, faults, people)
         trials = []
         infos = _probe(videos, parse_rate(self.config.rate), faults)
         for name, info in infos.items():
-            subject, partition = subjects.get(name, (name, ""))
+            person = people.get(name)
+            subject, partition = subjects.get(name, (person.video if person else name, ""))
             own: list[str] = []
             clock = info.clock.resized(num_rows.get(name) or info.num_frames)
             labels = _label(tables.get(name), targets, clock)
             if num_rows.get(name):
                 attempt(own, check_length, name, "video frames", info.num_frames, clock.num_frames, str(videos[name]))
             own += _late_labels(tables.get(name), info, name)
-            media = _find_media(root, places, (name, subject), videos[name], info, clock, own)
+            media = _find_media(
+                root, places, (name, subject), videos[name], info, clock, own, person.video if person else name
+            )
             faults += [of_trial(name, fault) for fault in own]
-            face = REFERENCE if "face" in media else self.config.face
+            face = REFERENCE if "face" in media else FACES[0] if self.config.face == ALL else self.config.face
+            if person is not None:
+                face, media = person.face, media | {"people": person.file}
             trials.append(Trial(name, subject, partition, clock, media, labels, face))
-            if name not in num_rows and partition in ("train", "validation"):
+            if name not in num_rows and partition in ("train", "validation") and person is None:
                 faults.append(f"trial '{name}' of partition {partition} has no labels, expected 'labels/{name}.csv'")
         _report(trials)
         report_rates(infos)
@@ -142,6 +148,37 @@ class Folder(Corpus):
         )
         report_lengths((trial.id, trial.clock.num_frames, infos[trial.id].num_frames) for trial in trials)
         return finish(root, trials, targets, faults)
+
+    def _split(
+        self, videos: dict[str, Path], places: Mapping[str, FolderIndex], root: Path, faults: list[str]
+    ) -> dict[str, Person]:
+        """Replace videos by their people, unless crops or a picture of a face say who is followed; returns these."""
+        if self.find_people is None:
+            raise SettingError(
+                "A trial for each person needs the people of the videos, which 'avfusion corpus build' finds. Run that."
+            )
+        given = [
+            name
+            for name in videos
+            if places["crops"].find(name, ("", ".zip")) or places["faces"].find(name, PICTURE_SUFFIXES)
+        ]
+        people: dict[str, Person] = {}
+        for name, path in list(videos.items()):
+            if name in given or path.suffix.lower() in SOUND_SUFFIXES:
+                continue
+            found = attempt(faults, self.find_people, name, path)
+            if found is None:
+                continue
+            number, file = found
+            if not number:
+                faults.append(
+                    f"'{path}' shows nobody for long enough (crops.min_seen_s), expected a person; move it out of the folder"
+                )
+            del videos[name]
+            for face in (f"{PERSON}{at + 1}" for at in range(number)):
+                videos[f"{name}{face}"] = path
+                people[f"{name}{face}"] = Person(name, face, Path(os.path.relpath(file, root)).as_posix())
+        return people
 
 
 def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:
@@ -173,91 +210,6 @@ def _probe(videos: Mapping[str, Path], sound_rate: Fraction, faults: list[str]) 
         else:
             faults.append(of_trial(name, info))
     return infos
-
-
-def _read_tables(
-    folder: Path, videos: Mapping[str, Path], targets: tuple[Target, ...], faults: list[str]
-) -> tuple[dict[str, LabelTable], dict[str, int]]:
-    """Label tables by trial, all with the same targets; and each one's number of frames, faulty or not, 0 for times."""
-    tables: dict[str, LabelTable] = {}
-    num_rows: dict[str, int] = {}
-    columns: dict[Path, tuple[str, ...]] = {}
-    for path in visible(folder):
-        if path.suffix.lower() != ".csv":
-            continue
-        name = trial_name(path)
-        if name not in videos:
-            faults.append(
-                f"labels '{path}' belong to no video, expected '{name}' with one of {', '.join(VIDEO_SUFFIXES)}"
-            )
-            continue
-        if name in num_rows:
-            faults.append(f"labels '{path}' are the second file for trial '{name}', expected one; remove the other")
-            continue
-        num_rows[name] = 0
-        try:
-            table = read_table(path, targets)
-        except AvFusionError as error:
-            faults.append(str(error))
-            if isinstance(error, RowFaults):
-                num_rows[name] = error.num_rows
-                columns |= {path: error.columns} if error.columns else {}
-            continue
-        num_rows[name] = len(table.rows) if table.times_s is None else 0
-        columns[path] = table.columns
-        tables[name] = table
-    for path in _odd_columns(columns, names_of(targets), faults):
-        tables.pop(trial_name(path), None)
-    return tables, num_rows
-
-
-def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ...], faults: list[str]) -> list[Path]:
-    """Label files that lack the targets or, if none are set, whose columns differ from those of most files."""
-    if not columns:
-        return []
-    most = Counter(frozenset(names) for names in columns.values()).most_common(1)[0][0]  # the first one wins a tie
-    wanted = targets or next(names for names in columns.values() if most == set(names))
-    odd = []
-    for path, names in columns.items():
-        if not (set(wanted) <= set(names) if targets else most == set(names)):
-            odd.append(path)
-            faults.append(
-                f"labels '{path}' have the columns {', '.join(names)}, expected {', '.join(wanted)} as the others have"
-            )
-    return odd
-
-
-def _read_subjects(path: Path, videos: Mapping[str, Path], faults: list[str]) -> dict[str, tuple[str, str]]:
-    """Trial → subject and partition; empty if there is no such file."""
-    if not path.exists():
-        return {}
-    lines = attempt(faults, read_csv, path)
-    if lines is None:
-        return {}
-    if not lines or lines[0] != SUBJECTS_HEADER:
-        faults.append(f"'{path}' line 1: expected '{','.join(SUBJECTS_HEADER)}'")
-    lines = [[normal(cell) for cell in line] for line in lines]
-    subjects: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        place = f"'{path}' line {number}"
-        if not any(line):
-            continue
-        if len(line) != 3 or not line[0] or not line[1] or line[2] not in (*PARTITIONS, ""):
-            wanted = ", ".join(PARTITIONS)
-            meant = line[2].lower() if len(line) == 3 else ""
-            hint = f"; did you mean '{meant}'?" if meant in PARTITIONS and meant != line[2] else ""
-            faults.append(
-                f"{place}: '{','.join(line)[:60]}', expected a trial, a subject and one of {wanted}, or nothing{hint}"
-            )
-        elif line[0] in subjects:
-            faults.append(f"{place}: trial '{line[0]}' is listed twice, expected once")
-        elif line[0] not in videos:
-            faults.append(f"{place}: trial '{line[0]}' has no video")
-        else:
-            subjects[line[0]] = line[1], line[2]
-    named = {line[0] for line in lines if line}  # in faulty lines too
-    faults += [f"'{path}' does not name trial '{name}'" for name in videos if name not in named]
-    return subjects
 
 
 def _label(table: LabelTable | None, targets: tuple[Target, ...], clock: FrameClock) -> NDArray[np.float32] | None:
@@ -307,11 +259,14 @@ def _find_media(
     info: VideoInfo,
     clock: FrameClock,
     faults: list[str],
+    heard: str,
 ) -> dict[str, str]:
-    """Find the media of a trial (given by name and subject), including a picture of the face to follow."""
+    """Find the media of a trial (given by name and subject), including a picture of the face to follow; `heard` names the video."""
     name = whose[0]
     found = ({"video": video} if info.width else {}) | ({"audio": video} if info.has_audio else {})
     words = attempt(faults, find_transcript, places["words"], name)
+    if words is None and heard != name:
+        words = attempt(faults, find_transcript, places["words"], heard)
     if words is not None:
         found["words"] = words
     crops = attempt(faults, _find_crops, places["crops"], name)

@@ -253,14 +253,14 @@ def report_lengths(videos: Iterable[tuple[str, int, int]]) -> None:
         _log.warning("%s; the last picture is repeated, or left out.", count)
 
 
-def check_face(face: str) -> None:
+def check_face(face: str, known: Sequence[str] = FACES) -> None:
     """Check a setting that names a face.
 
     Raises:
         SettingError: if it is unknown.
     """
-    if face not in FACES:
-        raise SettingError(f"Face '{face}'; expected one of {', '.join(FACES)}. Change corpus.settings.face.")
+    if face not in known:
+        raise SettingError(f"Face '{face}'; expected one of {', '.join(known)}. Change corpus.settings.face.")
 
 
 def parse_rate(text: str) -> Fraction:

@@ -25,9 +25,6 @@ from extract.faces.people_files import count_people, save_people
 from extract.faces.tracking import PERSON
 from extract.media.timeline import scan
 
-ALL = "all"
-"""The face of a video that stands for one trial per person."""
-
 
 class Found(NamedTuple):
     """The people of a video.

@@ -15,6 +15,7 @@ from extract.faces.people import Crowd, Person, Sighting
 
 FACES = ("largest", "centre", "left", "right")
 REFERENCE = "reference"  # the face that best matches a picture
+ALL = "all"  # of a video: a trial for each person
 PERSON = "#"  # one of all people: "#1" is the first one seen
 _SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
 

@@ -20,9 +20,10 @@ from cache.errors import AvFusionError, MediaError, SettingError, StoreError, Tr
 from cache.foreign import sha256_file
 from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
-from extract.engine.everybody import ALL, PeopleFinder
+from extract.engine.everybody import PeopleFinder
 from extract.engine.outcome import Outcome
 from extract.faces.crops import CropConfig
+from extract.faces.tracking import ALL
 from fusion.training.reading import AUTO
 from pipelines.console.console import warn
 from pipelines.ensembles.ensemble import Ensemble

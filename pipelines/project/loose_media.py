@@ -15,9 +15,9 @@ from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
-from extract.engine.everybody import ALL, PeopleFinder
+from extract.engine.everybody import PeopleFinder
 from extract.engine.one_file import SOUND_RATE, trial_of_file
-from extract.faces.tracking import FACES, REFERENCE
+from extract.faces.tracking import ALL, FACES, REFERENCE
 from pipelines.console.console import warn
 
 _KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be

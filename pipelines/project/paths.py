@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
 CORPUS_SEEN = Path("work/corpus-seen.json")  # differs between machines, so not an output of a stage
+PEOPLE = Path("work/people")  # of videos with a trial for each, and who is who
 PLAN = Path("work/plan")
 CROPS = Path("work/crops")
 CROPS_RECEIPT = Path("work/crops.json")

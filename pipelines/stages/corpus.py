@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import AvFusionError, SettingError, StoreError
@@ -15,7 +16,8 @@ from cache.names import config_of, encode_trial_id, load_named
 from cache.settings import as_settings
 from cache.store.locks import claim, holder, wait_for_any
 from extract.corpora import CORPORA
-from extract.corpora.contract import Corpus
+from extract.corpora.contract import Corpus, FindPeople
+from extract.faces.crops import CropConfig
 from pipelines.project import paths
 from pipelines.project.corpus_files import FILES, load_files, look, save_files
 from pipelines.project.params import CorpusParams
@@ -24,10 +26,11 @@ _CLAIM = "build"
 _PATIENCE_S = 3600.0  # how long to wait for another process that builds the corpus
 
 
-def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
+def build_corpus(params: CorpusParams, folder: Path, crops: CropConfig | None = None) -> Manifest:
     """Write the manifest of the corpus into `folder`. Without a `root`, the corpus is first generated into `folder/media`.
 
-    One process builds at a time; a process that waited for another one uses its result if settings and files are the same.
+    Where it has a trial for each person of a video, they are found first, as `crops` says, and kept in `people` beside `folder` with
+    a contact sheet of each video. One process builds at a time; a process that waited for another one uses its result if settings and files are the same.
 
     Raises:
         UnknownNameError: if there is no such corpus.
@@ -47,11 +50,28 @@ def build_corpus(params: CorpusParams, folder: Path) -> Manifest:
         root = Path(params.root).expanduser() if params.root else folder / "media"
         if not params.root:
             _generate(corpus, root)
+        corpus.find_people = _people_finder(crops or CropConfig(), folder.with_name(paths.PEOPLE.name))
         manifest = corpus.read(root)
         manifest = add_transcripts(replace(manifest, root=Path(params.root or root)))
         manifest.save(folder)
+        paths.leave_folder(folder.with_name(paths.PEOPLE.name))
         save_files(params, files, folder / FILES)
     return manifest
+
+
+def _people_finder(crops: CropConfig, folder: Path) -> FindPeople:
+    """What finds the people of a video; loads its networks, which takes seconds, when it is first used."""
+    finders: list[Any] = []
+
+    def find(name: str, video: Path) -> tuple[int, Path]:
+        from extract.engine.everybody import PeopleFinder
+
+        if not finders:
+            finders.append(PeopleFinder(crops, folder, folder))
+        found = finders[0].find(name, video)
+        return found.people, found.file
+
+    return find
 
 
 def _generate(corpus: Corpus, root: Path) -> None:

@@ -21,6 +21,7 @@ from cache.places.folders import LocalFolder, Where, is_file, open_folder
 from cache.store.feature_sets import find_set, locate_set
 from cache.store.receipt import save_unread
 from extract.backbones import BACKBONES
+from extract.faces.tracking import ALL
 from pipelines.console.console import note
 from pipelines.project import paths
 from pipelines.project.code_digest import digest_file, digest_folder
@@ -48,6 +49,7 @@ def plan_stages(params: Params) -> None:
 def plan_documents(params: Params) -> dict[str, bytes]:
     """Every file of `work/plan`: its path in there, and its content."""
     documents: dict[str, Any] = {"crops": asdict(params.crops), "evaluate": asdict(params.evaluate)}
+    documents["people"] = _plan_people(params)
     documents["matrix"] = None if params.matrix is None else asdict(params.matrix)
     documents["finetune"] = _plan_finetuning(params)
     for name, section in params.extract.items():
@@ -60,6 +62,13 @@ def plan_documents(params: Params) -> dict[str, bytes]:
 
 def _encode(document: Any) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True, default=str) + "\n").encode()
+
+
+def _plan_people(params: Params) -> dict[str, Any] | None:
+    """What stage `corpus` depends on where it has a trial for each person of a video: how these are found."""
+    if params.corpus.settings.get("face") != ALL:
+        return None
+    return {"crops": asdict(params.crops), "code": digest_folder(ROOT / "extract/faces")}
 
 
 def _plan_finetuning(params: Params) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from extract.backbones.contract import Backbone, load_backbone
 from extract.corpora.file_names import normal
 from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions
-from extract.engine.everybody import ALL, PeopleFinder
+from extract.engine.everybody import PeopleFinder
 from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, choose_for, make_executor
 from extract.faces.crops import CropConfig
+from extract.faces.tracking import ALL
 from extract.inputs.contract import GIVEN, require_medium
 from pipelines.console.console import note, warn
 from pipelines.project import paths
@@ -277,7 +278,9 @@ def open_job(job: Job, build: bool = True) -> Request:
         corpus = replace(corpus, trials=tuple(trial for trial in corpus.trials if trial.id not in faults))
         return Request(job, corpus, corpus, out / "crops", options, faults)
     corpus = (
-        build_corpus(job.media, paths.CORPUS) if build and not paths.CORPUS.exists() else Manifest.load(paths.CORPUS)
+        build_corpus(job.media, paths.CORPUS, job.config)
+        if build and not paths.CORPUS.exists()
+        else Manifest.load(paths.CORPUS)
     )
     trials: dict[str, Any] = {trial.id: trial for trial in corpus.trials}
     chosen = replace(corpus, trials=tuple(job.selection.pick(trials)))

@@ -27,7 +27,8 @@ def corpus_build(as_json: bool) -> None:
     from pipelines.project.partitions import say_untrainable
     from pipelines.stages.corpus import build_corpus
 
-    manifest = build_corpus(read_params().corpus, paths.CORPUS)
+    params = read_params()
+    manifest = build_corpus(params.corpus, paths.CORPUS, params.crops)
     if lack := say_untrainable(manifest):
         warn(lack)
     partitions = sorted({trial.partition for trial in manifest.trials})
