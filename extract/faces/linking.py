@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,27 @@ class Tracklet:
     def landmarks(self, at: int) -> NDArray[np.float32]:
         """(5, 2) of one detection, pixels."""
         return self._rows(at, at + 1)[0, 4:].reshape(5, 2)
+
+    def pieces(self, most_unseen: int) -> list[Tracklet]:
+        """The same in pieces without more frames between two detections; itself if there are none."""
+        frames = np.array(self.frames)
+        starts = [0, *(np.flatnonzero(np.diff(frames) > most_unseen + 1) + 1).tolist(), len(frames)]
+        if len(starts) == 2:
+            return [self]
+        return [self._part(start, stop) for start, stop in pairwise(starts)]
+
+    def append(self, other: Tracklet) -> None:
+        """Go on with a tracklet that begins later."""
+        self.frames.extend(other.frames)
+        self._values.extend(other._values)
+        self.last_box = other.last_box
+
+    def _part(self, start: int, stop: int) -> Tracklet:
+        rows = self._rows(start, stop)
+        part = Tracklet(self.frames[start], rows[0, :4], rows[0, 4:].reshape(5, 2), self.shot)
+        for frame, row in zip(self.frames[start + 1 : stop], rows[1:], strict=True):
+            part.add(frame, row[:4], row[4:].reshape(5, 2))
+        return part
 
     def end_before(self, frame: int) -> None:
         """Drop the detections from a frame on; at least one is before it."""

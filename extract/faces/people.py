@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from extract.faces.linking import SAME_PLACE, Tracklet, box_distance
 
+_UNSEEN = 3  # frames without a sighting after which somebody else may be in the same place
 _SIGHTINGS = 5  # faces of a tracklet that are looked at to know whose it is
 
 Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
@@ -110,12 +111,15 @@ def group_by_place(tracklets: Sequence[Tracklet]) -> list[Person]:
 def group_by_face(tracklets: Sequence[Tracklet], describe: Describe, min_similarity: float) -> list[Person]:
     """Join tracklets of one face to people, the longest first, wherever and whenever it is seen.
 
+    A tracklet with a gap may be two people's, one after the other in one place, so that its pieces are told apart as well.
+
     Args:
         tracklets: of the whole video.
         describe: describes faces.
         min_similarity: cosine between a tracklet's and a person's descriptors above which it is the same face.
     """
-    parts = _longest_first(tracklets)
+    pieces = {id(piece): (piece, part) for part in tracklets for piece in part.pieces(_UNSEEN)}
+    parts = _longest_first([piece for piece, _ in pieces.values()])
     people: list[Person] = []
     sums: list[NDArray[np.float32]] = []
     for part, descriptor in zip(parts, describe([Person([part]).sightings() for part in parts]), strict=True):
@@ -128,7 +132,20 @@ def group_by_face(tracklets: Sequence[Tracklet], describe: Describe, min_similar
         else:
             people.append(Person([part]))
             sums.append(descriptor)
-    return people
+    return [_rejoined(person, lambda piece: pieces[id(piece)][1]) for person in people]
+
+
+def _rejoined(person: Person, whole: Callable[[Tracklet], Tracklet]) -> Person:
+    """A person whose pieces of one tracklet are one again, with the gaps between them bridged."""
+    joined: list[Tracklet] = []
+    last: Tracklet | None = None
+    for piece in person.tracklets:
+        if last is not None and whole(last) is whole(piece) and whole(piece) is not piece:
+            joined[-1].append(piece)
+        else:
+            joined.append(piece)
+        last = piece
+    return Person(joined)
 
 
 def _longest_first(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
