@@ -95,7 +95,7 @@ def test_crops_are_those_of_the_recipe(
 ) -> None:
     made = []
 
-    def make_crops(manifest: Manifest, config: CropConfig, *others: Any) -> Outcome:
+    def make_crops(manifest: Manifest, config: CropConfig, *others: Any, **how: Any) -> Outcome:
         made.append(config)
         return Outcome(failures={"talk": "no picture"})
 

@@ -198,9 +198,9 @@ def test_a_medium_that_a_file_lacks_is_not_seen(
     cropped = []
     make_crops = features.make_crops
 
-    def note_crops(manifest: Manifest, *others: Any) -> Outcome:
+    def note_crops(manifest: Manifest, *others: Any, **how: Any) -> Outcome:
         cropped.append([trial.id for trial in manifest.trials])
-        return make_crops(manifest, *others)
+        return make_crops(manifest, *others, **how)
 
     monkeypatch.setattr(features, "make_crops", note_crops)
     for path, lacks, has in ((sound, "face", "speech"), (mute, "speech", "face")):
