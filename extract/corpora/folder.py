@@ -6,6 +6,7 @@ subjects.csv                       optional: trial,subject,partition
 words/NAME.json|srt|vtt|TextGrid   optional: transcripts with word times
 crops/NAME or crops/NAME.zip       optional: face crops 00001.jpg, 00002.jpg, …, used as they are
 faces/NAME.jpg|png                 optional: a picture of the person to follow, by trial or by subject
+With `face: all`, each person of a video is a trial: labels/NAME#1.csv and so on, see docs/faces.md.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class CropConfig:
         identity: network that knows a person again after a gap or a cut: foamliu, vggface2, or the path of weights of
             mobilefacenet or facenet; empty: people are followed by their places, and a cut ends tracks.
         identity_similarity: cosine above which two faces count as one person's. 0.5 is measured for foamliu (docs/faces.md): one
-            person 0.51 to 0.92, two people -0.1 to 0.44; not for others.
+            person 0.51 to 0.92, two people 0.09 to 0.44; not for others.
         min_seen_s: of face "all": who is seen for a shorter time, seconds, is a passer-by and no trial.
         reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
         reference_similarity: cosine above which a face counts as the person in the picture. 0.5 is not measured: raise it

@@ -258,7 +258,7 @@ def open_job(job: Job, build: bool = True) -> Request:
 
     Args:
         job: the job.
-        build: whether to build the project's corpus if it is missing.
+        build: whether to build the project's corpus if it is missing, and to find the people of videos with a trial for each.
 
     Raises:
         MissingFileError: if the corpus is missing and not to be built.
@@ -270,7 +270,7 @@ def open_job(job: Job, build: bool = True) -> Request:
         out = Path(str(job.features))
         files = job.selection.pick(by_name(job.media.files))
         corpus, faults = loose_manifest(files, job.media.rate, job.media.face)
-        if job.media.face == ALL:
+        if job.media.face == ALL and build:
             finder = PeopleFinder(job.config, out / "people", out, options.device)
             corpus, unseen = each_person(corpus, finder)
             faults |= unseen
