@@ -21,7 +21,7 @@ from extract.media.container import media_faults
 
 STANDARD_INPUT = Path("-")
 PATIENCE_S = 5.0
-_PAUSE_S = 0.02  # between two looks at a file that has nothing new
+_PAUSE_S = 0.02  # between two looks for more
 
 
 class GrowingFile:
@@ -36,7 +36,7 @@ class GrowingFile:
         self._file, self._patience_s = file, patience_s
         self._regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if not self._regular:
-            self._patience_s = 0.0  # reading waits by itself
+            self._patience_s = 0.0  # nothing comes only when its writers have closed it
         self.ended = False
         self.is_empty = True
         self._interrupted = False
@@ -46,7 +46,11 @@ class GrowingFile:
         """Whether reading would not wait."""
         if self._regular:
             return os.fstat(self._file.fileno()).st_size > self._file.tell()
-        return bool(select.select([self._file], [], [], 0)[0])
+        return self._has_come(0)
+
+    def _has_come(self, timeout_s: float) -> bool:
+        """Whether reading a pipe would not wait, or its writers have closed it."""
+        return bool(select.select([self._file], [], [], timeout_s)[0])
 
     def read(self, size: int) -> bytes:
         """Some bytes, at most `size`; none at the end, or after an interruption, which libav's caller would swallow."""
@@ -83,6 +87,8 @@ class GrowingFile:
     def _read(self, size: int) -> bytes:
         since = time.monotonic()
         while not self.ended and not self._interrupted:
+            if not self._regular and not self._has_come(_PAUSE_S):
+                continue  # a read that waits would not notice a Ctrl-C that came just before it
             data = self._file.read(size)
             if data:
                 self.is_empty = False
