@@ -52,7 +52,8 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     required=True,
     metavar="RUN",
     shell_complete=names_of("fusion", "systems"),
-    help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN; several are one ensemble.",
+    help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN (and /TARGET, where each "
+    "target has a network of its own); several are one ensemble.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the answers and a cache."

@@ -18,7 +18,8 @@ _ENSEMBLE = (
         "--runs",
         multiple=True,
         metavar="RUN[,RUN…]",
-        help="Trained system, or one of its folds, seeds or targets as SYSTEM/foldK/seedN/TARGET, or the folder of one; may be repeated.",
+        help="Trained system, or one of its folds or runs as SYSTEM/foldK or SYSTEM/foldK/seedN (and /TARGET, where each target has a "
+        "network of its own), or the folder of one; may be repeated.",
     ),
     click.option(
         "--weights",

@@ -36,7 +36,8 @@ from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
 Run = Callable[..., Result]
-RUN = "work/models/fused/fold0/seed0"
+RUN_NAME = "fused/fold0/seed0"
+RUN = f"work/models/{RUN_NAME}"
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
@@ -327,8 +328,33 @@ def test_names_of_models(trained: Path, tmp_path: Path) -> None:
         find_networks(["fused/fold1"])
     with pytest.raises(MissingFileError, match="'nowhere/seed0'"):
         find_networks(["nowhere/seed0"])
-    with pytest.raises(MissingFileError, match="no trained network"):
+    with pytest.raises(
+        MissingFileError, match="no trained network, expected model.json and model.safetensors.*like. Check"
+    ):
         find_networks([tmp_path])
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(MissingFileError, match="It has model.safetensors, so that only model.json is missing. Check"):
+        find_networks([tmp_path])
+    with pytest.raises(
+        MissingFileError, match=f"'{RUN_NAME}' predicts all of its targets with one network.*Name '{RUN_NAME}'.$"
+    ):
+        find_networks([f"{RUN_NAME}/valence"])
+
+
+def test_a_misspelt_system_among_many(tmp_path: Path) -> None:
+    for number in range(34):
+        (tmp_path / f"system{number:02}").mkdir()
+    with pytest.raises(UnknownNameError) as caught:
+        find_networks(["sytsem07"], [tmp_path])
+    said = str(caught.value)
+    assert said.startswith(
+        "There is no trained system and no folder 'sytsem07', did you mean 'system07'? Expected one of system00"
+    )
+    assert said.endswith("system11 and 22 more. Correct it.")
+    with pytest.raises(
+        UnknownNameError, match=r"expected one of system00.* and 22 more\. Run 'avfusion train' first if"
+    ):
+        find_networks(["x"], [tmp_path])
 
 
 def test_targets_of_their_own_networks_are_parts_of_a_run(tmp_path: Path) -> None:
