@@ -254,7 +254,7 @@ def test_an_answer_that_cannot_be_written_is_no_fault_of_the_video(
     result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "plot.png")
     assert result.exit_code == 1
     assert f"The answer for '{video.stem}' cannot be written ([Errno 28] No space left" in result.stderr
-    assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
+    assert "predictions: the only trial failed (list: 'answers/cache/failures.json').\n  " in result.stderr
     assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
 
 
@@ -380,7 +380,10 @@ def test_weights_are_found_by_their_digest_or_named(trained: Path, tmp_path: Pat
     ensemble = Ensemble.of(load_members([Path(RUN)]))
     other = next(recipe for modality, recipe in ensemble.recipes.values() if modality == "audio")
     assert recipe != other
-    with pytest.raises(WeightsError, match=r"'audio.safetensors' .*--weights audio=PATH"):
+    with pytest.raises(
+        WeightsError,
+        match=r"'audio.safetensors' \(sha256 \w+…\), which were not found. Say where.*--weights audio=PATH, a file or a folder that has them\.$",
+    ):
         WeightsFinder({}, []).build("audio", recipe)
     for given in (tuned, tmp_path / "elsewhere"):
         assert WeightsFinder({"audio": given}, []).build("audio", recipe).recipe(upstream={}) == recipe
