@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import griffe
@@ -49,6 +50,18 @@ def test_pages_build_without_warnings_and_have_every_public_name(copied: Path) -
     assert not [
         found for page in pages for found in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:[^"]+"', page)
     ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    sections = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = [
+        place
+        for section in sections
+        for places in section.values()
+        for place in ([places] if isinstance(places, str) else places)
+    ]
+    assert sorted(named) == sorted(pages)
 
 
 @pytest.mark.slow
