@@ -23,14 +23,19 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
 
 
+def copy_pages(folder: Path) -> Path:
+    """What the pages are made of, in a folder."""
+    shutil.copy(ROOT / "zensical.toml", folder)
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    for package in PACKAGES:
+        (folder / package).symlink_to(ROOT / package)
+    return folder
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """What the pages are made of, in a folder of its own."""
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    for package in PACKAGES:
-        (tmp_path / package).symlink_to(ROOT / package)
-    return tmp_path
+    return copy_pages(tmp_path)
 
 
 @pytest.mark.slow
