@@ -12,11 +12,11 @@ from tests.test_docs import build, copy_pages
 pytestmark = [needs_browser, pytest.mark.slow]
 WIDTH = 390
 TOO_WIDE = """[...document.querySelectorAll('article *')].filter((each) => {
-  if (each.getBoundingClientRect().right <= innerWidth + 1) return false;
+  if (each.getBoundingClientRect().right <= WIDTH + 1) return false;
   for (let above = each.parentElement; above.tagName != 'ARTICLE'; above = above.parentElement)
     if (getComputedStyle(above).overflowX != 'visible') return false;
   return true;
-}).map((each) => each.outerHTML.slice(0, 100))"""
+}).map((each) => each.outerHTML.slice(0, 100))""".replace("WIDTH", str(WIDTH))
 
 
 def look(browser: Browser, page: Path) -> dict[str, object]:
