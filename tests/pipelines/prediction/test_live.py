@@ -262,7 +262,13 @@ def test_a_file_is_finished_when_it_has_not_grown_for_some_time(tmp_path: Path) 
     ("more", "said"),
     [
         (["b.ts"], "one VIDEO, 2 are given"),
-        (["--overlay", "o.mp4", "--format", "vtt"], "leave out --format and --overlay"),
+        (
+            ["--overlay", "o.mp4", "--format", "vtt"],
+            "goes without --format and --overlay (--format: rows are written as CSV",
+        ),
+        (["--window", "8"], "--window: the model goes from frame to frame"),
+        (["--recogniser", "pocketsphinx"], "words are recognised when a recording is finished"),
+        (["--postprocess", "median"], "looks at the frames around each one, which are not known yet"),
     ],
 )
 def test_live_writes_rows_of_one_source(more: list[str], said: str) -> None:
