@@ -51,7 +51,7 @@ bench: setup ## every benchmark, one after another (about 15 minutes); benchmark
 docs: setup ## write what is generated (docs/params.md, docs/cli.md, the dvc.yaml of projects elsewhere), and the pages as a site in site/
 	$(BIN)/python -m pipelines docs
 	$(BIN)/zensical build --clean --strict
-	@echo "The pages: site/index.html in a browser"
+	@echo "The pages: site/index.html in a browser; to search in them: $(BIN)/python -m http.server -d site"
 
 clean: ## remove what can be made again: work/, results/, caches (features/ stays)
 	rm -rf work results site .cache .pytest_cache .mypy_cache .ruff_cache

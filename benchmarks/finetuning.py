@@ -205,6 +205,7 @@ def compare_pieces(options: argparse.Namespace) -> None:
     best = best_of({str(piece): partial(ask, piece) for piece in pipes}, options.repeats)
     print(f"\n| step on {shape[0]} x {shape[1]} crops | s | against all at once | peak memory, MB |\n|---|---|---|---|")
     for piece in pipes:
+        pipes[piece].send(False)
         name = f"{piece} crops at a time" if piece else "all at once"
         print(
             f"| {name} | {best[str(piece)]:.2f} | {best[str(piece)] / best['0']:.2f} | {memory[piece]:,.0f} |",

@@ -24,6 +24,7 @@ Faults = dict[str, str]
 """Full key → what is wrong with its value: "is 3, expected text"."""
 
 _LONGEST_VALUE = 60  # characters of a value in a message
+_MOST_NAMES = 12  # of known names in a message
 _DEEPEST = 20  # levels of nested sections
 _ABSENT = object()
 _EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -249,15 +250,26 @@ def _show(value: Any) -> str:
 
 
 def expected_one_of(name: str, known: Iterable[str], instead: str = "") -> str:
-    """The known names and the nearest one, for messages about an unknown name.
+    """The known names and the nearest one, for messages about an unknown name; of many names only some, after the nearest one.
 
     >>> expected_one_of("facenett", ["bert", "facenet"])
     "expected one of bert, facenet. Did you mean 'facenet'?"
+    >>> expected_one_of("n7x", [f"n{number}" for number in range(20)])
+    "did you mean 'n7'? Expected one of n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11 and 8 more"
     """
     ordered = list(known)
-    near = difflib.get_close_matches(name, ordered, n=1)
-    guess = instead or (f". Did you mean '{near[0]}'?" if near else "")
-    return f"expected {'one of ' * bool(ordered)}{', '.join(ordered) or 'none'}{guess}"
+    near = "" if instead else find_nearest(name, ordered)
+    listed = ", ".join(ordered[:_MOST_NAMES]) or "none"
+    if len(ordered) <= _MOST_NAMES:
+        guess = instead or (f". Did you mean '{near}'?" if near else "")
+        return f"expected {'one of ' * bool(ordered)}{listed}{guess}"
+    listed = f"xpected one of {listed} and {len(ordered) - _MOST_NAMES} more"
+    return f"did you mean '{near}'? E{listed}" if near else f"e{listed}{instead}"
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to another one; "" if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
 
 
 def _join(key: str, place: Place) -> str:

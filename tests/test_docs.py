@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import griffe
@@ -22,14 +23,19 @@ def build(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
 
 
+def copy_pages(folder: Path) -> Path:
+    """What the pages are made of, in a folder."""
+    shutil.copy(ROOT / "zensical.toml", folder)
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    for package in PACKAGES:
+        (folder / package).symlink_to(ROOT / package)
+    return folder
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """What the pages are made of, in a folder of its own."""
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    for package in PACKAGES:
-        (tmp_path / package).symlink_to(ROOT / package)
-    return tmp_path
+    return copy_pages(tmp_path)
 
 
 @pytest.mark.slow
@@ -49,6 +55,18 @@ def test_pages_build_without_warnings_and_have_every_public_name(copied: Path) -
     assert not [
         found for page in pages for found in re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:[^"]+"', page)
     ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    sections = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = [
+        place
+        for section in sections
+        for places in section.values()
+        for place in ([places] if isinstance(places, str) else places)
+    ]
+    assert sorted(named) == sorted(pages)
 
 
 @pytest.mark.slow

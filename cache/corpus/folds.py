@@ -96,7 +96,7 @@ def make_folds(
         kind: "partition" for the corpus's own partition as the only fold, "rotated" [Zhang2023], "grouped" or "stratified";
             "auto" for the partition, or grouped folds if the corpus has none.
         count: number of folds; 0 for six, or one per subject with labels if there are fewer, with a warning. The partition
-            is always a single one.
+            is always a single one, so that it refuses another number.
         seed: seed of grouped and stratified folds.
         disjoint: rotated: keep subjects together, as described in [Zhang2023] but not done in its code.
 
@@ -108,6 +108,11 @@ def make_folds(
     require_known("kind of folds", kind, FOLD_KINDS)
     if kind == "auto":
         kind = "partition" if {"train", "validation"} <= {trial.partition for trial in manifest.trials} else "grouped"
+    if kind == "partition" and count > 1:
+        raise SettingError(
+            f"{count} folds are asked for (fusion.folds.count), but the corpus's own partition is one fold. Set fusion.folds.kind to "
+            "grouped, stratified or rotated for that many, or leave out the count."
+        )
     if not count:
         count = DEFAULT_COUNT if kind in ("partition", "rotated") else _default_count(manifest)
     rules: dict[str, Callable[[], tuple[Fold, ...]]] = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from cache.documents.documents import (
     write_document,
     write_file,
 )
-from cache.errors import CorpusError, MissingFileError, list_faults
+from cache.errors import CorpusError, MissingFileError, counted, list_faults
 from cache.names import require_known
 from cache.targets import AFFECT, Target, names_of
 
@@ -140,18 +140,9 @@ class Manifest:
         Raises:
             CorpusError: if some are not; the message names trials, frames and labels.
         """
-        faults = []
-        for trial in self.trials:
-            for target, column in zip(self.targets, () if trial.labels is None else trial.labels.T, strict=False):
-                frames = np.flatnonzero(target.outside(column))
-                if len(frames):
-                    faults.append(
-                        f"trial '{trial.id}' has {len(frames)} labels of '{target.name}' outside [{target.low:g}, {target.high:g}], "
-                        f"the first is {column[frames[0]]:g} in frame {frames[0]}"
-                    )
-        if faults:
+        if faults := find_labels_outside(self.trials, self.targets):
             raise CorpusError(
-                f"Labels leave the declared range: {list_faults(faults, _LISTED)}. Declare the range that the labels have "
+                f"Labels leave the declared range: {faults}. Declare the range that the labels have "
                 "('corpus.settings.targets' of a folder of your own, else the targets of the reader), or correct them."
             )
 
@@ -250,6 +241,23 @@ def read_target_names(folder: Path) -> tuple[str, ...]:
     """
     document = read_document(folder / "manifest.json", _ManifestDocument, _REMEDY, CorpusError)
     return () if document is None else tuple(part.name for part in document.targets)
+
+
+def find_labels_outside(trials: Iterable[Trial], targets: Sequence[Target]) -> str:
+    """Which labels of some trials leave the range that their target declares, with frames and labels; "" if none does.
+
+    A label of nan is none, and lies nowhere.
+    """
+    faults = []
+    for trial in trials:
+        for target, column in zip(targets, () if trial.labels is None else trial.labels.T, strict=False):
+            frames = np.flatnonzero(target.outside(column))
+            if len(frames):
+                faults.append(
+                    f"trial '{trial.id}' has {counted(len(frames), 'label')} of '{target.name}' outside [{target.low:g}, "
+                    f"{target.high:g}], the first is {column[frames[0]]:g} in frame {frames[0]}"
+                )
+    return list_faults(faults, _LISTED)
 
 
 def missing_medium(kind: str, trials: Sequence[Trial]) -> MissingFileError:

@@ -193,12 +193,13 @@ def _check_lineage(backbone: Backbone) -> None:
         )
 
 
-def rebuild(recipe: Recipe, weights: str = "") -> Backbone:
+def rebuild(recipe: Recipe, weights: str = "", remedy: str = "Give their path.") -> Backbone:
     """Rebuild the backbone that computed some features from their recipe alone.
 
     Args:
         recipe: of the features.
         weights: path of the weights file, if they cannot be loaded by name.
+        remedy: how to say where the right weights lie, for messages.
 
     Raises:
         WeightsError: if these are not the recipe's weights; says which ones are and where to get them.
@@ -210,11 +211,11 @@ def rebuild(recipe: Recipe, weights: str = "") -> Backbone:
         backbone = load_backbone(recipe.name, weights or about.weights, about.config)
     except (MissingFileError, UnknownNameError) as error:
         raise WeightsError(
-            f"Backbone '{recipe.name}' needs its weights {wanted}. Give their path. ({error})"
+            f"Backbone '{recipe.name}' needs its weights {wanted}, which were not found. {remedy}"
         ) from error
     if backbone.weights.sha256 != recipe.weights_sha256:
         raise WeightsError(
-            f"The weights of backbone '{recipe.name}' have sha256 '{backbone.weights.sha256[:12]}…', expected {wanted}. Give those."
+            f"The weights of backbone '{recipe.name}' have sha256 '{backbone.weights.sha256[:12]}…', expected {wanted}. {remedy}"
         )
     found = backbone.recipe(recipe.dtype, recipe.settings.get("precision", "fp32"), recipe.upstream)
     if found != recipe:

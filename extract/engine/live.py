@@ -14,6 +14,26 @@ from extract.media.live import LiveMedium
 MOST_FRAMES = 16  # computed at a time
 
 
+class AbsentBackbone:
+    """Stands for a backbone whose input the medium lacks: there is nothing in any frame.
+
+    Args:
+        dim: width of its embeddings.
+        medium: counts the frames.
+    """
+
+    def __init__(self, dim: int, medium: LiveMedium) -> None:
+        self._dim, self._medium = dim, medium
+
+    def ready(self) -> int:
+        """All that are known."""
+        return self._medium.clock.known
+
+    def take(self, first: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Zeros (N, D), and that there is nothing (N,)."""
+        return np.zeros((stop - first, self._dim), np.float32), np.zeros(stop - first, bool)
+
+
 class LiveBackbone:
     """A backbone that follows a medium.
 

@@ -169,11 +169,11 @@ class SoundFollower:
         self._ready = 0
 
     def ready(self) -> int:
-        """Frames whose piece has come; at the end, the rest of silence."""
+        """Frames whose piece has come or is not awaited any more; at the end, the rest of silence."""
         clock = self._medium.clock
         if self._medium.finished:
             return clock.known
-        come_s = Fraction(self._sound.total, self._sound.rate_hz) - self._kind.reach_s
+        come_s = max(Fraction(self._sound.total, self._sound.rate_hz), self._medium.awaited_s) - self._kind.reach_s
         while self._ready < clock.known and clock.edge_s(self._ready) + clock.edge_s(self._ready + 1) <= 2 * come_s:
             self._ready += 1
         return self._ready

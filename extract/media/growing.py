@@ -21,7 +21,7 @@ from extract.media.container import media_faults
 
 STANDARD_INPUT = Path("-")
 PATIENCE_S = 5.0
-_PAUSE_S = 0.02  # between two looks at a file that has nothing new
+_PAUSE_S = 0.02  # between two looks for more
 
 
 class GrowingFile:
@@ -29,14 +29,16 @@ class GrowingFile:
 
     Attributes:
         ended: whether the end was reached.
+        is_empty: whether nothing has come yet.
     """
 
     def __init__(self, file: BinaryIO, patience_s: float) -> None:
         self._file, self._patience_s = file, patience_s
         self._regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if not self._regular:
-            self._patience_s = 0.0  # reading waits by itself
+            self._patience_s = 0.0  # nothing comes only when its writers have closed it
         self.ended = False
+        self.is_empty = True
         self._interrupted = False
 
     @property
@@ -44,7 +46,11 @@ class GrowingFile:
         """Whether reading would not wait."""
         if self._regular:
             return os.fstat(self._file.fileno()).st_size > self._file.tell()
-        return bool(select.select([self._file], [], [], 0)[0])
+        return self._has_come(0)
+
+    def _has_come(self, timeout_s: float) -> bool:
+        """Whether reading a pipe would not wait, or its writers have closed it."""
+        return bool(select.select([self._file], [], [], timeout_s)[0])
 
     def read(self, size: int) -> bytes:
         """Some bytes, at most `size`; none at the end, or after an interruption, which libav's caller would swallow."""
@@ -81,8 +87,11 @@ class GrowingFile:
     def _read(self, size: int) -> bytes:
         since = time.monotonic()
         while not self.ended and not self._interrupted:
+            if not self._regular and not self._has_come(_PAUSE_S):
+                continue  # a read that waits would not notice a Ctrl-C that came just before it
             data = self._file.read(size)
             if data:
+                self.is_empty = False
                 return data
             self.ended = time.monotonic() - since >= self._patience_s
             time.sleep(0 if self.ended else _PAUSE_S)
@@ -114,7 +123,7 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
         return
     if path.is_dir():
         raise MediaError(f"'{path}' is a folder; expected a video or sound file that is being written. Check the path.")
-    with open(0 if path == STANDARD_INPUT else path, "rb", buffering=0, closefd=path != STANDARD_INPUT) as raw:
+    with _open_bytes(path) as raw:
         file = GrowingFile(raw, patience_s)
         try:
             with file.noting_interruptions(), av.open(file, metadata_errors="replace") as container:
@@ -122,8 +131,27 @@ def open_growing(path: Path, patience_s: float = PATIENCE_S) -> Iterator[tuple[A
                 yield container, file
         except av.FFmpegError as error:
             file.raise_interruption()
+            if file.is_empty:
+                raise MediaError(
+                    f"Nothing has come from '{path}'; expected a recording. Check what writes it, or wait longer for it with --patience."
+                ) from error
             raise MediaError(
                 f"'{path}' cannot be read while it is being written ({(error.strerror or str(error)).lower()}); expected MPEG-TS, "
                 "Matroska, fragmented MP4, WAV or another format without an index at its end. Record in one of these, or predict "
                 "the finished file without --live."
             ) from error
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    """Open a file, a pipe or standard input for reading.
+
+    Raises:
+        MediaError: if it cannot be read.
+    """
+    try:
+        return open(0 if path == STANDARD_INPUT else path, "rb", buffering=0, closefd=path != STANDARD_INPUT)
+    except OSError as error:
+        what = "Standard input" if path == STANDARD_INPUT else f"'{path}'"
+        raise MediaError(
+            f"{what} cannot be read ({(error.strerror or str(error)).lower()}). Pipe a recording in, or give its file."
+        ) from error

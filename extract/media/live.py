@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from extract.media.growing import PATIENCE_S, GrowingFile, open_growing
 from extract.media.timeline import largest_deviation, snap_rate, usual_rates
 
 KEPT_S = 15  # of sound; the longest piece reaches 5 s before its frame
+LATEST_S = 10  # that sound may come after its picture; a fragmented MP4 holds some seconds of each in turn
 _SNAPPED = 10_000  # pictures over which a header's rate may be rounded
 
 
@@ -49,6 +51,11 @@ class LiveClock:
         clock = cls(1 / rate, rate)
         clock._rates = [rate]
         return clock
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether all pictures so far came at one rate."""
+        return bool(self._rates)
 
     def add(self, tick: int) -> None:
         """The next picture, in units of the base since the first one."""
@@ -116,6 +123,7 @@ class LiveSound:
 
     def forget(self, second: int) -> None:
         """Drop what comes before a whole second."""
+        second = min(second, self.total // self.rate_hz)
         if second > self._second:
             self._blocks = [self.since(second).copy()]
             self._second = second
@@ -137,6 +145,9 @@ class LiveMedium:
         has_pictures: whether there is a video stream.
         has_sound: whether there is a sound stream.
         watchers: called with each decoded picture; its number counts the calls.
+        damaged: packets of which all or a part could not be decoded.
+        awaited_s: sound before this time is not awaited any more, seconds after the first picture; it may have ended, or its
+            packets are damaged, and pictures would wait for it without end.
     """
 
     def __init__(self, path: Path, container: Any, file: GrowingFile | None, rate: Fraction) -> None:
@@ -146,6 +157,8 @@ class LiveMedium:
         self.has_pictures, self.has_sound = self._video is not None, self._audio is not None
         self.finished = False
         self.watchers: list[Callable[[av.VideoFrame], None]] = []
+        self.damaged = 0
+        self.awaited_s = Fraction(0)
         self._started: set[int] = set()
         self._sounds: dict[int, LiveSound] = {}
         self._early: list[tuple[Fraction | None, int, NDArray[np.float32]]] = []
@@ -179,22 +192,24 @@ class LiveMedium:
             sound.forget(int(self.clock.edge_s(frame)) - KEPT_S)
 
     def read(self) -> Iterator[None]:
-        """Decode to the end; returns to the caller whenever something new has come."""
+        """Decode to the end; returns to the caller whenever something new has come.
+
+        Raises:
+            MediaError: if what comes cannot be followed; everything before it was returned then, as at the end of a recording.
+        """
         counted = None if self.has_pictures else self.sound(RATE_HZ)
         streams = [one for one in (self._video, self._audio if self._sounds else None) if one is not None]
-        for packet in demux(self.path, self._container, streams):
-            if self._file is not None:
-                self._file.raise_interruption()
-            if packet.size == 0 and packet.dts is not None:
-                continue
-            for frame in self._decode(packet):
-                if packet.stream is self._video:
-                    self._show(frame)
-                else:
-                    self._hear(frame)
-            if counted is not None:
-                self.clock.known = max(0, ceil(counted.total * self._rate / RATE_HZ - Fraction(1, 2)))
-            yield
+        fault: MediaError | av.FFmpegError | None = None
+        try:
+            for packet in demux(self.path, self._container, streams):
+                if self._file is not None:
+                    self._file.raise_interruption()
+                self._take(packet)
+                if counted is not None:
+                    self.clock.known = max(0, ceil(counted.total * self._rate / RATE_HZ - Fraction(1, 2)))
+                yield
+        except (MediaError, av.FFmpegError) as error:
+            fault = error
         if self._file is not None:
             self._file.raise_interruption()
         for sound in self._sounds.values():
@@ -204,19 +219,41 @@ class LiveMedium:
             self.clock.known = max(1, round(counted.total * self._rate / RATE_HZ))
         self.finished = True
         yield
+        if isinstance(fault, av.FFmpegError) and self.clock.known:
+            raise MediaError(
+                f"'{self.path}' cannot be read beyond {self.clock.known} frames ({(fault.strerror or str(fault)).lower()}). Check the "
+                "source, and follow it again."
+            ) from fault
+        if fault is not None:
+            raise fault
 
-    def _decode(self, packet: Any) -> list[Any]:
-        """Decoded frames; none of a damaged packet before the first whole one, or where a recording was cut off."""
+    def _take(self, packet: Any) -> None:
+        """Decode a packet; what is damaged is left out, since a stream does not come again."""
+        if packet.size == 0 and packet.dts is not None:
+            return
+        frames, whole = [], not packet.is_corrupt
         try:
-            frames = list(packet.decode())
-        except av.InvalidDataError:
-            if packet.stream.index in self._started and not (self._file and self._file.ended):
-                raise
-            return []
-
+            frames = packet.decode()
+        except av.FFmpegError:
+            whole = False
+        if not whole and packet.stream.index in self._started and not (self._file and self._file.ended):
+            self._note_damage()  # which it is not before the first whole one, or where a recording was cut off
         if frames:
             self._started.add(packet.stream.index)
-        return frames
+        for frame in frames:
+            if packet.stream is self._video:
+                self._show(frame)
+            else:
+                self._hear(frame)
+
+    def _note_damage(self) -> None:
+        self.damaged += 1
+        if self.damaged == 1:
+            warnings.warn(
+                f"'{self.path}' is damaged after {self.clock.known} frames: packets were lost or cannot be decoded. It is followed on; "
+                "pictures that are missing have no row, and missing sound is silence.",
+                stacklevel=2,
+            )
 
     def _show(self, frame: av.VideoFrame) -> None:
         time = frame.pts
@@ -233,6 +270,7 @@ class LiveMedium:
         for early in self._early:
             self._place(*early)
         self._early = []
+        self.awaited_s = (time - self._first) * self._video.time_base - LATEST_S
 
     def _hear(self, frame: av.AudioFrame) -> None:
         time = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.clock import FrameClock
-from cache.corpus.manifest import Manifest, Trial
-from cache.errors import FingerprintError, SettingError, ShapeError
+from cache.corpus.manifest import Manifest, Trial, find_labels_outside
+from cache.errors import CorpusError, FingerprintError, SettingError, ShapeError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
@@ -124,6 +124,7 @@ class Bank:
 
         Raises:
             SettingError: if there is no modality or no trial.
+            CorpusError: if labels are outside the ranges of the targets.
             ShapeError: if arrays of a trial differ in length, those of a modality in width, or modalities in their trials.
         """
         first = next(iter(embeddings.values()), {})
@@ -150,6 +151,11 @@ class Bank:
         clock = {trial_id: FrameClock(Fraction(1), length) for trial_id, length in lengths.items()}
         given = {trial_id: np.asarray(own, np.float32) for trial_id, own in labels.items()}
         trials = [Trial(each, each, "", clock[each], {}, given.get(each)) for each in lengths]
+        if wrong_labels := find_labels_outside(trials, targets):
+            raise CorpusError(
+                f"Labels leave the declared range: {wrong_labels}. Declare the range that they have, with targets=(Target('valence', "
+                "low=1, high=9), …), or correct them."
+            )
         rows: dict[str, Rows] = {}
         valid, recipes = {}, {}
         for modality, arrays in sorted(embeddings.items()):

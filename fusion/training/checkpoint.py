@@ -42,7 +42,7 @@ from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
 from fusion.training.postprocessing import Fitted
-from fusion.training.reading import AUTO, Reading, overlapping
+from fusion.training.reading import AUTO, Reading, find_hop_fault, overlapping
 
 VERSION = 4  # 2: targets with ranges, recipes; 3: how trials are read, post-processing; 4: trials that weights have seen by their content
 TENSORS, DOCUMENT = "model.safetensors", "model.json"
@@ -113,7 +113,8 @@ class Checkpoint:
             postprocess: a chain of `fusion.training.postprocessing`.
 
         Raises:
-            SettingError: if post-processing is asked for and none was fitted.
+            SettingError: if post-processing is asked for and none was fitted, or the hop is longer than the windows, so that frames
+                between them would have no prediction; with models of a fixed length it is cut to their windows.
         """
         if postprocess and not self.fitted:
             raise SettingError(
@@ -122,8 +123,13 @@ class Checkpoint:
             )
         own = Reading(self.training.window, self.training.hop)
         chosen = self.windows if window == AUTO else own
-        if isinstance(window, int) and self.model.fixed_length is None:
+        fixed = self.model.fixed_length is not None
+        if isinstance(window, int) and not fixed:
             chosen = overlapping(window)
+        if not fixed and (wrong := find_hop_fault(chosen.window, hop)):
+            raise SettingError(
+                f"The hop {wrong} of a network: frames between its windows would have no prediction. Give a smaller hop, or auto."
+            )
         if isinstance(hop, int):
             chosen = replace(chosen, hop=min(hop, chosen.window))
         return replace(self, reading=chosen, postprocess=tuple(postprocess))

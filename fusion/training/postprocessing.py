@@ -17,6 +17,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.settings import expected_one_of
 from fusion.training.reading import TIE
 
 Array = NDArray[np.float64]
@@ -165,4 +166,6 @@ def find_chain_faults(names: Sequence[str]) -> str:
     """What is wrong with a chain; "" if it can be applied."""
     if tuple(names) in [(), *CHAINS]:
         return ""
+    if unknown := [name for name in names if name not in STEPS]:
+        return f"names '{unknown[0]}', {expected_one_of(unknown[0], STEPS)}"
     return f"is {list(names)}, expected some of {', '.join(STEPS)} in this order, of {', '.join(SMOOTHING)} at most one"

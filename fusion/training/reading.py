@@ -46,6 +46,16 @@ class Reading:
         return window, min(self.hop, window), max(1, size)
 
 
+def find_hop_fault(window: int | str, hop: int | str) -> str:
+    """What is wrong with the hop of a window; "" if nothing is, or one of them is a word.
+
+    >>> find_hop_fault(10, 5000)
+    'is 5000, expected 1 to 10, the window'
+    """
+    apart = isinstance(window, int) and isinstance(hop, int) and hop > window
+    return f"is {hop}, expected 1 to {window}, the window" if apart else ""
+
+
 def overlapping(window: int) -> Reading:
     """Windows of so many frames, of which some contain every frame."""
     return Reading(window, max(1, window // OVERLAP))

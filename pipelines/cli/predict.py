@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cache.errors import with_full_stop
 from pipelines.cli.options.common import JSON, names_of
 from pipelines.cli.options.kinds import DEVICE, RECOGNISER, FrameRate, Frames
 from pipelines.console.console import Command, guarded, note, show
@@ -39,7 +40,7 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
 
     chain = tuple(step.strip() for step in value.split(",") if step.strip())
     if wrong := find_chain_faults(chain):
-        raise click.BadParameter(f"It {wrong}.", context, option)
+        raise click.BadParameter(with_full_stop(f"It {wrong}"), context, option)
     return chain
 
 
@@ -51,7 +52,8 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     required=True,
     metavar="RUN",
     shell_complete=names_of("fusion", "systems"),
-    help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN; several are one ensemble.",
+    help="Folder of a trained run, or a system of the project, which is all its runs, or SYSTEM/foldK/seedN (and /TARGET, where each "
+    "target has a network of its own); several are one ensemble.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the answers and a cache."
@@ -112,7 +114,7 @@ def _chain(context: click.Context, option: click.Parameter, value: str) -> tuple
     default="auto",
     show_default=True,
     type=Frames("auto"),
-    help="Frames between their starts: auto for what belongs to the windows, of a number a quarter.",
+    help="Frames between their starts, at most a window: auto for what belongs to the windows, of a number a quarter.",
 )
 @click.option(
     "--postprocess",
@@ -155,8 +157,8 @@ def predict(
     """
     if live:
         _check_live(videos, as_json, recogniser, **how)
-    elif patience is not None:
-        raise click.UsageError("--patience is for --live. Leave it out, or add --live.")
+    else:
+        _check_finished(videos, patience, how["window"], how["hop"])
     from pipelines.ensembles.finding import find_networks
 
     find_networks(how["models"])  # a wrong name is refused before torch is loaded
@@ -179,6 +181,34 @@ def predict(
     raise_unanswered(outcome, asked.out)
 
 
+def _check_finished(videos: tuple[Path, ...], patience: float | None, window: int | str, hop: int | str) -> None:
+    """Refuse what needs --live, and windows with gaps between them."""
+    from fusion.training.reading import find_hop_fault
+
+    if patience is not None:
+        raise click.UsageError("--patience is for --live. Leave it out, or add --live.")
+    for video in videos:
+        if str(video) == "-":
+            raise click.UsageError("'-' is standard input, which is read with --live. Add it, or name a file.")
+        if video.exists() and not video.is_file() and not video.is_dir():
+            raise click.UsageError(f"'{video}' is no file but a pipe or a device, which is read with --live. Add it.")
+    if wrong := find_hop_fault(window, hop):
+        raise click.UsageError(f"--hop {wrong}: frames between windows would have no prediction. Choose a smaller one.")
+
+
+_LIVE_REFUSES = {
+    "--format": "rows are written as CSV, as they come",
+    "--json": "rows are written as CSV, as they come",
+    "--overlay": "pictures are drawn on when the video is finished",
+    "--plot": "a plot shows the whole video",
+    "--recogniser": "words are recognised when a recording is finished",
+    "--window": "the model goes from frame to frame, without windows",
+    "--hop": "the model goes from frame to frame, without windows",
+    "--postprocess": "post-processing looks at the frames around each one, which are not known yet",
+}
+"""Option → why it cannot be had with --live."""
+
+
 def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None, **how: Any) -> None:
     """Refuse what needs a finished video."""
     if len(videos) != 1:
@@ -194,8 +224,8 @@ def _check_live(videos: tuple[Path, ...], as_json: bool, recogniser: str | None,
         "--postprocess": bool(how["postprocess"]),
         "--json": as_json,
     }
-    wrong = [option for option, is_given in given.items() if is_given]
-    if wrong:
+    if wrong := [option for option, is_given in given.items() if is_given]:
+        reasons = "; ".join(f"{option}: {_LIVE_REFUSES[option]}" for option in wrong)
         raise click.UsageError(
-            f"--live writes rows of CSV only: leave out {' and '.join(wrong)}, or predict the finished file."
+            f"--live goes without {' and '.join(wrong)} ({reasons}). Leave that out, or predict the finished file."
         )

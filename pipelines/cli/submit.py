@@ -18,7 +18,8 @@ _ENSEMBLE = (
         "--runs",
         multiple=True,
         metavar="RUN[,RUN…]",
-        help="Trained system, or one of its folds, seeds or targets as SYSTEM/foldK/seedN/TARGET, or the folder of one; may be repeated.",
+        help="Trained system, or one of its folds or runs as SYSTEM/foldK or SYSTEM/foldK/seedN (and /TARGET, where each target has a "
+        "network of its own), or the folder of one; may be repeated.",
     ),
     click.option(
         "--weights",
@@ -70,6 +71,7 @@ def submit_abaw(sample: Path, out: Path, check: Path | None, as_json: bool, **ho
     _choose(how["runs"], check)
     wanted = abaw.read_sample(sample)
     if check:
+        abaw.refuse_sample(check, sample)
         show([{"file": str(check), "rows": abaw.check(check, wanted), "faults": 0}], as_json)
         return
     abaw.check_out(out, sample)
@@ -77,8 +79,8 @@ def submit_abaw(sample: Path, out: Path, check: Path | None, as_json: bool, **ho
     abaw.check_trials(wanted, manifest, sample)
     predictions, networks = _predict(wanted.trial_ids(), manifest, **how)
     counts = abaw.write(out, wanted, predictions, manifest)
-    if counts["repeated"]:
-        note(f"{counts['repeated']} rows are after the last frame of their trial and repeat its prediction.")
+    if said := abaw.say_repeated(wanted, manifest):
+        note(said)
     show([{"file": str(out), "networks": networks, **counts}], as_json)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from pipelines.endtoend.settings import ImageChanges, SoundChanges
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 
 def change_images(images: Tensor, windows: Tensor, config: ImageChanges, size: int) -> Tensor:
@@ -28,6 +32,8 @@ def change_images(images: Tensor, windows: Tensor, config: ImageChanges, size: i
 
 def _transform(config: ImageChanges, side: int, size: int) -> v2.Transform | None:
     """The changes of pictures (…, 3, side, side) to (…, 3, size, size) as one transform, None where there are none."""
+    from torchvision.transforms import v2  # seconds that a fine-tuning which is finished already need not wait
+
     steps: list[v2.Transform] = []
     if config.crop < 1:
         steps += [v2.RandomCrop(round(side * config.crop)), v2.Resize(size, antialias=True)]

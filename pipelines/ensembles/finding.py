@@ -7,11 +7,12 @@ from pathlib import Path
 
 from cache.errors import MissingFileError, UnknownNameError, with_full_stop
 from cache.foreign import sha256_file
-from cache.settings import expected_one_of
+from cache.settings import expected_one_of, find_nearest
 from pipelines.project import paths
 
 Run = str | Path
-"""SYSTEM, SYSTEM/foldK, SYSTEM/foldK/seedN or SYSTEM/foldK/seedN/TARGET of the project, or a folder anywhere that is one of these."""
+"""SYSTEM, SYSTEM/foldK or SYSTEM/foldK/seedN of the project, SYSTEM/foldK/seedN/TARGET where each target has a network of its own, or a
+folder anywhere that is one of these."""
 
 _LAYOUTS = (
     "",
@@ -42,26 +43,44 @@ def _find(run: Run, models: Sequence[Path]) -> list[Path]:
     folder = systems[system].joinpath(*part) if system in systems else Path(run).expanduser()
     if not folder.is_dir():
         if system in systems:
-            trained = [
-                found.relative_to(systems[system].parent).as_posix() for found in _list_networks(systems[system])
-            ]
-            known = f"expected one of {', '.join(trained)}" if trained else "nor any other"
-            raise MissingFileError(
-                f"There is no trained run '{run}', {known}. Name one of these, or run 'avfusion train'."
-            )
+            raise _no_part(run, systems[system], part)
         if part or not systems:
             raise MissingFileError(
                 f"No model '{run}'. Give the folder of a trained run, such as work/models/<system>/fold0/seed0, or run this in "
                 "the project's folder and name one of its systems."
             )
+        remedy = "Correct it." if find_nearest(system, systems) else "Run 'avfusion train' first if params.yaml has it."
         raise UnknownNameError(
-            f"There is no trained system and no folder '{run}', {with_full_stop(expected_one_of(system, systems))} Correct it, or "
-            "run 'avfusion train' first."
+            f"There is no trained system and no folder '{run}', {with_full_stop(expected_one_of(system, systems))} {remedy}"
         )
     found = _list_networks(folder)
     if not found:
-        raise MissingFileError(f"'{folder}' has no trained network. Run 'avfusion train' first, or check the path.")
+        from fusion.training.checkpoint import DOCUMENT, TENSORS
+
+        half = f" It has {TENSORS}, so that only {DOCUMENT} is missing." if (folder / TENSORS).is_file() else ""
+        raise MissingFileError(
+            f"'{folder}' has no trained network, expected {DOCUMENT} and {TENSORS}, as 'avfusion train' leaves them, in it or below it, in "
+            f"fold0/seed0 and the like.{half} Check the path."
+        )
     return found
+
+
+def _no_part(run: Run, system: Path, part: Sequence[str]) -> MissingFileError:
+    """The error of a system that was trained, but not on this fold, with this seed or for this target alone."""
+    trained = [found.relative_to(system.parent).as_posix() for found in _list_networks(system)]
+    if not trained:
+        return MissingFileError(
+            f"There is no trained run '{run}', nor any other of '{system.name}'. Run 'avfusion train'."
+        )
+    whole = "/".join((system.name, *part[:2]))
+    if len(part) == 3 and whole in trained:
+        return MissingFileError(
+            f"There is no network '{run}': '{whole}' predicts all of its targets with one network, and a fourth part names a target "
+            f"only where each has its own (train.per_target). Name '{whole}'."
+        )
+    return MissingFileError(
+        f"There is no trained run '{run}', {with_full_stop(expected_one_of(str(run), trained))} Name one of these."
+    )
 
 
 def _list_networks(folder: Path) -> list[Path]:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import AvFusionError, SettingError
+from cache.errors import AvFusionError, MissingFileError, SettingError
 from cache.foreign import sha256_file
 from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from extract.backbones.contract import Backbone
+from extract.corpora.reading import TRANSCRIPTS
 from extract.engine.cropping import croppable, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.faces.crops import CropConfig
@@ -143,8 +144,13 @@ class FeatureMaker:
         for trial in self._left(manifest):
             try:
                 require_medium(manifest, [trial], backbone.input)
+            except MissingFileError:
+                self.failures[trial.id] = (
+                    f"'{manifest.path(trial, 'audio')}' has no words, and nobody knows how the model's were recognised. Give --recogniser "
+                    f"pocketsphinx, or put a transcript beside it, such as '{trial.id}{TRANSCRIPTS[0]}'."
+                )
             except AvFusionError as error:
-                self.failures[trial.id] = f"{error} Or give --recogniser pocketsphinx."
+                self.failures[trial.id] = str(error)
 
     def _embed(self, manifest: Manifest, backbone: Backbone, recipe: Recipe, crops: Path | None) -> None:
         """Compute missing embeddings; no frame of a file has input from a medium that the file lacks."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import MediaError, StoreError
+from cache.errors import MediaError, MissingFileError, StoreError
 from cache.recipe import Recipe
 from extract.backbones.contract import Backbone
 from extract.engine.devices import choose_device
-from extract.engine.live import MOST_FRAMES, LiveBackbone
+from extract.engine.live import MOST_FRAMES, AbsentBackbone, LiveBackbone
 from extract.engine.one_file import SOUND_RATE
 from extract.faces.crops import CropConfig
 from extract.faces.detection import Detector, make_detector
@@ -111,6 +111,12 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
         finally:
             note(f"{count} frames are in '{path}'.")
             results.finish(path)
+            if medium.damaged:
+                warn(f"Damaged or incomplete parts of '{source}': {medium.damaged}.")
+            if not medium.clock.is_regular:
+                warn(
+                    f"Pictures of '{source}' did not come at one rate, or some were lost; time_s says when each was shown."
+                )
     for what, frames in prediction.seen_in.items():
         if not frames:
             warn(f"No {what} was seen in '{source}'; the prediction rests on the rest.")
@@ -131,12 +137,7 @@ def _follow(
         if medium.has_pictures
     }
     medium.watchers += [face.see for face in faces.values()]
-    backbones = {
-        key: LiveBackbone(
-            reader.backbone, medium, faces.get(reader.crops) if reader.crops else None, asked.device, reader.precision
-        )
-        for key, reader in readers.items()
-    }
+    backbones = _open_backbones(medium, readers, faces, asked.device)
     headings = {key: reader.heading for key, reader in readers.items()}
     done = 0
     for _ in medium.read():
@@ -155,6 +156,30 @@ def _follow(
             for face in faces.values():
                 face.forget(stop)
     yield from prediction.finish()
+
+
+def _open_backbones(
+    medium: LiveMedium, readers: Mapping[str, _Reader], faces: Mapping[CropConfig, FaceFollower], device: str
+) -> dict[str, LiveBackbone | AbsentBackbone]:
+    """The backbones that follow a medium; what it lacks is left out as for a finished file, unless it lacks all.
+
+    Raises:
+        MissingFileError: if it has nothing that the networks read.
+    """
+    backbones: dict[str, LiveBackbone | AbsentBackbone] = {}
+    lacking: list[MissingFileError] = []
+    for key, reader in readers.items():
+        face = faces.get(reader.crops) if reader.crops else None
+        try:
+            backbones[key] = LiveBackbone(reader.backbone, medium, face, device, reader.precision)
+        except MissingFileError as error:
+            lacking.append(error)
+            backbones[key] = AbsentBackbone(reader.backbone.dim, medium)
+    if len(lacking) == len(readers):
+        raise lacking[0]
+    for lack in lacking:
+        warn(str(lack))
+    return backbones
 
 
 @dataclass

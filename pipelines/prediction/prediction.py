@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from extract.engine.outcome import Outcome
 from extract.faces.crops import CropConfig
 from extract.faces.tracking import ALL
 from fusion.training.reading import AUTO
-from pipelines.console.console import warn
+from pipelines.console.console import note, warn
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, digest_networks, find_networks
 from pipelines.ensembles.members import load_members
@@ -108,7 +109,7 @@ def predict_files(videos: Sequence[Path], asked: Asked) -> tuple[list[dict[str, 
     files: dict[str, dict[Path, Write]] = {}
     results = {}
     for trial in manifest.trials:
-        files[trial.id] = _writers(trial.id, asked, len(manifest.trials) + len(outcome.failures))
+        files[trial.id] = _writers(manifest, trial, asked, len(manifest.trials) + len(outcome.failures))
         video = manifest.path(trial, "audio")
         content = sha256_file(video)
         made_of = _made_of(manifest, trial, content, networks, asked)
@@ -161,22 +162,33 @@ def _people_finder(folders: Sequence[Path], asked: Asked) -> PeopleFinder:
     return PeopleFinder(config, asked.out / CACHE / "people", asked.out, asked.device)
 
 
-def _writers(name: str, asked: Asked, count: int) -> dict[Path, Write]:
-    """The files to write for one of some videos, each with what writes it.
+def _writers(manifest: Manifest, trial: Trial, asked: Asked, count: int) -> dict[Path, Write]:
+    """The files to write for one of some videos, each with what writes it; a sound file has no overlay.
 
     Raises:
-        SettingError: if several videos would be drawn into one file, or a place for a drawing is no such file and no folder.
+        SettingError: if several videos would be drawn into one file, a place for a drawing is no such file and no folder, or it is
+            one for the overlay of a sound file.
     """
     found: dict[Path, Write] = {
-        asked.out / f"{name}{FORMATS[kind]}": partial(_write_as, kind) for kind in asked.formats
+        asked.out / f"{trial.id}{FORMATS[kind]}": partial(_write_as, kind) for kind in asked.formats
     }
     drawings: tuple[tuple[str, Path | None, str, Write], ...] = (
         ("--overlay", asked.overlay, ".mp4", _overlay),
         ("--plot", asked.plot, ".png", _plot),
     )
     for option, place, suffix, write in drawings:
-        if place is not None:
-            found[choose_file(option, place, suffix, name, count)] = write
+        if place is None:
+            continue
+        path = choose_file(option, place, suffix, trial.id, count)
+        if write is not _overlay or "video" in trial.media:
+            found[path] = write
+            continue
+        sound = manifest.path(trial, "audio")
+        if path == place:
+            raise SettingError(
+                f"--overlay '{place}' draws on pictures, but '{sound}' has only sound. Use --plot instead."
+            )
+        note(f"'{sound}' has no pictures to draw on, so that it has no overlay.")
     return found
 
 
@@ -312,8 +324,13 @@ def predict(
 
     Raises:
         TrialsFailedError: if the video cannot be predicted; says why.
+        SettingError: if several videos are given.
         AvFusionError: as `predict_files`.
     """
+    if not isinstance(video, str | os.PathLike):
+        raise SettingError(
+            f"predict takes one video, not a {type(video).__name__}. Call it for each: [predict(video, run) for video in videos]."
+        )
     models = (run,) if isinstance(run, str | Path) else tuple(run)
     if not models:
         raise SettingError("The ensemble has 0 models; expected at least one. Name the checkpoints.")

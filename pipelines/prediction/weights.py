@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from cache.errors import AvFusionError, FingerprintError, SettingError, WeightsError
+from cache.errors import AvFusionError, FingerprintError, SettingError
 from cache.foreign import sha256_file
 from cache.recipe import Recipe
 from extract.backbones.contract import Backbone, rebuild
@@ -50,12 +50,8 @@ class WeightsFinder:
             found = self._known.get(recipe.weights_sha256)
         if found is None and given is not None:
             found = given if given.is_file() else None
-        try:
-            return rebuild(recipe, "" if found is None else str(found))
-        except WeightsError as error:
-            raise WeightsError(
-                f"{error} Say where they lie with --weights {modality}=PATH, a file or a folder that has it."
-            ) from error
+        remedy = f"Say where these lie with --weights {modality}=PATH, a file or a folder that has them."
+        return rebuild(recipe, "" if found is None else str(found), remedy)
 
     def check_names(self, known: Iterable[str]) -> None:
         """Check that every given feature set is one of the models'.

@@ -22,7 +22,7 @@ from extract.engine.runtimes import RUNTIMES
 from extract.faces.crops import CropConfig
 from fusion.models import MODELS
 from fusion.training.postprocessing import find_chain_faults
-from fusion.training.reading import AS_TRAINED
+from fusion.training.reading import AS_TRAINED, find_hop_fault
 from pipelines.console.trackers import TRACKERS
 from pipelines.endtoend.settings import FinetuneParams
 
@@ -132,7 +132,8 @@ class FoldParams:
         kind: auto (the corpus's own partition, or grouped folds where it has none), partition, rotated (the six blocks
             of [Zhang2023]), grouped (subjects kept together) or stratified (the same, balanced by the range of labels).
         number: which fold to train, from 0; -1 for every fold, one run each.
-        count: number of folds; 0 for six, or one per subject with labels if there are fewer. The partition is always one.
+        count: number of folds; 0 for six, or one per subject with labels if there are fewer. The partition is always one, and
+            refuses another number.
         seed: seed of grouped and stratified folds.
         disjoint: for rotated folds: keep subjects together, as [Zhang2023] says and its code does not.
         path: JSON file with folds to use instead, in the format of `work/models/folds.json`.
@@ -204,8 +205,8 @@ class EvaluateParams:
         window: frames of the windows that predictions are made in; "auto" for those with the best CCC on the validation trials,
             chosen among a few when a network is trained, "train" for those of training, as papers do. Models of a fixed length
             keep theirs.
-        hop: frames between the starts of these windows; frames in several of them take the mean. "auto" for what belongs to the
-            window, of a number a quarter.
+        hop: frames between the starts of these windows, at most a window; frames in several of them take the mean. "auto" for
+            what belongs to the window, of a number a quarter.
         postprocess: steps that predictions pass, with parameters that were fitted on the validation trials when a network was
             trained: one of median, exponential and savgol (smoothing), then delay (a shift in time), then scale (with a shift);
             `compare` shows the figures without them beside those with them. None by default.
@@ -231,8 +232,8 @@ class EvaluateParams:
                 faults[name] = f"is {value!r}, expected 1 to {10**6} or {' or '.join(words)}"
         if wrong := find_chain_faults(self.postprocess):
             faults["postprocess"] = wrong
-        if not faults and type(self.window) is type(self.hop) is int and self.hop > self.window:
-            faults["hop"] = f"is {self.hop}, expected 1 to {self.window}, the window"
+        if not faults and (wrong := find_hop_fault(self.window, self.hop)):
+            faults["hop"] = wrong
         ranges = {"best_folds": (0, 10**6), "draws": (1, 10**6), "seed": (0, 2**63 - 1)}
         check_ranges("section 'evaluate'", self, ranges, {"partition": (AUTO, *PARTITIONS)}, faults)
 

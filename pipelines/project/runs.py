@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
-from cache.documents.documents import Cell, Document, digest_bytes, read_document, write_document
+from cache.documents.documents import Cell, Document, Values, digest_bytes, read_document, write_document
 from cache.errors import MissingFileError, WeightsError
 from cache.store.store import FeatureStore
 from pipelines.project.code_digest import digest_code
@@ -32,6 +32,22 @@ if TYPE_CHECKING:
 DOCUMENT = "run.json"
 LIBRARIES = ("torch", "numpy", "scikit-learn")  # those that compute weights
 ROOT = Path(__file__).parents[2]
+
+WORDS = {
+    "model": "the fusion model's settings",
+    "training": "the settings of training",
+    "how": "the settings of fine-tuning",
+    "fold": "the trials of the fold",
+    "start": "the weights or settings that it starts from",
+    "media": "crops, sound or words",
+    "features": "features beside them",
+    "targets": "the targets",
+    "labels": "labels",
+    "machine": "device or threads",
+    "versions": f"versions of {' or '.join(LIBRARIES)}",
+    "code": "the code of avfusion that trains",
+}
+"""Part of what decides the weights of a fine-tuning → the same in words."""
 
 Row = dict[str, Any]
 
@@ -153,20 +169,29 @@ class RunDocument(Document):
         made_of: digest of everything that decides the weights.
         network: sha256 of the checkpoint's document.
         history: one row per epoch.
+        parts: digests of the parts of what decides the weights, by the names of WORDS; none in older documents.
     """
 
     made_of: str
     network: str
     history: list[dict[str, Cell]]
+    parts: Values
 
 
-def save_run(folder: Path, digest: str, history: Sequence[Row]) -> None:
-    """Write digests and history beside a checkpoint, which finishes the run."""
+def save_run(folder: Path, digest: str, history: Sequence[Row], parts: Mapping[str, str] | None = None) -> None:
+    """Write digests and history beside a checkpoint, which finishes the run.
+
+    Args:
+        folder: of the checkpoint.
+        digest: of everything that decides the weights.
+        history: one row per epoch.
+        parts: digests of its parts, so that `say_changes` can name those that changed.
+    """
     rows = [
         {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
         for row in history
     ]
-    content = {"made_of": digest, "network": _digest_network(folder), "history": rows}
+    content = {"made_of": digest, "network": _digest_network(folder), "history": rows, "parts": dict(parts or {})}
     write_document(folder / DOCUMENT, RunDocument, content)
 
 
@@ -224,6 +249,17 @@ def digest_of(folder: Path) -> str | None:
         return _read(folder).made_of
     except (MissingFileError, WeightsError):
         return None
+
+
+def say_changes(folder: Path, parts: Mapping[str, str]) -> str:
+    """What decides the weights of the run in a folder and has changed since, in words; "" if nothing has, or there is no such run."""
+    try:
+        known = _read(folder).parts
+    except (MissingFileError, WeightsError):
+        return ""
+    if not known:
+        return "something that decides its weights"
+    return ", ".join(words for name, words in WORDS.items() if known.get(name) != parts.get(name))
 
 
 def list_kept(root: Path, users: Iterable[tuple[str, Path]], describe: Callable[[Path], str]) -> list[Row]:

@@ -14,7 +14,7 @@ from cache.clock import FrameClock
 from cache.corpus.manifest import Trial
 from cache.documents.documents import write_file
 from cache.targets import Target
-from pipelines.report.wording import drawable
+from pipelines.report.wording import drawable, perceived
 
 LABEL, COLOURS = "#222222", ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # colour-blind safe [Okabe and Ito]
 STYLES = ("-", "--", ":", "-.")
@@ -119,7 +119,7 @@ def draw_prediction(
     edges = clock.edges_s()
     for row, found in enumerate(seen.values()):
         panels[-1].stairs(np.where(found, row + 0.4, row - 0.4), edges, baseline=row - 0.4, fill=True, color="#888888")
-    panels[-1].set_yticks(range(rows), [f"{name} seen" for name in seen])
+    panels[-1].set_yticks(range(rows), [perceived(name) for name in seen])
     panels[-1].set_ylim(-0.6, rows - 0.4)
     panels[-1].set_xlabel("time, s")
     panels[0].set_title(drawable(title), loc="left", fontsize=9)

@@ -45,6 +45,15 @@ def drawable(text: str, longest: int = 80) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
+def perceived(heading: str) -> str:
+    """What a model perceived, for a figure: speech and words are heard.
+
+    >>> perceived("face"), perceived("speech")
+    ('face seen', 'speech heard')
+    """
+    return f"{heading} {'heard' if heading in ('speech', 'words') else 'seen'}"
+
+
 def _escape(mark: str) -> str:
     return mark.encode("unicode_escape").decode("ascii")
 

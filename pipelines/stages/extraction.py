@@ -142,10 +142,12 @@ def raise_failures(*checks: Check) -> None:
         total = failed + len(outcome.computed) + len(outcome.kept)
         others = "; the others are finished and kept" if total > failed else ""
         if failed:
-            texts.append(
-                f"{what}: {failed} of {total} trials failed{others}. Fix them and run again, only they are redone "
-                f"(list: '{path}').\n{_list_reasons(outcome.failures)}"
-            )
+            listed = f"(list: '{path}').\n{_list_reasons(outcome.failures)}"
+            if total == 1:  # its reason has the remedy
+                texts.append(f"{what}: the only trial failed {listed}")
+            else:
+                again = "Fix them and run again, only they are redone"
+                texts.append(f"{what}: {failed} of {total} trials failed{others}. {again} {listed}")
     if texts:
         raise TrialsFailedError("\n".join(texts))
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
 from cache.errors import AvFusionError
 from cache.places.folders import Where
-from cache.recipe import Seen
+from cache.recipe import Seen, fingerprint
 from cache.targets import require_targets
 from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.cropping import crops_folder
@@ -52,7 +50,16 @@ from pipelines.project.finetuned import (
     weights_folder,
 )
 from pipelines.project.params import FeatureSetParams, Params
-from pipelines.project.runs import DOCUMENT, Digests, Row, best_epoch, digest_finetuning, find_run, save_run
+from pipelines.project.runs import (
+    DOCUMENT,
+    Digests,
+    Row,
+    best_epoch,
+    digest_finetuning,
+    find_run,
+    save_run,
+    say_changes,
+)
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
 from pipelines.training.features import open_stores
@@ -117,6 +124,10 @@ def _have(job: _Job, redo: bool) -> list[Row]:
                     warn(
                         f"What fine-tuning '{job.name}' left in '{place(job.digest)}' was damaged; it is trained again."
                     )
+                elif not redo and (changed := say_changes(fusion_folder(job.folder), job.parts)):
+                    note(
+                        f"Fine-tuning '{job.name}' of fold {job.fold.index} is trained again, as these changed: {changed}."
+                    )
                 history = _finetune_one(job)
                 name_finetuning(job.digest, job.folder)
                 if job.run.release == "two-stage" and best_epoch(history)["stage"] == 0:
@@ -168,7 +179,7 @@ class _Job:
         backbones: modality → the backbone that is trained, with the weights that it starts from.
         readers: modality → what its backbone reads.
         bank: labels, and the features of the other modalities.
-        digest: of all that decides the weights.
+        parts: what decides the weights → its digest.
         root: folder that names it.
     """
 
@@ -180,8 +191,13 @@ class _Job:
     backbones: dict[str, Backbone]
     readers: dict[str, ItemReader]
     bank: Bank
-    digest: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
     root: Path = paths.FINETUNED
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that decides the weights."""
+        return fingerprint(dict(self.parts))
 
     @property
     def folder(self) -> Path:
@@ -228,7 +244,7 @@ def _open(params: Params, name: str, fold: Fold, manifest: Manifest, features: W
     else:
         bank = Bank.of_labels(trials, manifest.targets, chosen)
     job = _Job(name, run, fold, params, manifest, backbones, readers, bank)
-    return replace(job, digest=_digest(job, Digests(params.fusion, manifest, lambda names, fold: stores)))
+    return replace(job, parts=_digest(job, Digests(params.fusion, manifest, lambda names, fold: stores)))
 
 
 def _digest_media(backbone: Backbone, manifest: Manifest, crops: Path | None, trial_id: str) -> str:
@@ -239,8 +255,8 @@ def _digest_media(backbone: Backbone, manifest: Manifest, crops: Path | None, tr
         return ""
 
 
-def _digest(job: _Job, digests: Digests) -> str:
-    """Digest of all that decides the weights, apart from rounding: `pipelines.endtoend.settings.MEMORY` does not count."""
+def _digest(job: _Job, digests: Digests) -> dict[str, str]:
+    """Digests of all that decides the weights, apart from rounding: `pipelines.endtoend.settings.MEMORY` does not count."""
     trial_ids = (*job.fold.train, *job.fold.validate)
     beside = sorted(job.run.modalities.keys() - job.backbones.keys())
     document = {
@@ -257,7 +273,7 @@ def _digest(job: _Job, digests: Digests) -> str:
         **digests.common(trial_ids),
         "code": digest_finetuning(job.run.model),
     }
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return {name: fingerprint({name: value}) for name, value in document.items()}
 
 
 def _start(job: _Job, modality: str) -> str:
@@ -347,7 +363,7 @@ def _save(job: _Job, result: Finetuned, rows: Sequence[Row]) -> None:
         reading=result.reading,
         fitted=result.fitted,
     ).save(folder)
-    save_run(folder, job.digest, rows)
+    save_run(folder, job.digest, rows, job.parts)
 
 
 def _lineage(job: _Job, modality: str, backbone: Backbone) -> Lineage:

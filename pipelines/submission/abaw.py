@@ -10,6 +10,7 @@ prediction, as the published code does. [Kollias2019]
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import write_file
-from cache.errors import CorpusError, SettingError, StoreError
+from cache.errors import CorpusError, SettingError, StoreError, counted, list_faults
 from cache.settings import expected_one_of
 from cache.targets import AFFECT, names_of
 from pipelines.submission.faults import Faults, check_above, find_fault, read_lines
 
 HEADER = ("image_location", *names_of(AFFECT))
-_NAMED = 3  # missing rows
+_NAMED = 3  # missing rows, trials with rows beyond their end
 _LOCATION = re.compile(r"(?P<trial>.+)/(?P<number>\d+)\.\w+")
 
 
@@ -39,11 +40,13 @@ class Sample:
         locations: first column, row by row.
         trials: trial of each row.
         frames: (N,) int64 frame of each row, from 0.
+        lines: line of each row.
     """
 
     locations: list[str]
     trials: list[str]
     frames: NDArray[np.int64]
+    lines: list[int]
 
     def trial_ids(self) -> list[str]:
         """The trials, in order of first appearance."""
@@ -79,7 +82,7 @@ def read_sample(path: Path) -> Sample:
             trials.append(match["trial"])
             frames.append(int(match["number"]) - 1)
     faults.refuse("Ask for the sample again.")
-    return Sample(locations, trials, np.array(frames, np.int64))
+    return Sample(locations, trials, np.array(frames, np.int64), list(seen.values()))
 
 
 def check_trials(sample: Sample, manifest: Manifest, path: Path) -> None:
@@ -100,6 +103,39 @@ def check_trials(sample: Sample, manifest: Manifest, path: Path) -> None:
             f"'{path}' asks for {len(absent)} of {len(sample.trial_ids())} trials that the corpus does not have (first: '{absent[0]}', "
             f"{expected_one_of(absent[0], sorted(known)) if len(known) < 20 else f'among {len(known)} others'}). Put their "
             "videos or crops where corpus.root is, with the organisers' list of the test set, and run 'dvc repro' or the commands again."
+        )
+
+
+def say_repeated(sample: Sample, manifest: Manifest) -> str:
+    """Which rows of a sample are after the last frame of their trial, by trial and first line; "" if none is."""
+    beyond: dict[str, list[int]] = {}
+    for trial_id, frame, line in zip(sample.trials, sample.frames.tolist(), sample.lines, strict=True):
+        if frame >= manifest.trial(trial_id).clock.num_frames:
+            beyond.setdefault(trial_id, []).append(line)
+    if not beyond:
+        return ""
+    listed = [
+        f"{counted(len(lines), 'row')} of '{trial_id}', which has {counted(manifest.trial(trial_id).clock.num_frames, 'frame')}, from line "
+        f"{lines[0]}"
+        for trial_id, lines in beyond.items()
+    ]
+    count = sum(map(len, beyond.values()))
+    return (
+        f"{counted(count, 'row')} of the sample {'is' if count == 1 else 'are'} after the last frame of the trial and "
+        f"{'repeats' if count == 1 else 'repeat'} its prediction: {list_faults(listed, _NAMED)}."
+    )
+
+
+def refuse_sample(path: Path, sample: Path) -> None:
+    """Check that a file to be handed in is not the sample as it was handed out.
+
+    Raises:
+        CorpusError: if it is.
+    """
+    if path.is_file() and filecmp.cmp(path, sample, shallow=False):
+        raise CorpusError(
+            f"'{path}' is the organisers' sample as it was handed out, without predictions. Check the file that 'avfusion submit abaw "
+            "--runs' writes."
         )
 
 
@@ -185,6 +221,9 @@ def check(path: Path, sample: Sample) -> int:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         first = ", ".join(f"'{location}'" for location in missing[:_NAMED])
         faults.add(0, f"lacks {len(missing)} of the {len(sample.locations)} rows of the sample: {first}{more}")
+    empty = bool(rows) and not any(cell.strip() for _, (_, *cells) in rows for cell in cells)
+    if empty:
+        faults.add(0, "has rows without values, as a sample, expected predictions")
     wanted, seen = set(sample.locations), dict[str, int]()
     ordered = not missing and len(rows) == len(sample.locations)  # then both have the same rows, each once
     for place, (number, (location, *values)) in enumerate(rows):
@@ -195,7 +234,7 @@ def check(path: Path, sample: Sample) -> int:
         elif ordered and location != sample.locations[place]:
             faults.add(number, f"'{location}', expected '{sample.locations[place]}' as in the sample")
         seen.setdefault(location, number)
-        for fault in _find_faults(values):
+        for fault in () if empty else _find_faults(values):
             faults.add(number, fault)
     faults.refuse("Write it again, e.g. with 'avfusion submit abaw'.")
     return len(rows)

@@ -1,40 +1,51 @@
-"""What is wrong in files of predictions: line by line, the first ones shown and all counted; and where they can be written."""
+"""What is wrong in files of predictions: every file, and of each the first lines, all counted; and where they can be written."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from cache.errors import CorpusError, StoreError, counted
 from extract.corpora.reading import read_csv
 
-_SHOWN = 20
+_SHOWN, _LEAST = 20, 2  # faulty lines that are shown of all files together, and at least of each
 
 
 class Faults:
-    """Faults of a file, or of the files in a folder."""
+    """Faults of a file, or of the files in a folder: all those of whole files first, then the first lines of each."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._count = path, 0
-        self._shown: list[str] = []
+        self._path = path
+        self._whole: list[str] = []
+        self._lines: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, line: int, text: str, file: str = "") -> None:
         """Add one fault: of a line, or of the whole if that is 0; in a file of the folder, if one is named."""
-        self._count += 1
-        if len(self._shown) < _SHOWN:
-            where = " ".join(([file] if file else []) + ([f"line {line}"] if line else []))
-            self._shown.append(f"  {where}: {text}\n" if where else f"  {text}\n")
+        if not line:
+            self._whole.append(f"  {file}: {text}\n" if file else f"  {text}\n")
+            return
+        self._counts[file] += 1
+        if self._counts[file] <= _SHOWN:
+            self._lines.setdefault(file, []).append(f"  {f'{file} ' if file else ''}line {line}: {text}\n")
 
     def refuse(self, remedy: str) -> None:
         """Raise an error if there was any fault.
 
         Raises:
-            CorpusError: with the first faults, and how many there are.
+            CorpusError: with the faults, and how many there are.
         """
-        if self._count:
-            more = f"  and {self._count - len(self._shown)} more\n" if self._count > len(self._shown) else ""
-            raise CorpusError(
-                f"'{self._path}' has {counted(self._count, 'fault')}:\n{''.join(self._shown)}{more}{remedy}"
-            )
+        if count := len(self._whole) + self._counts.total():
+            shown = "".join([*self._whole, *map(self._show, self._lines)])
+            raise CorpusError(f"'{self._path}' has {counted(count, 'fault')}:\n{shown}{remedy}")
+
+    def _show(self, file: str) -> str:
+        """The first faulty lines of a file, fewer where many files have some, and how many more there are."""
+        most = max(_LEAST, _SHOWN // len(self._lines))
+        left = self._counts[file] - most
+        return "".join(self._lines[file][:most]) + (
+            f"  {f'{file}: ' if file else ''}and {left} more\n" if left > 0 else ""
+        )
 
 
 def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -84,8 +84,11 @@ def check(folder: Path, trial_ids: Sequence[str], manifest: Manifest) -> int:
     """Check files of predictions against the label clocks of some trials, whoever wrote them; returns the number of files.
 
     Raises:
-        CorpusError: if there is none, or with the faults of all, line by line.
+        CorpusError: if there is no such folder or none of a target in it, or with the faults of all files, line by line.
     """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CorpusError(f"'{folder}' {what}, expected a folder with a folder of each target. Check the path.")
     if not any((folder / name).is_dir() for name in manifest.names):
         names = " or ".join(f"'{name}'" for name in manifest.names)
         raise CorpusError(f"'{folder}' has no folder {names}, expected at least one. Name the folder above them.")

@@ -72,7 +72,7 @@ def test_labels_outside_the_declared_range_are_refused(tmp_path: Path) -> None:
         Manifest(tmp_path, trials)
     for part in (
         "trial 'a' has 2 labels of 'arousal' outside [-1, 1], the first is 7.5 in frame 1",
-        "trial 'c' has 1 labels of 'valence' outside [-1, 1], the first is -1.25 in frame 0",
+        "trial 'c' has 1 label of 'valence' outside [-1, 1], the first is -1.25 in frame 0",
         "Declare the range",
         "'corpus.settings.targets'",
     ):

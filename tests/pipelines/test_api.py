@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from cache import open_receipt
-from cache.errors import ShapeError
+from cache.errors import CorpusError, SettingError, ShapeError
+from cache.targets import Target
 from fusion import Bank
+from pipelines import predict
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -88,3 +90,20 @@ def test_arrays_that_do_not_fit(rows: dict, labels: dict, said: str) -> None:
     made = {modality: {name: np.zeros(shape) for name, shape in own.items()} for modality, own in rows.items()}
     with pytest.raises(ShapeError, match=said):
         Bank.from_arrays(made, {name: np.zeros(shape) for name, shape in labels.items()})
+
+
+def test_labels_of_arrays_lie_in_the_ranges_of_their_targets() -> None:
+    rows, labels = {"face": {"a": np.zeros((3, 2))}}, {"a": np.array([[0.0], [np.nan], [7]])}
+    with pytest.raises(
+        CorpusError, match=r"'a' has 1 label of 'joy' outside \[-1, 1\], the first is 7 in frame 2\. Declare"
+    ):
+        Bank.from_arrays(rows, labels, (Target("joy"),))
+    found = Bank.from_arrays(rows, labels, (Target("joy", low=0, high=10),)).labels[:3, 0]
+    np.testing.assert_allclose(found, [-1, np.nan, 0.4], atol=1e-6)
+
+
+def test_predict_takes_one_video() -> None:
+    with pytest.raises(
+        SettingError, match=r"predict takes one video, not a list.*\[predict\(video, run\) for video in videos\]"
+    ):
+        predict(["a.mp4", "b.mp4"], "run")  # type: ignore[arg-type]

@@ -271,3 +271,19 @@ def test_a_file_of_folds_is_checked(tmp_path):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(CorpusError, match=r"(is damaged|has version 2).*avfusion train"):
             load_folds(path, manifest)
+
+
+def test_a_number_of_folds_is_not_ignored_where_the_corpus_has_a_partition():
+    subjects = ["a", "b", "c", "d"]
+    manifest = labelled([0.1, 0.2, 0.3, 0.4], subjects)
+    parts = ("train", "train", "validation", "test")
+    manifest = replace(
+        manifest, trials=tuple(replace(t, partition=p) for t, p in zip(manifest.trials, parts, strict=True))
+    )
+    for kind in ("auto", "partition"):
+        assert len(make_folds(manifest, kind)) == 1
+        with pytest.raises(
+            SettingError, match=r"^3 folds .*own partition is one fold. Set fusion.folds.kind to grouped"
+        ):
+            make_folds(manifest, kind, 3)
+    assert len(make_folds(manifest, "grouped", 3)) == 3

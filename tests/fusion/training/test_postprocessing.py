@@ -115,8 +115,13 @@ def test_predictions_pass_a_chain_only_if_asked_to(corpus, tmp_path):
         predict(replace(again, fitted={}).answering(postprocess=["scale"]), bank, ["f"])
 
 
-@pytest.mark.parametrize("chain", [["scale", "median"], ["median", "savgol"], ["sale"], ["scale", "scale"]])
+@pytest.mark.parametrize("chain", [["scale", "median"], ["median", "savgol"], ["scale", "scale"]])
 def test_chains_are_checked(chain):
     with pytest.raises(SettingError, match="expected some of median, exponential.*at most one") as refused:
         EvaluateParams(postprocess=tuple(chain))
     assert chain[0] in str(refused.value)
+
+
+def test_a_step_that_does_not_exist_is_named_with_those_that_do():
+    with pytest.raises(SettingError, match="names 'sale', expected one of median, exponential.*Did you mean 'scale'"):
+        EvaluateParams(postprocess=("median", "sale"))

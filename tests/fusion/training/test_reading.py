@@ -81,12 +81,17 @@ def test_predictions_are_made_in_the_windows_of_the_checkpoint(corpus):
     chosen = replace(trained, reading=Reading(16, 4))
     found = {
         asked: predict(chosen.answering(*asked), bank, ["d"])[0].values
-        for asked in (("auto", "auto"), ("train", "auto"), ("auto", 8), (12, "auto"), (12, 5), ("train", 100))
+        for asked in (("auto", "auto"), ("train", "auto"), ("auto", 8), (12, "auto"), (12, 5), ("train", 2))
     }
-    windows = [(16, 4), (8, 8), (16, 8), (12, 3), (12, 5), (8, 8)]
+    windows = [(16, 4), (8, 8), (16, 8), (12, 3), (12, 5), (8, 2)]
     for (asked, values), (window, hop) in zip(found.items(), windows, strict=True):
         np.testing.assert_allclose(values, by_hand(window, hop), atol=1e-6, err_msg=str(asked))
     assert np.abs(found["auto", "auto"] - found["train", "auto"]).max() > 1e-3
+    for window, hop, own in (("auto", 17, 16), ("train", 9, 8), (12, 5000, 12)):
+        with pytest.raises(
+            SettingError, match=f"hop is {hop}, expected 1 to {own}, the window of a network: frames between"
+        ):
+            chosen.answering(window, hop)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,10 @@ def test_who_shall_hear_words_is_asked_for(sound: Path, recipe: Recipe, tmp_path
     given = replace(recipe, upstream={"words": "given"})
     maker = FeatureMaker(tmp_path / "cache")
     maker.make(manifest, {"": ("text", given)}, lambda modality, own: rebuild(own))
-    assert "'avfusion transcribe --out" in maker.failures["talk"]
-    assert "--recogniser" in maker.failures["talk"]
+    assert maker.failures["talk"].endswith(
+        "has no words, and nobody knows how the model's were recognised. Give --recogniser pocketsphinx, or put a transcript beside it, "
+        "such as 'talk.json'."
+    )
     vosk = replace(recipe, upstream={"words": [{"recogniser": "vosk:vosk-model-en", "punctuation": ""}]})
     with pytest.raises(SettingError, match="'vosk:vosk-model-en'.*--recogniser vosk:<folder>"):
         FeatureMaker(tmp_path / "cache").make(manifest, {"": ("text", vosk)}, lambda modality, own: rebuild(own))

@@ -2,136 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
-from numpy.typing import NDArray
-from torch.nn import functional
 
-from cache.corpus.folds import Fold
-from cache.recipe import Recipe
-from cache.targets import AFFECT
-from extract.backbones.contract import load_backbone
-from extract.backbones.mobilefacenet import MobileFaceNet
-from extract.engine import cropping
-from extract.faces.crops import CropConfig
-from extract.faces.detection import TEMPLATE, Detection
 from extract.media import growing
-from fusion.bank.normalisation import Moments
-from fusion.settings import TrainConfig
-from fusion.training.building import build_model
-from fusion.training.checkpoint import Checkpoint
-from fusion.training.reading import Reading
-from pipelines.cli.commands import avfusion
-from pipelines.prediction import live
-from tests.detectors import by_search
+from tests.pipelines.prediction.recordings import (
+    FACES,
+    RATE,
+    SIZE,
+    SOUND,
+    predict,
+    read,
+    save_model,
+    write_recording,
+)
 
-RATE = 25
-SIZE = 144  # so large that a face which comes or goes is no cut
-SOUND_HZ = 48_000
-SOUND, FACES = {"audio": "conv1d"}, {"visual": "mobilefacenet"}
-Rows = dict[str, list[str]]
-
-
-def write_recording(path: Path, num_frames: int, seen: Callable[[int], bool], size: int = SIZE) -> Path:
-    """A face-sized square that moves and changes its shade, and a tone that rises; pictures and sound interleaved."""
-    with av.open(str(path), "w") as container:
-        matroska = path.suffix == ".mkv"
-        pictures: Any = container.add_stream("mpeg4" if matroska else "libx264", rate=RATE)
-        pictures.height = pictures.width = size
-        pictures.pix_fmt = "yuv420p"
-        sound: Any = container.add_stream("pcm_s16le" if matroska else "aac", rate=SOUND_HZ, layout="mono")
-        step = SOUND_HZ // RATE
-        moments = np.arange(num_frames * step) / SOUND_HZ
-        wave = (0.4 * np.sin(2 * np.pi * (200 + 300 * moments) * moments)).astype(np.float32)
-        resampler = av.AudioResampler(format=sound.format.name, layout="mono", rate=SOUND_HZ)
-        for index in range(num_frames):
-            picture = np.full((size, size, 3), 10, np.uint8)
-            if seen(index):
-                picture[20 + index % 8 : 60 + index % 8, 24:64] = 140 + 3 * index % 110
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.time_base, frame.pts = Fraction(1, RATE), index
-            container.mux(pictures.encode(frame))
-            block = av.AudioFrame.from_ndarray(
-                wave[None, index * step : (index + 1) * step], format="fltp", layout="mono"
-            )
-            block.sample_rate, block.time_base, block.pts = SOUND_HZ, Fraction(1, SOUND_HZ), index * step
-            for converted in resampler.resample(block):
-                container.mux(sound.encode(converted))
-        container.mux(pictures.encode())
-        container.mux(sound.encode())
-    return path
-
-
-def find_square(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-    """A detector for these recordings: one face where the picture is bright."""
-    found = []
-    for picture in pictures:
-        rows, columns = np.nonzero(picture[..., 0] > 90)
-        boxes = np.zeros((0, 4), np.float32)
-        if len(rows):
-            boxes = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
-        sides = (boxes[:, 2:] - boxes[:, :2])[:, None]
-        marks = boxes[:, None, :2] + TEMPLATE[None].astype(np.float32) / 112 * sides
-        found.append(Detection(boxes, np.ones(len(boxes), np.float32), marks))
-    return found
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Squares are faces, and their embeddings are coarse pictures of them."""
-
-    def shrink(network: MobileFaceNet, batch: torch.Tensor) -> torch.Tensor:
-        coarse = functional.adaptive_avg_pool2d(network.input.normalise(batch), 13).flatten(1)
-        return functional.pad(coarse, (0, network.dim - coarse.shape[1]))
-
-    for module in (cropping, live):
-        monkeypatch.setattr(module, "make_detector", lambda config, device: by_search(find_square))
-    monkeypatch.setattr(MobileFaceNet, "forward", shrink)
-    monkeypatch.chdir(tmp_path)
-
-
-def save_model(
-    folder: Path, name: str, modalities: dict[str, str], settings: dict | None = None, seed: int = 1, **train: Any
-) -> Path:
-    """A network that was never trained, which reads trials as a whole."""
-    settings_of = {"conv1d": {"window_s": 0.1}}
-    recipes: dict[str, Recipe] = {}
-    for modality, backbone in modalities.items():
-        crops = {"crops": CropConfig().to_document()} if modality == "visual" else {}
-        recipes[modality] = load_backbone(backbone, "random", settings_of.get(backbone)).recipe(upstream=crops)
-    torch.manual_seed(seed)
-    dims = {modality: recipe.dim for modality, recipe in recipes.items()}
-    targets = tuple(target.name for target in AFFECT)
-    model = build_model(name, dims, targets, settings or {}).eval()
-    moments = {m: Moments(torch.zeros(dim), torch.full((dim,), 0.3)) for m, dim in dims.items()}
-    config = TrainConfig(targets=targets, **train)
-    fold = Fold(0, ("a",), ("b",), ())
-    Checkpoint(model, moments, recipes, fold, config, {}, {}, AFFECT, reading=Reading(4096, 1024)).save(folder)
-    return folder
-
-
-def predict(*arguments: object) -> Result:
-    return CliRunner().invoke(avfusion, ["predict", *map(str, arguments)])
-
-
-def read(path: Path) -> Rows:
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+pytestmark = pytest.mark.usefixtures("squares")
 
 
 def grow(whole: Path, place: Path, pieces: int) -> threading.Thread:
@@ -335,7 +230,7 @@ def test_sources_that_cannot_be_followed(tmp_path: Path) -> None:
     whole.write_bytes(data[:late] + (1 << 18).to_bytes(4, "big") + b"free" + bytes((1 << 18) - 8) + data[late:])
     for source, face, said in (
         ("nowhere.ts", "largest", "No media file or camera 'nowhere.ts'"),
-        (empty, "largest", "cannot be read while it is being written"),
+        (empty, "largest", "Nothing has come from"),
         (whole, "largest", "fragmented MP4"),
         (tmp_path, "largest", "is a folder"),
         ("/dev/null", "largest", "cannot be read as a camera"),
@@ -367,7 +262,13 @@ def test_a_file_is_finished_when_it_has_not_grown_for_some_time(tmp_path: Path) 
     ("more", "said"),
     [
         (["b.ts"], "one VIDEO, 2 are given"),
-        (["--overlay", "o.mp4", "--format", "vtt"], "leave out --format and --overlay"),
+        (
+            ["--overlay", "o.mp4", "--format", "vtt"],
+            "goes without --format and --overlay (--format: rows are written as CSV",
+        ),
+        (["--window", "8"], "--window: the model goes from frame to frame"),
+        (["--recogniser", "pocketsphinx"], "words are recognised when a recording is finished"),
+        (["--postprocess", "median"], "looks at the frames around each one, which are not known yet"),
     ],
 )
 def test_live_writes_rows_of_one_source(more: list[str], said: str) -> None:

@@ -36,7 +36,8 @@ from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.runs import load_networks
 
 Run = Callable[..., Result]
-RUN = "work/models/fused/fold0/seed0"
+RUN_NAME = "fused/fold0/seed0"
+RUN = f"work/models/{RUN_NAME}"
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
@@ -253,7 +254,7 @@ def test_an_answer_that_cannot_be_written_is_no_fault_of_the_video(
     result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "plot.png")
     assert result.exit_code == 1
     assert f"The answer for '{video.stem}' cannot be written ([Errno 28] No space left" in result.stderr
-    assert "predictions: 1 of 1 trials failed. Fix them" in result.stderr
+    assert "predictions: the only trial failed (list: 'answers/cache/failures.json').\n  " in result.stderr
     assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
 
 
@@ -327,8 +328,33 @@ def test_names_of_models(trained: Path, tmp_path: Path) -> None:
         find_networks(["fused/fold1"])
     with pytest.raises(MissingFileError, match="'nowhere/seed0'"):
         find_networks(["nowhere/seed0"])
-    with pytest.raises(MissingFileError, match="no trained network"):
+    with pytest.raises(
+        MissingFileError, match="no trained network, expected model.json and model.safetensors.*like. Check"
+    ):
         find_networks([tmp_path])
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(MissingFileError, match="It has model.safetensors, so that only model.json is missing. Check"):
+        find_networks([tmp_path])
+    with pytest.raises(
+        MissingFileError, match=f"'{RUN_NAME}' predicts all of its targets with one network.*Name '{RUN_NAME}'.$"
+    ):
+        find_networks([f"{RUN_NAME}/valence"])
+
+
+def test_a_misspelt_system_among_many(tmp_path: Path) -> None:
+    for number in range(34):
+        (tmp_path / f"system{number:02}").mkdir()
+    with pytest.raises(UnknownNameError) as caught:
+        find_networks(["sytsem07"], [tmp_path])
+    said = str(caught.value)
+    assert said.startswith(
+        "There is no trained system and no folder 'sytsem07', did you mean 'system07'? Expected one of system00"
+    )
+    assert said.endswith("system11 and 22 more. Correct it.")
+    with pytest.raises(
+        UnknownNameError, match=r"expected one of system00.* and 22 more\. Run 'avfusion train' first if"
+    ):
+        find_networks(["x"], [tmp_path])
 
 
 def test_targets_of_their_own_networks_are_parts_of_a_run(tmp_path: Path) -> None:
@@ -354,7 +380,10 @@ def test_weights_are_found_by_their_digest_or_named(trained: Path, tmp_path: Pat
     ensemble = Ensemble.of(load_members([Path(RUN)]))
     other = next(recipe for modality, recipe in ensemble.recipes.values() if modality == "audio")
     assert recipe != other
-    with pytest.raises(WeightsError, match=r"'audio.safetensors' .*--weights audio=PATH"):
+    with pytest.raises(
+        WeightsError,
+        match=r"'audio.safetensors' \(sha256 \w+…\), which were not found. Say where.*--weights audio=PATH, a file or a folder that has them\.$",
+    ):
         WeightsFinder({}, []).build("audio", recipe)
     for given in (tuned, tmp_path / "elsewhere"):
         assert WeightsFinder({"audio": given}, []).build("audio", recipe).recipe(upstream={}) == recipe

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from cache.clock import FrameClock
 from cache.corpus.folds import Fold, save_folds
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import LeakError, WeightsError
+from cache.documents.documents import read_document, write_document
+from cache.errors import LeakError, SettingError, WeightsError
 from cache.recipe import Provenance, Seen
 from cache.store.receipt import Receipt, open_receipt
 from extract.backbones.contract import load_backbone
@@ -34,6 +35,8 @@ from fusion.training.inference import predict
 from fusion.training.reading import list_readings
 from pipelines.endtoend.state_file import StateFile
 from pipelines.project.finetuned import claimed, refuse_leak
+from pipelines.project.runs import WORDS, RunDocument
+from pipelines.stages import finetuning as stage
 
 Run = Callable[..., Result]
 Edit = Callable[[Callable[[dict], None]], None]
@@ -164,7 +167,8 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     finetune(run, "--redo")
     assert tuned() == first
     section(clip=0.01)
-    finetune(run)
+    said = "Fine-tuning 'emotion' of fold 0 is trained again, as these changed: the settings of fine-tuning.\n"
+    assert said in finetune(run).stderr
     assert tuned() != first
     section()
     assert "is finished already" in finetune(run).stderr
@@ -173,6 +177,29 @@ def test_twice_is_once(run: Run, section: Callable[..., None]) -> None:
     assert {(row["model"], row["runs"]) for row in listed} == {("audio", ""), ("audio", "finetuned/emotion/fold0")}
     assert len(json.loads(run("models", "prune", "--yes", "--json").stdout)) == 1
     assert "is finished already" in finetune(run).stderr
+
+
+def test_why_it_is_trained_again_is_said_before(
+    run: Run, section: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SettingError("It is about to be trained.")
+
+    section()
+    assert "trained again" not in finetune(run).stderr
+    monkeypatch.setattr(stage, "digest_finetuning", lambda model: "other code")
+    monkeypatch.setattr(stage, "_finetune_one", refuse)
+    assert "again, as these changed: the code of avfusion that trains.\nError: It is about" in run("finetune").stderr
+    document = read_document(FUSION / "run.json", RunDocument, "")
+    assert document is not None
+    assert document.parts.keys() == WORDS.keys()
+    write_document(FUSION / "run.json", RunDocument, document.model_dump(exclude={"parts", "digest"}))  # an older one
+    assert "again, as these changed: something that decides its weights.\nError" in run("finetune").stderr
+
+
+def test_what_is_finished_waits_for_no_library_of_training() -> None:
+    code = "import sys, pipelines.stages.finetuning; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_damaged_weights_are_trained_again(run: Run, section: Callable[..., None]) -> None:
