@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -103,9 +104,16 @@ class CropConfig:
 
     def identity_document(self) -> dict[str, Any]:
         """What tells people apart, as JSON values; weights in a file count by their content."""
+        if not self.identity:
+            return {}
         path = Path(self.identity)
-        weights = sha256_file(path) if path.is_file() else self.identity
-        return {"identity": weights, "identity_similarity": self.identity_similarity} if self.identity else {}
+        weights = _digest(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) if path.is_file() else self.identity
+        return {"identity": weights, "identity_similarity": self.identity_similarity}
+
+
+@functools.lru_cache(maxsize=4)  # asked for every trial, and up to 100 MB
+def _digest(path: Path, size: int, modified: int) -> str:
+    return sha256_file(path)
 
 
 class Wanted(NamedTuple):

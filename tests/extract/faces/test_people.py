@@ -251,7 +251,7 @@ def test_weights_of_an_identity_are_part_of_the_crops(tmp_path: Path) -> None:
     path.write_bytes(b"one")
     config = CropConfig(identity=str(path))
     first = config.fingerprint("largest")
-    path.write_bytes(b"two")
+    path.write_bytes(b"three")
     assert len({first, config.fingerprint("largest"), CropConfig().fingerprint("largest")}) == 3
     assert config.fingerprint("#1 abc") == CropConfig().fingerprint("#1 abc"), "who that is, is settled"
     assert config.to_document() == CropConfig().to_document(), "no part of a recipe, as the face of a trial"
