@@ -66,7 +66,7 @@ def _encode(document: Any) -> bytes:
 
 def _plan_people(params: Params) -> dict[str, Any] | None:
     """What stage `corpus` depends on where it has a trial for each person of a video: how these are found."""
-    if params.corpus.settings.get("face") != ALL:
+    if getattr(params.corpus.settings, "face", "") != ALL:
         return None
     return {"crops": asdict(params.crops), "code": digest_folder(ROOT / "extract/faces")}
 

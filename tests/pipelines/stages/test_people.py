@@ -1,0 +1,92 @@
+"""A corpus with a trial for each person of a video, from `corpus build` to the crops of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cache.corpus.manifest import Manifest
+from extract.corpora.folder import Config
+from extract.engine import cropping, everybody
+from extract.engine.cropping import crops_folder
+from extract.faces.crop_records import read_crop_record
+from extract.faces.crops import CropConfig
+from extract.faces.detection import TEMPLATE, Detection
+from pipelines.project import paths
+from pipelines.project.params import CorpusParams
+from pipelines.project.params_file import read_params
+from pipelines.stages.corpus import build_corpus
+from pipelines.stages.crops import make_crops, save_crops_receipt
+from pipelines.stages.plan import plan_documents
+from tests.detectors import by_search
+
+LENGTH = 40
+CONFIG = CropConfig(min_seen_s=0.5)
+
+
+def write_grey(path: Path, rate: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 64, 128, "yuv420p"
+        for _ in range(LENGTH):
+            picture = np.full((64, 128, 3), 90, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_each_person_is_cropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The videos are searched once, though the corpus is built again when labels are added."""
+    monkeypatch.chdir(tmp_path)
+    root, searched = tmp_path / "mine", []
+
+    def search(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+        """A face in each half of every picture."""
+        searched.append(len(pictures))
+        marks = np.stack([TEMPLATE * 64 / 112 + np.array([at, 0]) for at in (0, 64)]).astype(np.float32)
+        boxes = np.array([[at, 0, at + 64, 64] for at in (0, 64)], np.float32)
+        return [Detection(boxes, np.ones(2, np.float32), marks) for _ in pictures]
+
+    for module in (cropping, everybody):
+        monkeypatch.setattr(module, "make_detector", lambda *_: by_search(search))
+    (root / "videos").mkdir(parents=True)
+    (root / "labels").mkdir()
+    write_grey(root / "videos" / "talk.mp4", 25)
+    params = CorpusParams("folder", str(root), {"face": "all"})
+    assert [trial.id for trial in build_corpus(params, paths.CORPUS, CONFIG).trials] == ["talk#1", "talk#2"]
+    assert {path.name for path in paths.PEOPLE.iterdir()} >= {"talk.json", "talk.npy", "talk.people.png"}
+    known = len(searched)
+    (root / "labels" / "talk#2.csv").write_text("valence,arousal\n" + "0,0.1\n" * LENGTH)
+    build_corpus(params, paths.CORPUS, CONFIG)
+    manifest = Manifest.load(paths.CORPUS)
+    assert [(trial.id, trial.labels is None) for trial in manifest.trials] == [("talk#1", True), ("talk#2", False)]
+    outcome = make_crops(manifest, CONFIG, paths.CROPS, "cpu")
+    assert (outcome.computed, outcome.failures, len(searched)) == (["talk#1", "talk#2"], {}, known)
+    save_crops_receipt(manifest, CONFIG, paths.CROPS, paths.CROPS_RECEIPT)
+    receipt = json.loads(paths.CROPS_RECEIPT.read_text())
+    assert (receipt["remarks"], {name: each["present"] for name, each in receipt["trials"].items()}) == (
+        {},
+        {"talk#1": LENGTH, "talk#2": LENGTH},
+    )
+    record = read_crop_record(crops_folder(paths.CROPS, CONFIG) / "talk%232.zip")
+    assert record is not None
+    (root / "videos" / "talk.mp4").unlink()
+    write_grey(root / "videos" / "talk.mp4", 30)
+    build_corpus(params, paths.CORPUS, CONFIG)
+    assert len(searched) > known, "another video shows other people"
+
+
+def test_the_corpus_depends_on_how_people_are_found_only_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    params = replace(read_params(), crops=CONFIG)
+    assert plan_documents(params)["people.json"] == b"null\n"
+    each = replace(params, corpus=CorpusParams("folder", "mine", Config(face="all")))
+    other = replace(each, crops=CropConfig(identity="foamliu"))
+    first, second = (plan_documents(one)["people.json"] for one in (each, other))
+    assert b'"min_seen_s": 0.5' in first != second
