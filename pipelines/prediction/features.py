@@ -17,7 +17,7 @@ from cache.store.store import FeatureStore
 from extract.backbones.contract import Backbone
 from extract.engine.cropping import croppable, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from extract.media.container import find_sound
 from fusion.training.checkpoint import Checkpoint

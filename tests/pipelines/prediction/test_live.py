@@ -27,8 +27,8 @@ from cache.targets import AFFECT
 from extract.backbones.contract import load_backbone
 from extract.backbones.mobilefacenet import MobileFaceNet
 from extract.engine import cropping
-from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
+from extract.faces.settings import CropConfig
 from extract.media import growing
 from fusion.bank.normalisation import Moments
 from fusion.settings import TrainConfig
