@@ -45,7 +45,7 @@ from extract.corpora.reading import (
     report_lengths,
     report_rates,
 )
-from extract.faces.tracking import REFERENCE
+from extract.faces.settings import REFERENCE
 from extract.media.video import VideoInfo
 
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
@@ -17,14 +17,17 @@ from cache.errors import AvFusionError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from cache.store.locks import sweep
-from extract.backbones.contract import load_backbone
 from extract.engine.claim_queue import ClaimQueue
 from extract.engine.devices import choose_device
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig, crops_are_current, find_track, remove_unfinished, write_crops
+from extract.faces.crops import crops_are_current, find_track, write_crops
 from extract.faces.detection import Detector, make_detector
 from extract.faces.likeness import Embedder, Reference, read_reference, reference_key
-from extract.faces.tracking import REFERENCE, Track
+from extract.faces.settings import REFERENCE, CropConfig
+from extract.faces.tracking import Track
+
+if TYPE_CHECKING:
+    import torch
 
 
 def crop_trials(
@@ -111,7 +114,6 @@ class Cropper:
         video = self.manifest.path(trial, "video")
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path)
         source = self._source(trial)
         reference = self._reference(trial)
         try:
@@ -182,6 +184,10 @@ def make_embedder(weights: str, device: str = "cpu") -> Embedder:
         UnknownNameError: if the weights are unknown.
         WeightsError: if they do not fit or cannot be fetched.
     """
+    import torch
+
+    from extract.backbones.contract import load_backbone
+
     network = load_backbone("facenet", weights).to(device)
 
     def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:

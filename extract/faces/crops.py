@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,82 +21,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.clock import FrameClock, check_length
-from cache.errors import FingerprintError, MediaError, MissingFileError, ShapeError
+from cache.errors import MediaError, MissingFileError, ShapeError
 from cache.foreign import sha256_file
 from cache.places.folders import sync_folder
-from cache.settings import check_ranges, make_settings
 from extract.faces.crop_files import crop_numbers, damaged_crop, open_crops
 from extract.faces.crop_records import VERSION, is_whole, read_crop_record, seal_zip
-from extract.faces.detection import TEMPLATE_SIZE, Detection, Detector, FaceConfig, align_face, scale_boxes
+from extract.faces.detection import Detection, Detector, align_face, scale_boxes
 from extract.faces.likeness import SIZE as LIKENESS_SIZE
 from extract.faces.likeness import Reference, reference_key
 from extract.faces.linking import link
 from extract.faces.search import find_faces
-from extract.faces.tracking import REFERENCE, Sighting, Track, follow_face
+from extract.faces.settings import REFERENCE, CropConfig
+from extract.faces.tracking import Sighting, Track, follow_face
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import probe, read_frames, shrunk_size
 
-ALGORITHM = 4  # raise it when the same settings give different crops
-
 Reader = Callable[..., Iterator[tuple[int, NDArray[np.uint8]]]]
 """`read_frames` of one trial."""
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Settings of crops; all of them are part of the crops' identity.
-
-    Attributes:
-        faces: detection and tracking.
-        size: side of a crop, pixels.
-        quality: of the JPEGs, 1 to 100; chroma is never subsampled.
-        reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
-        reference_similarity: cosine above which a face counts as the person in the picture. 0.5 is not measured: raise it
-            if the wrong person is followed, lower it if nobody matches (the message gives the best cosine).
-    """
-
-    faces: FaceConfig = field(default_factory=FaceConfig)
-    size: int = TEMPLATE_SIZE
-    quality: int = 95
-    reference_weights: str = "vggface2"
-    reference_similarity: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_ranges("the crops", self, {"size": (1, 4096), "quality": (1, 100)}, {})
-
-    def to_document(self) -> dict[str, Any]:
-        """Settings that affect the crops of any face, as JSON values, without those of the comparison with a reference."""
-        document = {"algorithm": ALGORITHM, **asdict(self)}
-        del document["reference_weights"], document["reference_similarity"]
-        found: dict[str, Any] = json.loads(json.dumps(document))
-        return found
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> CropConfig:
-        """Settings from a recipe, with defaults for the comparison with a reference.
-
-        Raises:
-            FingerprintError: if this version would make different crops with them.
-        """
-        own = {key: value for key, value in document.items() if key != "algorithm"}
-        found = make_settings(cls, own, "the crops of a recipe")
-        if found.to_document() != document:
-            raise FingerprintError(
-                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion "
-                "version that made them, or extract and train again."
-            )
-        return found
-
-    def fingerprint(self, face: str) -> str:
-        """Digest of everything except the video that affects the crops of one face, hex sha256.
-
-        Args:
-            face: as in a trial, or the `reference_key` of a picture.
-        """
-        document = {"algorithm": ALGORITHM, "face": face, **asdict(self)}
-        if not face.startswith(REFERENCE):  # unused settings do not count
-            del document["reference_weights"], document["reference_similarity"]
-        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_crops(
@@ -116,7 +54,7 @@ def write_crops(
     """Find one face in a video and write its aligned crops, in two streaming passes.
 
     The zip gets its name only when it is complete; its bytes depend only on the video, the clock, the face and the
-    settings.
+    settings. Only one process may write it at a time, as claims see to.
 
     Args:
         video: the video.
@@ -149,7 +87,7 @@ def write_crops(
         **clock.short_document(),
         "present": int(track.present.sum()),
     }
-    temporary = out_zip.with_name(f"{_temporary_stem(out_zip)}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = _temporary(out_zip)
     try:
         with temporary.open("w+b") as file:
             digest = _write_zip(file, _crops(read, track, config))
@@ -163,15 +101,12 @@ def write_crops(
     return record
 
 
-def remove_unfinished(out_zip: Path) -> None:
-    """Remove unfinished files of a zip left by killed processes; no process may be writing it."""
-    for leftover in out_zip.parent.glob(f"{_temporary_stem(out_zip)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def _temporary(out_zip: Path) -> Path:
+    """Where a zip is written: one place, so that what a killed process left is overwritten and need not be looked for.
 
-
-def _temporary_stem(out_zip: Path) -> str:
-    """Prefix of a zip's temporary names; short, because its own name may be as long as file systems allow."""
-    return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
+    Its name is short, because that of the zip may be as long as file systems allow.
+    """
+    return out_zip.with_name(f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}.tmp")
 
 
 def find_track(

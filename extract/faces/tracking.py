@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from cache.errors import SettingError
 from extract.faces.linking import SAME_PLACE, SAME_SIZE, Tracklet, box_distance
+from extract.faces.settings import REFERENCE
 
 FACES = ("largest", "centre", "left", "right")
-REFERENCE = "reference"  # the face that best matches a picture
 _SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
 _SIGHTINGS = 5  # faces of a person that are compared with a picture
 

@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
 CORPUS_SEEN = Path("work/corpus-seen.json")  # differs between machines, so not an output of a stage
+CODE_SEEN = Path("work/code-seen.json")  # only saves time
 PLAN = Path("work/plan")
 CROPS = Path("work/crops")
 CROPS_RECEIPT = Path("work/crops.json")

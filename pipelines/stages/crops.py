@@ -8,19 +8,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
 from cache.store.locks import free
 from extract.engine.cropping import Cropper, croppable, crops_folder
-from extract.engine.devices import choose_device, torch_threads
+from extract.engine.devices import device_kind, torch_threads
 from extract.engine.outcome import Outcome, join_outcomes
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from pipelines.clusters.cluster import Cluster, Seat
 from pipelines.clusters.groups import Item
 from pipelines.clusters.sharing import share
@@ -28,6 +26,9 @@ from pipelines.clusters.worker import Runner
 from pipelines.console.console import Told, tell, warn
 from pipelines.project import paths
 from pipelines.project.jobs import available_cores, run_jobs
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST_WORKERS = 4  # each needs half a gigabyte
 _FRAMES_EACH = 2_000  # what a process makes while another one starts
@@ -58,10 +59,10 @@ def make_crops(
     made = Outcome()
     total = sum(trial.clock.num_frames for trial in trials)
     with tell(told, "crops", total) as advance:
-        workers = workers or _choose_workers(missing, device)
-        if workers > 1 and told is None:
+        if len(missing) > 1 and told is None and (workers := workers or _choose_workers(missing, device)) > 1:
             made = _share(cropper, missing, workers, advance)
-        left = [trial for trial in trials if trial.id not in made.computed]
+        done = set(made.computed)
+        left = [trial for trial in trials if trial.id not in done]
         outcome = cropper.crop(left, advance)
     outcome.add(replace(made, failures={}))  # those were tried again
     return outcome
@@ -89,7 +90,7 @@ def _open_cropper(bare: Cropper, device: str) -> Runner:
 
 def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:
     """How many processes pay; a GPU is shared by none."""
-    if choose_device(device).type != "cpu":
+    if device_kind(device) != "cpu":
         return 1
     frames = sum(trial.clock.num_frames for trial in trials)
     return min(available_cores(), _MOST_WORKERS, len(trials), frames // _FRAMES_EACH)
@@ -99,13 +100,11 @@ def _share(cropper: Cropper, trials: list[Trial], workers: int, advance: Callabl
     """Make crops in several processes; trials of a process that dies are left."""
     done = multiprocessing.get_context("spawn").Value("q", 0)
     make = partial(_Worker, cropper, max(1, available_cores() // workers), done)
-    made = Outcome()
     try:
-        for outcome in run_jobs(trials, make, workers, make(advance)):
-            made.add(outcome)
+        return join_outcomes(run_jobs(trials, make, workers, make(advance)))
     except BrokenProcessPool:
         warn("A process that made crops ended early, perhaps for want of memory; its trials are taken over.")
-    return made
+        return Outcome()
 
 
 class _Worker:

@@ -27,9 +27,10 @@ from cache.foreign import sha256_file
 from extract.faces import crops
 from extract.faces.crop_files import crop_numbers
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig, CropReader, crops_are_current, write_crops
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig, make_detector
+from extract.faces.crops import CropReader, crops_are_current, write_crops
+from extract.faces.detection import TEMPLATE, Detection, make_detector
 from extract.faces.search import find_faces
+from extract.faces.settings import CropConfig, FaceConfig
 from extract.media.video import probe
 from tests.detectors import by_search
 

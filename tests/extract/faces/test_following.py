@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from cache.errors import SettingError
 from extract.faces import following
-from extract.faces.crops import CropConfig, enlarging
+from extract.faces.crops import enlarging
 from extract.faces.detection import TEMPLATE, Detection, Detector
 from extract.faces.following import FaceFollower
 from extract.faces.linking import link
 from extract.faces.search import find_faces
+from extract.faces.settings import CropConfig
 from extract.faces.tracking import follow_face
 from tests.detectors import by_search
 

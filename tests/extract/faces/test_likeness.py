@@ -17,9 +17,10 @@ from cache.clock import FrameClock
 from cache.errors import MediaError, MissingFileError
 from extract.backbones.contract import load_backbone
 from extract.engine.cropping import make_embedder
-from extract.faces.crops import CropConfig, CropReader, write_crops
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig
+from extract.faces.crops import CropReader, write_crops
+from extract.faces.detection import TEMPLATE, Detection
 from extract.faces.likeness import SIZE, Reference, read_reference, reference_key
+from extract.faces.settings import CropConfig, FaceConfig
 from tests.detectors import by_search
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)
