@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from extract.engine.devices import keep_big_buffers
-from extract.faces.detection import Detection, Detector, FaceConfig, make_detector, match_boxes
+from extract.faces.detection import Detection, Detector, make_detector, match_boxes
 from extract.faces.linking import link
 from extract.faces.people import Crowd, group_by_place
 from extract.faces.search import Sight, find_faces
+from extract.faces.settings import FaceConfig
 from extract.faces.tracking import Track, follow_face
 
 Search = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]

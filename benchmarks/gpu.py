@@ -37,7 +37,7 @@ from extract.engine.cropping import crop_trials, crops_folder
 from extract.engine.devices import choose_device, keep_big_buffers
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.engine.runtimes import DEFAULT_RUNTIME, make_executor
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.contract import open_source
 
 TESTS_S = 150  # limit of part 1

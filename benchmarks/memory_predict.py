@@ -41,7 +41,7 @@ def save_network(folder: Path, backbones: dict[str, str]) -> None:
     """A network on random features with the recipes of some backbones; modality → name."""
     from cache.corpus.folds import Fold
     from extract.backbones.contract import load_backbone
-    from extract.faces.crops import CropConfig
+    from extract.faces.settings import CropConfig
     from fusion.bank.bank import Bank
     from fusion.settings import TrainConfig
     from fusion.training.trainer import train

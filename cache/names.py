@@ -98,21 +98,43 @@ def config_of(target: str) -> type:
     return _read_config(target) if module is None else cast(type, vars(module)["Config"])
 
 
+def cards_of(target: str) -> Any:
+    """The table `CARDS` in the module of a table entry, without importing that module; see `config_of`."""
+    module = sys.modules.get(target.split(":")[0])
+    return _execute(target, "CARDS") if module is None else vars(module)["CARDS"]
+
+
 @functools.cache
 def _read_config(target: str) -> type:
-    source = re.match(r".*?^class Config\b.*?(?=^\S|\Z)", source_of(target).read_text(encoding="utf-8"), re.S | re.M)
-    assert source, f"the module of '{target}' has no class Config"
-    *nodes, config = ast.parse(source.group()).body
-    parts = [config]
-    used = _names_in(config)
+    config = cast(type, _execute(target, "Config"))
+    config.__reduce__ = functools.partialmethod(_reduce, target)  # type: ignore[assignment]
+    return config
+
+
+@functools.cache
+def _execute(target: str, name: str) -> Any:
+    """What a name stands for in the module of a table entry; only its definition is executed, and what that uses."""
+    start = rf".*?^(?:class )?{name}\b.*?(?=^[^\s}})\]]|\Z)"
+    source = re.match(start, source_of(target).read_text(encoding="utf-8"), re.S | re.M)
+    assert source, f"the module of '{target}' has no {name}"
+    *nodes, wanted = ast.parse(source.group()).body
+    parts = [wanted]
+    used = _names_in(wanted)
     for node in reversed(nodes):
         part = _only(node, used)
         parts[:0] = part
         used.update(*map(_names_in, part))
     names: dict[str, Any] = {"__name__": target.split(":")[0]}
-    exec(compile(ast.Module(parts, []), f"{target} Config", "exec", dont_inherit=True), names)
-    names["Config"].__reduce__ = functools.partialmethod(_reduce, target)
-    return cast(type, names["Config"])
+    exec(compile(ast.Module(parts, []), f"{target} {name}", "exec", dont_inherit=True), names)
+    return names[name]
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """Names that a class or an assignment binds."""
+    if isinstance(node, ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _reduce(config: Any, target: str) -> Any:
@@ -134,8 +156,7 @@ def _only(node: ast.stmt, used: Collection[str]) -> list[ast.stmt]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         node.names = [alias for alias in node.names if (alias.asname or alias.name).split(".")[0] in used]
         return [node] if node.names else []
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [node for target in targets if isinstance(target, ast.Name) and target.id in used]
+    return [] if isinstance(node, ast.ClassDef) or not _bound(node) & set(used) else [node]
 
 
 def summary(target: str) -> str:

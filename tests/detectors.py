@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.foreign import sha256_file
-from extract.faces.crops import CropConfig, Wanted, write_crops
+from extract.faces.crops import Wanted, write_crops
 from extract.faces.detection import Detection, Detector, overlaps
 from extract.faces.finding import VideoFaces
 from extract.faces.likeness import Identity, Reference, reference_key
 from extract.faces.linking import Tracklet
 from extract.faces.people import Crowd, group_by_place
+from extract.faces.settings import CropConfig
 from extract.faces.tracking import Likeness, Track, follow_face
 
 Search = Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]

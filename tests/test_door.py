@@ -24,7 +24,8 @@ from cache.formats.interchange import export_features, import_features
 from cache.recipe import Recipe
 from cache.store.receipt import Receipt
 from cache.store.store import FeatureStore
-from extract.weights.weights import WeightsCard, load_weights
+from extract.weights.cards import WeightsCard
+from extract.weights.weights import load_weights
 from extract.words.transcripts import read_words, write_words
 from extract.words.words import Word
 from fusion.bank.normalisation import Moments
@@ -53,12 +54,12 @@ ELSEWHERE = {
     "extract/corpora/reading.py": "a corpus",
     "extract/corpora/recola.py": "a corpus, separated by semicolons",
     "extract/faces/crop_records.py": "the end of a zip, under a digest of its own",
-    "extract/faces/crops.py": "no file: settings as JSON has them",
+    "extract/faces/settings.py": "no file: settings as JSON has them",
     "extract/speech/recognition.py": "what a library of speech recognition says",
     "extract/words/transcripts.py": "transcripts by others; ours pass the door first",
     "extract/weights/weights.py": "one line of digits, which is compared with the weights",
     "extract/inputs/wordpieces.py": "vocabulary of weights by others",
-    "fusion/training/checkpoint.py": "tensors, under the digest of their document",
+    "fusion/training/checkpoint_files.py": "tensors, under the digest of their document",
     "pipelines/cli/reference.py": "dvc.yaml, as text",
     "pipelines/starting/project.py": "templates of the package",
     "pipelines/stages/plan.py": "templates of the package",

@@ -6,7 +6,7 @@ fsync and rename; object stores put single objects atomically, so the metadata i
 
 from __future__ import annotations
 
-import glob
+import functools
 import os
 import shutil
 import socket
@@ -149,9 +149,9 @@ class LocalFolder:
         path = self.path / name
         _make_folders(path.parent)
         start = f".{path.name}.{socket.gethostname()}."
-        for leftover in path.parent.glob(f"{glob.escape(start)}*"):
-            if not is_alive(parse_pid(leftover.name.removeprefix(start)) or 0):
-                leftover.unlink(missing_ok=True)
+        for leftover in _hidden(path.parent.absolute()):
+            if leftover.startswith(start) and not is_alive(parse_pid(leftover.removeprefix(start)) or 0):
+                path.with_name(leftover).unlink(missing_ok=True)
         temporary = path.with_name(f"{start}{os.getpid()}")
         try:
             _write_synced(temporary, content)
@@ -344,6 +344,13 @@ class RemoteFolder:
 
     def _key(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@functools.cache
+def _hidden(folder: Path) -> tuple[str, ...]:
+    """Hidden names in a folder when this process first wrote there; a look at each write would be quadratic in its files."""
+    with os.scandir(folder) as entries:
+        return tuple(entry.name for entry in entries if entry.name.startswith("."))
 
 
 def _write_synced(path: Path, content: Buffer) -> None:

@@ -111,7 +111,12 @@ class FeatureStore:
 
     def unfinished(self) -> list[str]:
         """Ids of trials that were started but not finished, or that have a damaged commit record."""
-        return sorted({decode_trial_id(name) for name in self._folder.folders()} - self.find_records().keys())
+        return self.survey()[1]
+
+    def survey(self) -> tuple[dict[str, CommitRecord], list[str]]:
+        """Commit records of all finished trials, and the ids of the unfinished ones, with every record read once."""
+        records = self.find_records()
+        return records, sorted({decode_trial_id(name) for name in self._folder.folders()} - records.keys())
 
     def damaged(self) -> list[str]:
         """Ids of unfinished trials with a damaged `zarr.json`, as opposed to none."""

@@ -24,9 +24,10 @@ from extract.backbones.contract import Backbone
 from extract.extras import import_extra
 from extract.inputs.sentences import SentenceInput
 from extract.inputs.wordpieces import Speller
+from extract.weights.cards import WeightsCard
 from extract.weights.finetuned import Lineage, save_finetuned
 from extract.weights.hub import find_model, weight_file
-from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
+from extract.weights.weights import Weights, build_fitting, load_into, load_weights
 
 
 @dataclass(frozen=True)

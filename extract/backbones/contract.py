@@ -20,8 +20,9 @@ from cache.recipe import Provenance, Recipe, differences
 from cache.settings import as_settings
 from extract.backbones import BACKBONES
 from extract.inputs.contract import Input
+from extract.weights.cards import WeightsCard
 from extract.weights.finetuned import Lineage, save_finetuned
-from extract.weights.weights import Weights, WeightsCard, build_fitting, load_weights
+from extract.weights.weights import Weights, build_fitting, load_weights
 
 
 class Backbone(nn.Module, ABC):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.waves import WaveInput
-from extract.weights.weights import Weights, WeightsCard, load_into
+from extract.weights.cards import WeightsCard
+from extract.weights.weights import Weights, load_into
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from cache.errors import SettingError, WeightsError
 from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.images import ImageInput
-from extract.weights.weights import Weights, WeightsCard, load_into
+from extract.weights.cards import WeightsCard
+from extract.weights.weights import Weights, load_into
 
 
 @dataclass(frozen=True)

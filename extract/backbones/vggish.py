@@ -21,7 +21,8 @@ from cache.settings import check_ranges
 from extract.backbones.contract import Backbone
 from extract.inputs.logmel import LogMelInput
 from extract.inputs.spectrogram import HOP, NUM_BANDS, PATCH, RATE_HZ, WINDOW
-from extract.weights.weights import Weights, WeightsCard, build_fitting, load_into, load_weights
+from extract.weights.cards import WeightsCard
+from extract.weights.weights import Weights, build_fitting, load_into, load_weights
 
 
 @dataclass(frozen=True)

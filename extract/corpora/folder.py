@@ -44,7 +44,8 @@ from extract.corpora.reading import (
     report_lengths,
     report_rates,
 )
-from extract.faces.tracking import ALL, FACES, PERSON, REFERENCE
+from extract.faces.settings import PERSON, REFERENCE
+from extract.faces.tracking import ALL, FACES
 from extract.media.video import VideoInfo
 
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")

@@ -13,7 +13,7 @@ from cache.targets import Target, names_of
 from extract.corpora.file_names import normal, trial_name, visible
 from extract.corpora.label_tables import LabelTable, read_table
 from extract.corpora.reading import SUBJECTS_HEADER, VIDEO_SUFFIXES, RowFaults, attempt, read_csv
-from extract.faces.tracking import PERSON
+from extract.faces.settings import PERSON
 
 
 class Person(NamedTuple):

@@ -92,7 +92,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         what = "is a folder" if path.is_dir() else f"cannot be read ({error.strerror})"
-        raise CorpusError(f"'{path}' {what}, expected a text file. Replace it.") from error
+        remedy = "Replace it." if path.exists() else "Check the path."
+        raise CorpusError(f"'{path}' {what}, expected a text file. {remedy}") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,9 +8,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
@@ -19,17 +19,22 @@ from cache.errors import AvFusionError, CorpusError, SettingError, WeightsError
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from cache.store.locks import claim, sweep
-from extract.backbones.contract import Backbone, load_backbone
 from extract.engine.claim_queue import ClaimQueue
 from extract.engine.devices import choose_device
 from extract.engine.outcome import Outcome
 from extract.faces.crop_files import crops_are_current
-from extract.faces.crops import CropConfig, Wanted, remove_unfinished, write_crops
+from extract.faces.crops import Wanted, write_crops
 from extract.faces.detection import Detector, make_detector
 from extract.faces.finding import VideoFaces
 from extract.faces.likeness import Embedder, Identity, read_reference, reference_key
-from extract.faces.people_files import person_key, read_people
-from extract.faces.tracking import PERSON, REFERENCE, Track
+from extract.faces.people import person_key, read_people
+from extract.faces.settings import PERSON, REFERENCE, CropConfig
+from extract.faces.tracking import Track
+
+if TYPE_CHECKING:
+    import torch
+
+    from extract.backbones.contract import Backbone
 
 IDENTITIES = {"foamliu": "mobilefacenet", "vggface2": "facenet"}
 """Weights that tell people apart → their backbone."""
@@ -158,7 +163,6 @@ class Cropper:
     def _wanted(self, faces: VideoFaces, trial: Trial) -> Wanted:
         """Find the face of a trial in its video."""
         path = self.folder / f"{encode_trial_id(trial.id)}.zip"
-        remove_unfinished(path)
         return Wanted(self._follow(faces, trial), path, _fingerprint(self.manifest, trial, self.config))
 
     def track(self, trial: Trial) -> Track:
@@ -255,6 +259,8 @@ def make_embedder(weights: str, device: str = "cpu") -> Embedder:
         UnknownNameError: if the weights are unknown.
         WeightsError: if they do not fit or cannot be fetched.
     """
+    from extract.backbones.contract import load_backbone
+
     return _embedder_of(load_backbone("facenet", weights), device)
 
 
@@ -270,6 +276,8 @@ def make_identity(weights: str, min_similarity: float, device: str = "cpu") -> I
         SettingError: if the weights are not such a name, and no file.
         WeightsError: if they do not fit or cannot be fetched.
     """
+    from extract.backbones.contract import load_backbone
+
     if weights in IDENTITIES:
         network = load_backbone(IDENTITIES[weights], weights)
     elif Path(weights).is_file():
@@ -283,6 +291,8 @@ def make_identity(weights: str, min_similarity: float, device: str = "cpu") -> I
 
 def _load_any(weights: str) -> Backbone:
     """The first of the backbones of IDENTITIES that weights in a file fit."""
+    from extract.backbones.contract import load_backbone
+
     faults = []
     for name in dict.fromkeys(IDENTITIES.values()):
         try:
@@ -293,6 +303,8 @@ def _load_any(weights: str) -> Backbone:
 
 
 def _embedder_of(network: Backbone, device: str) -> Embedder:
+    import torch
+
     network = network.to(device)
 
     def embed(faces: NDArray[np.uint8]) -> NDArray[np.float32]:

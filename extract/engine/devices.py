@@ -1,4 +1,7 @@
-"""The device that a network runs on, and the process's memory for its activations."""
+"""The device that a network runs on, and the process's memory for its activations.
+
+torch, which takes seconds to import, is only imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.errors import SettingError
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's <malloc.h>
 
@@ -30,12 +36,30 @@ def keep_big_buffers() -> None:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use this number of threads, at least one, for a while."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def has_driver() -> bool:
+    """Whether there is a driver through which torch could find a GPU; asked first, as it needs no torch."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def device_kind(wanted: str | torch.device) -> str:
+    """The kind of a device, cpu or cuda, without torch where no GPU can be meant; arguments and errors as of `choose_device`."""
+    if str(wanted) == "cpu" or (wanted == "auto" and not has_driver()):
+        return "cpu"
+    return str(choose_device(wanted).type)
 
 
 def choose_device(wanted: str | torch.device) -> torch.device:
@@ -47,6 +71,8 @@ def choose_device(wanted: str | torch.device) -> torch.device:
     Raises:
         SettingError: if there is no such device.
     """
+    import torch
+
     if isinstance(wanted, torch.device):
         return wanted
     device = _find_device(wanted)
@@ -57,6 +83,8 @@ def choose_device(wanted: str | torch.device) -> torch.device:
 
 
 def _find_device(wanted: str) -> torch.device:
+    import torch
+
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):

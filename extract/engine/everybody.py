@@ -16,13 +16,11 @@ from cache.names import encode_trial_id
 from extract.engine.contact_sheet import draw_sheet, rows_of
 from extract.engine.cropping import make_identity
 from extract.engine.devices import choose_device
-from extract.faces.crops import CropConfig
 from extract.faces.detection import Detector, make_detector
 from extract.faces.finding import VideoFaces
 from extract.faces.likeness import Identity
-from extract.faces.people import everybody
-from extract.faces.people_files import count_people, save_people
-from extract.faces.tracking import PERSON
+from extract.faces.people import count_people, everybody, save_people
+from extract.faces.settings import PERSON, CropConfig
 from extract.media.timeline import scan
 
 
@@ -31,7 +29,7 @@ class Found(NamedTuple):
 
     Attributes:
         people: how many there are.
-        file: with all of them, see `extract.faces.people_files`.
+        file: with all of them, see `extract.faces.people`.
         sheet: PNG that shows who is who.
     """
 

@@ -20,7 +20,7 @@ from extract.backbones.contract import load_backbone
 from extract.engine.cropping import crop_trials, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.contract import require_medium
 from extract.media.audio import media_clock
 from extract.media.timeline import first_picture_s

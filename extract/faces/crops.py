@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-import json
 import os
-import threading
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,101 +15,12 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from cache.errors import FingerprintError
-from cache.foreign import sha256_file
 from cache.places.folders import sync_folder
-from cache.settings import check_ranges, make_settings
 from extract.faces.crop_records import VERSION, digest_line, seal_zip
-from extract.faces.detection import TEMPLATE_SIZE, FaceConfig, align_face
+from extract.faces.detection import align_face
 from extract.faces.finding import VideoFaces
-from extract.faces.tracking import PERSON, REFERENCE, Track
-
-ALGORITHM = 5  # raise it when the same settings give different crops
-
-_WHOSE = ("identity", "identity_similarity", "min_seen_s", "reference_weights", "reference_similarity")
-"""Settings that say whose face it is; as the face of a trial, they are not part of a recipe."""
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """Settings of crops; those that affect a face's crops are part of their identity.
-
-    Attributes:
-        faces: detection and tracking.
-        size: side of a crop, pixels.
-        quality: of the JPEGs, 1 to 100; chroma is never subsampled.
-        identity: network that knows a person again after a gap or a cut: foamliu, vggface2, or the path of weights of
-            mobilefacenet or facenet; empty: people are followed by their places, and a cut ends tracks.
-        identity_similarity: cosine above which two faces count as one person's. 0.5 is measured for foamliu (docs/faces.md): one
-            person 0.51 to 0.92, two people 0.09 to 0.44; not for others.
-        min_seen_s: of face "all": who is seen for a shorter time, seconds, is a passer-by and no trial.
-        reference_weights: of the FaceNet that compares faces with a reference picture: a registered name or a path.
-        reference_similarity: cosine above which a face counts as the person in the picture. 0.5 is not measured: raise it
-            if the wrong person is followed, lower it if nobody matches (the message gives the best cosine).
-    """
-
-    faces: FaceConfig = field(default_factory=FaceConfig)
-    size: int = TEMPLATE_SIZE
-    quality: int = 95
-    identity: str = ""
-    identity_similarity: float = 0.5
-    min_seen_s: float = 1.0
-    reference_weights: str = "vggface2"
-    reference_similarity: float = 0.5
-
-    def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {"size": (1, 4096), "quality": (1, 100), "min_seen_s": (0, 1e9)}
-        check_ranges("the crops", self, ranges | {"identity_similarity": (-1, 1)}, {})
-
-    def to_document(self) -> dict[str, Any]:
-        """Settings that affect the crops of any face, as JSON values, without those that say whose face it is."""
-        document = {"algorithm": ALGORITHM, **asdict(self)}
-        for name in _WHOSE:
-            del document[name]
-        found: dict[str, Any] = json.loads(json.dumps(document))
-        return found
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> CropConfig:
-        """Settings from a recipe, with defaults for those that say whose face it is.
-
-        Raises:
-            FingerprintError: if this version would make different crops with them.
-        """
-        own = {key: value for key, value in document.items() if key != "algorithm"}
-        found = make_settings(cls, own, "the crops of a recipe")
-        if found.to_document() != document:
-            raise FingerprintError(
-                f"These crops were made by algorithm {document['algorithm']}, this program has {ALGORITHM}. Use the avfusion "
-                "version that made them, or extract and train again."
-            )
-        return found
-
-    def fingerprint(self, face: str) -> str:
-        """Digest of everything except the video that affects the crops of one face, hex sha256.
-
-        Args:
-            face: as in a trial, or the `reference_key` of a picture, or the `person_key` of one of all people.
-        """
-        document = {**self.to_document(), "face": face}
-        if face.startswith(REFERENCE):
-            document |= {name: getattr(self, name) for name in ("reference_weights", "reference_similarity")}
-        elif self.identity and not face.startswith(PERSON):
-            document |= self.identity_document()
-        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-    def identity_document(self) -> dict[str, Any]:
-        """What tells people apart, as JSON values; weights in a file count by their content."""
-        if not self.identity:
-            return {}
-        path = Path(self.identity)
-        weights = _digest(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) if path.is_file() else self.identity
-        return {"identity": weights, "identity_similarity": self.identity_similarity}
-
-
-@functools.lru_cache(maxsize=4)  # asked for every trial, and up to 100 MB
-def _digest(path: Path, size: int, modified: int) -> str:
-    return sha256_file(path)
+from extract.faces.settings import CropConfig
+from extract.faces.tracking import Track
 
 
 class Wanted(NamedTuple):
@@ -206,7 +113,7 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self.record: dict[str, Any] | None = None
         self._path = path
-        self._temporary = path.with_name(f"{_temporary_stem(path)}.{os.getpid()}.{threading.get_ident()}.tmp")
+        self._temporary = _temporary(path)
         self._content = hashlib.sha256()
         self._present = 0
         self._file: io.BufferedRandom | None = None
@@ -248,15 +155,12 @@ class _Zip:
         return self._archive
 
 
-def remove_unfinished(out_zip: Path) -> None:
-    """Remove unfinished files of a zip left by killed processes; no process may be writing it."""
-    for leftover in out_zip.parent.glob(f"{_temporary_stem(out_zip)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def _temporary(out_zip: Path) -> Path:
+    """Where a zip is written: one place, so that what a killed process left is overwritten and need not be looked for.
 
-
-def _temporary_stem(out_zip: Path) -> str:
-    """Prefix of a zip's temporary names; short, because its own name may be as long as file systems allow."""
-    return f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}"
+    Its name is short, because that of the zip may be as long as file systems allow.
+    """
+    return out_zip.with_name(f".{hashlib.sha256(out_zip.name.encode()).hexdigest()[:32]}.tmp")
 
 
 def encode_crop(picture: NDArray[np.uint8], landmarks: NDArray[np.float32], config: CropConfig) -> bytes:

@@ -14,45 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import ShapeError
-from cache.settings import check_ranges
+from extract.faces.settings import TEMPLATE_SIZE, FaceConfig
 
 # Eyes, nose and corners of the mouth in a 112x112 face, pixel centres at whole numbers [models.md 4.4].
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2042]]
 )
-TEMPLATE_SIZE = 112
 _GRID = np.float32(32)  # places of faces per pixel
-
-
-@dataclass(frozen=True)
-class FaceConfig:
-    """Settings of detection and tracking; all of them are part of the crops' identity.
-
-    Attributes:
-        every: search all of the picture in every k-th frame, and follow the faces in between; 1 searches every picture.
-        max_side: pictures are shrunk for detection until their longer side has at most this many pixels.
-        min_face_size: smallest face to detect, in pixels of the shrunk picture.
-        thresholds: probability thresholds of the three networks.
-        min_probability: detections below are ignored.
-        max_gap: longest gap in frames without a detection that a track bridges.
-        min_overlap: smallest intersection over union of one face's boxes in successive detections or searches.
-    """
-
-    every: int = 10
-    max_side: int = 640
-    min_face_size: int = 32
-    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    min_probability: float = 0.9
-    max_gap: int = 10
-    min_overlap: float = 0.3
-
-    def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = dict.fromkeys(("thresholds", "min_probability", "min_overlap"), (0, 1))
-        ranges |= {"every": (1, 1e9), "max_side": (1, 1e9), "min_face_size": (12, 1e9), "max_gap": (0, 1e9)}
-        faults: dict[str, str] = {}
-        if len(self.thresholds) != 3:
-            faults["thresholds"] = f"is {list(self.thresholds)}, expected a list of 3 values"
-        check_ranges("the detection of faces", self, ranges, {}, faults)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.clock import FrameClock
-from extract.faces.detection import Detection, Detector, FaceConfig, align_face, scale_boxes
+from extract.faces.detection import Detection, Detector, align_face, scale_boxes
 from extract.faces.likeness import SIZE, Embedder, Identity, Reference, unit
 from extract.faces.linking import Tracklet, link
 from extract.faces.people import Crowd, Sighting, group_by_face, group_by_place
 from extract.faces.search import Sight, find_faces
+from extract.faces.settings import FaceConfig
 from extract.faces.tracking import Track, follow_face
 from extract.media.video import probe, read_frames, shrunk_size
 

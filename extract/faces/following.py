@@ -17,12 +17,13 @@ import av
 import numpy as np
 
 from cache.errors import SettingError
-from extract.faces.crops import CropConfig, encode_crop
+from extract.faces.crops import encode_crop
 from extract.faces.detection import Detector
 from extract.faces.finding import enlarging
 from extract.faces.linking import SAME_PLACE, SAME_SIZE, Linker, Tracklet, box_distance
 from extract.faces.people import Person
 from extract.faces.search import FaceSearch, Sight
+from extract.faces.settings import CropConfig
 from extract.faces.tracking import FACES, is_in_half
 from extract.media.video import Converter, shown_size
 

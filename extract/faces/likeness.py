@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from cache.errors import MediaError, MissingFileError
 from cache.foreign import sha256_file
-from extract.faces.detection import Detector, FaceConfig, align_face
-from extract.faces.tracking import REFERENCE
+from extract.faces.detection import Detector, align_face
+from extract.faces.settings import REFERENCE, FaceConfig
 from extract.media.pictures import UNREADABLE, to_rgb, why_unreadable
 from extract.media.video import shrunk_size
 

@@ -10,8 +10,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.faces.detection import FaceConfig, match_boxes
+from extract.faces.detection import match_boxes
 from extract.faces.search import Sight
+from extract.faces.settings import FaceConfig
 
 SAME_PLACE = 1.0  # largest distance between two tracklets of one person, in face sizes
 SAME_SIZE = 2.0  # largest ratio between the face sizes of one person

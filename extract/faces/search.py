@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.faces.cuts import CutFinder
-from extract.faces.detection import Detection, Detector, FaceConfig, match_boxes, overlaps
+from extract.faces.detection import Detection, Detector, match_boxes, overlaps
+from extract.faces.settings import FaceConfig
 
 Picture = NDArray[np.uint8]
 

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from cache.errors import SettingError
 from extract.faces.linking import SAME_SIZE, Tracklet
 from extract.faces.people import Crowd, Person, Sighting
+from extract.faces.settings import REFERENCE
 
 FACES = ("largest", "centre", "left", "right")
-REFERENCE = "reference"  # the face that best matches a picture
 ALL = "all"  # of a video: a trial for each person
-PERSON = "#"  # one of all people: "#1" is the first one seen
 _SHARE = 0.25  # people seen for a smaller share of the time of the one seen longest are passers-by
 
 Likeness = Callable[[Sequence[Sequence[Sighting]]], NDArray[np.float64]]

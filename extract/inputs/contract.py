@@ -9,18 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial, missing_medium
 from cache.errors import SettingError
-from extract.faces.crops import CropConfig
 from extract.faces.following import FaceFollower
+from extract.faces.settings import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 from extract.media.live import LiveMedium
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GIVEN = "given"
 """Upstream of media that came with the corpus or from the user."""

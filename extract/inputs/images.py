@@ -5,24 +5,26 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import MissingFileError, SettingError, ShapeError, with_full_stop
 from cache.names import encode_trial_id
 from cache.settings import expected_one_of
 from extract.faces.crop_files import CropReader, fit_picture
-from extract.faces.crops import CropConfig
 from extract.faces.following import FaceFollower
+from extract.faces.settings import CropConfig
 from extract.inputs.alignment import Alignment, align_frames
 from extract.inputs.contract import GIVEN, Input
 from extract.media.live import LiveMedium
 from extract.media.pictures import decode_picture
+
+if TYPE_CHECKING:  # the report reads crops without torch, which takes seconds to import
+    import torch
+    from torch import Tensor
 
 MISSING = ("skip", "black")
 
@@ -32,6 +34,8 @@ Mean = tuple[float, float, float]  # or standard deviation, per channel
 @functools.lru_cache(maxsize=8)  # a copy to a GPU waits for everything running there, so not for every batch
 def _scale_and_offset(mean: Mean, std: Mean, device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and offset, (1, 3, 1, 1) each, that turn bytes into the range a network was trained on."""
+    import torch
+
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
     return scale, offset
@@ -94,6 +98,8 @@ class ImageInput(Input):
         Raises:
             ShapeError: if shape or dtype differ.
         """
+        import torch
+
         expected = (self.size, self.size, 3)
         if batch.dtype != torch.uint8 or tuple(batch.shape[1:]) != expected:
             raise ShapeError(
@@ -102,6 +108,8 @@ class ImageInput(Input):
 
     def normalise(self, batch: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 RGB → (B, 3, H, W) float32, channels-last in memory."""
+        import torch
+
         images = batch.permute(0, 3, 1, 2)
         if self.colour == "bgr":
             images = images.flip(1)

@@ -15,7 +15,7 @@ from cache.corpus.manifest import Manifest, Trial
 from cache.errors import ShapeError
 from cache.foreign import sha256_file
 from cache.recipe import canonical_json
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.alignment import Alignment, align_shared
 from extract.inputs.contract import GIVEN, Input
 from extract.inputs.wordpieces import Sentences, Speller

@@ -26,7 +26,8 @@ from cache.documents.documents import write_file
 from cache.errors import MissingFileError, WeightsError
 from cache.foreign import one_line, sha256_file
 from cache.names import require_known
-from extract.weights.download import MAX_BYTES, download
+from extract.weights.cards import WeightsCard, card_place
+from extract.weights.download import download
 from extract.weights.finetuned import Lineage, read_lineage
 
 RANDOM_SEED = 2022
@@ -46,37 +47,6 @@ _ERRORS_OF_A_DAMAGED_PICKLE = (
     struct.error,
 )
 _Built = TypeVar("_Built")
-
-
-@dataclass(frozen=True)
-class WeightsCard:
-    """Origin of one published set of weights.
-
-    Attributes:
-        name: what a user types.
-        variant: of the backbone that they fit.
-        origin: URL of the file, or of a page that offers it.
-        sha256: of the file: all 64 digits, or as many as are published, from the first one. If these are not all, the digest
-            of the first download is saved beside the file and required from then on.
-        licence: as stated by the publisher.
-        paper: key in `docs/refs.bib`.
-        direct: whether `origin` is the file itself and can be downloaded.
-        max_bytes: larger downloads are rejected.
-    """
-
-    name: str
-    variant: str
-    origin: str
-    sha256: str
-    licence: str
-    paper: str
-    direct: bool = True
-    max_bytes: int = MAX_BYTES
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether all digits of the digest are published."""
-        return len(self.sha256) == 64
 
 
 @dataclass(frozen=True)
@@ -222,16 +192,6 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict
         renamed = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         if len(renamed) == len(tensors):
             yield prefix, renamed
-
-
-def weights_folder() -> Path:
-    """Folder of downloads: `$AVFUSION_WEIGHTS`, else `~/.cache/avfusion/weights`."""
-    return Path(os.environ.get("AVFUSION_WEIGHTS", "~/.cache/avfusion/weights")).expanduser()
-
-
-def card_place(card: WeightsCard) -> Path:
-    """Where published weights are kept on this machine, downloaded or put there by hand."""
-    return weights_folder() / f"{card.name}{Path(card.origin).suffix or '.pt'}"
 
 
 def _fetch(card: WeightsCard) -> Path:

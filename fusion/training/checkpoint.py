@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load as parse_tensors
@@ -20,19 +20,8 @@ from safetensors.torch import save as serialise_tensors
 from torch import Tensor
 
 from cache.corpus.folds import Fold
-from cache.documents.documents import (
-    Document,
-    Number,
-    Pair,
-    RecipePart,
-    TargetPart,
-    Values,
-    digest_bytes,
-    format_document,
-    read_document,
-    write_file,
-)
-from cache.errors import MissingFileError, SettingError, WeightsError, short_text
+from cache.documents.documents import digest_bytes, format_document, write_file
+from cache.errors import SettingError, WeightsError, short_text
 from cache.recipe import Recipe
 from cache.settings import make_settings
 from cache.targets import Target, names_of
@@ -41,29 +30,9 @@ from fusion.bank.projection import Projection
 from fusion.model import FusionModel
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model
+from fusion.training.checkpoint_files import DOCUMENT, TENSORS, VERSION, CheckpointDocument, read_files, run_parts
 from fusion.training.postprocessing import Fitted
 from fusion.training.reading import AUTO, Reading, find_hop_fault, overlapping
-
-VERSION = 4  # 2: targets with ranges, recipes; 3: how trials are read, post-processing; 4: trials that weights have seen by their content
-TENSORS, DOCUMENT = "model.safetensors", "model.json"
-
-
-class _CheckpointDocument(Document):
-    version: Literal[4]
-    model: str
-    settings: Values
-    dims: dict[str, Number]
-    targets: list[TargetPart]
-    specs: dict[str, RecipePart]
-    fold_index: int
-    fold: dict[str, list[str]]
-    training: Values
-    reading: Pair
-    fitted: dict[str, list[list[float]]]
-    validation: dict[str, float | None]
-    versions: dict[str, str]
-    projections: list[str]
-    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +109,7 @@ class Checkpoint:
         folder.parent.mkdir(parents=True, exist_ok=True)
         tensors = serialise_tensors(self._tensors())
         document = {**self._document(), "sha256": digest_bytes(tensors)}
-        text = format_document(_CheckpointDocument, document, sort_keys=True)
+        text = format_document(CheckpointDocument, document, sort_keys=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as workshop:
             fresh = Path(workshop) / "fresh"
             write_file(fresh / TENSORS, tensors)
@@ -173,6 +142,7 @@ class Checkpoint:
             "validation": {target: ccc if isfinite(ccc) else None for target, ccc in self.validation.items()},
             "versions": self.versions,
             "projections": sorted(self.projections),
+            "parameters": sum(each.numel() for each in self.model.parameters()),
         }
 
 
@@ -184,20 +154,7 @@ def load(folder: Path | str) -> Checkpoint:
         WeightsError: if a file is damaged, has another version, or does not fit the model it names.
     """
     folder = Path(folder)
-    absent = [name for name in (DOCUMENT, TENSORS) if not (folder / name).is_file()]
-    if absent:
-        raise MissingFileError(
-            f"No checkpoint in '{folder}': {' and '.join(absent)} missing. Train a model first, or check the path."
-        )
-    remedy = "Copy it again, or run 'avfusion train'."
-    document = read_document(folder / DOCUMENT, _CheckpointDocument, remedy, WeightsError)
-    assert document is not None
-    data = (folder / TENSORS).read_bytes()
-    if digest_bytes(data) != document.sha256:
-        raise WeightsError(
-            f"The sha256 of '{folder / TENSORS}' differs from that in {DOCUMENT}: it is damaged. Copy it again, or run "
-            "'avfusion train'."
-        )
+    document, data = read_files(folder)
     return _rebuild(folder, document, parse_tensors(data))
 
 
@@ -209,11 +166,10 @@ def load_run(folder: Path | str) -> tuple[Checkpoint, ...]:
         WeightsError: as `load`.
     """
     folder = Path(folder)
-    parts = [folder] if (folder / DOCUMENT).exists() else sorted(path.parent for path in folder.glob(f"*/{DOCUMENT}"))
-    return tuple(load(part) for part in parts or [folder])
+    return tuple(load(part) for part in run_parts(folder) or [folder])
 
 
-def _rebuild(folder: Path, document: _CheckpointDocument, tensors: dict[str, Tensor]) -> Checkpoint:
+def _rebuild(folder: Path, document: CheckpointDocument, tensors: dict[str, Tensor]) -> Checkpoint:
     try:
         with torch.random.fork_rng(devices=[]):
             targets = tuple(part.target for part in document.targets)

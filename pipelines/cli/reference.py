@@ -14,7 +14,7 @@ from cache.documents.documents import write_file
 from cache.names import config_of, load_named
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from fusion.models import MODELS
 from fusion.settings import TrainConfig
 from pipelines.console.tables import markdown_table

@@ -297,8 +297,8 @@ def _row(holding: Holding) -> dict[str, Any]:
     made_of = f"cannot be opened: {holding.problem}"
     if not holding.problem:
         store = holding.open()
-        records = store.find_records()
-        row |= {"trials": len(records), "unfinished": len(store.unfinished())}
+        records, unfinished = store.survey()
+        row |= {"trials": len(records), "unfinished": len(unfinished)}
         row["frames"] = sum(record.clock.num_frames for record in records.values())
         made_of = describe(store.recipe)
     row |= {"receipts": list(holding.receipts), "store": str(holding.path)}

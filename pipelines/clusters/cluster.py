@@ -224,7 +224,7 @@ def open_cluster(where: ClusterParams, device: str = "cpu") -> Iterator[Cluster 
     if not where.is_wanted:
         yield None
         return
-    distributed = import_extra("distributed", "dask", "A cluster")
+    distributed = import_extra("distributed", "dask", "--workers, --scheduler or section 'cluster' of params.yaml")
     with ExitStack() as stack:
         for logger in map(logging.getLogger, ("distributed", "distributed.client")):
             stack.callback(logger.setLevel, logger.level)

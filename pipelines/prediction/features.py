@@ -18,7 +18,7 @@ from extract.backbones.contract import Backbone
 from extract.corpora.reading import TRANSCRIPTS
 from extract.engine.cropping import croppable, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.contract import GIVEN, require_medium
 from extract.media.container import find_sound
 from fusion.training.checkpoint import Checkpoint

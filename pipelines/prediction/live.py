@@ -17,9 +17,9 @@ from extract.backbones.contract import Backbone
 from extract.engine.devices import choose_device
 from extract.engine.live import MOST_FRAMES, AbsentBackbone, LiveBackbone
 from extract.engine.one_file import SOUND_RATE
-from extract.faces.crops import CropConfig
 from extract.faces.detection import Detector, make_detector
 from extract.faces.following import FaceFollower
+from extract.faces.settings import CropConfig
 from extract.media.growing import STANDARD_INPUT
 from extract.media.live import LiveMedium, open_live
 from fusion.training.live import LiveNetwork

@@ -23,10 +23,11 @@ from cache.recipe import fingerprint
 from extract.engine.cropping import track_face
 from extract.engine.everybody import PeopleFinder
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.faces.tracking import ALL
 from fusion.training.reading import AUTO
 from pipelines.console.console import note, warn
+from pipelines.console.failures import raise_failures
 from pipelines.ensembles.ensemble import Ensemble
 from pipelines.ensembles.finding import Run, digest_networks, find_networks
 from pipelines.ensembles.members import load_members
@@ -35,7 +36,6 @@ from pipelines.prediction.features import FeatureMaker, choose_crops, sort_seen
 from pipelines.prediction.results import Results, choose_file, make_folders
 from pipelines.prediction.weights import WeightsFinder
 from pipelines.project.loose_media import each_person, loose_manifest
-from pipelines.stages.extraction import raise_failures
 
 VERSION = 1  # raise it when the same models give other files
 _MEMORY_GB = (

@@ -12,8 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+Seen = dict[str, list[str]]
+"""What was found in files before, by their content: the digest of the code, and names of modules that it imports."""
 
-def digest_code(modules: Iterable[str], root: Path) -> str:
+
+def digest_code(modules: Iterable[str], root: Path, seen: Seen | None = None) -> str:
     """Digest of some modules and of all modules below the root that they import, also inside functions.
 
     Comments, docstrings and layout do not count. `__init__` files, some of which are tables of names, are left out, so that a new
@@ -22,21 +25,23 @@ def digest_code(modules: Iterable[str], root: Path) -> str:
     Args:
         modules: absolute names, such as "fusion.training.trainer".
         root: folder of the packages.
+        seen: spares parsing, which takes half a second; what is parsed is added.
     """
+    seen = {} if seen is None else seen
     found: dict[str, str] = {}
     left = list(modules)
     while left:
         module = left.pop()
         path = root.joinpath(*module.split(".")).with_suffix(".py")
         if module not in found and path.is_file():
-            found[module], imported = _read(path)
+            found[module], *imported = _read(path, seen)
             left += imported
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def digest_file(path: Path) -> str:
     """Digest of one file's code, whatever it imports."""
-    return _read(path)[0]
+    return _read(path, {})[0]
 
 
 def digest_folder(folder: Path) -> str:
@@ -46,11 +51,19 @@ def digest_folder(folder: Path) -> str:
     return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
-@functools.cache
-def _read(path: Path) -> tuple[str, list[str]]:
+def _read(path: Path, seen: Seen) -> list[str]:
     """Digest of a file's code, and the names of modules that it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), _imported(tree)
+    content = path.read_bytes()
+    key = hashlib.sha256(_own_source() + content).hexdigest()
+    if not seen.get(key):
+        tree = ast.parse(content)
+        seen[key] = [hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), *_imported(tree)]
+    return seen[key]
+
+
+@functools.cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
 
 
 def _imported(tree: ast.Module) -> list[str]:

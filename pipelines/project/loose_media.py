@@ -17,7 +17,8 @@ from extract.corpora.file_names import FolderIndex, printable, require_text, tri
 from extract.corpora.reading import TRANSCRIPTS, find_transcript
 from extract.engine.everybody import PeopleFinder
 from extract.engine.one_file import SOUND_RATE, trial_of_file
-from extract.faces.tracking import ALL, FACES, REFERENCE
+from extract.faces.settings import REFERENCE
+from extract.faces.tracking import ALL, FACES
 from pipelines.console.console import warn
 
 _KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be

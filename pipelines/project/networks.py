@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cache.documents.documents import write_file
 from cache.errors import StoreError
 from cache.store.locks import claim, holder, wait_for_any
+from fusion.training.checkpoint_files import read_files
 from pipelines.project import paths
 from pipelines.project.runs import DOCUMENT, Row, digest_of, find_run, list_kept, save_run
 
@@ -140,14 +141,12 @@ def wait_for(digests: Sequence[str]) -> None:
 
 def list_networks() -> list[Row]:
     """One row per network, as of `list_kept`."""
-    from fusion.training.checkpoint import load
-
     root = paths.MODELS.parent
     runs = sorted(document.parent for document in root.rglob(f"seed*/**/{DOCUMENT}"))
     return list_kept(
         paths.NETWORKS,
         ((run.relative_to(root).as_posix(), run) for run in runs),
-        lambda folder: load(folder).model.name if is_kept(folder.name) else "damaged or unfinished",
+        lambda folder: read_files(folder)[0].model if is_kept(folder.name) else "damaged or unfinished",
     )
 
 

@@ -19,7 +19,7 @@ from cache.settings import check_ranges, expected_one_of
 from extract.backbones import BACKBONES
 from extract.corpora import CORPORA
 from extract.engine.runtimes import RUNTIMES
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from fusion.models import MODELS
 from fusion.training.postprocessing import find_chain_faults
 from fusion.training.reading import AS_TRAINED, find_hop_fault

@@ -8,6 +8,7 @@ CORPUS = Path("work/corpus")
 CORPUS_FILES = Path("work/corpus-files.json")
 CORPUS_SEEN = Path("work/corpus-seen.json")  # differs between machines, so not an output of a stage
 PEOPLE = Path("work/people")  # of videos with a trial for each, and who is who
+CODE_SEEN = Path("work/code-seen.json")  # only saves time
 PLAN = Path("work/plan")
 CROPS = Path("work/crops")
 CROPS_RECEIPT = Path("work/crops.json")

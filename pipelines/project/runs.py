@@ -7,6 +7,7 @@ and its digest is that of today, so a killed training continues where it stopped
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 from cache.corpus.folds import Fold
 from cache.corpus.manifest import Manifest
 from cache.documents.documents import Cell, Document, Values, digest_bytes, read_document, write_document
-from cache.errors import MissingFileError, WeightsError
+from cache.errors import MissingFileError, StoreError, WeightsError
 from cache.store.store import FeatureStore
+from extract.engine.devices import device_kind
+from fusion.training import checkpoint_files
+from pipelines.project import paths
 from pipelines.project.code_digest import digest_code
 from pipelines.project.params import FusionParams, SystemParams
 
@@ -95,11 +99,9 @@ class Digests:
             manifest: the corpus.
             open_stores: from modality → feature set, and a fold, to modality → store.
         """
-        from extract.engine.devices import choose_device
-
         self._manifest, self._open_stores = manifest, open_stores
         self._trials = {trial.id: trial for trial in manifest.trials}
-        self._machine = {"device": choose_device(params.device).type, "threads": params.threads}
+        self._machine = {"device": device_kind(params.device), "threads": params.threads}
         self._known: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def __call__(self, job: Job) -> str:
@@ -127,7 +129,7 @@ class Digests:
             "targets": [asdict(target) for target in self._manifest.targets],
             "labels": [self._digest_labels(trial_id) for trial_id in trial_ids],
             "machine": self._machine,
-            "versions": {name: version(name) for name in LIBRARIES},
+            "versions": {name: _version(name) for name in LIBRARIES},
         }
 
     def features(self, modality: str, name: str, trial_ids: Sequence[str], fold: Fold) -> list[str]:
@@ -146,20 +148,41 @@ class Digests:
         return f"{trial.clock.num_frames} {hashlib.sha256(labels).hexdigest()}"
 
 
+_version = functools.cache(version)  # parses a file at each call
+
+
 @functools.cache
 def _digest_training(model: str) -> str:
     """Digest of the code that trains a network of a model: its file, training, and everything that they import."""
-    from fusion.models import MODELS
-
-    return digest_code((MODELS[model].split(":")[0], "fusion.training.trainer"), ROOT)
+    return _digest_modules(model, "fusion.training.trainer")
 
 
 @functools.cache
 def digest_finetuning(model: str) -> str:
     """The same of fine-tuning under a model; of backbones and their inputs, recipes have the versions."""
+    return _digest_modules(model, "pipelines.endtoend.training")
+
+
+class _CodeDocument(Document):
+    """What was found in files of code on this machine, as `pipelines.project.code_digest.Seen`."""
+
+    files: dict[str, list[str]]
+
+
+def _digest_modules(model: str, trainer: str) -> str:
     from fusion.models import MODELS
 
-    return digest_code((MODELS[model].split(":")[0], "pipelines.endtoend.training"), ROOT)
+    try:
+        known = read_document(paths.CODE_SEEN, _CodeDocument, "")
+    except StoreError:  # damaged; it only saves time
+        known = None
+    seen = {} if known is None else known.files
+    before = len(seen)
+    digest = digest_code((MODELS[model].split(":")[0], trainer), ROOT, seen)
+    if len(seen) > before and paths.CODE_SEEN.parent.is_dir():
+        with contextlib.suppress(OSError):  # nor must a full or read-only disk matter
+            write_document(paths.CODE_SEEN, _CodeDocument, {"files": seen}, sort_keys=True)
+    return digest
 
 
 class RunDocument(Document):
@@ -197,9 +220,7 @@ def save_run(folder: Path, digest: str, history: Sequence[Row], parts: Mapping[s
 
 def _digest_network(folder: Path) -> str:
     """sha256 of a checkpoint's document; "" if there is none."""
-    from fusion.training import checkpoint
-
-    path = folder / checkpoint.DOCUMENT
+    path = folder / checkpoint_files.DOCUMENT
     return digest_bytes(path.read_bytes()) if path.is_file() else ""
 
 
@@ -237,7 +258,9 @@ def find_run(folder: Path, digest: str) -> list[Row] | None:
     try:
         if _read(folder).made_of != digest:
             return None
-        load_networks(folder)
+        for part in checkpoint_files.run_parts(folder) or [folder]:
+            checkpoint_files.read_files(part)
+        _require_unchanged(folder)
         return read_history(folder) or None
     except (MissingFileError, WeightsError):
         return None
@@ -297,15 +320,32 @@ def load_networks(folder: Path) -> tuple[Checkpoint, ...]:
     from fusion.training import checkpoint
 
     networks = checkpoint.load_run(folder)
-    alone = (folder / checkpoint.DOCUMENT).exists()
-    parts = [folder] if alone else [path.parent for path in folder.glob(f"*/{checkpoint.DOCUMENT}")]
-    for part in parts:
+    _require_unchanged(folder)
+    return networks
+
+
+def _require_unchanged(folder: Path) -> None:
+    """Check that the checkpoints of a run are those that its training saved; errors as of `load_networks`."""
+    for part in checkpoint_files.run_parts(folder):
         if _read(part).network != _digest_network(part):
             raise WeightsError(
-                f"'{part / checkpoint.DOCUMENT}' has been changed since its training. {_AGAIN}; only this network "
+                f"'{part / checkpoint_files.DOCUMENT}' has been changed since its training. {_AGAIN}; only this network "
                 "is redone."
             )
-    return networks
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of all networks of a run, as saved with them; those of older versions are built to be counted.
+
+    Raises:
+        MissingFileError: if there is none, or a training did not finish.
+        WeightsError: if one is damaged.
+    """
+    saved = [checkpoint_files.read_files(part)[0].parameters for part in checkpoint_files.run_parts(folder)]
+    if saved and None not in saved:
+        _require_unchanged(folder)
+        return sum(count or 0 for count in saved)
+    return sum(each.numel() for network in load_networks(folder) for each in network.model.parameters())
 
 
 def saved_runs(models: Path, system: str) -> Iterator[Path]:

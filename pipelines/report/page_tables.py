@@ -23,7 +23,7 @@ from pipelines.console.escaping import printable
 from pipelines.project import networks, paths
 from pipelines.project.params import Params, SystemParams
 from pipelines.project.params_file import MATRIX
-from pipelines.project.runs import digest_of, load_networks, saved_runs
+from pipelines.project.runs import count_parameters, digest_of, saved_runs
 from pipelines.project.scores import ScoresDocument, figure, find_scores, interval, spread
 from pipelines.report.predictions import Predicted
 
@@ -73,7 +73,7 @@ def _count_parameters(models: Path, name: str) -> int | None:
     try:
         run = next(iter(saved_runs(models, name)))
         folder = run if run.name.startswith("seed") else run.parent
-        return sum(each.numel() for network in load_networks(folder) for each in network.model.parameters())
+        return count_parameters(folder)
     except (AvFusionError, StopIteration):
         return None
 

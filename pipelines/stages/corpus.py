@@ -17,7 +17,7 @@ from cache.settings import as_settings
 from cache.store.locks import claim, holder, wait_for_any
 from extract.corpora import CORPORA
 from extract.corpora.contract import Corpus, FindPeople
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from pipelines.project import paths
 from pipelines.project.corpus_files import FILES, load_files, look, save_files
 from pipelines.project.params import CorpusParams

@@ -8,19 +8,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Values, write_document
 from cache.names import encode_trial_id
 from cache.store.locks import free
 from extract.engine.cropping import Cropper, by_video, croppable, crops_folder
-from extract.engine.devices import choose_device, torch_threads
+from extract.engine.devices import device_kind, torch_threads
 from extract.engine.outcome import Outcome, join_outcomes
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from pipelines.clusters.cluster import Cluster, Seat
 from pipelines.clusters.groups import Item
 from pipelines.clusters.sharing import share
@@ -28,6 +26,9 @@ from pipelines.clusters.worker import Runner
 from pipelines.console.console import Told, tell, warn
 from pipelines.project import paths
 from pipelines.project.jobs import available_cores, run_jobs
+
+if TYPE_CHECKING:
+    import torch
 
 _OFTEN = 2  # times as many frames as of the followed face in which another one is seen, to be worth a hint
 _MOST_WORKERS = 4  # each needs half a gigabyte
@@ -81,10 +82,11 @@ def make_crops(
     made = Outcome()
     total = sum(trial.clock.num_frames for trial in trials)
     with tell(told, "crops", total) as advance:
-        workers = workers or _choose_workers(missing, device)
-        if workers > 1 and told is None:
-            made = _share(cropper, by_video(manifest, missing), workers, advance)
-        left = [trial for trial in trials if trial.id not in made.computed]
+        groups = by_video(manifest, missing)
+        if len(groups) > 1 and told is None and (workers := workers or _choose_workers(missing, device)) > 1:
+            made = _share(cropper, groups, workers, advance)
+        done = set(made.computed)
+        left = [trial for trial in trials if trial.id not in done]
         outcome = cropper.crop(left, advance)
     outcome.add(replace(made, failures={}))  # those were tried again
     _warn(cropper, [trial for trial in trials if trial.id in outcome.computed], remedies)
@@ -144,7 +146,7 @@ def _open_cropper(bare: Cropper, device: str) -> Runner:
 
 def _choose_workers(trials: list[Trial], device: str | torch.device) -> int:
     """How many processes pay; a GPU is shared by none."""
-    if choose_device(device).type != "cpu":
+    if device_kind(device) != "cpu":
         return 1
     frames = sum(trial.clock.num_frames for trial in trials)
     return min(available_cores(), _MOST_WORKERS, len(trials), frames // _FRAMES_EACH)
@@ -154,13 +156,11 @@ def _share(cropper: Cropper, groups: list[list[Trial]], workers: int, advance: C
     """Make crops in several processes, those of one video in one of them; trials of a process that dies are left."""
     done = multiprocessing.get_context("spawn").Value("q", 0)
     make = partial(_Worker, cropper, max(1, available_cores() // workers), done)
-    made = Outcome()
     try:
-        for outcome in run_jobs(groups, make, workers, make(advance)):
-            made.add(outcome)
+        return join_outcomes(run_jobs(groups, make, workers, make(advance)))
     except BrokenProcessPool:
         warn("A process that made crops ended early, perhaps for want of memory; its trials are taken over.")
-    return made
+        return Outcome()
 
 
 class _Worker:

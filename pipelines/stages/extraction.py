@@ -17,7 +17,7 @@ from extract.engine.devices import keep_big_buffers
 from extract.engine.embedding import extract_features
 from extract.engine.outcome import Outcome
 from pipelines.console.console import Told, note, tell, warn
-from pipelines.console.escaping import printable
+from pipelines.console.failures import Check, list_reasons, raise_failures
 from pipelines.project import paths
 from pipelines.project.loose_media import save_digests
 from pipelines.stages.crops import make_crops, save_crops_receipt
@@ -101,7 +101,7 @@ def load_sets(request: Request) -> list[Load]:
     """
     if not request.chosen.trials and request.faults:
         raise TrialsFailedError(
-            f"None of {len(request.faults)} files can be read; nothing was extracted.\n{_list_reasons(request.faults)}"
+            f"None of {len(request.faults)} files can be read; nothing was extracted.\n{list_reasons(request.faults)}"
         )
     loads = [request.load(name) for name in request.job.sets]
     for load in loads if request.job.fold is None else ():
@@ -123,40 +123,6 @@ def raise_failed(done: Sequence[Extraction]) -> None:
     checks: list[Check] = [(e.place.name, e.outcome, replace_suffix(e.place.store, ".failures.json")) for e in done]
     checks += [("crops", e.crops, paths.CROPS / "failures.json") for e in done if e.crops is not None][:1]
     raise_failures(*checks)
-
-
-Check = tuple[str, Outcome, Where]
-"""What was made, its outcome, and the file for its failures."""
-
-
-def raise_failures(*checks: Check) -> None:
-    """List failed trials in files and raise; remove the file of an outcome without failures.
-
-    Raises:
-        TrialsFailedError: naming every failed trial.
-    """
-    texts = []
-    for what, outcome, path in checks:
-        outcome.save_failures(path)
-        failed = len(outcome.failures)
-        total = failed + len(outcome.computed) + len(outcome.kept)
-        others = "; the others are finished and kept" if total > failed else ""
-        if failed:
-            listed = f"(list: '{path}').\n{_list_reasons(outcome.failures)}"
-            if total == 1:  # its reason has the remedy
-                texts.append(f"{what}: the only trial failed {listed}")
-            else:
-                again = "Fix them and run again, only they are redone"
-                texts.append(f"{what}: {failed} of {total} trials failed{others}. {again} {listed}")
-    if texts:
-        raise TrialsFailedError("\n".join(texts))
-
-
-def _list_reasons(failures: Mapping[str, str]) -> str:
-    return "\n".join(
-        f"  {printable(trial_id, keep='')}: {printable(reason, keep='')}"
-        for trial_id, reason in sorted(failures.items())
-    )
 
 
 def extract_set(request: Request, load: Load, made: Outcome | None, told: Told | None) -> Extraction:

@@ -25,10 +25,11 @@ from extract.engine.cropping import crops_folder
 from extract.engine.embedding import EngineOptions
 from extract.engine.everybody import PeopleFinder
 from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, choose_for, make_executor
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.faces.tracking import ALL
 from extract.inputs.contract import GIVEN, require_medium
-from pipelines.console.console import note, warn
+from pipelines.console.console import note
+from pipelines.finished.extraction import warn_of_random
 from pipelines.project import paths
 from pipelines.project.finetuned import find_folds, resolve_weights
 from pipelines.project.loose_media import by_name, each_person, loose_manifest, name_clashes
@@ -149,10 +150,7 @@ class Request:
         section, backbone, options = self._open(name)
         check_running(backbone, options.device, options.runtime, options.precision, options.compiled)
         if backbone.weights.seed is not None:
-            warn(
-                f"Backbone '{section.backbone}' has random weights (seed {backbone.weights.seed}); its features are only good for trying out "
-                "the pipeline. Set trained weights in params.yaml or with --weights."
-            )
+            warn_of_random(section.backbone, backbone.weights.seed)
         upstream = backbone.input.upstream(self.corpus, self.job.config)
         faults = dict(self.faults)
         if self.is_loose:  # transcripts beside files count as given, whatever wrote them, so that runs share a recipe

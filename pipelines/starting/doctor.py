@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import ctypes
 import os
 import platform
 import re
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import AvFusionError
-from cache.names import load_named
+from cache.names import cards_of
 from extract.backbones import BACKBONES
+from extract.engine.devices import has_driver
+from extract.weights.cards import card_place
 from pipelines.project import paths
 from pipelines.project.finetuned import asks_for_finetuned
 from pipelines.project.jobs import available_cores
@@ -100,20 +101,11 @@ def _version(name: str) -> str:
 def _devices() -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     yield Finding("devices", "cpu", OK, f"{available_cores()} cores, {_size(memory)} of memory")
-    cards = _cards() if _has_driver() else []
+    cards = _cards() if has_driver() else []
     for index, card in enumerate(cards):
         yield Finding("devices", f"cuda:{index}", OK, f"{card.name}, {_size(card.total_memory)} of memory")
     if not cards:
         yield Finding("devices", "cuda", NOTE, "none: everything runs on the CPU")
-
-
-def _has_driver() -> bool:
-    """Whether there is a driver through which torch could find a card; asked first, since torch takes seconds to import."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return Path("/dev/kfd").exists()
-    return True
 
 
 def _cards() -> list[Any]:
@@ -141,7 +133,7 @@ def _weights(params: Params | None) -> Iterator[Finding]:
                 yield _find_weights(f"{name} {section.weights}", section)
         return
     for name in BACKBONES:
-        for card in load_named("backbone", BACKBONES, name).cards:
+        for card in cards_of(BACKBONES[name]):
             found = _find_weights(f"{name} {card}", FeatureSetParams(card, name))
             yield replace(found, state=NOTE if found.state == MISSING else found.state)
 
@@ -160,9 +152,7 @@ def _find_weights(title: str, section: FeatureSetParams) -> Finding:
             return Finding("weights", title, OK, str(find_model(wanted)))
         except AvFusionError as error:
             return Finding("weights", title, MISSING, "not installed", str(error))
-    from extract.weights.weights import card_place  # and with it torch, which takes seconds
-
-    card = load_named("backbone", BACKBONES, section.backbone).cards.get(wanted)
+    card = cards_of(BACKBONES[section.backbone]).get(wanted)
     place = Path(wanted).expanduser() if card is None else card_place(card)
     if place.exists():
         return Finding("weights", title, OK, str(place))

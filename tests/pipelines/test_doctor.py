@@ -72,7 +72,7 @@ def test_faulty_settings_are_a_finding(project: Path, run: Run) -> None:
 
 def test_cards_are_listed_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     card = namedtuple("card", "name total_memory")
-    monkeypatch.setattr(doctor, "_has_driver", lambda: True)
+    monkeypatch.setattr(doctor, "has_driver", lambda: True)
     monkeypatch.setattr(doctor, "_cards", lambda: [card("A", 16e9), card("B", 8e9)])
     assert [(found.name, found.found) for found in doctor._devices()][1:] == [
         ("cuda:0", "A, 16 GB of memory"),
@@ -84,7 +84,7 @@ def test_torch_is_not_imported_for_a_project_without_weights_of_others(project: 
     """It takes seconds, and half of the time that the doctor takes."""
     program = (
         "import sys\nfrom pipelines.starting import doctor\nfrom pipelines.project.params_file import read_params\n"
-        "doctor._has_driver = lambda: False\nassert list(doctor.examine_machine(read_params()))\n"
+        "doctor.has_driver = lambda: False\nassert list(doctor.examine_machine(read_params()))\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=project, check=True, timeout=60)

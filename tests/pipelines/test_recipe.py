@@ -17,7 +17,7 @@ from cache.store.feature_sets import find_set
 from cache.store.receipt import Receipt, open_receipt
 from cache.store.store import FeatureStore, fingerprints
 from extract.backbones.contract import rebuild
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.inputs.sentences import SentenceInput
 from extract.inputs.wordpieces import Speller
 from extract.words.transcripts import write_words

@@ -43,7 +43,7 @@ FEATURES = click.option(
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Processes of this machine to share the trials, by Dask; see docs/clusters.md.",
+    help="Processes of this machine to share the trials, by Dask (crops on a CPU: without); see docs/clusters.md.",
 )
 ON_CLUSTER = click.option(
     "--scheduler",

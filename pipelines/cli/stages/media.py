@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,10 @@ from pipelines.cli.options.common import FEATURES, HELP, JSON, ON_CLUSTER, WORKE
 from pipelines.cli.options.kinds import DEVICE, DEVICES, RECOGNISER, FrameRate, KnownName, weights_of
 from pipelines.console.console import Command, guarded, show
 from pipelines.project import paths
+
+if TYPE_CHECKING:
+    from extract.engine.embedding import EngineOptions
+    from pipelines.stages.request import Job, LooseMedia, Selection
 
 
 @click.command("crops", cls=Command)
@@ -27,21 +31,37 @@ from pipelines.project import paths
 def crops(redo: bool, device: str, workers: int | None, scheduler: str | None, as_json: bool) -> None:
     """Find, follow and align the face of every trial; damaged crops are made again.
 
-    Without a cluster, one process per core of a CPU shares the trials, at most four.
+    Processes of this machine share the trials, by default one per core of a CPU, at most four; --workers says how many. That
+    needs no Dask, except where the device is a GPU.
     """
     from cache.corpus.manifest import Manifest
-    from pipelines.clusters.cluster import open_cluster
+    from pipelines.finished.extraction import watch_crops
     from pipelines.project.params_file import read_params
-    from pipelines.stages.crops import make_crops, save_crops_receipt
-    from pipelines.stages.extraction import raise_failures
 
     params = read_params()
+    where, own = params.cluster.choose(workers, scheduler), 0
+    watch = None if redo else watch_crops(params)
+    rows = watch.rows() if watch else None
+    if rows:  # before libraries of media are imported, and videos are read
+        show(rows, as_json)
+        return
+    from extract.engine.devices import device_kind
+    from pipelines.clusters.cluster import open_cluster
+    from pipelines.console.failures import raise_failures
+    from pipelines.project.params import ClusterParams
+    from pipelines.stages.crops import make_crops, save_crops_receipt
+
     config, manifest = params.crops, Manifest.load(paths.CORPUS)
-    with open_cluster(params.cluster.choose(workers, scheduler), device) as cluster:
-        outcome = make_crops(manifest, config, paths.CROPS, device, redo, cluster=cluster)
+    if where.workers and device_kind(device) == "cpu":
+        where, own = ClusterParams(), where.workers
+    with open_cluster(where, device) as cluster:
+        outcome = make_crops(manifest, config, paths.CROPS, device, redo, workers=own, cluster=cluster)
     raise_failures(("crops", outcome, paths.CROPS / "failures.json"))
     save_crops_receipt(manifest, config, paths.CROPS, paths.CROPS_RECEIPT)
-    show([{"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}], as_json)
+    row = {"computed": len(outcome.computed), "kept": len(outcome.kept), "frames": outcome.frames}
+    show([row], as_json)
+    if watch:
+        watch.keep([{"computed": 0, "kept": row["computed"] + row["kept"], "frames": 0}])
 
 
 @click.command("extract", cls=Command, context_settings=HELP)
@@ -127,7 +147,8 @@ def extract_features(
     every trial is finished; failed trials are listed beside the store, and the next run tries them again.
     """
     _check_usage(names, weights, out, media)
-    from pipelines.project.params import ALL, ClusterParams, FeatureSetParams
+    from pipelines.finished.extraction import keep_rows, recall_rows, watch_sets
+    from pipelines.project.params import ALL, ClusterParams
     from pipelines.project.params_file import read_params
     from pipelines.stages.plan import leave_unread
 
@@ -135,27 +156,28 @@ def extract_features(
     known = BACKBONES if params is None else {*params.extract, *BACKBONES, ALL}
     for name in names:
         KnownName("backbone" if media else "feature set", known).convert(name, None, None)
-    if if_read and params:
-        names = leave_unread(names, params, features)
-        if not names:  # before torch is imported, which takes seconds
-            return
+    if if_read and params and not (names := leave_unread(names, params, features)):  # before torch is imported
+        return
     where = (params.cluster if params else ClusterParams()).choose(workers, scheduler)
     devices = running["device"].split(",")
     if where.is_wanted and len(devices) > 1:
         raise click.UsageError("Several devices go without a cluster: each of its workers takes one of its machine's.")
+    whole = params if not (patterns or limit or dry_run or running["redo"]) else None
+    watches = watch_sets(whole, names, features, running["precision"]) if whole else {}
+    if rows := recall_rows(watches, features):  # again before torch
+        show(rows, as_json)
+        return
     from extract.engine.embedding import EngineOptions
-    from extract.faces.crops import CropConfig
     from pipelines.clusters.cluster import open_cluster
     from pipelines.stages import extraction as stage
     from pipelines.stages.dry_run import plan as plan_extraction
-    from pipelines.stages.request import Job, LooseMedia, Selection, open_job, project_jobs
+    from pipelines.stages.request import LooseMedia, Selection, open_job, project_jobs
     from pipelines.stages.several_devices import extract_on
 
     options = EngineOptions(**running)
     selection = Selection(patterns, limit)
     if params is None:
-        sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights_of(names, weights).items()}
-        jobs = [Job(sets, LooseMedia(media, rate, face), CropConfig(), Path(str(out)), options, selection)]
+        jobs = [_loose_job(weights_of(names, weights), LooseMedia(media, rate, face), out, options, selection)]
     else:
         jobs = project_jobs(names, params, options, selection, features)
     if dry_run:
@@ -163,8 +185,22 @@ def extract_features(
         return
     with open_cluster(where, devices[0]) as cluster:
         done = [extraction for job in jobs for extraction in extract_on(job, devices, cluster)]
-    show([extraction.row() for extraction in done], as_json)
+    rows = [extraction.row() for extraction in done]
+    show(rows, as_json)
     stage.raise_failed(done)
+    keep_rows(watches, rows)
+
+
+def _loose_job(
+    weights: dict[str, str], files: LooseMedia, out: Path | None, options: EngineOptions, selection: Selection
+) -> Job:
+    """The extraction of files outside any project; `weights` is backbone → its weights."""
+    from extract.faces.settings import CropConfig
+    from pipelines.project.params import FeatureSetParams
+    from pipelines.stages.request import Job
+
+    sets = {name: FeatureSetParams(chosen, name) for name, chosen in weights.items()}
+    return Job(sets, files, CropConfig(), Path(str(out)), options, selection)
 
 
 def _check_usage(names: tuple[str, ...], weights: tuple[str, ...], out: Path | None, media: tuple[Path, ...]) -> None:
@@ -218,10 +254,10 @@ def transcribe(
         raise click.UsageError("--punctuation-model goes with --punctuate.")
     from extract.speech.punctuation import MODEL
     from pipelines.clusters.cluster import open_cluster
+    from pipelines.console.failures import raise_failures
     from pipelines.project.params import ClusterParams
     from pipelines.project.params_file import read_params
     from pipelines.stages import transcripts as stage
-    from pipelines.stages.extraction import raise_failures
 
     punctuation = (punctuation_model or MODEL) if punctuate else ""
     recordings = stage.find_project() if out is None else stage.find_loose(media, out, redo)

@@ -90,10 +90,23 @@ def matrix(if_any: bool, redo: bool, features: str, as_json: bool) -> None:
 @guarded
 def report(features: str) -> None:
     """Write results/report.md with tables and figures, and the page results/report.html."""
+    from pipelines.finished.report import watch_report
     from pipelines.project.params_file import read_params
+
+    params = read_params()
+    watch = watch_report(params, features)
+    rows = watch.rows() if watch else None
+    if rows:
+        say(rows[0]["report"])
+        return
+    from pipelines.project.scores import find_stale, read_scores
     from pipelines.report.markdown import write_report
 
-    say(write_report(read_params(), features))
+    path = write_report(params, features)
+    say(path)
+    scores = paths.PROJECT.scores
+    if watch and not find_stale(scores, read_scores(scores)):  # else each run warns
+        watch.keep([{"report": str(path)}])
 
 
 @click.command("compare", cls=Command)

@@ -22,7 +22,8 @@ from cache.targets import Target
 from extract.corpora import CORPORA
 from extract.corpora.contract import Corpus
 from extract.corpora.reading import finish
-from extract.faces.tracking import FACES, REFERENCE
+from extract.faces.settings import REFERENCE
+from extract.faces.tracking import FACES
 
 LENGTH = 12
 Write = Callable[[Path, SimpleNamespace], dict[str, Any]]

@@ -27,9 +27,9 @@ from cache.foreign import sha256_file
 from extract.faces import finding
 from extract.faces.crop_files import CropReader, crop_numbers, crops_are_current
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig, make_detector
+from extract.faces.detection import TEMPLATE, Detection, make_detector
 from extract.faces.search import find_faces
+from extract.faces.settings import CropConfig, FaceConfig
 from extract.media.video import probe
 from tests.detectors import by_search, crop_one
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.errors import SettingError, ShapeError
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig, align_face, make_detector, overlaps
+from extract.faces.detection import TEMPLATE, Detection, align_face, make_detector, overlaps
+from extract.faces.settings import FaceConfig
 from extract.media.video import probe, read_frames
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from cache.errors import SettingError
 from extract.faces import following
-from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection, Detector
 from extract.faces.finding import enlarging
 from extract.faces.following import FaceFollower
 from extract.faces.linking import link
 from extract.faces.search import find_faces
+from extract.faces.settings import CropConfig
 from tests.detectors import by_search, follow_parts
 
 SIDE = 200

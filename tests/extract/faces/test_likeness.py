@@ -18,9 +18,9 @@ from cache.errors import MediaError, MissingFileError
 from extract.backbones.contract import load_backbone
 from extract.engine.cropping import make_embedder
 from extract.faces.crop_files import CropReader
-from extract.faces.crops import CropConfig
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig
+from extract.faces.detection import TEMPLATE, Detection
 from extract.faces.likeness import SIZE, Reference, read_reference, reference_key
+from extract.faces.settings import CropConfig, FaceConfig
 from tests.detectors import by_search, crop_one
 
 RED, BLUE = (220, 40, 40), (40, 40, 220)

@@ -21,12 +21,12 @@ from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
 from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
-from extract.faces.detection import TEMPLATE, Detection, FaceConfig
+from extract.faces.detection import TEMPLATE, Detection
 from extract.faces.likeness import Identity
 from extract.faces.linking import link
-from extract.faces.people_files import read_people
+from extract.faces.people import read_people
 from extract.faces.search import Sight
+from extract.faces.settings import CropConfig, FaceConfig
 from extract.media.video import read_frames
 from tests.detectors import by_search, crop_one
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from extract.faces.cuts import CutFinder
-from extract.faces.detection import Detection, Detector, FaceConfig, make_detector, match_boxes
+from extract.faces.detection import Detection, Detector, make_detector, match_boxes
 from extract.faces.search import Sight, find_faces
+from extract.faces.settings import FaceConfig
 from extract.media.video import probe, read_frames
 from tests.detectors import nearest
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cache.errors import SettingError
-from extract.faces.detection import Detection, FaceConfig
+from extract.faces.detection import Detection
 from extract.faces.linking import Tracklet, link
 from extract.faces.people import Sighting
 from extract.faces.search import Sight
+from extract.faces.settings import FaceConfig
 from extract.faces.tracking import Track
 from tests.detectors import follow_parts
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from cache.errors import WeightsError
 from extract.backbones.contract import load_backbone
 from extract.weights import weights as loading
-from extract.weights.weights import WeightsCard, load_weights
+from extract.weights.cards import WeightsCard
+from extract.weights.weights import load_weights
 
 FOAMLIU = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilefacenet_foamliu.pt"
 PREFIXES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import Result
 
 from cache.places.folders import join_place, split_place
 from cache.store.receipt import open_receipt
+from extract.engine.outcome import Outcome
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install 'avfusion[dask]'")
 
@@ -67,3 +69,23 @@ def test_a_cluster_that_is_not_there_is_refused(project: Path, run: Run, edit_pa
     assert run("crops", "--workers", "0").exit_code == 0
     result = run("extract", "--backbone", "conv1d", "--device", "cpu,cpu")
     assert (result.exit_code, "Several devices" in result.stderr) == (2, True), result.stderr
+
+
+def test_crops_take_no_dask_for_processes_of_their_own(
+    project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is not installed, the commands that need it say so."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    asked = []
+    monkeypatch.setattr(
+        "pipelines.stages.crops._share", lambda cropper, trials, workers, advance: asked.append(workers) or Outcome()
+    )
+    result = run("crops", "--workers", "3", "--redo", "--device", "cpu", "--json")
+    assert (result.exit_code, asked) == (0, [3]), result.output
+    assert json.loads(result.stdout)[0]["computed"] == 3
+    result = run("extract", *SETS, "--workers", "2")
+    assert (result.exit_code, "--workers, --scheduler" in result.stderr, "avfusion[dask]" in result.stderr) == (
+        1,
+        True,
+        True,
+    )

@@ -18,8 +18,8 @@ from cache.corpus.folds import Fold
 from cache.recipe import Recipe
 from cache.targets import AFFECT
 from extract.backbones.contract import load_backbone
-from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
+from extract.faces.settings import CropConfig
 from fusion.bank.normalisation import Moments
 from fusion.settings import TrainConfig
 from fusion.training.building import build_model

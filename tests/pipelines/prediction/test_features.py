@@ -15,7 +15,7 @@ from cache.errors import SettingError
 from cache.recipe import Recipe
 from extract.backbones.contract import load_backbone, rebuild
 from extract.engine.outcome import Outcome
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from extract.words.transcripts import write_words
 from extract.words.words import Word
 from pipelines.prediction import features

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from fusion.models import MODELS
-from pipelines.project import code_digest
 from pipelines.project.code_digest import digest_code, digest_folder
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +25,6 @@ def code(tmp_path: Path) -> Path:
 
 
 def digests(root: Path) -> dict[str, str]:
-    code_digest._read.cache_clear()
     return {
         name: digest_code((target.split(":")[0], "fusion.training.trainer"), root) for name, target in MODELS.items()
     }

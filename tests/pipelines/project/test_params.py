@@ -15,7 +15,7 @@ from cache.corpus.manifest import Manifest
 from cache.errors import SettingError, UnknownNameError
 from cache.names import config_of
 from extract.corpora import CORPORA
-from extract.faces.crops import CropConfig
+from extract.faces.settings import CropConfig
 from fusion.settings import TrainConfig
 from pipelines.cli.reference import rows
 from pipelines.project.corpus_files import look, save_files

@@ -27,8 +27,8 @@ from extract.engine import claim_queue, cropping
 from extract.engine.cropping import crop_trials, crops_folder
 from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
+from extract.faces.settings import CropConfig
 from extract.inputs.images import crops_path
 from pipelines.stages import crops as stage
 from pipelines.stages.crops import make_crops
@@ -148,9 +148,9 @@ def test_the_crops_of_a_killed_run_are_taken_over(
     manifest, folder = videos(manifest, "ab"), crops_folder(tmp_path / "crops", CropConfig())
     folder.mkdir(parents=True)
     program = (
-        "import pathlib, time; from cache.store.locks import claim; from extract.faces.crops import _temporary_stem as stem; "
+        "import pathlib, time; from cache.store.locks import claim; from extract.faces.crops import _temporary; "
         f"folder = pathlib.Path({str(folder)!r}); held = claim(folder, 'a'); "
-        "(folder / f'{stem(folder / str(\"a.zip\"))}.1.2.tmp').touch(); print('ready', flush=True); time.sleep(60)"
+        "_temporary(folder / 'a.zip').write_bytes(b'half'); print('ready', flush=True); time.sleep(60)"
     )
     root = Path(cropping.__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as other:

@@ -17,8 +17,8 @@ from extract.corpora.folder import Config
 from extract.engine import cropping, everybody
 from extract.engine.cropping import crops_folder
 from extract.faces.crop_records import read_crop_record
-from extract.faces.crops import CropConfig
 from extract.faces.detection import TEMPLATE, Detection
+from extract.faces.settings import CropConfig
 from pipelines.project import paths
 from pipelines.project.params import CorpusParams
 from pipelines.project.params_file import read_params
