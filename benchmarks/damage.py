@@ -172,9 +172,9 @@ class Project:
     def _list(self) -> Iterator[Path]:
         places = ("work", "features", "results")
         found = (path for place in places for path in sorted(Path(place).rglob("*")) if path.is_file())
-        return (
-            path for path in found if path.name != "seconds"
-        )  # that an epoch took: others where it is trained again
+        # left out: what an epoch took, which differs where it is trained again, and what only saves time, with times of files
+        own = {Path("work/finished"), Path("work/code-seen.json")}
+        return (path for path in found if path.name != "seconds" and not own & {path, *path.parents})
 
     def draw(self, kind: str, generator: random.Random) -> Damage:
         """Some damage of one kind of file: three flips to one cut."""
