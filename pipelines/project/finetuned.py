@@ -339,7 +339,8 @@ def refuse_leak(known: Provenance, fold: Fold, manifest: Manifest, read: Callabl
         if leaked:
             raise LeakError(
                 f"{what[0].upper()}{what[1:]} has seen {len(leaked)} {part} trial{'s' * (len(leaked) > 1)} of fold {fold.index} (first: "
-                f"'{leaked[0]}'): figures on them would be too good. Use weights that were fine-tuned on this fold."
+                f"'{leaked[0]}'): figures on them would be too good. Use weights that were fine-tuned on this fold; if these were, a trial "
+                "that they learned from has the same labels: put both in one partition."
             )
 
 

@@ -215,6 +215,8 @@ def check(path: Path, sample: Sample) -> int:
     faults = Faults(path)
     if tuple(header) != HEADER:
         faults.add(1, f"'{','.join(header)[:60]}', expected '{','.join(HEADER)}'")
+    if header[:1] and header[0] in sample.locations:  # the header is missing, this is the first row
+        rows = [(1, header), *rows]
     found = {location for _, (location, *_) in rows}
     missing = [location for location in sample.locations if location not in found]
     if missing:

@@ -38,6 +38,13 @@ def test_the_sample_as_it_was_handed_out_has_no_predictions(tmp_path: Path, run:
     assert (absent.exit_code, "'nowhere.txt'" in absent.stderr) == (1, True)
 
 
+def test_a_missing_header_is_the_only_fault(tmp_path: Path) -> None:
+    sample = abaw.read_sample(write(tmp_path / "sample.txt", "a/1.jpg,,", "a/2.jpg,,"))
+    (tmp_path / "own.txt").write_text("a/1.jpg,0.1,0.2\na/2.jpg,0.1,0.2\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="1 fault:\n  line 1: .*, expected 'image_location,valence,arousal'"):
+        abaw.check(tmp_path / "own.txt", sample)
+
+
 def test_rows_beyond_the_end_are_named_by_trial_and_line(tmp_path: Path) -> None:
     clock = {"video59": 3, "video59_right": 2}
     trials = tuple(Trial(name, name, "test", FrameClock(Fraction(4), count), {}) for name, count in clock.items())
