@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import TrialsFailedError
+from cache.errors import MissingFileError, TrialsFailedError
 from cache.recipe import Recipe
 from cache.store.store import FeatureStore
 from extract.backbones.contract import load_backbone
@@ -21,7 +21,6 @@ from extract.engine.cropping import crop_trials, crops_folder
 from extract.engine.embedding import EngineOptions, extract_features
 from extract.engine.outcome import Outcome
 from extract.faces.settings import CropConfig
-from extract.inputs.contract import require_medium
 from extract.media.audio import media_clock
 from extract.media.timeline import first_picture_s
 
@@ -88,7 +87,15 @@ def embed(
     if words is not None:
         trial.media["words"] = Path(words).resolve().as_posix()
     manifest, config = Manifest(Path("/"), (trial,)), crops or CropConfig()
-    require_medium(manifest, manifest.trials, network.input)
+    if network.input.is_absent(trial):
+        raise MissingFileError(
+            f"'{path}' has no {network.input.media[-1]}, which '{backbone}' reads. "
+            + (
+                "Give a transcript, words=PATH."
+                if "words" in network.input.media
+                else "Give another file, or take another backbone."
+            )
+        )
     with TemporaryDirectory(prefix="avfusion-") as folder:
         faces, features = Path(folder) / "crops", Path(folder) / "features.zarr"
         if "crops" in network.input.media:

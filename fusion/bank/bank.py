@@ -18,12 +18,13 @@ from torch import Tensor
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial, find_labels_outside
-from cache.errors import CorpusError, FingerprintError, SettingError, ShapeError
+from cache.errors import CorpusError, FingerprintError, SettingError
 from cache.names import require_known
 from cache.recipe import Recipe, differences
 from cache.store.store import FeatureStore
 from cache.targets import AFFECT, Target, names_of, require_targets, to_unit
 from cache.windows import Window, cut_windows
+from fusion.bank.arrays import as_tables, check_tables
 from fusion.bank.batches import Batches
 from fusion.bank.mapped import choose_resident, load_rows
 from fusion.bank.normalisation import Moments, measure_moments
@@ -123,33 +124,23 @@ class Bank:
             device: where the tensors live.
 
         Raises:
-            SettingError: if there is no modality or no trial.
+            SettingError: if there is no modality or no trial, or a value is infinite.
             CorpusError: if labels are outside the ranges of the targets.
-            ShapeError: if arrays of a trial differ in length, those of a modality in width, or modalities in their trials.
+            ShapeError: if an array is no table of numbers, arrays of a trial differ in length, those of a modality in width, or
+                modalities in their trials.
         """
         first = next(iter(embeddings.values()), {})
         if not first:
             raise SettingError(
                 f"The bank has no trial in {len(embeddings)} modalities; expected at least one. Name some."
             )
-        lengths = {trial_id: len(rows) for trial_id, rows in first.items()}
-        labels = labels or {}
-        for what, arrays in (*embeddings.items(), ("labels", labels)):
-            shapes = {trial_id: np.shape(rows) for trial_id, rows in arrays.items()}
-            width = len(targets) if what == "labels" else next(iter(shapes.values()), (0, 0))[-1]
-            expected = {trial_id: (length, width) for trial_id, length in lengths.items()}
-            wrong = [
-                trial_id
-                for trial_id in dict.fromkeys([*expected, *shapes])
-                if shapes.get(trial_id) != expected.get(trial_id) and not (what == "labels" and trial_id not in shapes)
-            ]
-            if wrong:
-                raise ShapeError(
-                    f"'{what}' of trial '{wrong[0]}' has shape {shapes.get(wrong[0])}, expected {expected.get(wrong[0])}: every modality "
-                    "needs the same trials and widths. Fix the arrays."
-                )
+        tables = {modality: as_tables(f"'{modality}'", arrays) for modality, arrays in embeddings.items()}
+        given = as_tables("Array of labels", labels or {})
+        lengths = {trial_id: len(rows) for trial_id, rows in next(iter(tables.values())).items()}
+        for modality, table in tables.items():
+            check_tables(f"'{modality}'", table, lengths)
+        check_tables("Array of labels", given, lengths, len(targets))
         clock = {trial_id: FrameClock(Fraction(1), length) for trial_id, length in lengths.items()}
-        given = {trial_id: np.asarray(own, np.float32) for trial_id, own in labels.items()}
         trials = [Trial(each, each, "", clock[each], {}, given.get(each)) for each in lengths]
         if wrong_labels := find_labels_outside(trials, targets):
             raise CorpusError(
@@ -158,8 +149,8 @@ class Bank:
             )
         rows: dict[str, Rows] = {}
         valid, recipes = {}, {}
-        for modality, arrays in sorted(embeddings.items()):
-            whole = np.concatenate([np.asarray(arrays[each], np.float32) for each in lengths])
+        for modality, arrays in sorted(tables.items()):
+            whole = np.concatenate([arrays[each] for each in lengths])
             whole = np.concatenate([whole, np.zeros((1, whole.shape[1]), np.float32)])
             seen = np.isfinite(whole).all(axis=1)
             seen[-1] = False

@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import shutil
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from cache import open_receipt
-from cache.errors import CorpusError, SettingError, ShapeError
+from cache.errors import CorpusError, MissingFileError, SettingError, ShapeError
 from cache.targets import Target
+from extract import embed
 from fusion import Bank
 from pipelines import predict
 
@@ -79,17 +81,44 @@ def test_a_model_from_arrays() -> None:
             {},
             r"'voice' of trial 'a' has shape \(4, 2\), expected \(5, 2\)",
         ),
-        ({"face": {"a": (5, 3)}, "voice": {"b": (5, 2)}}, {}, r"'voice' of trial 'a' has shape None"),
+        ({"face": {"a": (5, 3)}, "voice": {"b": (5, 2)}}, {}, "'voice' lacks trial 'a', which the first modality has"),
         ({"face": {"a": (5, 3), "b": (5, 4)}}, {}, r"'face' of trial 'b' has shape \(5, 4\), expected \(5, 3\)"),
-        ({"face": {"a": (5, 3)}}, {"a": (5, 1)}, r"'labels' of trial 'a' has shape \(5, 1\), expected \(5, 2\)"),
-        ({"face": {"a": (5, 3)}}, {"x": (5, 2)}, r"'labels' of trial 'x' .* expected None"),
-        ({"face": {"a": (5,)}}, {}, r"'face' of trial 'a' has shape \(5,\)"),
+        ({"face": {"a": (5, 3)}}, {"a": (5, 1)}, r"labels of trial 'a' has shape \(5, 1\), expected \(5, 2\)"),
+        ({"face": {"a": (5, 3)}}, {"x": (5, 2)}, "labels of trial 'x': the first modality lacks this trial"),
+        (
+            {"face": {"a": (5,)}},
+            {},
+            r"'face' of trial 'a' is of type float64 and shape \(5,\), expected numbers of shape",
+        ),
+        ({"face": {"a": (0, 3)}}, {}, r"'face' of trial 'a' .* shape \(0, 3\), expected .* at least one of each"),
     ],
 )
 def test_arrays_that_do_not_fit(rows: dict, labels: dict, said: str) -> None:
     made = {modality: {name: np.zeros(shape) for name, shape in own.items()} for modality, own in rows.items()}
     with pytest.raises(ShapeError, match=said):
         Bank.from_arrays(made, {name: np.zeros(shape) for name, shape in labels.items()})
+
+
+@pytest.mark.parametrize("rows", [np.full((2, 3), "x"), np.ones((2, 3), complex), [[1, 2], [None, 3]]])
+def test_arrays_that_are_no_numbers(rows: object) -> None:
+    with pytest.raises(ShapeError, match=r"'face' of trial 'a' is of type .*, expected numbers"):
+        Bank.from_arrays({"face": {"a": rows}})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e300])
+def test_infinite_arrays(value: float) -> None:
+    rows = np.ones((5, 3))
+    rows[3, 1] = value
+    with pytest.raises(SettingError, match="has infinite values in 1 frames, the first is 3"):
+        Bank.from_arrays({"face": {"a": rows}})
+
+
+def test_embed_says_what_a_file_lacks(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    with pytest.raises(MissingFileError, match=r"a\.wav' has no video, which 'mobilefacenet' reads. Give another file"):
+        embed(tmp_path / "a.wav", "mobilefacenet")
 
 
 def test_labels_of_arrays_lie_in_the_ranges_of_their_targets() -> None:
