@@ -92,6 +92,41 @@ def by_video(manifest: Manifest, trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 @dataclass(frozen=True)
+class FaceNetworks:
+    """The networks that find faces and tell people apart, as the settings of crops say; each is loaded when it is first needed.
+
+    Attributes:
+        config: settings of the crops.
+        device: of the networks.
+    """
+
+    config: CropConfig
+    device: str | torch.device
+
+    @cached_property
+    def detector(self) -> Detector:
+        """Finds the faces of pictures."""
+        return make_detector(self.config.faces, str(choose_device(self.device)))
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """Tells whether two faces are of one person; None where `crops.identity` is off."""
+        if not self.config.identity:
+            return None
+        return make_identity(self.config.identity, self.config.identity_similarity, str(choose_device(self.device)))
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Compares faces with a reference picture."""
+        if self.config.reference_weights.startswith("random"):
+            warnings.warn(
+                "crops.reference_weights are random, so faces are matched with reference pictures at random. Set trained ones.",
+                stacklevel=2,
+            )
+        return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
+
+
+@dataclass(frozen=True)
 class Cropper:
     """Makes crops of trials; loads its networks when it first needs them.
 
@@ -170,19 +205,18 @@ class Cropper:
         return self._follow(self._faces(trial), trial)
 
     def _faces(self, trial: Trial) -> VideoFaces:
-        identity = self._identity if self.config.identity else None
-        video = self.manifest.path(trial, "video")
-        return VideoFaces(video, trial.clock, self.config.faces, self._detector, trial.id, identity)
+        video, networks = self.manifest.path(trial, "video"), self._networks
+        return VideoFaces(video, trial.clock, self.config.faces, networks.detector, trial.id, networks.identity)
 
     def _follow(self, faces: VideoFaces, trial: Trial) -> Track:
         if trial.face.startswith(PERSON):
             return self._one_of_all(trial)
         if trial.face != REFERENCE:
             return faces.follow(trial.face)
-        similarity = self.config.reference_similarity
+        similarity, networks = self.config.reference_similarity, self._networks
         picture = self.manifest.path(trial, "face")
         return faces.follow(
-            REFERENCE, read_reference(picture, self._detector, self.config.faces, self._embedder, similarity)
+            REFERENCE, read_reference(picture, networks.detector, self.config.faces, networks.embedder, similarity)
         )
 
     def _one_of_all(self, trial: Trial) -> Track:
@@ -203,21 +237,8 @@ class Cropper:
         return self._sources[video]
 
     @cached_property
-    def _detector(self) -> Detector:
-        return make_detector(self.config.faces, str(choose_device(self.device)))
-
-    @cached_property
-    def _identity(self) -> Identity:
-        return make_identity(self.config.identity, self.config.identity_similarity, str(choose_device(self.device)))
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        if self.config.reference_weights.startswith("random"):
-            warnings.warn(
-                "crops.reference_weights are random, so faces are matched with reference pictures at random. Set trained ones.",
-                stacklevel=2,
-            )
-        return make_embedder(self.config.reference_weights, str(choose_device(self.device)))
+    def _networks(self) -> FaceNetworks:
+        return FaceNetworks(self.config, self.device)
 
 
 def _fingerprint(manifest: Manifest, trial: Trial, config: CropConfig) -> str:

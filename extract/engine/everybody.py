@@ -14,11 +14,8 @@ from cache.documents.documents import write_file
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.engine.contact_sheet import draw_sheet, rows_of
-from extract.engine.cropping import make_identity
-from extract.engine.devices import choose_device
-from extract.faces.detection import Detector, make_detector
+from extract.engine.cropping import FaceNetworks
 from extract.faces.finding import VideoFaces
-from extract.faces.likeness import Identity
 from extract.faces.people import count_people, everybody, save_people
 from extract.faces.settings import PERSON, CropConfig
 from extract.media.timeline import scan
@@ -75,8 +72,8 @@ class PeopleFinder:
         if known is not None and sheet.is_file():
             return Found(known, file, sheet)
         clock = scan(video).clock
-        identity = self._identity if self.config.identity else None
-        faces = VideoFaces(video, clock, self.config.faces, self._detector, name, identity)
+        networks = self._networks
+        faces = VideoFaces(video, clock, self.config.faces, networks.detector, name, networks.identity)
         people = everybody(faces.crowd, round(self.config.min_seen_s * clock.rate_hz))
         for folder in (self.folder, self.sheets):
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +88,5 @@ class PeopleFinder:
         return {"video": sha256_file(video), **how, **self.config.identity_document()}
 
     @cached_property
-    def _detector(self) -> Detector:
-        return make_detector(self.config.faces, str(choose_device(self.device)))
-
-    @cached_property
-    def _identity(self) -> Identity:
-        return make_identity(self.config.identity, self.config.identity_similarity, str(choose_device(self.device)))
+    def _networks(self) -> FaceNetworks:
+        return FaceNetworks(self.config, self.device)

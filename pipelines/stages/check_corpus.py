@@ -40,7 +40,7 @@ class CorpusCheck:
     Attributes:
         corpus: name of the reader.
         faults: what must be fixed, one sentence each.
-        notes: warnings of the reader.
+        notes: warnings of the reader, and trials of two partitions that have the same labels.
         rows: counts, one row per partition and one for the whole corpus.
     """
 
@@ -92,6 +92,7 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
     crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
     if decode:
         faults += _decode_all(manifest, frozenset(faults))
+    notes += _copies(manifest)
     return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, crops)))
 
 
@@ -218,6 +219,19 @@ def _decode_crop(path: Path, files: FolderFiles | ZipFiles, position: int) -> No
         decode_picture(data)
     except UNREADABLE as error:
         raise damaged_crop(path, files.names[position], why_unreadable(error)) from error
+
+
+def _copies(manifest: Manifest) -> Iterator[str]:
+    """Trials of different partitions with the same labels: what one learns from the other tests."""
+    seen: dict[str, Trial] = {}
+    for trial in manifest.trials:
+        if trial.partition and trial.labels_digest:
+            other = seen.setdefault(trial.labels_digest, trial)
+            if other.partition != trial.partition:
+                yield (
+                    f"Trials '{other.id}' ({other.partition}) and '{trial.id}' ({trial.partition}) have the same labels. If they are "
+                    "copies of one recording, figures will be too good: put both in one partition, or leave one out."
+                )
 
 
 def _count(manifest: Manifest, crops: dict[str, np.ndarray | None]) -> Iterator[dict[str, Any]]:

@@ -99,14 +99,9 @@ def evaluate_systems(
             name: {key: getattr(kind, key) for key in MetricPart.model_fields} for name, kind in metrics.items()
         },
         "partition": partition,
-        "asked": evaluate.partition,
-        "best_folds": evaluate.best_folds,
-        "window": evaluate.window,
-        "hop": evaluate.hop,
-        "postprocess": list(evaluate.postprocess),
+        **_how(evaluate),
         "seeds": len(params.seeds),
         "folds": scored or [fold.index for fold in folds],
-        "level": evaluate.level,
         "networks": {name: digest_runs(outputs.models, name) for name in systems},
         "predictions": {},
         "systems": {},
@@ -134,6 +129,18 @@ def evaluate_systems(
         settings = {"partition": partition, "system": asdict(systems[name])}
         trackers.conclude(params.tracker, f"{name}/evaluation", settings, document["systems"][name])
     return document
+
+
+def _how(evaluate: EvaluateParams) -> dict[str, Any]:
+    """What `scores.json` keeps of the settings of evaluation."""
+    return {
+        "asked": evaluate.partition,
+        "best_folds": evaluate.best_folds,
+        "window": evaluate.window,
+        "hop": evaluate.hop,
+        "postprocess": list(evaluate.postprocess),
+        "level": evaluate.level,
+    }
 
 
 def _load_folds(params: FusionParams, outputs: paths.Outputs, manifest: Manifest) -> tuple[Fold, ...]:

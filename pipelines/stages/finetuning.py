@@ -63,7 +63,7 @@ from pipelines.project.runs import (
 from pipelines.stages.extraction import extract, raise_failed
 from pipelines.stages.request import Selection, open_job, project_jobs
 from pipelines.training.features import open_stores
-from pipelines.training.folds import choose_folds
+from pipelines.training.folds import choose_folds, refuse_copies
 from pipelines.training.history import history_rows
 
 
@@ -90,6 +90,7 @@ def finetune_all(
 
     Raises:
         UnknownNameError: if there is no such fine-tuning, feature set or target.
+        LeakError: if a fold keeps copies of trials apart that it learns from.
         AvFusionError: whatever loading or training raises.
     """
     chosen = params.pick_finetunings(only)
@@ -97,6 +98,7 @@ def finetune_all(
     for name, run in chosen.items():
         require_targets(run.train.targets, manifest.targets, f"finetune.{name}.train.targets")
     folds = choose_folds(params.fusion.folds, manifest)
+    refuse_copies(folds, manifest)
     trackers.prepare(params.fusion.tracker)
     if not only:
         _forget_other_runs(root, params)

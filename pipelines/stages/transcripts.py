@@ -159,6 +159,7 @@ class _Scribe:
         made_by = {"recogniser": _model_name(self.recogniser), "punctuation": _model_name(self.punctuation)}
 
         def run(recordings: list[tuple[str, Path, Path]], told: Told) -> Outcome:
+            """Transcribe what nobody else does, and tell of each one."""
             outcome = Outcome()
             places = {name: (sound, transcript) for name, sound, transcript in recordings}
 

@@ -1,4 +1,4 @@
-"""The folds that a project trains, and the check that no backbone behind the features has seen their other trials."""
+"""The folds that a project trains, and the checks that nothing has learned from trials that they keep apart."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from cache.corpus.folds import Fold, load_folds, make_folds
-from cache.corpus.manifest import Manifest
-from cache.errors import SettingError
+from cache.corpus.manifest import PARTITIONS, Manifest
+from cache.errors import LeakError, SettingError
 from cache.places.folders import Where, is_file
 from cache.store.feature_sets import find_set
 from cache.store.receipt import Receipt
@@ -32,6 +32,27 @@ def choose_folds(params: FoldParams, manifest: Manifest) -> tuple[Fold, ...]:
             f"fusion.folds.number is {params.number}, expected 0 to {len(folds) - 1}, or -1 for all. Change params.yaml."
         )
     return folds if params.number == -1 else (folds[params.number],)
+
+
+def refuse_copies(folds: Sequence[Fold], manifest: Manifest) -> None:
+    """Check that no trial is learned from whose copy a fold keeps apart. Trials with the same labels are copies of one another.
+
+    Raises:
+        LeakError: names the fold and the first two of these trials.
+    """
+    for fold in folds:
+        seen: dict[str, tuple[str, str]] = {}
+        for part in PARTITIONS:
+            for trial_id in fold.part(part):
+                if not (digest := manifest.trial(trial_id).labels_digest):
+                    continue
+                copied, place = seen.setdefault(digest, (trial_id, part))
+                if place != part:
+                    raise LeakError(
+                        f"Trials '{copied}' and '{trial_id}' have the same labels, so they are copies of one recording, but fold "
+                        f"{fold.index} has one in its part '{place}' and the other one in '{part}': figures would be too good. "
+                        "Put both in one partition, or leave one out."
+                    )
 
 
 def refuse_leaks(
