@@ -16,7 +16,7 @@ from PIL import Image
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import CorpusError, SettingError
-from extract.engine import cropping, everybody
+from extract.engine import cropping
 from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
 from extract.faces.crop_files import CropReader
@@ -159,16 +159,15 @@ def three(frame: int) -> list[tuple[tuple[int, int, int], int]]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Pictures that were searched, wherever a detector is made; colours tell people apart."""
+    """Pictures that were searched, by whatever detector was made; colours tell people apart."""
     searched: list[int] = []
 
     def search(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
         searched.append(len(pictures))
         return find_colours(pictures)
 
-    for module in (cropping, everybody):
-        monkeypatch.setattr(module, "make_detector", lambda *_: by_search(search))
-        monkeypatch.setattr(module, "make_identity", lambda *_: IDENTITY)
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(search))
+    monkeypatch.setattr(cropping, "make_identity", lambda *_: IDENTITY)
     return searched
 
 

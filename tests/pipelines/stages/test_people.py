@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
 from extract.corpora.folder import Config
-from extract.engine import cropping, everybody
+from extract.engine import cropping
 from extract.engine.cropping import crops_folder
 from extract.faces.crop_records import read_crop_record
 from extract.faces.detection import TEMPLATE, Detection
@@ -53,8 +53,7 @@ def test_each_person_is_cropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         boxes = np.array([[at, 0, at + 64, 64] for at in (0, 64)], np.float32)
         return [Detection(boxes, np.ones(2, np.float32), marks) for _ in pictures]
 
-    for module in (cropping, everybody):
-        monkeypatch.setattr(module, "make_detector", lambda *_: by_search(search))
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(search))
     (root / "videos").mkdir(parents=True)
     (root / "labels").mkdir()
     write_grey(root / "videos" / "talk.mp4", 25)
