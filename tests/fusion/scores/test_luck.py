@@ -12,21 +12,17 @@ from fusion.scores.intervals import luck_of_best, measure
 def make(skills: list[float], trials: int, seed: int) -> tuple[list, list]:
     """Systems of given skill on validation and test trials; noise differs by trial, as if some trials suited some systems."""
     random = np.random.default_rng(seed)
+    shape = (60, len(skills), 2)
     found = []
     for _ in range(2):
-        labels = {f"t{index}": random.normal(size=(60, 2)) for index in range(trials)}
-        found.append(
-            [
-                measure(
-                    {
-                        name: (skill * own + random.normal(size=own.shape) * random.uniform(0.2, 1.8), own)
-                        for name, own in labels.items()
-                    },
-                    {"ccc": CCC},
-                )["ccc"]
-                for skill in skills
-            ]
-        )
+        run = {}
+        for index in range(trials):
+            labels = np.repeat(random.normal(size=(60, 1, 2)), len(skills), axis=1)
+            noise = random.normal(size=shape) * random.uniform(0.2, 1.8, (1, len(skills), 1))
+            predictions = np.array(skills)[:, None] * labels + noise
+            run[f"t{index}"] = (predictions.reshape(60, -1), labels.reshape(60, -1))
+        sums = measure(run, {"ccc": CCC})["ccc"]  # of all systems at once, side by side
+        found.append([{name: own[:, 2 * at : 2 * at + 2] for name, own in sums.items()} for at in range(len(skills))])
     return found[0], found[1]
 
 

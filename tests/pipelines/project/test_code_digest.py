@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from fusion.models import MODELS
-from pipelines.project.code_digest import digest_code, digest_folder
+from pipelines.project.code_digest import Seen, digest_code, digest_folder
 
 ROOT = Path(__file__).parents[3]
 Edit = Callable[[str], str]
+SEEN: Seen = {}  # spares parsing what most tests leave as it is
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def code(tmp_path: Path) -> Path:
 
 def digests(root: Path) -> dict[str, str]:
     return {
-        name: digest_code((target.split(":")[0], "fusion.training.trainer"), root) for name, target in MODELS.items()
+        name: digest_code((target.split(":")[0], "fusion.training.trainer"), root, SEEN)
+        for name, target in MODELS.items()
     }
 
 
