@@ -231,13 +231,13 @@ def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     run: Run, section: Callable[..., None], edit_params: Edit, how: dict[str, object]
 ) -> None:
     section(**{"sound": {"noise": 0.1}, **how})
-    edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=4))
+    edit_params(lambda params: params["finetune"]["emotion"]["train"].update(epochs=3))
     finetune(run)
     undisturbed = tuned()
     shutil.rmtree("work/finetuned")
     shutil.rmtree("work/finetunings")
     states = Path("work/finetunings")
-    for _ in range(3):
+    for _ in range(2):
         command = [sys.executable, "-m", "pipelines", "finetune"]
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
         before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
