@@ -87,7 +87,13 @@ def find_holding(features: Where, start: str) -> Holding:
     matches = [holding for holding in holdings if start and holding.fingerprint.startswith(start)]
     matches = matches or [holding for holding in holdings if start in holding.receipts]
     if len({holding.fingerprint for holding in matches}) != 1:
-        known = ", ".join(holding.fingerprint[:12] for holding in (matches or holdings)) or "none"
+        if not matches:
+            names = sorted({name for holding in holdings for name in holding.receipts})
+            raise UnknownNameError(
+                f"'{start}' is no feature set in '{features}', nor the start of a fingerprint, nor the path of a store or a receipt; "
+                f"expected e.g. {', '.join(names) or 'one that was extracted'}. See 'avfusion cache ls'."
+            )
+        known = ", ".join(holding.fingerprint[:12] for holding in matches)
         raise UnknownNameError(
             f"'{start}' names {len(matches)} fingerprints in '{features}', expected 1 of {known}. See 'avfusion cache ls'."
         )

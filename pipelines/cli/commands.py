@@ -20,7 +20,7 @@ from pipelines.cli.start import doctor, init, list_names, params
 from pipelines.cli.store import cache as cache_commands
 from pipelines.cli.submit import submit
 from pipelines.cli.unlock import unlock
-from pipelines.console.console import Group, guarded, say
+from pipelines.console.console import Group, guarded, say, warn
 
 
 @click.group(cls=Group, context_settings=HELP)
@@ -68,8 +68,12 @@ def plan() -> None:
     """
     from pipelines.project.params_file import read_params
     from pipelines.stages.plan import plan_stages
+    from pipelines.starting.doctor import say_absent_weights
 
-    plan_stages(read_params())
+    params = read_params()
+    plan_stages(params)
+    for text in say_absent_weights(params):
+        warn(text)
 
 
 @avfusion.command("docs", hidden=True)

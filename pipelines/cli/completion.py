@@ -13,7 +13,7 @@ from pipelines.console.console import Command, guarded, say
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @guarded
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands, options and names: add it to the shell's settings."""
+    """Print what makes a shell complete commands, options, systems and feature sets: add it to the shell's settings."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

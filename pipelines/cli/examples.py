@@ -54,7 +54,7 @@ EXAMPLES = {
     "unlock": ["avfusion unlock"],
     "completion": [
         "avfusion completion bash >> ~/.bashrc",
-        "avfusion completion fish > ~/.config/fish/completions/avfusion.fish",
+        "avfusion completion fish > ~/.config/fish/conf.d/avfusion.fish",
     ],
     "docs": [],
 }

@@ -201,6 +201,7 @@ _LIVE_REFUSES = {
     "--json": "rows are written as CSV, as they come",
     "--overlay": "pictures are drawn on when the video is finished",
     "--plot": "a plot shows the whole video",
+    "--identity": "people are known again after a cut when the whole video is known",
     "--recogniser": "words are recognised when a recording is finished",
     "--window": "the model goes from frame to frame, without windows",
     "--hop": "the model goes from frame to frame, without windows",

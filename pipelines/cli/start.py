@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +48,7 @@ def init(folder: Path, corpus: str, root: Path | None, untrained: bool) -> None:
 
     for path in start_project(folder, corpus, root, untrained):
         say(path)
-    note(f"Next: 'cd {folder}', then as its README.md says.")
+    note(f"Next: cd {shlex.quote(str(folder))}, then as its README.md says.")
 
 
 @click.command("doctor", cls=Command)
@@ -58,7 +59,7 @@ def doctor(as_json: bool) -> None:
 
     Versions, devices, codecs, weights, disks, and the stages that 'dvc repro' would run.
     """
-    from cache.errors import AvFusionError
+    from cache.errors import AvFusionError, counted
     from pipelines.starting.doctor import MISSING, NOTE, OK, Finding, examine_machine
 
     params, found = None, []
@@ -69,11 +70,12 @@ def doctor(as_json: bool) -> None:
         try:
             params = read_params()
             outdated = find_outdated(params) if Path("dvc.yaml").is_file() else {}
-            found += [Finding("project", name, NOTE, why, "Run 'dvc repro'.") for name, why in outdated.items()]
-            found += [] if outdated else [Finding("project", "stages", OK, "up to date")]
+            found += [Finding("project", name, NOTE, why) for name, why in outdated.items()]
+            stages = NOTE, f"{counted(len(outdated), 'stage')} to run", "Run 'dvc repro'."
+            found.append(Finding("project", "stages", *(stages if outdated else (OK, "up to date"))))
         except AvFusionError as error:
             found.append(Finding("project", "settings", MISSING, "cannot be read", str(error)))
-    found = [*examine_machine(params), *found]
+    found = [*examine_machine(params, in_project=bool(found)), *found]
     if as_json:
         show([asdict(finding) for finding in found], as_json)
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.errors import counted
-from pipelines.cli.options.common import FEATURES, JSON
+from pipelines.cli.options.common import FEATURES, JSON, names_of
 from pipelines.console.console import Group, guarded, note, progress, say, say_json, show, warn
 from pipelines.project import paths
 
@@ -58,7 +58,7 @@ def list_features(features: str, as_json: bool) -> None:
 
 
 @cache.command("info")
-@click.argument("fingerprint")
+@click.argument("fingerprint", shell_complete=names_of("extract"))
 @FEATURES
 @JSON
 @guarded
@@ -182,7 +182,7 @@ def prune(yes: bool, features: str, as_json: bool) -> None:
 
 
 @cache.command("export")
-@click.argument("fingerprint")
+@click.argument("fingerprint", shell_complete=names_of("extract"))
 @click.argument("path", type=_LocalPath())
 @click.option("--to", "kind", required=True, type=_FORMAT, help="Format.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial; may be repeated.")

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from pipelines.cli.options.common import FEATURES, JSON
-from pipelines.console.console import Group, guarded, note, show
+from pipelines.cli.options.common import FEATURES, JSON, names_of
+from pipelines.console.console import Group, guarded, note, show, warn
 
 _PATH = click.Path(path_type=Path)
 _ENSEMBLE = (
@@ -18,6 +18,7 @@ _ENSEMBLE = (
         "--runs",
         multiple=True,
         metavar="RUN[,RUN…]",
+        shell_complete=names_of("fusion", "systems"),
         help="Trained system, or one of its folds or runs as SYSTEM/foldK or SYSTEM/foldK/seedN (and /TARGET, where each target has a "
         "network of its own), or the folder of one; may be repeated.",
     ),
@@ -140,9 +141,11 @@ def _predict(
 ) -> tuple[Any, int]:
     """Predictions of trials, and the number of networks that they are the mean of."""
     from pipelines.project.params_file import read_params
-    from pipelines.submission.predictions import gather_ensemble, predict_corpus
+    from pipelines.submission.predictions import gather_ensemble, predict_corpus, say_seen
 
     params = read_params()
     ensemble = gather_ensemble(_split(runs), params, best_folds)
+    if said := say_seen(ensemble, trial_ids):
+        warn(said)
     networks = len({id(member.network) for member in ensemble.members})
     return predict_corpus(ensemble, trial_ids, manifest, params, features, weights), networks

@@ -13,8 +13,12 @@ Check = tuple[str, Outcome, Where]
 """What was made, its outcome, and the file for its failures."""
 
 
-def raise_failures(*checks: Check) -> None:
+def raise_failures(*checks: Check, kind: str = "trial") -> None:
     """List failed trials in files and raise; remove the file of an outcome without failures.
+
+    Args:
+        checks: what was made.
+        kind: what the user calls a trial.
 
     Raises:
         TrialsFailedError: naming every failed trial.
@@ -28,10 +32,10 @@ def raise_failures(*checks: Check) -> None:
         if failed:
             listed = f"(list: '{path}').\n{list_reasons(outcome.failures)}"
             if total == 1:  # its reason has the remedy
-                texts.append(f"{what}: the only trial failed {listed}")
+                texts.append(f"{what}: the only {kind} failed {listed}")
             else:
                 again = "Fix them and run again, only they are redone"
-                texts.append(f"{what}: {failed} of {total} trials failed{others}. {again} {listed}")
+                texts.append(f"{what}: {failed} of {total} {kind}s failed{others}. {again} {listed}")
     if texts:
         raise TrialsFailedError("\n".join(texts))
 

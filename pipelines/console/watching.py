@@ -37,6 +37,8 @@ class Shown(Watch):
         self._began = time.monotonic()
 
     def __enter__(self) -> Shown:
+        if not sys.stderr.isatty():
+            self.tell(f"begins, {self._epochs} epoch{'s' * (self._epochs > 1)} at most.")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,6 +46,8 @@ class Shown(Watch):
 
     def restore(self, scores: Sequence[float]) -> None:
         """Epochs that were trained before an interruption."""
+        if scores and not sys.stderr.isatty():
+            self.tell(f"goes on after {len(scores)} of them, trained before.")
         for score in scores:
             self._track(self._told, {"ccc": score})
             self._count(self._told, score)

@@ -300,7 +300,7 @@ def raise_unanswered(outcome: Outcome, out: Path) -> None:
     Raises:
         TrialsFailedError: naming every failed video.
     """
-    raise_failures(("predictions", outcome, out / CACHE / "failures.json"))
+    raise_failures(("predictions", outcome, out / CACHE / "failures.json"), kind="video")
 
 
 def predict(

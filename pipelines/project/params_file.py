@@ -179,9 +179,9 @@ def _find_faulty_names(raw: Any) -> Faults:
     ):
         for name in _section(raw, *place):
             try:
-                require_folder_name(kind, name, "Rename it.")
+                require_folder_name(kind, name, "")
             except SettingError as error:
-                faults[".".join((*place, name))] = f"is refused: {error}"
+                faults[".".join((*place, name))] = f"is refused: {str(error).rstrip()}"
     if paths.SETS in _section(raw, "finetune"):
         faults[f"finetune.{paths.SETS}"] = "is the name of a folder of the program's own; choose another"
     if ALL in _section(raw, "extract"):

@@ -187,7 +187,7 @@ def remake() -> dict[str, str]:
     staged = Path("dvc.yaml").is_file()
     return {
         "command": "dvc repro" if staged else "avfusion train && avfusion evaluate && avfusion report",
-        "commit": _commit() or "not in a Git repository",
+        "commit": _commit(),
         **{str(path): f"sha256 {digest_bytes(path.read_bytes())}" for path in files},
         **{name: _version(name) for name in _LIBRARIES},
         "Python": platform.python_version(),
@@ -203,15 +203,17 @@ def _version(name: str) -> str:
 
 
 def _commit() -> str:
-    """Commit of the project's folder, and whether files that Git tracks differ from it; "" outside of a repository."""
+    """Commit of the project's folder, and whether files that Git tracks differ from it; in words where there is none."""
     git = shutil.which("git")
     if git is None:
-        return ""
+        return "unknown, as Git is not installed"
 
     def ask(*arguments: str) -> str:
         done = subprocess.run([str(git), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = ask("rev-parse", "HEAD")
-    changed = bool(commit) and bool(ask("status", "--porcelain", "--untracked-files=no"))
+    if not commit:
+        return "none yet" if ask("symbolic-ref", "HEAD") else "not in a Git repository"
+    changed = bool(ask("status", "--porcelain", "--untracked-files=no"))
     return f"{commit}{', with changes that are not committed' * changed}"

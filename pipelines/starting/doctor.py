@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import AvFusionError
-from cache.names import cards_of
+from cache.names import cards_of, load_named
+from cache.places.folders import is_file
+from cache.store.feature_sets import find_set
 from extract.backbones import BACKBONES
+from extract.corpora import CORPORA
 from extract.engine.devices import has_driver
 from extract.weights.cards import card_place
 from pipelines.project import paths
 from pipelines.project.finetuned import asks_for_finetuned
 from pipelines.project.jobs import available_cores
-from pipelines.project.params import FeatureSetParams, Params
+from pipelines.project.params import CorpusParams, FeatureSetParams, Params
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 CODECS = {
@@ -40,6 +43,7 @@ _OPTIONAL = {
     "distributed": "dask",
 }
 """Package → the extra that brings it."""
+_UNTRAINED = "untrained"
 _FEW_BYTES = 2 * 10**9
 _PROBE_BYTES = 32 * 2**20
 
@@ -63,17 +67,21 @@ class Finding:
     remedy: str = ""
 
 
-def examine_machine(params: Params | None) -> Iterator[Finding]:
-    """Look at versions, devices, codecs, weights and disks; of weights only those that a project's systems need.
+def examine_machine(params: Params | None, in_project: bool) -> Iterator[Finding]:
+    """Look at versions, devices, codecs, weights, the corpus's folder and disks.
 
     Args:
-        params: of the project; None outside of one.
+        params: of the project, of whose systems the weights are looked for; None outside of one, or if they cannot be read.
+        in_project: whether there is one.
     """
     yield from _versions()
     yield from _devices()
     yield from _codecs()
-    yield from _weights(params)
-    disks = {_there(place).stat().st_dev: place for place in reversed(_places(params is not None))}
+    if params is not None or not in_project:
+        yield from _weights(params)
+    if params is not None:
+        yield from _corpus(params.corpus)
+    disks = {_there(place).stat().st_dev: place for place in reversed(_places(in_project))}
     for place in disks.values():
         yield _disk(place)
 
@@ -138,6 +146,18 @@ def _weights(params: Params | None) -> Iterator[Finding]:
             yield replace(found, state=NOTE if found.state == MISSING else found.state)
 
 
+def say_absent_weights(params: Params) -> Iterator[str]:
+    """Weights that a stage will want and that are not here yet, said before hours of other stages.
+
+    Those of features that are there are not wanted any more.
+    """
+    for name, section in params.extract.items():
+        if params.reads(name) and not is_file(find_set(paths.FEATURES, name).receipt):
+            found = _find_weights(name, section)
+            if found.state != OK and found.found != _UNTRAINED:
+                yield f"Weights '{section.weights}' of feature set '{name}': {found.found}. {found.remedy}"
+
+
 def _find_weights(title: str, section: FeatureSetParams) -> Finding:
     from extract.weights.hub import PACKAGED, find_model
 
@@ -146,7 +166,7 @@ def _find_weights(title: str, section: FeatureSetParams) -> Finding:
         return Finding("weights", title, OK, "made by stage finetune")
     if wanted.partition(":")[0] == "random":
         remedy = "For results, set trained weights in params.yaml: see 'avfusion list backbones' and the README."
-        return Finding("weights", title, NOTE, "untrained", remedy)
+        return Finding("weights", title, NOTE, _UNTRAINED, remedy)
     if wanted in PACKAGED:
         try:
             return Finding("weights", title, OK, str(find_model(wanted)))
@@ -166,6 +186,19 @@ def _find_weights(title: str, section: FeatureSetParams) -> Finding:
         return Finding("weights", title, NOTE, "are downloaded at first use", remedy)
     remedy = f"Download them from '{card.origin}' and put the file at '{place}'."
     return Finding("weights", title, MISSING, "are offered on a web page only", remedy)
+
+
+def _corpus(params: CorpusParams) -> Iterator[Finding]:
+    """The folder of a project's corpus, if it needs one."""
+    root = Path(params.root).expanduser()
+    if not params.root:
+        if not load_named("corpus", CORPORA, params.name).generated:
+            yield Finding(
+                "project", "corpus", MISSING, f"'{params.name}' needs a folder", "Set corpus.root in params.yaml."
+            )
+    elif not root.is_dir():
+        remedy = "Put the corpus there, or correct corpus.root in params.yaml."
+        yield Finding("project", "corpus", MISSING, f"there is no folder '{root}'", remedy)
 
 
 def _places(in_project: bool) -> list[Path]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
-from cache.errors import SettingError
+from cache.errors import SettingError, counted
 from cache.places.folders import Where
 from extract.engine.devices import choose_device, torch_threads
 from pipelines.console.console import progress
@@ -32,6 +32,21 @@ def gather_ensemble(runs: Iterable[Run], params: Params, best_folds: int = 0) ->
     """
     members = [member.answering(*params.evaluate.answers) for member in load_members(find_networks(runs))]
     return Ensemble.of(keep_best(members, best_folds) if best_folds else members)
+
+
+def say_seen(ensemble: Ensemble, trial_ids: Sequence[str]) -> str:
+    """Which of some trials the networks know already, from learning or from choosing an epoch; "" if none."""
+    known: dict[str, str] = {}
+    for member in ensemble.members:
+        fold = member.network.fold
+        known |= dict.fromkeys((*fold.train, *fold.validate), f"{member.system}/fold{fold.index}")
+    seen = [trial_id for trial_id in trial_ids if trial_id in known]
+    if not seen:
+        return ""
+    return (
+        f"{len(seen)} of the {counted(len(trial_ids), 'trial')} are among those that networks were trained on or chosen by (first: "
+        f"'{seen[0]}', of {known[seen[0]]}): predictions of them are better than those of new ones."
+    )
 
 
 def predict_corpus(

@@ -63,6 +63,31 @@ def test_what_is_needed_and_missing(
     assert max(map(len, said.stdout.partition("weights\n")[0].splitlines())) < 120
 
 
+def test_a_corpus_that_is_not_there(project: Path, run: Run, edit_params: Callable[..., None]) -> None:
+    edit_params(lambda params: params["corpus"].update(name="folder", root="nowhere", settings={}))
+    result = run("doctor", "--json")
+    (found,) = [row for row in json.loads(result.stdout) if row["name"] == "corpus" and row["state"] == "missing"]
+    assert (result.exit_code, found["found"]) == (1, "there is no folder 'nowhere'")
+    edit_params(lambda params: params["corpus"].update(name="muse", root=""))
+    assert "Set corpus.root in params.yaml" in run("doctor").stdout
+
+
+def test_weights_that_are_not_here_are_said_before_any_stage_wants_them(
+    project: Path, run: Run, edit_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVFUSION_WEIGHTS", str(project / "weights"))
+    edit_params(lambda params: params["extract"]["mobilefacenet"].update(weights="foamliu"))
+    assert run("plan").stderr == ""  # its features are there
+    Path("features/receipts/mobilefacenet.json").unlink()
+    said = run("plan").stderr
+    assert (
+        "Weights 'foamliu' of feature set 'mobilefacenet': are downloaded at first use. Without a network, put" in said
+    )
+    (project / "weights").mkdir()
+    (project / "weights/foamliu.pt").touch()
+    assert run("plan").stderr == ""
+
+
 def test_faulty_settings_are_a_finding(project: Path, run: Run) -> None:
     (project / "params.yaml").write_text("corpus: {nam: demo}\n", encoding="utf-8")
     result = run("doctor", "--json")
@@ -84,7 +109,7 @@ def test_torch_is_not_imported_for_a_project_without_weights_of_others(project: 
     """It takes seconds, and half of the time that the doctor takes."""
     program = (
         "import sys\nfrom pipelines.starting import doctor\nfrom pipelines.project.params_file import read_params\n"
-        "doctor.has_driver = lambda: False\nassert list(doctor.examine_machine(read_params()))\n"
+        "doctor.has_driver = lambda: False\nassert list(doctor.examine_machine(read_params(), in_project=True))\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=project, check=True, timeout=60)

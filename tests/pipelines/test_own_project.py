@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,46 @@ def test_nothing_is_overwritten(tmp_path: Path, run: Run) -> None:
     assert f"'{tmp_path / 'README.md'}' exists already, and nothing was written. Give another folder" in result.stderr
     assert run("init", tmp_path / "README.md", "--corpus", "folder").exit_code == 1
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", [[], ["params.yaml"], ["params.yaml", "dvc.yaml", ".gitignore"]])
+def test_an_interrupted_start_goes_on(tmp_path: Path, run: Run, left: list[str]) -> None:
+    whole = tmp_path / "whole/own"
+    assert run("init", whole, "--corpus", "folder").exit_code == 0
+    begun = tmp_path / "begun/own"
+    shutil.copytree(
+        whole, begun, ignore=lambda folder, names: set(names) - {*left, ".dvc", *os.listdir(whole / ".dvc")}
+    )
+    (begun / ".dvc/cache").mkdir()
+    assert run("init", begun, "--corpus", "folder").exit_code == 0
+    for path in (path for path in whole.rglob("*") if path.is_file() and "tmp" not in path.parts):
+        assert (begun / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    assert (begun / ".dvc/cache").is_dir()
+    (begun / "README.md").unlink()
+    (begun / "params.yaml").write_text("mine")
+    result = run("init", begun, "--corpus", "folder")
+    assert (result.exit_code, f"'{begun / 'params.yaml'}' exists already" in result.stderr) == (1, True)
+
+
+def test_a_start_below_a_file_or_with_dvc_settings_of_others(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").touch()
+    result = run("init", tmp_path / "file/a/b", "--corpus", "folder")
+    assert (result.exit_code, f"'{tmp_path / 'file'}' is a file, expected a folder" in result.stderr) == (1, True)
+    (tmp_path / "own/.dvc").mkdir(parents=True)
+    (tmp_path / "own/.dvc/config").write_text("[core]\n    remote = mine\n")
+    result = run("init", tmp_path / "own", "--corpus", "folder")
+    assert (result.exit_code, f"'{tmp_path / 'own/.dvc'}' exists already" in result.stderr) == (1, True)
+
+
+def test_what_is_to_be_typed_next_is_quoted(tmp_path: Path, run: Run) -> None:
+    place, root = tmp_path / """o'dd # "dir\"""", tmp_path / """my 'vi # deos"""
+    root.mkdir()
+    result = run("init", place, "--corpus", "folder", "--root", root)
+    words = re.search(r"Next: cd (.*), then as", result.stderr)
+    assert words is not None
+    assert shlex.split(words[1]) == [str(place)]
+    (check,) = re.findall(r"^    (avfusion corpus check .*)$", (place / "README.md").read_text(), re.M)
+    assert shlex.split(check)[-1] == str(root)
 
 
 def test_places_that_are_refused(tmp_path: Path, run: Run) -> None:

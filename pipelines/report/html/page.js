@@ -159,7 +159,8 @@
   };
   const zoom = (start, stop) => {
     const [low, high] = [data.time[0], end > data.time[0] ? end : data.time[0] + 1];
-    const width = Math.min(stop - start, high - low);
+    const narrowest = 4 * (data.time.length > 1 ? data.time[1] - data.time[0] : 1); // some frames
+    const width = Math.min(Math.max(stop - start, narrowest), high - low);
     const from = Math.max(low, Math.min(start, high - width));
     time.setv({ start: from, end: from + width });
   };

@@ -72,7 +72,8 @@ def test_info(store: FeatureStore) -> None:
     assert "settings.size" in run("info", store.recipe.fingerprint[:5]).stdout
     refused = run("info", "nothing")
     assert refused.exit_code == 1
-    assert "'nothing' names 0 fingerprints in 'features', expected 1 of" in refused.stderr
+    assert "'nothing' is no feature set in 'features', nor" in refused.stderr
+    assert "expected e.g. facenet. See" in refused.stderr
 
 
 def test_diff(store: FeatureStore, tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ def test_a_file_is_finished_when_it_has_not_grown_for_some_time(tmp_path: Path) 
             "goes without --format and --overlay (--format: rows are written as CSV",
         ),
         (["--window", "8"], "--window: the model goes from frame to frame"),
+        (["--identity", "foamliu"], "--identity: people are known again after a cut when the whole video is known"),
         (["--recogniser", "pocketsphinx"], "words are recognised when a recording is finished"),
         (["--postprocess", "median"], "looks at the frames around each one, which are not known yet"),
     ],

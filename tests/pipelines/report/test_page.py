@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pipelines.project.scores import read_scores
 from pipelines.report import timelines
 from pipelines.report.markdown import write_report
 from pipelines.report.page_plots import COLOURS, look_of
-from pipelines.report.page_tables import errors
+from pipelines.report.page_tables import errors, remake
 from pipelines.report.predictions import Predicted, read_predictions
 
 
@@ -150,3 +152,14 @@ def test_the_same_project_makes_the_same_page(evaluated: Any, monkeypatch: pytes
 def _read() -> tuple[Manifest, Predicted]:
     manifest = Manifest.load(paths.CORPUS)
     return manifest, read_predictions(read_scores(paths.PROJECT.scores), manifest)
+
+
+def test_the_commit_is_named_also_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert remake()["commit"] == "not in a Git repository"
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert remake()["commit"] == "none yet"
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    assert len(remake()["commit"]) == 40

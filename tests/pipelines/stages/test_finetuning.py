@@ -294,7 +294,8 @@ def test_frozen_fronts_are_shared_by_runs_until_they_are_pruned(run: Run, sectio
 
 def test_a_log_has_a_line_for_every_epoch(run: Run, section: Callable[..., None]) -> None:
     section()
-    lines = [line for line in finetune(run).stderr.splitlines() if line.startswith("emotion fold 0: epoch ")]
+    lines = [line for line in finetune(run).stderr.splitlines() if line.startswith("emotion fold 0: ")]
+    assert lines.pop(0) == "emotion fold 0: begins, 2 epochs at most."
     assert [line.split(",")[0] for line in lines] == [f"emotion fold 0: epoch {epoch} (of 2)" for epoch in range(2)]
 
 

@@ -303,6 +303,7 @@ def test_from_trained_runs(project: Path, run: Callable[..., Result]) -> None:
         result = run("submit", "abaw", "--sample", "sample.txt", *options, "--json")
         assert result.exit_code == 0, result.output
         assert "3 rows of the sample are after the last frame" in result.stderr
+        assert "2 of the 3 trials are among those that networks were trained on or chosen by" in result.stderr
         (told,) = json.loads(result.stdout)
         assert (told["rows"], told["trials"], told["repeated"]) == (len(rows), 3, 3)
         lines = Path("results/abaw.txt").read_text().splitlines()[1:]
