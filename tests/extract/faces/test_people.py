@@ -31,6 +31,7 @@ from extract.faces.linking import link
 from extract.faces.people import read_people
 from extract.faces.search import Sight
 from extract.faces.settings import CropConfig, FaceConfig
+from extract.media import timeline
 from extract.media import video as video_module
 from extract.media.timeline import Timeline
 from extract.media.video import read_frames, read_twofold
@@ -269,8 +270,10 @@ def test_all_people_of_a_video_share_one_search_and_one_decoding(
         monkeypatch.setattr(finding, read.__name__, watched(read))
     sides = [Trial(f"v_{face}", "v", "", clock, {"video": video.name}, face=face) for face in ("left", "right")]
     manifest = Manifest(tmp_path, tuple(sides))
+    timeline._scan.cache_clear()
     outcome = crop_trials(manifest, manifest.trials, CONFIG, tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept, outcome.failures) == (["v_left", "v_right"], [], {})
+    assert timeline._scan.cache_info().misses == 1, "the times of its pictures are read once"
     assert (outcome.frames, decoded) == (162, ["all", "wanted"]), "searched, and cut where there is a crowd"
     folder = crops_folder(tmp_path / "crops", CONFIG)
     assert set(colours(folder / "v_left.zip", clock).values()) == {"b"}
