@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,6 +236,9 @@ class _Zip:
 
     def discard(self) -> None:
         """Remove it unless it is committed."""
+        if self._archive is not None:
+            with suppress(OSError):
+                self._archive.close()  # it would write its end when it is collected, into a closed file
         if self._file is not None:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
