@@ -175,10 +175,9 @@ class Cropper:
     def _make(self, trial: Trial, group: Sequence[Trial]) -> list[str]:
         """Make the crops of a trial, and of others of its video that no other process works on; returns their ids."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        early = EarlyCrops(self.folder, trial.clock.num_frames, self.config)
-        faces = self._faces(trial, early.keep)
         with ExitStack() as claims:
-            claims.enter_context(early)
+            early = claims.enter_context(EarlyCrops(self.folder, trial.clock.num_frames, self.config))
+            faces = self._faces(trial, early.keep)
             wanted = {trial.id: self._wanted(faces, trial)}
             for other in group:
                 if other.id == trial.id or self._is_finished(other):

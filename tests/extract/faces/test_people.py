@@ -137,9 +137,9 @@ def test_the_search_cuts_faces_out_while_it_has_the_picture(
 
     monkeypatch.setattr(video_module, "timed_pictures", counted)
     video, zips = film(scene, length, shots if scene is cut_between_two else lambda frame: 90), []
-    for early in (None, EarlyCrops(tmp_path, length, CONFIG)):
+    for way in (nullcontext(), EarlyCrops(tmp_path, length, CONFIG)):
         decoded.clear()
-        with early or nullcontext():
+        with way as early:
             crop_one(video, clock, "left", tmp_path / "c.zip", CONFIG, by_search(find_colours), early=early)
         zips.append((tmp_path / "c.zip").read_bytes())
     assert zips[0] == zips[1]
