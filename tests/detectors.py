@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cache.clock import FrameClock
 from cache.foreign import sha256_file
-from extract.faces.crops import Wanted, write_crops
+from extract.faces.crops import EarlyCrops, Wanted, write_crops
 from extract.faces.detection import Detection, Detector, overlaps
 from extract.faces.finding import VideoFaces
 from extract.faces.likeness import Identity, Reference, reference_key
@@ -52,12 +52,13 @@ def crop_one(
     detector: Detector,
     reference: Reference | None = None,
     identity: Identity | None = None,
+    early: EarlyCrops | None = None,
 ) -> dict[str, Any]:
     """Write the crops of one face of a video; returns their record."""
-    faces = VideoFaces(video, clock, config.faces, detector, "P1", identity)
+    faces = VideoFaces(video, clock, config.faces, detector, "P1", identity, early.keep if early else None)
     key = reference_key(reference.path, config.reference_weights) if reference else face
     wanted = Wanted(faces.follow(face, reference), path, config.fingerprint(key))
-    return write_crops(faces, [wanted], sha256_file(video), config)[0]
+    return write_crops(faces, [wanted], sha256_file(video), config, early)[0]
 
 
 def follow_parts(

@@ -23,9 +23,9 @@ from extract.engine.claim_queue import ClaimQueue
 from extract.engine.devices import choose_device
 from extract.engine.outcome import Outcome
 from extract.faces.crop_files import crops_are_current
-from extract.faces.crops import Wanted, write_crops
+from extract.faces.crops import EarlyCrops, Wanted, write_crops
 from extract.faces.detection import Detector, make_detector
-from extract.faces.finding import VideoFaces
+from extract.faces.finding import Keep, VideoFaces
 from extract.faces.likeness import Embedder, Identity, read_reference, reference_key
 from extract.faces.people import person_key, read_people
 from extract.faces.settings import PERSON, REFERENCE, CropConfig
@@ -175,8 +175,9 @@ class Cropper:
     def _make(self, trial: Trial, group: Sequence[Trial]) -> list[str]:
         """Make the crops of a trial, and of others of its video that no other process works on; returns their ids."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        faces = self._faces(trial)
         with ExitStack() as claims:
+            early = claims.enter_context(EarlyCrops(self.folder, trial.clock.num_frames, self.config))
+            faces = self._faces(trial, early.keep)
             wanted = {trial.id: self._wanted(faces, trial)}
             for other in group:
                 if other.id == trial.id or self._is_finished(other):
@@ -187,7 +188,7 @@ class Cropper:
                     with suppress(AvFusionError):  # told when it is its own turn
                         wanted[other.id] = self._wanted(faces, other)
             try:
-                write_crops(faces, list(wanted.values()), self._source(trial), self.config)
+                write_crops(faces, list(wanted.values()), self._source(trial), self.config, early)
             except OSError as error:
                 if isinstance(error, AvFusionError) or error.filename is not None:
                     raise
@@ -204,9 +205,9 @@ class Cropper:
         """Follow a trial's face."""
         return self._follow(self._faces(trial), trial)
 
-    def _faces(self, trial: Trial) -> VideoFaces:
+    def _faces(self, trial: Trial, keep: Keep | None = None) -> VideoFaces:
         video, networks = self.manifest.path(trial, "video"), self._networks
-        return VideoFaces(video, trial.clock, self.config.faces, networks.detector, trial.id, networks.identity)
+        return VideoFaces(video, trial.clock, self.config.faces, networks.detector, trial.id, networks.identity, keep)
 
     def _follow(self, faces: VideoFaces, trial: Trial) -> Track:
         if trial.face.startswith(PERSON):

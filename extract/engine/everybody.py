@@ -65,12 +65,10 @@ class PeopleFinder:
             MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
             WeightsError: if those of `crops.identity` do not fit or cannot be fetched.
         """
-        file = self.folder / f"{encode_trial_id(name)}.json"
-        sheet = self.sheets / f"{encode_trial_id(name)}.people.png"
-        made_of = self._made_of(video)
-        known = count_people(file, made_of)
-        if known is not None and sheet.is_file():
-            return Found(known, file, sheet)
+        known = self.find_known(name, video)
+        if known is not None:
+            return known
+        file, sheet = self._places(name)
         clock = scan(video).clock
         networks = self._networks
         faces = VideoFaces(video, clock, self.config.faces, networks.detector, name, networks.identity)
@@ -78,8 +76,23 @@ class PeopleFinder:
         for folder in (self.folder, self.sheets):
             folder.mkdir(parents=True, exist_ok=True)
         write_file(sheet, draw_sheet(rows_of(faces, people, name)))
-        save_people(people, made_of, file)
+        save_people(people, self._made_of(video), file)
         return Found(len(people), file, sheet)
+
+    def find_known(self, name: str, video: Path) -> Found | None:
+        """The people of a video that was searched before with the same settings; None if it was not.
+
+        Raises:
+            MissingFileError: if there is no such file.
+        """
+        file, sheet = self._places(name)
+        people = count_people(file, self._made_of(video)) if file.is_file() and sheet.is_file() else None
+        return None if people is None else Found(people, file, sheet)
+
+    def _places(self, name: str) -> tuple[Path, Path]:
+        """The file and the sheet of a video's people."""
+        stem = encode_trial_id(name)
+        return self.folder / f"{stem}.json", self.sheets / f"{stem}.people.png"
 
     def _made_of(self, video: Path) -> dict[str, Any]:
         """Everything that the people of a video depend on."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
+import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +18,16 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from cache.errors import ShapeError
 from cache.places.folders import sync_folder
 from extract.faces.crop_records import VERSION, digest_line, seal_zip
-from extract.faces.detection import align_face
+from extract.faces.detection import Detection, align_face
 from extract.faces.finding import VideoFaces
 from extract.faces.settings import CropConfig
 from extract.faces.tracking import Track
+
+_CROWD = 2  # more faces in a picture are a crowd
+_EARLY = struct.Struct("<q40sI")  # frame, landmarks, bytes of the JPEG
 
 
 class Wanted(NamedTuple):
@@ -37,8 +44,82 @@ class Wanted(NamedTuple):
     settings: str
 
 
-def write_crops(faces: VideoFaces, wanted: Sequence[Wanted], source: str, config: CropConfig) -> list[dict[str, Any]]:
-    """Write the aligned crops of some faces of one video, in one streaming pass.
+class EarlyCrops:
+    """Crops of everybody, cut out while the search has the pictures at hand, so that the video is not decoded again for them.
+
+    They lie in a file without a name, which is gone with the process, in the order of their frames. Pictures of a crowd are left out:
+    cutting out everybody takes longer than decoding them again.
+
+    Args:
+        folder: of the file.
+        num_frames: T of the trial.
+        config: settings.
+
+    Attributes:
+        kept: (T,) frames of which every face is here.
+    """
+
+    def __init__(self, folder: Path, num_frames: int, config: CropConfig) -> None:
+        self.kept = np.zeros(num_frames, bool)
+        self._config = config
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._next: tuple[int, bytes, bytes] | None = None
+        self._is_full = self._is_read = False
+
+    def __enter__(self) -> EarlyCrops:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def keep(self, frame: int, faces: Detection, picture: Callable[[], NDArray[np.uint8]]) -> None:
+        """The faces of the next frame, see `extract.faces.finding.Keep`."""
+        if len(faces.boxes) > _CROWD or self._is_full:
+            return
+        try:
+            crops = [encode_crop(picture(), landmarks, self._config) for landmarks in faces.landmarks]
+        except ShapeError:  # told if this face is wanted
+            return
+        for landmarks, data in zip(faces.landmarks, crops, strict=True):
+            self._is_full |= not self._write(_EARLY.pack(frame, _key(landmarks), len(data)) + data)
+        self.kept[frame] = not self._is_full
+
+    def take(self, frame: int) -> dict[bytes, bytes]:
+        """Landmarks (`_key`) → JPEG of the faces in a frame; frames are asked for in order."""
+        if not self._is_read:
+            self._is_read = True
+            self._file.seek(0)
+            self._next = self._read()
+        found = {}
+        while self._next is not None and self._next[0] <= frame:
+            if self._next[0] == frame:
+                found[self._next[1]] = self._next[2]
+            self._next = self._read()
+        return found
+
+    def _write(self, record: bytes) -> bool:
+        """Whether there was room for a record; a full disk is told of where it matters."""
+        try:
+            return self._file.write(record) == len(record)
+        except OSError:
+            return False
+
+    def _read(self) -> tuple[int, bytes, bytes] | None:
+        head = self._file.read(_EARLY.size)
+        if len(head) < _EARLY.size:
+            return None
+        frame, landmarks, size = _EARLY.unpack(head)
+        return frame, landmarks, self._file.read(size)
+
+
+def _key(landmarks: NDArray[np.float32]) -> bytes:
+    return (landmarks + np.float32(0)).tobytes()  # without a sign of zeros
+
+
+def write_crops(
+    faces: VideoFaces, wanted: Sequence[Wanted], source: str, config: CropConfig, early: EarlyCrops | None = None
+) -> list[dict[str, Any]]:
+    """Write the aligned crops of some faces of one video, in one streaming pass over what is not cut out yet.
 
     The zips get their names when all are complete; their bytes depend only on the video, the clock, the face and the
     settings.
@@ -48,6 +129,7 @@ def write_crops(faces: VideoFaces, wanted: Sequence[Wanted], source: str, config
         wanted: faces and where to write them.
         source: sha256 of the video.
         config: settings.
+        early: crops that the search has cut out.
 
     Returns:
         The commit records.
@@ -67,9 +149,9 @@ def write_crops(faces: VideoFaces, wanted: Sequence[Wanted], source: str, config
         files[at].seal({"version": VERSION, "source": source, "settings": wanted[at].settings, **clock, **lost})
 
     try:
-        for frame, picture, shown in _pictures(faces, wanted):
-            for at, landmarks in shown:
-                files[at].add(frame, encode_crop(picture, landmarks, config))
+        for frame, shown in _cut(faces, wanted, config, early):
+            for at, data in shown:
+                files[at].add(frame, data)
                 if frame == last[at]:
                     seal(at)
         for at, file in enumerate(files):
@@ -85,22 +167,32 @@ def write_crops(faces: VideoFaces, wanted: Sequence[Wanted], source: str, config
     return [file.record or {} for file in files]
 
 
-def _pictures(
-    faces: VideoFaces, wanted: Sequence[Wanted]
-) -> Iterator[tuple[int, NDArray[np.uint8], list[tuple[int, NDArray[np.float32]]]]]:
-    """Every frame that shows a wanted face, with its picture, and the number and landmarks (5, 2) of each of them."""
+def _cut(
+    faces: VideoFaces, wanted: Sequence[Wanted], config: CropConfig, early: EarlyCrops | None
+) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
+    """Every frame that shows a wanted face, with the number and the JPEG of each of them."""
     parts = sorted(
         ((part, at) for at, each in enumerate(wanted) for part in each.track.parts), key=lambda pair: pair[0].frames[0]
     )
-    seen = np.zeros(faces.clock.num_frames, bool)
+    seen, known = np.zeros((2, faces.clock.num_frames), bool)
+    known[:] = False if early is None else early.kept
     for part, _ in parts:
-        seen[part.frames[0] : part.frames[-1] + 1] = True
+        first, stop = part.frames[0], part.frames[-1] + 1
+        seen[first:stop] = True
+        known[first:stop] &= np.isin(np.arange(first, stop), part.frames)  # not where it is between two sightings
     coming, active = deque(parts), []
-    for frame, picture in faces.read(wanted=lambda tick: bool(seen[tick])):
+    pictures = faces.read(wanted=lambda tick: bool(seen[tick] and not known[tick]))
+    for frame in np.flatnonzero(seen).tolist():
         while coming and coming[0][0].frames[0] <= frame:
             active.append(coming.popleft())
         active = [(part, at) for part, at in active if part.frames[-1] >= frame]
-        yield frame, picture, [(at, part.between(frame, frame + 1)[0]) for part, at in active]
+        places = [(at, part.between(frame, frame + 1)[0]) for part, at in active]
+        if early is not None and known[frame]:
+            crops = early.take(frame)
+            yield frame, [(at, crops[_key(landmarks)]) for at, landmarks in places]
+        else:
+            _, picture = next(pictures)
+            yield frame, [(at, encode_crop(picture, landmarks, config)) for at, landmarks in places]
 
 
 class _Zip:
@@ -144,6 +236,9 @@ class _Zip:
 
     def discard(self) -> None:
         """Remove it unless it is committed."""
+        if self._archive is not None:
+            with suppress(OSError):
+                self._archive.close()  # it would write its end when it is collected, into a closed file
         if self._file is not None:
             self._file.close()
         self._temporary.unlink(missing_ok=True)

@@ -16,15 +16,19 @@ from extract.faces.detection import Detection, Detector, align_face, scale_boxes
 from extract.faces.likeness import SIZE, Embedder, Identity, Reference, unit
 from extract.faces.linking import Tracklet, link
 from extract.faces.people import Crowd, Sighting, group_by_face, group_by_place
-from extract.faces.search import Sight, find_faces
+from extract.faces.search import Sight, find_faces, most_held
 from extract.faces.settings import FaceConfig
 from extract.faces.tracking import Track, follow_face
-from extract.media.video import probe, read_frames, shrunk_size
+from extract.media.video import probe, read_frames, read_twofold, shrunk_size
 
 _BATCH = 16  # faces that are embedded at once
 
+_HELD_BYTES = 1 << 27  # decoded pictures that may wait for the search: 41 of 1080p
+
 Reader = Callable[..., Iterator[tuple[int, NDArray[np.uint8]]]]
 """`read_frames` of one trial."""
+Keep = Callable[[int, Detection, Callable[[], NDArray[np.uint8]]], None]
+"""Called with a frame, its faces, and what returns its picture (H, W, 3)."""
 
 
 class VideoFaces:
@@ -39,6 +43,7 @@ class VideoFaces:
         detector: with the same settings.
         trial_id: the trial, for messages.
         identity: tells people apart; None to follow them by their places.
+        keep: called for each frame in order when its faces are found, unless pictures are too large to wait for that.
 
     Attributes:
         clock: the label clock.
@@ -53,11 +58,12 @@ class VideoFaces:
         detector: Detector,
         trial_id: str,
         identity: Identity | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.clock = clock
         self.read: Reader = partial(read_frames, video, clock, trial_id)
         self._video, self._config, self._detector, self._trial_id = video, config, detector, trial_id
-        self._identity = identity
+        self._identity, self._keep = identity, keep
 
     @cached_property
     def crowd(self) -> Crowd:
@@ -69,7 +75,7 @@ class VideoFaces:
         """
         info = probe(self._video)
         size = info.height, info.width
-        counted = _Counted(find_faces(self.read(max_side=self._config.max_side), self._enlarged(size), self._config))
+        counted = _Counted(self._sights(size))
         tracklets = _drop_single(link(counted, self._config))
         identity = self._identity
         if identity is None:
@@ -81,6 +87,23 @@ class VideoFaces:
 
             people = group_by_face(tracklets, describe, identity.min_similarity)
         return Crowd(tuple(people), identity is not None, counted.cuts, self.clock.num_frames, size)
+
+    def _sights(self, size: tuple[int, int]) -> Iterator[Sight]:
+        """The faces of every frame; whoever wants to keep some is shown them with the picture."""
+        keep, config, detector = self._keep, self._config, self._enlarged(size)
+        if keep is None or most_held(config) * size[0] * size[1] * 1.5 > _HELD_BYTES:
+            yield from find_faces(self.read(max_side=config.max_side), detector, config)
+            return
+        held: dict[int, Callable[[], NDArray[np.uint8]]] = {}
+
+        def pictures() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+            for frame, small, full in read_twofold(self._video, self.clock, self._trial_id, config.max_side):
+                held[frame] = full
+                yield frame, small
+
+        for sight in find_faces(pictures(), detector, config):
+            keep(sight.frame, sight.faces, held.pop(sight.frame))
+            yield sight
 
     def follow(self, face: str, reference: Reference | None = None) -> Track:
         """Follow one face, see `follow_face`.

@@ -62,7 +62,7 @@ class _Followers(NamedTuple):
 class FaceSearch:
     """Finds the faces of pictures that come one after another.
 
-    Keeps at most `config.every * batch_size + 1` pictures.
+    Keeps at most `most_held` pictures.
 
     Args:
         detector: finds and measures faces.
@@ -189,6 +189,11 @@ class FaceSearch:
 
     def _sure(self, faces: Detection) -> Detection:
         return faces.where(faces.probabilities >= self._least)
+
+
+def most_held(config: FaceConfig, batch_size: int = _BATCH) -> int:
+    """Pictures that wait at most until their faces are known."""
+    return config.every * batch_size + 1
 
 
 def find_faces(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,25 @@ def read_frames(
             with media_faults(path):
                 picture = convert(frame)
             yield index, picture
+
+
+def read_twofold(
+    path: Path, clock: FrameClock, trial_id: str, max_side: int
+) -> Iterator[tuple[int, NDArray[np.uint8], Callable[[], NDArray[np.uint8]]]]:
+    """Yield the shrunk picture of every frame of a clock, and what returns its original: arguments and errors as of `read_frames`.
+
+    The latter keeps the decoded picture in memory, 1.5 bytes per pixel.
+    """
+    timeline = scan(path)
+    check_clock(trial_id, timeline, clock, path)
+    small, full = (Converter(side, timeline.pixel_aspect) for side in (max_side, None))
+
+    def convert(to: Converter, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        with media_faults(path):
+            return to(frame)
+
+    for index, frame in _pick(path, timeline, clock):
+        yield index, convert(small, frame), partial(convert, full, frame)
 
 
 def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:

@@ -19,7 +19,7 @@ from extract.engine.everybody import PeopleFinder
 from extract.engine.one_file import SOUND_RATE, trial_of_file
 from extract.faces.settings import REFERENCE
 from extract.faces.tracking import ALL, FACES
-from pipelines.console.console import warn
+from pipelines.console.console import note, warn
 
 _KNOWN = "media.digests.txt"  # trial → sha256 of its file; not mistaken for a transcript, as `.json` would be
 
@@ -154,8 +154,13 @@ def loose_manifest(
     return _LooseManifest(Path("/"), tuple(trials), files=files, unclear=unclear), unread
 
 
-def each_person(manifest: Manifest, finder: PeopleFinder) -> tuple[Manifest, dict[str, str]]:
+def each_person(manifest: Manifest, finder: PeopleFinder, search: bool = True) -> tuple[Manifest, dict[str, str]]:
     """Replace every trial of face "all" by one for each person of its video, `VIDEO#1` being the first one seen.
+
+    Args:
+        manifest: of loose files.
+        finder: finds the people.
+        search: whether to search videos of which nobody knows whom they show; otherwise these stay one trial, with a remark.
 
     Returns:
         The manifest, and why some videos give no trials.
@@ -170,9 +175,16 @@ def each_person(manifest: Manifest, finder: PeopleFinder) -> tuple[Manifest, dic
             trials.append(replace(trial, face=FACES[0]) if trial.face == ALL else trial)
             continue
         try:
-            found = finder.find(trial.id, manifest.path(trial, "video"))
+            video = manifest.path(trial, "video")
+            found = finder.find(trial.id, video) if search else finder.find_known(trial.id, video)
         except Exception as error:  # whatever library it is of
             failures[trial.id] = plain_error(error)
+            continue
+        if found is None:
+            note(
+                f"'{files[trial.id]}' was not searched for people yet, so it counts as one trial; each person will be one."
+            )
+            trials.append(trial)
             continue
         if not found.people:
             least = f"{finder.config.min_seen_s:g} s"

@@ -256,7 +256,7 @@ def open_job(job: Job, build: bool = True) -> Request:
 
     Args:
         job: the job.
-        build: whether to build the project's corpus if it is missing, and to find the people of videos with a trial for each.
+        build: whether to build the project's corpus if it is missing, and to search videos for people where each is a trial.
 
     Raises:
         MissingFileError: if the corpus is missing and not to be built.
@@ -268,9 +268,9 @@ def open_job(job: Job, build: bool = True) -> Request:
         out = Path(str(job.features))
         files = job.selection.pick(by_name(job.media.files))
         corpus, faults = loose_manifest(files, job.media.rate, job.media.face)
-        if job.media.face == ALL and build:
+        if job.media.face == ALL:
             finder = PeopleFinder(job.config, out / "people", out, options.device)
-            corpus, unseen = each_person(corpus, finder)
+            corpus, unseen = each_person(corpus, finder, build)
             faults |= unseen
         faults |= {} if options.redo else name_clashes(corpus, out)
         corpus = replace(corpus, trials=tuple(trial for trial in corpus.trials if trial.id not in faults))

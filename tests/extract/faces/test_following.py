@@ -46,14 +46,18 @@ def picture(index: int) -> NDArray[np.uint8]:
 
 
 def follow(
-    scene: Scene, num_frames: int, face: str, monkeypatch: pytest.MonkeyPatch
+    scene: Scene,
+    num_frames: int,
+    face: str,
+    monkeypatch: pytest.MonkeyPatch,
+    show: Callable[[int], NDArray[np.uint8]] = picture,
 ) -> tuple[NDArray[np.float32], list[int]]:
     """(T, 5, 2) landmarks, nan where there is no crop; and how many frames were known after each one."""
     monkeypatch.setattr(following, "encode_crop", lambda picture, landmarks, config: landmarks)
     follower = FaceFollower(CropConfig(), face, make_detector(scene), Fraction(1))
     known = []
     for index in range(num_frames):
-        follower.see(av.VideoFrame.from_ndarray(picture(index), format="rgb24"))
+        follower.see(av.VideoFrame.from_ndarray(show(index), format="rgb24"))
         known.append(follower.ready)
     follower.finish()
     assert follower.ready == num_frames
@@ -101,6 +105,27 @@ def test_people_never_swap(monkeypatch, scene, face):
     """Whoever was seen beside the person that is followed does not take over, not even after a gap."""
     found, _ = follow(scene, 100, face, monkeypatch)
     np.testing.assert_array_equal(found, finished(scene, 100, face))
+
+
+@pytest.mark.parametrize("shot", [20, 33, 47])
+def test_after_a_cut_the_face_is_chosen_anew(monkeypatch, shot):
+    """Somebody else who is at the place of the person before the cut does not take over from the larger face elsewhere."""
+
+    def scene(index: int) -> list[Place]:
+        before, after = [(20, 30, 60), (120, 30, 40)], [(20, 30, 40), (110, 60, 80)]
+        return before if index < shot else after
+
+    def show(index: int) -> NDArray[np.uint8]:
+        shown = picture(index)
+        shown[1:] = 0 if index < shot else 200
+        return shown
+
+    found, known = follow(scene, 80, "largest", monkeypatch, show)
+    lefts = found[:, :, 0].min(axis=1)
+    assert not np.isnan(found).any(), "frames of both shots have a face"
+    assert (lefts[:shot] < 80).all()
+    assert (lefts[shot:] > 100).all()
+    assert max(index + 1 - count for index, count in enumerate(known)) <= 22, "a cut makes nobody wait longer"
 
 
 def test_the_other_half_is_nobody(monkeypatch):

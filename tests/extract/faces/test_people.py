@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,15 +21,20 @@ from cache.errors import CorpusError, SettingError
 from extract.engine import cropping
 from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
+from extract.faces import finding
 from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
+from extract.faces.crops import EarlyCrops
 from extract.faces.detection import TEMPLATE, Detection
 from extract.faces.likeness import Identity
 from extract.faces.linking import link
 from extract.faces.people import read_people
 from extract.faces.search import Sight
 from extract.faces.settings import CropConfig, FaceConfig
-from extract.media.video import read_frames
+from extract.media import timeline
+from extract.media import video as video_module
+from extract.media.timeline import Timeline
+from extract.media.video import read_frames, read_twofold
 from tests.detectors import by_search, crop_one
 
 RED, BLUE, GREEN = (220, 40, 40), (40, 40, 220), (40, 200, 40)
@@ -99,6 +106,55 @@ def colours(path: Path, clock: FrameClock) -> dict[int, str]:
 
 def shots(frame: int) -> int:
     return 200 if 20 <= frame < 50 else 90
+
+
+def alone(frame: int) -> list[tuple[tuple[int, int, int], int]]:
+    return [(RED, 20 + frame)]
+
+
+def blinking(frame: int) -> list[tuple[tuple[int, int, int], int]]:
+    """Red is not seen for two frames, which are bridged."""
+    return [] if 30 <= frame < 32 else [(RED, 20 + frame)]
+
+
+def crowded(frame: int) -> list[tuple[tuple[int, int, int], int]]:
+    """Two people, and four frames of a third one."""
+    return [(RED, 20), (BLUE, 100), *([(GREEN, 180)] if 20 <= frame < 24 else [])]
+
+
+@pytest.mark.parametrize(("scene", "again"), [(alone, 0), (blinking, 33), (crowded, 25), (cut_between_two, 0)])
+def test_the_search_cuts_faces_out_while_it_has_the_picture(
+    film: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene, again: int
+) -> None:
+    """The crops are the same, and the video is decoded again up to the last picture that is wanting; the file is gone."""
+    length, decoded = 60, []
+    clock, decode = FrameClock(Fraction(25), length), video_module.timed_pictures
+
+    def counted(path: Path, timeline: Timeline) -> Iterator[Any]:
+        for each in decode(path, timeline):
+            decoded.append(1)
+            yield each
+
+    monkeypatch.setattr(video_module, "timed_pictures", counted)
+    video, zips = film(scene, length, shots if scene is cut_between_two else lambda frame: 90), []
+    for way in (nullcontext(), EarlyCrops(tmp_path, length, CONFIG)):
+        decoded.clear()
+        with way as early:
+            crop_one(video, clock, "left", tmp_path / "c.zip", CONFIG, by_search(find_colours), early=early)
+        zips.append((tmp_path / "c.zip").read_bytes())
+    assert zips[0] == zips[1]
+    assert len(decoded) == length + again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zip", "v.mkv"]
+
+
+def test_large_pictures_do_not_wait_for_the_search(
+    film: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "_HELD_BYTES", 64 * 256)
+    video, clock, early = film(alone, 30), FrameClock(Fraction(25), 30), EarlyCrops(tmp_path, 30, CONFIG)
+    with early:
+        record = crop_one(video, clock, "left", tmp_path / "c.zip", CONFIG, by_search(find_colours), early=early)
+    assert (record["present"], early.kept.any()) == (30, False)
 
 
 @pytest.mark.parametrize("face", ["largest", "centre"])
@@ -203,16 +259,22 @@ def test_all_people_of_a_video_share_one_search_and_one_decoding(
     video, clock = film(three, 80), FrameClock(Fraction(25), 81)
     decoded: list[str] = []
 
-    def read(*args: object, **how: object) -> object:
-        decoded.append("wanted" if "wanted" in how else "all")
-        return read_frames(*args, **how)  # type: ignore[arg-type]
+    def watched(read: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def run(*args: object, **how: object) -> Iterator[Any]:
+            decoded.append("wanted" if "wanted" in how else "all")
+            yield from read(*args, **how)
 
-    monkeypatch.setattr("extract.faces.finding.read_frames", read)
+        return run
+
+    for read in (read_frames, read_twofold):
+        monkeypatch.setattr(finding, read.__name__, watched(read))
     sides = [Trial(f"v_{face}", "v", "", clock, {"video": video.name}, face=face) for face in ("left", "right")]
     manifest = Manifest(tmp_path, tuple(sides))
+    timeline._scan.cache_clear()
     outcome = crop_trials(manifest, manifest.trials, CONFIG, tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept, outcome.failures) == (["v_left", "v_right"], [], {})
-    assert (outcome.frames, decoded) == (162, ["all", "wanted"])
+    assert timeline._scan.cache_info().misses == 1, "the times of its pictures are read once"
+    assert (outcome.frames, decoded) == (162, ["all", "wanted"]), "searched, and cut where there is a crowd"
     folder = crops_folder(tmp_path / "crops", CONFIG)
     assert set(colours(folder / "v_left.zip", clock).values()) == {"b"}
     assert set(colours(folder / "v_right.zip", clock).values()) == {"r"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from click.testing import Result
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
@@ -41,17 +42,21 @@ def write_grey(path: Path, rate: int) -> None:
         container.mux(stream.encode())
 
 
+def two_faces(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
+    """A face in each half of every picture."""
+    marks = np.stack([TEMPLATE * 64 / 112 + np.array([at, 0]) for at in (0, 64)]).astype(np.float32)
+    boxes = np.array([[at, 0, at + 64, 64] for at in (0, 64)], np.float32)
+    return [Detection(boxes, np.ones(2, np.float32), marks) for _ in pictures]
+
+
 def test_each_person_is_cropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The videos are searched once, though the corpus is built again when labels are added."""
     monkeypatch.chdir(tmp_path)
     root, searched = tmp_path / "mine", []
 
     def search(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-        """A face in each half of every picture."""
         searched.append(len(pictures))
-        marks = np.stack([TEMPLATE * 64 / 112 + np.array([at, 0]) for at in (0, 64)]).astype(np.float32)
-        boxes = np.array([[at, 0, at + 64, 64] for at in (0, 64)], np.float32)
-        return [Detection(boxes, np.ones(2, np.float32), marks) for _ in pictures]
+        return two_faces(pictures)
 
     monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(search))
     (root / "videos").mkdir(parents=True)
@@ -79,6 +84,23 @@ def test_each_person_is_cropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write_grey(root / "videos" / "talk.mp4", 30)
     build_corpus(params, paths.CORPUS, CONFIG)
     assert len(searched) > known, "another video shows other people"
+
+
+def test_a_rehearsal_counts_the_people_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]
+) -> None:
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(two_faces))
+    write_grey(tmp_path / "talk.mp4", 25)
+    out, network = tmp_path / "out", ("--backbone", "mobilefacenet", "--weights", "random", "--face", "all")
+    arguments = ("extract", *network, "--out", out, tmp_path / "talk.mp4")
+    rehearsal = run(*arguments, "--dry-run", "--json")
+    assert [row["to_do"] for row in json.loads(rehearsal.stdout)] == [1]
+    assert "talk.mp4' was not searched for people yet, so it counts as one trial" in rehearsal.stderr
+    assert not out.exists()
+    assert run(*arguments).exit_code == 0
+    rehearsal = run(*arguments, "--dry-run", "--json")
+    assert [(row["to_do"], row["kept"]) for row in json.loads(rehearsal.stdout)] == [(0, 2)]
+    assert "not searched" not in rehearsal.stderr
 
 
 def test_the_corpus_depends_on_how_people_are_found_only_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
