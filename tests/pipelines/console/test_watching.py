@@ -27,7 +27,9 @@ def test_a_log_has_one_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> Non
             watch.epoch(record(epoch, score))
         watch.stop(2)
     assert tracked == [(0, 0.15), (1, 0.125), (2, 0.25), (3, 0.2)]
-    lines = capsys.readouterr().err.splitlines()
+    begun, resumed, *lines = capsys.readouterr().err.splitlines()
+    assert begun == "faces fold 0: begins, 6 epochs at most."
+    assert resumed == "faces fold 0: goes on after 1 of them, trained before."
     assert len(lines) == 4
     told = "faces fold 0: epoch {} (of 6), loss 0.500, CCC valence {}, arousal {}, mean {}, best {} in epoch {}, "
     values = [(1, "0.125", "0.225", "0.125", "0.150", 0), (2, "0.250", "0.350", "0.250", "0.250", 2),
