@@ -250,6 +250,26 @@ def test_killed_at_any_epoch_it_ends_with_the_same_weights(
     assert not list(states.rglob("*.pt"))
 
 
+def test_training_again_goes_on_where_it_was_interrupted(
+    run: Run, section: Callable[..., None], edit_params: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section()
+    finetune(run)
+    finished = tuned()
+    kept = StateFile.save
+
+    def save(self: StateFile, state: dict) -> None:
+        kept(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(StateFile, "save", save)
+        assert run("finetune", "--redo").exit_code == 130
+    assert tuned() == finished
+    assert "emotion fold 0: goes on after 1 of them, trained before." in finetune(run, "--redo").stderr
+    assert tuned() == finished
+
+
 def test_what_params_no_longer_names_can_be_pruned(run: Run, section: Callable[..., None], edit_params: Edit) -> None:
     section()
     finetune(run)
