@@ -236,11 +236,10 @@ class _Zip:
 
     def discard(self) -> None:
         """Remove it unless it is committed."""
-        if self._archive is not None:
-            with suppress(OSError):
-                self._archive.close()  # it would write its end when it is collected, into a closed file
-        if self._file is not None:
-            self._file.close()
+        for each in (self._archive, self._file):  # an archive that is left open would write its end into a closed file
+            if each is not None:
+                with suppress(OSError):  # of a full disk, which is told already
+                    each.close()
         self._temporary.unlink(missing_ok=True)
 
     def _open(self) -> zipfile.ZipFile:

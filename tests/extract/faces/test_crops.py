@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -126,6 +127,19 @@ def test_bytes_do_not_depend_on_time_or_batches(tmp_path: Path, video: Path, mon
     monkeypatch.setattr(finding, "find_faces", partial(find_faces, batch_size=3))
     make(video, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, video: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make(video, tmp_path / "c.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["v.mkv"]
 
 
 def test_fingerprint_holds_every_setting() -> None:
