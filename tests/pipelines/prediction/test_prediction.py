@@ -254,7 +254,7 @@ def test_an_answer_that_cannot_be_written_is_no_fault_of_the_video(
     result = run("predict", video, again, "--model", RUN, "--out", "answers", "--plot", "plot.png")
     assert result.exit_code == 1
     assert f"The answer for '{video.stem}' cannot be written ([Errno 28] No space left" in result.stderr
-    assert "predictions: the only trial failed (list: 'answers/cache/failures.json').\n  " in result.stderr
+    assert "predictions: the only video failed (list: 'answers/cache/failures.json').\n  " in result.stderr
     assert len(read_table(Path("answers") / f"{video.stem}.csv")["frame"]) == probe(video).num_frames
 
 
