@@ -76,11 +76,14 @@ def load() -> Any:
 
 
 def _open(task: Task, stage: Stage) -> Any:
+    from sqlalchemy.pool import NullPool
+
     optuna = load()
     path = folder_of(task.search) / "study.db"
     path.parent.mkdir(parents=True, exist_ok=True)
+    closing = {"poolclass": NullPool}  # connections are closed after use, not when they are collected
     return optuna.create_study(
-        storage=f"sqlite:///{path}",
+        storage=optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=closing),
         study_name=stage.name,
         direction="maximize",
         load_if_exists=True,

@@ -33,6 +33,8 @@ def write_results(params: FusionParams, system: str, search: str, outcome: Outco
     """
     folder = paths.RESULTS / "search" / search
     write_file(folder / "trials.csv", _table(outcome.trials).encode())
+    for name in ("best.yaml", "coordinates.png", "importance.png"):  # of a search that this one replaces
+        (folder / name).unlink(missing_ok=True)
     if outcome.best is None or outcome.system is None:
         return None
     path = folder / "best.yaml"
@@ -44,8 +46,8 @@ def write_results(params: FusionParams, system: str, search: str, outcome: Outco
 
 
 def rows_of(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The trials as rows for people and JSON, in their order."""
-    return [
+    """The trials as rows for people and JSON, in their order; None where a trial lacks what another one has."""
+    rows: list[dict[str, Any]] = [
         {
             "trial": trial.name,
             "state": trial.state,
@@ -60,6 +62,8 @@ def rows_of(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         }
         for trial in trials
     ]
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in columns} for row in rows]
 
 
 def _short(name: str) -> str:
@@ -69,9 +73,8 @@ def _short(name: str) -> str:
 
 def _table(trials: Sequence[Trial]) -> str:
     rows = rows_of(trials)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

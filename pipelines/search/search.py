@@ -20,6 +20,7 @@ from cache.names import load_named
 from cache.places.folders import Where, is_file
 from cache.store.feature_sets import find_set
 from cache.store.locks import Claim, claim
+from extract.extras import import_extra
 from pipelines.console.console import note, progress, warn
 from pipelines.project import paths
 from pipelines.project.corpus_files import load_corpus
@@ -122,6 +123,8 @@ def tune(params: FusionParams, system: str, options: Options, features: Where = 
         )
     options = replace(options, name=options.name or system, engine=choose_engine(options))
     space = find_space(options.space, base.model)
+    for model in space.architecture["model"].options if "model" in space.architecture else (base.model,):
+        space.parameters(model, base.modalities)  # refused now, not after a first stage
     manifest = load_corpus()
     fold = choose_folds(params.folds, manifest)[0]
     refuse_leaks({system: base}, [fold], manifest, features)
@@ -141,9 +144,11 @@ def choose_engine(options: Options) -> str:
     """The engine that was asked for, or else Ray where it is installed.
 
     Raises:
-        SettingError: if an address is given to an engine without clusters.
+        SettingError: if it is not installed, or an address is given to an engine without clusters.
     """
     engine = options.engine or ("ray" if options.address or find_spec("ray") else "optuna")
+    if not find_spec(engine):
+        import_extra(engine, engine, f"The search with --engine {engine}")
     if options.address and engine != "ray":
         raise SettingError(f"Engine '{engine}' has no cluster at '{options.address}'. Leave out --address, or use ray.")
     return engine

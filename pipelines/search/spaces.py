@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Range:
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.log and self.low <= 0):
             raise SettingError(
-                f"A range goes from {self.low} to {self.high}; expected low below high, and above 0 with 'log: true'. Change them."
+                f"A range goes from {self.low} to {self.high}; expected low below high, and above 0 with 'log: true'."
             )
 
     @property
@@ -187,6 +188,12 @@ def _check(name: str, file: _File, where: str) -> Space:
             faults |= found
             models[model] |= {key: domain for key, domain in domains.items() if not isinstance(domain, str)}
             faults |= {} if found else _find_faults(kind, models[model], section, f"models.{model}")
+        decided = {"train.epochs": "--epochs", "train.seed": "the first of fusion.seeds"}
+        faults |= {
+            f"models.{model}.{key}": f"is decided by {by}" for key, by in decided.items() if key in models[model]
+        }
+        if not models[model] and not faults:
+            faults[f"models.{model}"] = "is empty, expected parameters in 'settings' or 'train'"
     faults |= {f"architecture.model.{each}": "is no model" for each in file.architecture.model if each not in MODELS}
     if faults or not models:
         raise refusal(faults or {"models": "is empty, expected at least one model"}, where)
@@ -198,10 +205,13 @@ def _check(name: str, file: _File, where: str) -> Space:
 def _domains(values: Any, place: str) -> Iterator[tuple[str, Domain | str]]:
     """Place → its range or choice, or what is wrong with it."""
     if isinstance(values, list):
-        yield place, Choice(tuple(values)) if values else "is empty, expected at least one value"
+        each = {(type(value), as_cell(value)): value for value in values}  # once
+        yield place, Choice(tuple(each.values())) if each else "is empty, expected at least one value"
     elif isinstance(values, dict) and "low" in values:
+        endless = [name for name, end in values.items() if isinstance(end, float) and not isfinite(end)]
         made, faults = parse_settings(Range, values)
-        yield place, made or "; ".join(f"{key} {fault}" for key, fault in faults.items())
+        told = "; ".join(f"{key} {fault}".strip() for key, fault in faults.items())
+        yield place, f"goes to {values[endless[0]]}, expected finite numbers" if endless else made or told
     elif isinstance(values, dict):
         for name, value in values.items():
             yield from _domains(value, f"{place}.{name}")

@@ -25,7 +25,7 @@ from pipelines.search import ENGINES
     help="What to search: karas2022 for that paper's Table 1 in two stages, or a YAML file.  [default: the parameters of the "
     "system's model]",
 )
-@click.option("--engine", default="", type=click.Choice(list(ENGINES)), help="[default: ray if installed, else optuna]")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="[default: ray if installed, else optuna]")
 @click.option(
     "--address", default="", help="Join the Ray cluster at this address, or 'auto' for the one on this machine."
 )
@@ -52,7 +52,7 @@ from pipelines.search import ENGINES
 @FEATURES
 @JSON
 @guarded
-def tune_fusion(system: str, features: str, as_json: bool, **chosen: Any) -> None:
+def tune_fusion(system: str, engine: str | None, features: str, as_json: bool, **chosen: Any) -> None:
     """Search for the settings of a system: train many variants, stop the poor ones early, and keep every network.
 
     Only validation trials decide. The table of trials, the best settings (best.yaml) and two pictures go to results/search/NAME.
@@ -67,8 +67,11 @@ def tune_fusion(system: str, features: str, as_json: bool, **chosen: Any) -> Non
     from pipelines.search.results import rows_of, write_results
     from pipelines.search.search import Options, tune
 
-    outcome = tune(params, system, Options(**chosen), features)
+    outcome = tune(params, system, Options(engine=engine or "", **chosen), features)
     path = write_results(params, system, name, outcome)
-    show(rows_of(outcome.trials), as_json)
+    rows = rows_of(outcome.trials)
+    show(
+        rows if as_json else [{key: "" if cell is None else cell for key, cell in row.items()} for row in rows], as_json
+    )
     if path is not None:
         note(f"The best settings are in '{path}': train-fusion --system {system} --params {path}")

@@ -87,6 +87,38 @@ def test_trials_are_networks_like_any_other(engine: str, space: Path) -> None:
     assert again == rows
 
 
+def test_as_people_type_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an engine, with a table on the screen whose stages have other columns, and again in a smaller form."""
+    monkeypatch.setattr("pipelines.search.search.find_spec", lambda name: name != "ray")
+    arguments = ["--system", "fused", "--space", "space.yaml", "--epochs", "1", "--workers", "1"]
+    result = run("tune", *arguments, "--trials", "5")
+    assert result.exit_code == 0, result.output
+    assert "best.yaml'" in result.stderr
+    header, *rows = result.stdout.splitlines()
+    assert (len(rows), {"model", "d_model", "lr"} <= set(header.split())) == (5, True)
+    assert "None" not in result.stdout
+    (Path("results/search/fused") / "importance.png").write_bytes(b"of an older search")
+    result = run("tune", *arguments, "--trials", "2", "--redo")
+    assert result.exit_code == 0, result.output
+    assert not (Path("results/search/fused") / "importance.png").exists(), "two trials say nothing of importance"
+
+
+def test_what_cannot_run_is_refused_before_anything_is_written(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(module: str, extra: str, what: str) -> None:
+        raise SettingError(f"{what} needs '{module}'")
+
+    with monkeypatch.context() as without:
+        without.setattr("pipelines.search.search.find_spec", lambda name: None)
+        without.setattr("pipelines.search.search.import_extra", lacks)
+        result = run("tune", "--system", "fused", "--engine", "ray")
+        assert (result.exit_code, "The search with --engine ray needs 'ray'" in result.stderr) == (1, True)
+    lacking = {**SPACE, "models": {"rnn": SPACE["models"]["rnn"]}}
+    space.write_text(yaml.safe_dump(lacking), encoding="utf-8")
+    result = run("tune", "--system", "fused", "--engine", "optuna", "--space", "space.yaml")
+    assert (result.exit_code, "no parameters of model 'self_attention'" in result.stderr) == (1, True)
+    assert not Path("work/search/fused").exists()
+
+
 def test_a_search_does_not_see_test_trials(space: Path) -> None:
     fold = choose_folds(read_params().fusion.folds, load_corpus())[0]
     assert fold.test

@@ -53,6 +53,10 @@ def test_every_model_has_a_space(model: str) -> None:
         ("models: {rnn: {settings: {dropout: {low: 0.1, high: 1.5}}}}", "dropout"),
         ("models: {rnn: {settings: {dropout: {low: 0.5, high: 0.1}}}}", "low below high"),
         ("models: {rnn: {settings: {dropout: 0.5}}}", "a list of values"),
+        ("models: {rnn: {settings: {dropout: {low: 0.1, high: .inf}}}}", "goes to inf, expected finite numbers"),
+        ("models: {rnn: {train: {epochs: [1, 2]}}}", "is decided by --epochs"),
+        ("models: {rnn: {train: {seed: [1, 2]}}}", "is decided by the first of fusion.seeds"),
+        ("models: {rnn: {}}", "is empty, expected parameters"),
         ("models: {rnnn: {settings: {}}}", "rnnn"),
         ("models: {}", "at least one model"),
         ("architecture: {model: [x]}\nmodels: {rnn: {settings: {d_model: [8]}}}", "architecture.model.x"),
@@ -63,6 +67,13 @@ def test_faults_are_named(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingError, match=said):
         find_space(str(path), "rnn")
+
+
+def test_a_value_that_is_named_twice_is_tried_once(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("models: {rnn: {settings: {d_model: [8, 8, 16], bidirectional: [true, true]}}}", encoding="utf-8")
+    domains = find_space(str(path), "rnn").models["rnn"]
+    assert [domain.examples for domain in domains.values()] == [(8, 16), (True,)]
 
 
 def test_unknown_spaces_are_refused() -> None:
