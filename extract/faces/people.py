@@ -205,13 +205,12 @@ def save_people(people: Sequence[Person], made_of: dict[str, Any], path: Path) -
 
 
 def count_people(path: Path, made_of: dict[str, Any]) -> int | None:
-    """Number of people in a file that was made of this; None if there is no such file."""
+    """Number of people in a file that was made of this; None if there is no such file, or it is damaged: then it is made again."""
     try:
         document = read_document(path, _PeopleDocument, _REMEDY, CorpusError)
-    except CorpusError:  # made again
+        return len(read_people(path)) if document is not None and document.made_of == made_of else None
+    except CorpusError:
         return None
-    whole = document is not None and document.made_of == made_of and path.with_suffix(".npy").is_file()
-    return document.people if document is not None and whole else None
 
 
 def read_people(path: Path) -> list[Person]:

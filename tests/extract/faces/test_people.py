@@ -250,6 +250,8 @@ def test_everybody_has_a_number_by_time_and_a_row_on_the_sheet(
     (tmp_path / "people" / "v.npy").write_bytes(b"x")
     with pytest.raises(CorpusError, match="bytes, expected"):
         read_people(found.file)
+    again = PeopleFinder(replace(config, min_seen_s=0.2), tmp_path / "people", tmp_path, "cpu").find("v", video)
+    assert (again.people, len(read_people(again.file))) == (3, 3), "what is damaged is found again"
 
 
 def test_all_people_of_a_video_share_one_search_and_one_decoding(
