@@ -26,7 +26,7 @@ from extract.faces.finding import VideoFaces
 from extract.faces.settings import CropConfig
 from extract.faces.tracking import Track
 
-_CROWD = 2  # more faces in a picture are a crowd
+_MOST_BYTES = 1 << 30  # of crops that are cut out early, a hundred thousand or more; what does not fit is decoded again
 _EARLY = struct.Struct("<q40sI")  # frame, landmarks, bytes of the JPEG
 
 
@@ -47,8 +47,7 @@ class Wanted(NamedTuple):
 class EarlyCrops:
     """Crops of everybody, cut out while the search has the pictures at hand, so that the video is not decoded again for them.
 
-    They lie in a file without a name, which is gone with the process, in the order of their frames. Pictures of a crowd are left out:
-    cutting out everybody takes longer than decoding them again.
+    They lie in a file without a name, which is gone with the process, in the order of their frames.
 
     Args:
         folder: of the file.
@@ -64,6 +63,7 @@ class EarlyCrops:
         self._config = config
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._next: tuple[int, bytes, bytes] | None = None
+        self._num_bytes = 0
         self._is_full = self._is_read = False
 
     def __enter__(self) -> EarlyCrops:
@@ -74,7 +74,7 @@ class EarlyCrops:
 
     def keep(self, frame: int, faces: Detection, picture: Callable[[], NDArray[np.uint8]]) -> None:
         """The faces of the next frame, see `extract.faces.finding.Keep`."""
-        if len(faces.boxes) > _CROWD or self._is_full:
+        if self._is_full:
             return
         try:
             crops = [encode_crop(picture(), landmarks, self._config) for landmarks in faces.landmarks]
@@ -99,8 +99,9 @@ class EarlyCrops:
 
     def _write(self, record: bytes) -> bool:
         """Whether there was room for a record; a full disk is told of where it matters."""
+        self._num_bytes += len(record)
         try:
-            return self._file.write(record) == len(record)
+            return self._num_bytes <= _MOST_BYTES and self._file.write(record) == len(record)
         except OSError:
             return False
 

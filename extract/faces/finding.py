@@ -23,6 +23,7 @@ from extract.media.video import probe, read_frames, read_twofold, shrunk_size
 
 _BATCH = 16  # faces that are embedded at once
 
+_FACES_PER_MEGAPIXEL = 4  # that are cut out in the time in which a million pixels are decoded
 _HELD_BYTES = 1 << 27  # decoded pictures that may wait for the search: 41 of 1080p
 
 Reader = Callable[..., Iterator[tuple[int, NDArray[np.uint8]]]]
@@ -43,7 +44,8 @@ class VideoFaces:
         detector: with the same settings.
         trial_id: the trial, for messages.
         identity: tells people apart; None to follow them by their places.
-        keep: called for each frame in order when its faces are found, unless pictures are too large to wait for that.
+        keep: called in order for frames whose faces are found, with those of which all faces are cut out sooner than they are decoded again;
+            for none if pictures are too large to wait for that.
 
     Attributes:
         clock: the label clock.
@@ -90,8 +92,8 @@ class VideoFaces:
 
     def _sights(self, size: tuple[int, int]) -> Iterator[Sight]:
         """The faces of every frame; whoever wants to keep some is shown them with the picture."""
-        keep, config, detector = self._keep, self._config, self._enlarged(size)
-        if keep is None or most_held(config) * size[0] * size[1] * 1.5 > _HELD_BYTES:
+        keep, config, detector, pixels = self._keep, self._config, self._enlarged(size), size[0] * size[1]
+        if keep is None or most_held(config) * pixels * 1.5 > _HELD_BYTES:
             yield from find_faces(self.read(max_side=config.max_side), detector, config)
             return
         held: dict[int, Callable[[], NDArray[np.uint8]]] = {}
@@ -102,7 +104,9 @@ class VideoFaces:
                 yield frame, small
 
         for sight in find_faces(pictures(), detector, config):
-            keep(sight.frame, sight.faces, held.pop(sight.frame))
+            picture = held.pop(sight.frame)
+            if len(sight.faces.boxes) - 1 <= _FACES_PER_MEGAPIXEL * pixels / 1e6:
+                keep(sight.frame, sight.faces, picture)
             yield sight
 
     def follow(self, face: str, reference: Reference | None = None) -> Track:

@@ -21,6 +21,7 @@ from cache.errors import CorpusError, SettingError
 from extract.engine import cropping
 from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
+from extract.faces import crops as crops_module
 from extract.faces import finding
 from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
@@ -41,6 +42,7 @@ RED, BLUE, GREEN = (220, 40, 40), (40, 40, 220), (40, 200, 40)
 SIDE = 48
 Scene = Callable[[int], list[tuple[tuple[int, int, int], int]]]  # frame → colours and left edges of faces
 CONFIG = CropConfig(faces=FaceConfig(every=4, max_gap=2), min_seen_s=0.4)
+TWO_FACES = 1e6 / (64 * 256)  # in the time of a picture of `film`
 
 
 def embed_colour(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -137,6 +139,7 @@ def test_the_search_cuts_faces_out_while_it_has_the_picture(
 
     monkeypatch.setattr(video_module, "timed_pictures", counted)
     video, zips = film(scene, length, shots if scene is cut_between_two else lambda frame: 90), []
+    monkeypatch.setattr(finding, "_FACES_PER_MEGAPIXEL", TWO_FACES)
     for way in (nullcontext(), EarlyCrops(tmp_path, length, CONFIG)):
         decoded.clear()
         with way as early:
@@ -145,6 +148,19 @@ def test_the_search_cuts_faces_out_while_it_has_the_picture(
     assert zips[0] == zips[1]
     assert len(decoded) == length + again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.zip", "v.mkv"]
+
+
+def test_crops_that_take_too_much_room_are_cut_out_later(
+    film: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, clock, zips = film(alone, 30), FrameClock(Fraction(25), 30), []
+    for most in (1 << 30, 10_000):
+        monkeypatch.setattr(crops_module, "_MOST_BYTES", most)
+        with EarlyCrops(tmp_path, 30, CONFIG) as early:
+            crop_one(video, clock, "left", tmp_path / "c.zip", CONFIG, by_search(find_colours), early=early)
+        zips.append((tmp_path / "c.zip").read_bytes())
+    assert zips[0] == zips[1]
+    assert 0 < early.kept.sum() < 30
 
 
 def test_large_pictures_do_not_wait_for_the_search(
