@@ -1,8 +1,9 @@
 """Find the faces in every picture of a video, without searching all of them.
 
 All of a picture is searched in every k-th frame, and on both sides of a cut. In between faces are followed: MTCNN's third network, which
-measures landmarks, looks where each face should be: halfway between two frames that show it, beginning with two searches, or where it was
-in the frame before. Where it does not see the face that both searches show, the frame halfway between them is searched as well.
+measures landmarks, looks where each face should be: on the way between two searches that show it, or where it was in the frame before. The
+frame halfway between two searches is searched as well if they are far apart and do not show the same faces, or
+where the network does not see a face that both show.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _BATCH = 2  # searched pictures at once; between them lie all others, so that me
 _SAME_FACE = 0.5  # intersection over union of one face, found in two ways
 _FAINT = 0.2  # probability down to which a face is followed, though it is not counted
 _FAR = 0.15  # face sides between where a face was expected and where it was seen that are worth another look
-_LONG = 10  # frames until the next search in which a face that is lost may come again
+_LONG = 10  # frames between two searches in which somebody may come and go again unseen
 _SHORTEST = 2  # frames between two searches that are not worth a third
 
 
@@ -135,79 +136,52 @@ class FaceSearch:
         pairs = match_boxes(one + motion * np.float32(last - first), other, self._config.min_overlap)
         rows, columns = (np.array(side, int) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
         gone = np.setdiff1d(np.arange(len(one)), rows)
-        new = other[np.setdiff1d(np.arange(len(other)), columns)]
-        forward = self._faint.and_more(one[gone], motion[gone])
-        backward = _Followers.none().and_more(new, np.zeros_like(new))
-        known = self._halve(first, last, one[rows], other[columns])
-        some = None if known is None else self._lead(first, last, forward, backward)
-        if known is None or some is None:
+        new = np.setdiff1d(np.arange(len(other)), columns)
+        far = last - first > _LONG and (len(gone) or len(new))
+        between = None if far else self._between(first, last, one[rows], other[columns])
+        if between is None:
             middle = (first + last) // 2
             self._search([middle])
             self._follow(first, middle)
             self._follow(middle, last)
             return
-        self._found.update(known)
-        self._faint, seen = some
-        for frame, faces in seen:
-            self._found[frame] = _joined(self._found[frame], faces)
-
-    def _lead(
-        self, first: int, last: int, forward: _Followers, backward: _Followers
-    ) -> tuple[_Followers, list[tuple[int, Detection]]] | None:
-        """Follow faces that only one of two searches shows from there into the frames between.
-
-        Returns:
-            Those of `forward` that are faint in the last frame, and what was seen in which frames; None as soon as a face is lost
-            so early that it might come and go again without being seen.
-        """
-        seen: list[tuple[int, Detection]] = []
+        self._found.update(between)
+        forward = self._faint.and_more(one[gone], motion[gone])
+        backward = _Followers.none().and_more(other[new], np.zeros_like(other[new]))
         for frame in range(first + 1, last):
-            number = len(forward.boxes) + len(backward.boxes)
-            if not number:
+            if not len(forward.boxes) and not len(backward.boxes):
                 break
-            forward, backward = self._step([frame, first + last - frame], [forward, backward], seen)
-            if len(forward.boxes) + len(backward.boxes) < number and last - frame > _LONG:
-                return None
-        (forward,) = self._step([last], [forward], seen)
-        return forward.where(forward.unseen > 0), seen
+            forward, backward = self._step([frame, first + last - frame], [forward, backward])
+        (forward,) = self._step([last], [forward])
+        self._faint = forward.where(forward.unseen > 0)
 
-    def _halve(
+    def _between(
         self, first: int, last: int, one: NDArray[np.float32], other: NDArray[np.float32]
     ) -> dict[int, Detection] | None:
-        """Look for faces that two searches show in the frames between, each halfway between two frames in which they are known.
+        """Look for faces that two searches show in the frames between, on the straight way from one to the other.
 
         Args:
             first, last: the two frames.
             one, other: (N, 4) boxes there, of the same N faces.
 
         Returns:
-            The frames between; None as soon as a frame does not show one of the faces, if they are worth another search.
+            The frames between; None if one does not show a face, unless they are too few for another search.
         """
-        found: dict[int, Detection] = {}
-        boxes, spans = {first: one, last: other}, [(first, last)]
-        while spans := [(start, stop) for start, stop in spans if stop - start > 1]:
-            middles = [(start + stop) // 2 for start, stop in spans]
-            expected = []
-            for (start, stop), middle in zip(spans, middles, strict=True):
-                step = (boxes[stop] - boxes[start]) / np.float32(stop - start)
-                expected.append(boxes[start] + step * np.float32(middle - start))
-            for middle, faces in zip(middles, self._look(middles, expected), strict=True):
-                boxes[middle], sure = faces.boxes, faces.probabilities >= self._least
-                if not sure.all() and last - first - 1 > _SHORTEST:
-                    return None
-                found[middle] = faces.where(sure)
-            spans = [half for (a, b), middle in zip(spans, middles, strict=True) for half in ((a, middle), (middle, b))]
-        return found
+        frames = range(first + 1, last)
+        steps = (other - one) / np.float32(last - first)
+        found = self._look(frames, [one + steps * np.float32(frame - first) for frame in frames])
+        sure = [faces.probabilities >= self._least for faces in found]
+        if len(frames) > _SHORTEST and not all(each.all() for each in sure):
+            return None
+        return {frame: faces.where(each) for frame, faces, each in zip(frames, found, sure, strict=True)}
 
-    def _step(
-        self, frames: Sequence[int], followers: Sequence[_Followers], seen: list[tuple[int, Detection]]
-    ) -> list[_Followers]:
-        """Look for some faces where they have moved to in a frame, and for others in another frame; adds them to `seen`."""
+    def _step(self, frames: Sequence[int], followers: Sequence[_Followers]) -> list[_Followers]:
+        """Look for some faces where they have moved to in a frame, and for others in another frame."""
         going_on = []
         expected = [each.boxes + each.motion for each in followers]
         for frame, each, faces in zip(frames, followers, self._look(frames, expected), strict=True):
             sure = faces.probabilities >= self._least
-            seen.append((frame, faces.where(sure)))
+            self._found[frame] = _joined(self._found[frame], faces.where(sure))
             unseen = np.where(sure, 0, each.unseen + 1)
             kept = (faces.probabilities >= _FAINT) & (unseen <= self._config.max_gap)
             going_on.append(_Followers(faces.boxes, _shifts(faces.boxes, each.boxes), unseen).where(kept))
