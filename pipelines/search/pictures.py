@@ -12,9 +12,9 @@ from typing import Any
 from cache.documents.documents import write_file
 from pipelines.search.optuna_engine import distribution, load
 from pipelines.search.records import Trial
-from pipelines.search.spaces import Domains
+from pipelines.search.spaces import Domains, Range
 
-FEWEST = 4  # trials that say anything about importance
+FEWEST = 10  # trials of different CCC that say anything about importance
 
 
 def draw_coordinates(trials: Sequence[Trial], domains: Domains, path: Path) -> None:
@@ -26,12 +26,20 @@ def draw_coordinates(trials: Sequence[Trial], domains: Domains, path: Path) -> N
         path: path of the PNG.
     """
     optuna = load()
-    names = [_short(name) for name in domains]
+    domains_of = {_short(name): domain for name, domain in domains.items()}
+    names = list(domains_of)
     with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
             _study(trials, domains), params=names, target_name="CCC"
         )
         axes.set_title("")
+        axes.collections[0].set_cmap("viridis_r")  # the lowest of Optuna's colours is white on white
+        for name, scale in zip(sorted(names), axes.figure.axes[-len(names) :], strict=True):
+            domain = domains_of[name]
+            if isinstance(domain, Range) and domain.whole and not domain.log:
+                scale.yaxis.set_major_locator(MaxNLocator(integer=True))
         _save(axes.figure, path, 2.0 + 1.3 * len(names), 4.5)
 
 
