@@ -155,6 +155,8 @@ class Cropper:
         chosen = {trial.id: trial for group in groups for trial in group}
         frames = {trial_id: trial.clock.num_frames for trial_id, trial in chosen.items()}
         sweep(self.folder)
+        if any(map(self._is_wanting, chosen.values())):
+            _ = self._networks.identity  # weights that are missing are told once, not for every video
         queue = ClaimQueue(
             self.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id), waits=waits
         )
@@ -171,6 +173,12 @@ class Cropper:
 
     def _is_finished(self, trial: Trial) -> bool:
         return not self.redo and has_crops(self.manifest, trial, self.config, self.folder, self._source(trial))
+
+    def _is_wanting(self, trial: Trial) -> bool:
+        """Whether crops of a trial can be made and are not finished."""
+        with suppress(AvFusionError):  # told when it is its turn
+            return not self._is_finished(trial)
+        return False
 
     def _make(self, trial: Trial, group: Sequence[Trial]) -> list[str]:
         """Make the crops of a trial, and of others of its video that no other process works on; returns their ids."""

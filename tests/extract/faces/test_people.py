@@ -17,7 +17,7 @@ from PIL import Image
 
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import CorpusError, SettingError
+from cache.errors import CorpusError, SettingError, WeightsError
 from extract.engine import cropping
 from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
@@ -323,6 +323,25 @@ def test_one_face_that_fails_leaves_the_others(film: Callable[..., Path], tmp_pa
     manifest = Manifest(tmp_path, (trial, replace(trial, id="v_who", face="best")))
     outcome = crop_trials(manifest, manifest.trials, CONFIG, tmp_path / "crops", "cpu")
     assert (outcome.computed, list(outcome.failures)) == (["v_left"], ["v_who"])
+
+
+def test_missing_weights_of_an_identity_are_told_once_and_before_any_search(
+    film: Callable[..., Path], tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise WeightsError("no weights")
+
+    video, clock, config = film(three, 80), FrameClock(Fraction(25), 80), replace(CONFIG, identity="foamliu")
+    trial = Trial("v", "v", "", clock, {"video": video.name}, face="left")
+    manifest = Manifest(tmp_path, (trial, replace(trial, id="w", media={"video": "absent.mp4"})))
+    made = crop_trials(manifest, manifest.trials[:1], config, tmp_path / "crops", "cpu")
+    asked.clear()
+    monkeypatch.setattr(cropping, "make_identity", missing)
+    again = crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu")
+    assert (made.computed, again.kept, list(again.failures)) == (["v"], ["v"], ["w"]), "nobody needs them"
+    with pytest.raises(WeightsError):
+        crop_trials(manifest, manifest.trials, config, tmp_path / "crops", "cpu", redo=True)
+    assert not asked
 
 
 def test_weights_of_an_identity_are_part_of_the_crops(tmp_path: Path) -> None:
