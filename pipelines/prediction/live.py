@@ -93,6 +93,7 @@ def predict_live(source: Path, asked: Asked, patience_s: float, show: Callable[[
         raise StoreError(
             f"'{path}' is there already, and what was followed may never come again. Give another --out, or replace it with --redo."
         )
+    note(f"Following '{source}' into '{path}'. Ctrl-C ends it.")
     count = 0
     with open_live(source, asked.rate or SOUND_RATE, patience_s) as medium:
         tables = _follow(medium, readers, detectors, prediction, asked)
