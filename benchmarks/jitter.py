@@ -1,6 +1,6 @@
 """How much it changes an embedding that faces are followed instead of searched for in every picture.
 
-    python -m benchmarks.jitter [--media ../shared/media] [--weights ../shared/weights/mobilefacenet_foamliu.pt] [--every 20]
+    python -m benchmarks.jitter [--media ../shared/media] [--weights ../shared/weights/mobilefacenet_foamliu.pt] [--every 10]
 
 Every face of each video is cut out twice, where a search of the picture sees it and where it is followed, and embedded by a network that
 tells people apart. Prints the cosine of the two, next to that of the same search of a picture moved by some pixels, and that of a face

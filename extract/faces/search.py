@@ -1,9 +1,8 @@
 """Find the faces in every picture of a video, without searching all of them.
 
 All of a picture is searched in every k-th frame, and on both sides of a cut. In between faces are followed: MTCNN's third network, which
-measures landmarks, looks where each face should be: on the way between two searches that show it, or where it was in the frame before. The
-frame halfway between two searches is searched as well if they are far apart and do not show the same faces, or
-where the network does not see a face that both show.
+measures landmarks, looks where each face should be, halfway between two searches that show it, or where it was in the frame before. Where
+it does not see the face that both searches show, the frame halfway is searched as well.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from extract.faces.settings import FaceConfig
 
 Picture = NDArray[np.uint8]
 
-_BATCH = 2  # searched pictures at once; between them lie all others, so that memory holds `every` times as many
+_BATCH = 4  # searched pictures at once; between them lie all others, so that memory holds `every` times as many
 _SAME_FACE = 0.5  # intersection over union of one face, found in two ways
 _FAINT = 0.2  # probability down to which a face is followed, though it is not counted
 _FAR = 0.15  # face sides between where a face was expected and where it was seen that are worth another look
-_LONG = 10  # frames between two searches in which somebody may come and go again unseen
 _SHORTEST = 2  # frames between two searches that are not worth a third
 
 
@@ -131,70 +129,49 @@ class FaceSearch:
 
     def _follow(self, first: int, last: int) -> None:
         """Find the faces between two searched frames of one shot."""
+        frames = range(first + 1, last)
         one, other = self._found[first].boxes, self._found[last].boxes
         motion = self._motion(first)
         pairs = match_boxes(one + motion * np.float32(last - first), other, self._config.min_overlap)
         rows, columns = (np.array(side, int) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
-        gone = np.setdiff1d(np.arange(len(one)), rows)
-        new = np.setdiff1d(np.arange(len(other)), columns)
-        far = last - first > _LONG and (len(gone) or len(new))
-        between = None if far else self._between(first, last, one[rows], other[columns])
-        if between is None:
+        steps = (other[columns] - one[rows]) / np.float32(last - first)
+        found = self._measure(frames, [one[rows] + steps * np.float32(frame - first) for frame in frames])
+        lost = any((faces.probabilities < self._least).any() for faces in found)
+        if lost and len(frames) > _SHORTEST:
             middle = (first + last) // 2
             self._search([middle])
             self._follow(first, middle)
             self._follow(middle, last)
             return
-        self._found.update(between)
+        self._found.update({frame: self._sure(faces) for frame, faces in zip(frames, found, strict=True)})
+        gone = np.setdiff1d(np.arange(len(one)), rows)
+        new = other[np.setdiff1d(np.arange(len(other)), columns)]
         forward = self._faint.and_more(one[gone], motion[gone])
-        backward = _Followers.none().and_more(other[new], np.zeros_like(other[new]))
-        for frame in range(first + 1, last):
+        backward = _Followers.none().and_more(new, np.zeros_like(new))
+        for frame in frames:
             if not len(forward.boxes) and not len(backward.boxes):
                 break
             forward, backward = self._step([frame, first + last - frame], [forward, backward])
         (forward,) = self._step([last], [forward])
         self._faint = forward.where(forward.unseen > 0)
 
-    def _between(
-        self, first: int, last: int, one: NDArray[np.float32], other: NDArray[np.float32]
-    ) -> dict[int, Detection] | None:
-        """Look for faces that two searches show in the frames between, on the straight way from one to the other.
-
-        Args:
-            first, last: the two frames.
-            one, other: (N, 4) boxes there, of the same N faces.
-
-        Returns:
-            The frames between; None if one does not show a face, unless they are too few for another search.
-        """
-        frames = range(first + 1, last)
-        steps = (other - one) / np.float32(last - first)
-        found = self._look(frames, [one + steps * np.float32(frame - first) for frame in frames])
-        sure = [faces.probabilities >= self._least for faces in found]
-        if len(frames) > _SHORTEST and not all(each.all() for each in sure):
-            return None
-        return {frame: faces.where(each) for frame, faces, each in zip(frames, found, sure, strict=True)}
-
     def _step(self, frames: Sequence[int], followers: Sequence[_Followers]) -> list[_Followers]:
         """Look for some faces where they have moved to in a frame, and for others in another frame."""
-        going_on = []
         expected = [each.boxes + each.motion for each in followers]
-        for frame, each, faces in zip(frames, followers, self._look(frames, expected), strict=True):
+        found = self._measure(frames, expected)
+        moved = [_distances(faces.boxes, boxes) > _FAR for faces, boxes in zip(found, expected, strict=True)]
+        if any(each.any() for each in moved):  # look again from where the first look has moved to
+            again = self._measure(frames, [faces.boxes[far] for faces, far in zip(found, moved, strict=True)])
+            found = [faces.replaced(far, more) for faces, far, more in zip(found, moved, again, strict=True)]
+        going_on = []
+        for frame, each, faces in zip(frames, followers, found, strict=True):
             sure = faces.probabilities >= self._least
-            self._found[frame] = _joined(self._found[frame], faces.where(sure))
+            if len(faces.boxes):
+                self._found[frame] = _joined(self._found[frame], faces.where(sure))
             unseen = np.where(sure, 0, each.unseen + 1)
             kept = (faces.probabilities >= _FAINT) & (unseen <= self._config.max_gap)
             going_on.append(_Followers(faces.boxes, _shifts(faces.boxes, each.boxes), unseen).where(kept))
         return going_on
-
-    def _look(self, frames: Sequence[int], expected: Sequence[NDArray[np.float32]]) -> list[Detection]:
-        """Measure faces where they should be, and once more those that are far from there."""
-        found = self._measure(frames, expected)
-        moved = [_distances(faces.boxes, boxes) > _FAR for faces, boxes in zip(found, expected, strict=True)]
-        if any(each.any() for each in moved):
-            again = self._measure(frames, [faces.boxes[far] for faces, far in zip(found, moved, strict=True)])
-            found = [faces.replaced(far, more) for faces, far, more in zip(found, moved, again, strict=True)]
-        return found
 
     def _motion(self, frame: int) -> NDArray[np.float32]:
         """(N, 4) by which the boxes of a frame have moved since the one before, pixels; 0 if unknown."""
@@ -209,6 +186,9 @@ class FaceSearch:
         if not any(len(each) for each in boxes):
             return [Detection.none() for _ in frames]
         return self._detector.measure([self._pictures[frame] for frame in frames], boxes)
+
+    def _sure(self, faces: Detection) -> Detection:
+        return faces.where(faces.probabilities >= self._least)
 
 
 def most_held(config: FaceConfig, batch_size: int = _BATCH) -> int:
@@ -246,7 +226,7 @@ def _distances(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArr
 
 def _joined(known: Detection, more: Detection) -> Detection:
     """Both, without the faces of `more` that are known."""
-    if not len(known.boxes) or not len(more.boxes):
-        return more if len(more.boxes) else known
+    if not len(known.boxes):
+        return more
     new = overlaps(more.boxes, known.boxes).max(axis=1) < _SAME_FACE
     return Detection.of([known, more.where(new)])

@@ -14,7 +14,7 @@ from cache.errors import FingerprintError
 from cache.foreign import sha256_file
 from cache.settings import check_ranges, make_settings
 
-ALGORITHM = 6  # raise it when the same settings give different crops
+ALGORITHM = 5  # raise it when the same settings give different crops
 TEMPLATE_SIZE = 112
 """Side of the face that crops are aligned to, pixels."""
 REFERENCE = "reference"
@@ -37,7 +37,7 @@ class FaceConfig:
         min_overlap: smallest intersection over union of one face's boxes in successive detections or searches.
     """
 
-    every: int = 20
+    every: int = 10
     max_side: int = 640
     min_face_size: int = 32
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)

@@ -95,8 +95,7 @@ def test_one_person_is_followed_as_in_the_finished_video(monkeypatch, num_frames
     found, known = follow(alone, num_frames, "largest", monkeypatch)
     np.testing.assert_array_equal(found, finished(alone, num_frames, "largest"))
     late = max(index + 1 - count for index, count in enumerate(known))
-    config = CropConfig().faces
-    assert late <= config.max_gap + config.every + 2  # the longest gap that a track bridges, and the next search
+    assert late <= 22  # the longest gap that a track bridges, and the next search
     assert all(after >= before for before, after in pairwise(known))
 
 

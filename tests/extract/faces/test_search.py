@@ -125,19 +125,6 @@ def test_a_face_that_is_not_sure_for_a_moment_is_followed_on() -> None:
     assert seen == [*range(13), *range(16, 25)]
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_somebody_who_comes_again_between_two_searches_is_found(mirrored: bool) -> None:
-    """One of the two searches shows the face, which is then lost for two frames: halfway there is a search too."""
-
-    def scene(frame: int) -> list[tuple[float, float, float]]:
-        step = 20 - frame if mirrored else frame
-        return [(20, 20, 40)] if step < 4 or 6 <= step < 18 else []
-
-    watched = Watched(scene)
-    assert [len(sight.faces.boxes) for sight in find(watched, 21, 20)] == [len(scene(frame)) for frame in range(21)]
-    assert 10 in watched.searched
-
-
 def test_one_face_is_not_found_twice() -> None:
     """It is seen in a search, lost in the next, and followed through both."""
     watched = Watched(lambda frame: [(20, 20, 40), (120, 20, 40)])
@@ -236,8 +223,9 @@ def test_real_people_are_followed_as_if_every_picture_were_searched(media: Simpl
     )
     detector, config = make_detector(FaceConfig()), FaceConfig()
     whole = [detector.search([picture])[0] for _, picture in frames]
-    large = [faces.where((faces.boxes[:, 3] - faces.boxes[:, 1]) >= config.min_face_size) for faces in whole]
     found = list(find_faces(frames, detector, config))
     assert not any(sight.cut for sight in found)
-    pairs = [match_boxes(faces.boxes, sight.faces.boxes, 0.4) for faces, sight in zip(large, found, strict=True)]
-    assert sum(map(len, pairs)) >= 0.95 * sum(len(faces.boxes) for faces in large)
+    pairs = [
+        match_boxes(all_faces.boxes, sight.faces.boxes, 0.4) for all_faces, sight in zip(whole, found, strict=True)
+    ]
+    assert sum(map(len, pairs)) > 0.95 * sum(len(faces.boxes) for faces in whole)
