@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from typing import TypeVar
 
-from cache.errors import AvFusionError, StoreError, plain_error
+from cache.errors import AvFusionError, StoreError, counted, plain_error
 from cache.names import encode_trial_id
 from cache.places.folders import Where
 from cache.store.locks import Claim, claim, holder, wait_for_any
@@ -142,7 +142,8 @@ class ClaimQueue:
         """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
         who = self._holder(busy[0]) or "just given back"
         warnings.warn(
-            f"Waiting for the {self.what} of {len(busy)} trials of another process; '{busy[0]}' is {who}.", stacklevel=3
+            f"Waiting for the {self.what} of {counted(len(busy), 'trial')} of another process; '{busy[0]}' is {who}.",
+            stacklevel=3,
         )
         names = {self.lock(trial_id): trial_id for trial_id in busy}
         free = wait_for_any(self.store, list(names), PATIENCE_S)

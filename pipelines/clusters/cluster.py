@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import tempfile
 import warnings
@@ -21,7 +22,11 @@ from pipelines.project.params import ClusterParams
 _TIMEOUT_S = 15
 _RESULT_S = 60  # results are small; a worker that does not hand one over is dead
 _LISTED = 3
-_LOST = (OSError, TimeoutError, asyncio.CancelledError, RuntimeError)
+_CANCELLED = (
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)  # all that was running, when the scheduler dies
+_LOST = (OSError, TimeoutError, RuntimeError, *_CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Cluster:
         if future.status == "error":
             with self._reached():
                 error = future.exception()
+                if isinstance(error, _CANCELLED):
+                    raise error
             if isinstance(error, KilledWorker):
                 return None
             raise error
@@ -145,7 +152,10 @@ class Cluster:
 
     def _workers(self) -> dict[str, Mapping[str, Any]]:
         with self._reached():
-            return dict(self.client.scheduler_info(n_workers=-1)["workers"])
+            info = self.client.scheduler_info(n_workers=-1)
+            if self.client.status != "running" or "workers" not in info:
+                raise ConnectionError("the connection is closed")
+            return dict(info["workers"])
 
     def _ask(self, workers: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Let workers describe themselves; those that fit get a seat, for the others it is said why not."""

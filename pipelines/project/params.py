@@ -12,7 +12,7 @@ from typing import Any
 
 from cache.corpus.folds import FOLD_KINDS
 from cache.corpus.manifest import PARTITIONS
-from cache.errors import UnknownNameError
+from cache.errors import SettingError, UnknownNameError
 from cache.names import require_known
 from cache.recipe import DTYPES
 from cache.settings import check_ranges, expected_one_of
@@ -243,6 +243,12 @@ class EvaluateParams:
         return self.window, self.hop, self.postprocess
 
 
+def _is_address(text: str) -> bool:
+    """Whether this is the address of a scheduler, with a port that exists."""
+    found = re.fullmatch(r"(?:tcp|tls|ws|wss|ucx)://\S+:(\d{1,5})/?", text)
+    return found is not None and 0 < int(found[1]) < 1 << 16
+
+
 @dataclass(frozen=True)
 class ClusterParams:
     """Processes that share stage one through Dask, see docs/clusters.md; none by default.
@@ -257,7 +263,7 @@ class ClusterParams:
 
     def __post_init__(self) -> None:
         faults = {}
-        if self.scheduler and not re.fullmatch(r"[a-z]+://\S+", self.scheduler):
+        if self.scheduler and not _is_address(self.scheduler):
             faults["scheduler"] = f"is '{self.scheduler}', expected an address such as tcp://host:8786"
         elif self.scheduler and self.workers:
             faults["workers"] = (
@@ -276,6 +282,10 @@ class ClusterParams:
         Raises:
             SettingError: if it asks for both.
         """
+        if workers and scheduler:
+            raise SettingError(
+                f"Both --workers {workers} and --scheduler {scheduler} are given, and a cluster has its own workers. Leave one out."
+            )
         return self if workers is None and not scheduler else ClusterParams(workers or 0, scheduler or "")
 
 

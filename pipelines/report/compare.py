@@ -60,8 +60,9 @@ def say_selection(path: Path) -> str:
     if not found:
         return ""
     shown = {key: figure(value) for key, value in found.items() if isinstance(value, float)}
+    luck = shown["luck"] if float(found["luck"] or 0) > 0 else "none"
     return (
-        f"Of {found['systems']} systems, '{found['best']}' has the best validation CCC, {shown['validation']}; {shown['luck']} of it is "
+        f"Of {found['systems']} systems, '{found['best']}' has the best validation CCC, {shown['validation']}; {luck} of it is "
         f"expected to be luck, from having looked at so many (in {100 * float(found['wins'] or 0):.0f} % of resamples of the validation "
         f"trials it is the best, too). On the test partition it has {shown['test']}, a drop of {shown['drop']}; the typical system drops by "
         f"{shown['typical_drop']}."

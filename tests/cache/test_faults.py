@@ -237,7 +237,7 @@ def test_a_stale_lock_of_another_machine_is_named(corpus: Path, monkeypatch: pyt
     manifest = read_corpus(corpus)
     options = engine.EngineOptions(batch_size=16)
     with pytest.warns(
-        UserWarning, match="Waiting for the embeddings of 1 trials of another process; 'b' is taken by process 7"
+        UserWarning, match="Waiting for the embeddings of 1 trial of another process; 'b' is taken by process 7"
     ):
         outcome = engine.extract_features(backbone, store, manifest, manifest.trials, None, options)
     assert sorted(outcome.computed) == ["a", "c"]

@@ -84,7 +84,7 @@ _DEVICE = ("device", r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")
 DEVICE = Spelling(*_DEVICE)
 DEVICES = Spelling(*_DEVICE, several=True)
 RECOGNISER = Spelling("recogniser", r"pocketsphinx|vosk:.+", "'pocketsphinx' or 'vosk:<folder of a model>'")
-SCHEDULER = Spelling("scheduler", r"[a-z]+://\S+", "an address such as tcp://host:8786")
+SCHEDULER = Spelling("scheduler", r"(?:tcp|tls|ws|wss|ucx)://\S+:\d{1,5}/?", "an address such as tcp://host:8786")
 
 
 class KnownName(click.ParamType[str]):

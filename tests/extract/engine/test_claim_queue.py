@@ -117,7 +117,7 @@ def test_patience_ends(store: Path, make: Callable[[str], None], monkeypatch: py
     held = claim(store, "b")
     assert held is not None
     queue = ClaimQueue(store, Outcome(), "letters")
-    with held, pytest.warns(UserWarning, match="Waiting for the letters of 1 trials"):
+    with held, pytest.warns(UserWarning, match="Waiting for the letters of 1 trial of"):
         queue.work(TRIALS, lambda trial_id: (store / trial_id).exists(), make)
     assert queue.outcome.computed == list("acdef")
     assert "Then run again." in queue.outcome.failures["b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from cache.errors import StoreError
 
 
 def open_runner(device: str) -> Callable[[list[Any], Any], dict[str, Any]]:
-    """Works on words: "kill" ends the process, "full" is an error, "once:FILE" ends the process the first time."""
+    """Works on words: "kill" ends the process, "full" is an error, "wait" takes a minute, "once:FILE" ends the process the first time."""
     opened = len(list(Path("opened").iterdir())) if Path("opened").is_dir() else 0
     Path("opened").mkdir(exist_ok=True)
     Path(f"opened/{os.getpid()}-{opened}").touch()
@@ -21,6 +22,8 @@ def open_runner(device: str) -> Callable[[list[Any], Any], dict[str, Any]]:
         for word in words:
             if word == "full":
                 raise StoreError("The disk is full. Free some.")
+            if word == "wait":
+                time.sleep(60)
             if word == "kill" or (word.startswith("once:") and not Path(word[5:]).exists()):
                 Path(word[5:] or "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +24,10 @@ from pipelines.clusters.groups import Item
 from pipelines.clusters.sharing import share
 from pipelines.project.params import ClusterParams
 
-pytest.importorskip("distributed", reason="distributed is not installed: pip install 'avfusion[dask]'")
+distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'avfusion[dask]'")
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,8 @@ class NoClient:
     def __init__(self, nodes: dict[str, Any]) -> None:
         self.nodes = nodes
 
+    status = "running"
+
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         return {"workers": {address: {"nthreads": 1} for address in self.nodes}}
 
@@ -171,6 +179,48 @@ def test_there_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
         open_cluster(ClusterParams(scheduler="tcp://127.0.0.1:9")),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+    faults = importlib.import_module("faults")
+    file = ["--scheduler-file", str(tmp_path / "scheduler.json"), "--no-dashboard"]
+    here = {"env": {**os.environ, "PYTHONPATH": f"{HERE}:{ROOT}"}, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-m", "dask"]
+    scheduler = subprocess.Popen([*command, "scheduler", "--host", "127.0.0.1", "--port", "0", *file], **here)
+    workers = subprocess.Popen([*command, "worker", *file, "--nthreads", "1", "--no-nanny"], **here)
+    try:
+        with open_cluster(ClusterParams(scheduler=wait_for_worker(tmp_path / "scheduler.json"))) as cluster:
+            assert cluster is not None
+            threading.Timer(1, scheduler.kill).start()
+            with pytest.raises(UnreachableError, match=r"The scheduler at .* was lost"):
+                share(cluster, [Item("a", 1, "wait")], faults.open_runner, "")
+    finally:
+        for process in (workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+def wait_for_worker(file: Path) -> str:
+    """The address of a scheduler, once it has a worker."""
+    deadline = time.monotonic() + 60
+    while not file.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    address = str(json.loads(file.read_text())["address"])
+    with distributed.Client(address) as client:
+        client.wait_for_workers(1, timeout=60)
+    return address
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1", "tcp://127.0.0.1:99999", "tcp://h:0", "http://h:8786", "h:8786", "tcp://h:8786:x"]
+)
+def test_an_address_that_cannot_be_one_is_refused_at_once(address: str) -> None:
+    with pytest.raises(SettingError, match="expected an address such as tcp://host:8786"):
+        ClusterParams(scheduler=address)
 
 
 def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_the_crops_of_a_killed_run_are_taken_over(
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
         monkeypatch.setattr(claim_queue, "PATIENCE_S", 0.3)
-        with pytest.warns(UserWarning, match="Waiting for the crops of 1 trials"):
+        with pytest.warns(UserWarning, match="Waiting for the crops of 1 trial of"):
             outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
         assert outcome.computed == ["b"]
         assert f"taken by process {other.pid}" in outcome.failures["a"]
