@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from extract.faces.finding import VideoFaces, cut_faces
+from cache.clock import FrameClock
+from extract.faces.finding import Reader, cut_faces
 from extract.faces.people import Person
 
+_KEY = "people"  # of the text in the PNG
 _SIDE = 96  # of a face, pixels
 _FACES = 8  # of a person
 _LABEL = 190  # width of the text before them, pixels
@@ -40,11 +44,11 @@ class Row:
     faces: Sequence[NDArray[np.uint8]]
 
 
-def rows_of(faces: VideoFaces, people: Sequence[Person], name: str) -> list[Row]:
+def rows_of(read: Reader, clock: FrameClock, people: Sequence[Person], name: str) -> list[Row]:
     """The rows of a video's people, read in one pass over it."""
-    times, num_frames = faces.clock.times_s(), faces.clock.num_frames
+    times, num_frames = clock.times_s(), clock.num_frames
     cut: list[list[NDArray[np.uint8]]] = [[] for _ in people]
-    for person, face in cut_faces(faces.read, [person.sightings(_FACES) for person in people], _SIDE):
+    for person, face in cut_faces(read, [person.sightings(_FACES) for person in people], _SIDE):
         cut[person].append(face)
     return [
         Row(
@@ -58,8 +62,8 @@ def rows_of(faces: VideoFaces, people: Sequence[Person], name: str) -> list[Row]
     ]
 
 
-def draw_sheet(rows: Sequence[Row]) -> bytes:
-    """A PNG with a row for each person; equal rows give equal bytes."""
+def draw_sheet(rows: Sequence[Row], key: str) -> bytes:
+    """A PNG with a row for each person; equal rows give equal bytes. `key` says what it shows, see `read_key`."""
     width = _LABEL + _FACES * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, max(1, len(rows)) * (_SIDE + _GAP) + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -78,8 +82,20 @@ def draw_sheet(rows: Sequence[Row]) -> bytes:
         for at, face in enumerate(row.faces):
             sheet.paste(Image.fromarray(face), (_LABEL + at * (_SIDE + _GAP), top))
     content = io.BytesIO()
-    sheet.save(content, "PNG")
+    note = PngInfo()
+    note.add_text(_KEY, key)
+    sheet.save(content, "PNG", pnginfo=note)
     return content.getvalue()
+
+
+def read_key(sheet: Path) -> str | None:
+    """The key of a sheet; None if there is none, or it is damaged."""
+    try:
+        with Image.open(sheet) as picture:
+            picture.load()
+            return str(picture.info.get(_KEY))
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _clock(seconds: float) -> str:

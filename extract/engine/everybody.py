@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ from cache.corpus.manifest import Trial
 from cache.documents.documents import write_file
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
-from extract.engine.contact_sheet import draw_sheet, rows_of
+from cache.recipe import fingerprint
+from extract.engine.contact_sheet import draw_sheet, read_key, rows_of
 from extract.engine.cropping import FaceNetworks
 from extract.faces.finding import VideoFaces
-from extract.faces.people import count_people, everybody, save_people
+from extract.faces.people import count_people, everybody, read_people, save_people
 from extract.faces.settings import PERSON, CropConfig
 from extract.media.timeline import scan
+from extract.media.video import read_frames
 
 
 class Found(NamedTuple):
@@ -65,19 +67,21 @@ class PeopleFinder:
             MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
             WeightsError: if those of `crops.identity` do not fit or cannot be fetched.
         """
-        known = self.find_known(name, video)
-        if known is not None:
-            return known
-        file, sheet = self._places(name)
-        clock = scan(video).clock
-        networks = self._networks
-        faces = VideoFaces(video, clock, self.config.faces, networks.detector, name, networks.identity)
-        people = everybody(faces.crowd, round(self.config.min_seen_s * clock.rate_hz))
-        for folder in (self.folder, self.sheets):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_file(sheet, draw_sheet(rows_of(faces, people, name)))
-        save_people(people, self._made_of(video), file)
-        return Found(len(people), file, sheet)
+        made_of = self._made_of(video)
+        file, sheet, key = self._places(name, made_of)
+        clock, networks = scan(video).clock, self._networks
+        number = count_people(file, made_of)
+        if number is None:
+            faces = VideoFaces(video, clock, self.config.faces, networks.detector, name, networks.identity)
+            people = everybody(faces.crowd, round(self.config.min_seen_s * clock.rate_hz))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_people(people, made_of, file)
+            number = len(people)
+        if read_key(sheet) != key:
+            read = partial(read_frames, video, clock, name)
+            self.sheets.mkdir(parents=True, exist_ok=True)
+            write_file(sheet, draw_sheet(rows_of(read, clock, read_people(file), name), key))
+        return Found(number, file, sheet)
 
     def find_known(self, name: str, video: Path) -> Found | None:
         """The people of a video that was searched before with the same settings; None if it was not.
@@ -85,14 +89,18 @@ class PeopleFinder:
         Raises:
             MissingFileError: if there is no such file.
         """
-        file, sheet = self._places(name)
-        people = count_people(file, self._made_of(video)) if file.is_file() and sheet.is_file() else None
+        made_of = self._made_of(video)
+        file, sheet, key = self._places(name, made_of)
+        people = count_people(file, made_of) if read_key(sheet) == key else None
         return None if people is None else Found(people, file, sheet)
 
-    def _places(self, name: str) -> tuple[Path, Path]:
-        """The file and the sheet of a video's people."""
-        stem = encode_trial_id(name)
-        return self.folder / f"{stem}.json", self.sheets / f"{stem}.people.png"
+    def _places(self, name: str, made_of: dict[str, Any]) -> tuple[Path, Path, str]:
+        """The file and the sheet of a video's people, and what tells them from those of other settings.
+
+        Each has a file of its own, so that a corpus, which names it, never means other people than those it was built with.
+        """
+        stem, key = encode_trial_id(name), fingerprint(made_of)[:8]
+        return self.folder / f"{stem}.{key}.json", self.sheets / f"{stem}.people.png", key
 
     def _made_of(self, video: Path) -> dict[str, Any]:
         """Everything that the people of a video depend on."""

@@ -18,7 +18,7 @@ from PIL import Image
 from cache.clock import FrameClock
 from cache.corpus.manifest import Manifest, Trial
 from cache.errors import CorpusError, SettingError, WeightsError
-from extract.engine import cropping
+from extract.engine import cropping, everybody
 from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
 from extract.faces import crops as crops_module
@@ -263,9 +263,14 @@ def test_everybody_has_a_number_by_time_and_a_row_on_the_sheet(
     assert (found.file.read_bytes(), found.sheet.is_file()) == (content, True), "the same numbers again"
     everyone = PeopleFinder(replace(config, min_seen_s=0.2), tmp_path / "people", tmp_path, "cpu").find("v", video)
     assert everyone.people == 3
-    (tmp_path / "people" / "v.npy").write_bytes(b"x")
+    assert len(read_people(found.file)) == 2, "those of other settings are there, for a corpus that was built with them"
+    number = len(asked)
+    assert finder.find("v", video) == found
+    assert np.array_equal(np.asarray(Image.open(found.sheet)), sheet), "and the sheet shows them again"
+    assert len(asked) == number, "without a search"
+    everyone.file.with_suffix(".npy").write_bytes(b"x")
     with pytest.raises(CorpusError, match="bytes, expected"):
-        read_people(found.file)
+        read_people(everyone.file)
     again = PeopleFinder(replace(config, min_seen_s=0.2), tmp_path / "people", tmp_path, "cpu").find("v", video)
     assert (again.people, len(read_people(again.file))) == (3, 3), "what is damaged is found again"
 
@@ -286,6 +291,7 @@ def test_all_people_of_a_video_share_one_search_and_one_decoding(
 
     for read in (read_frames, read_twofold):
         monkeypatch.setattr(finding, read.__name__, watched(read))
+    monkeypatch.setattr(everybody, "read_frames", watched(read_frames))
     sides = [Trial(f"v_{face}", "v", "", clock, {"video": video.name}, face=face) for face in ("left", "right")]
     manifest = Manifest(tmp_path, tuple(sides))
     timeline._scan.cache_clear()
