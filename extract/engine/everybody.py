@@ -67,6 +67,9 @@ class PeopleFinder:
             MediaError: if it is empty, truncated, of an unknown format, or has no pictures.
             WeightsError: if those of `crops.identity` do not fit or cannot be fetched.
         """
+        known = self.find_known(name, video)
+        if known is not None:
+            return known
         made_of = self._made_of(video)
         file, sheet, key = self._places(name, made_of)
         clock, networks = scan(video).clock, self._networks
