@@ -66,7 +66,7 @@ def make_project(folder: Path, trials: int, seconds: float) -> None:
 
 def speed(folder: Path) -> None:
     """Extract the same trials with one and with two workers, each of one thread, in turns."""
-    make_project(folder, 12, 3.0)
+    make_project(folder, 24, 6.0)
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(ROOT)
     (job,) = project_jobs(SETS[:1], read_params(), EngineOptions(device="cpu"), Selection(), "features")
