@@ -35,9 +35,13 @@ LONGEST_CHUNK = 65_536  # frames; longer trials are split into equal chunks
 _PLAIN_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _PLAIN_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 _ZSTD_LEVEL = 9  # of archives, which are written once
+_MOST_MAPS = (
+    30_000  # files mapped at once; Linux lets a process have 65,530 maps, of which its libraries and threads need some
+)
 
 Rows = Callable[[slice], NDArray[Any]]
 """Reads consecutive rows of an array."""
+_maps: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # address → buffer of each mapped file
 
 
 def chunk_rows(num_frames: int) -> int:
@@ -172,6 +176,8 @@ def _check_size(folder: Folder, name: str, expected: int, remedy: str) -> None:
 
 
 def _map_chunk(folder: LocalFolder, name: str, dtype: np.dtype[Any], rows: int, dim: int) -> Rows:
+    if len(_maps) >= _MOST_MAPS:
+        return _fetch_chunk(folder, name, dtype, rows, dim)
     path = str(folder.path / name)
     array = np.frombuffer(_map_file(path, rows * dim * dtype.itemsize), dtype).reshape(rows, dim)
     return array.__getitem__
@@ -221,6 +227,7 @@ def _map_file(path: str, size: int) -> memoryview:
             return np.fromfile(path, np.uint8).data.toreadonly()
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
     buffer = (ctypes.c_ubyte * size).from_address(address)
+    _maps[address] = buffer
     weakref.finalize(buffer, _libc().munmap, ctypes.c_void_p(address), ctypes.c_size_t(size)).atexit = False
     return memoryview(buffer).toreadonly()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import pickle
 import socket
 from pathlib import Path
@@ -266,6 +267,25 @@ def test_where_files_cannot_be_mapped_they_are_read(
     features = FeatureStore(tmp_path / "a.zarr", made.recipe.fingerprint).read("P1", check=True)
     np.testing.assert_array_equal(features.embeddings, expected)
     assert not features.embeddings.flags.writeable
+
+
+def test_no_more_files_are_mapped_than_a_process_may_have(
+    tmp_path: Path, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore.create(tmp_path / "a.zarr", made.recipe)
+    names = [str(index) for index in range(5)]
+    for name in names:
+        made.write(store, name)
+    expected = [store.read(name).embeddings for name in names]
+    monkeypatch.setattr(chunks, "_MOST_MAPS", len(chunks._maps) + 2)
+    again = FeatureStore(tmp_path / "a.zarr", made.recipe.fingerprint)
+    kept = [again.read(name, check=True) for name in names]
+    assert len(chunks._maps) == chunks._MOST_MAPS
+    for features, own in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(features.embeddings, own)
+    del kept, again, features
+    gc.collect()
+    assert len(chunks._maps) == chunks._MOST_MAPS - 2
 
 
 def test_paths_and_urls() -> None:
