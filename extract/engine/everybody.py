@@ -59,6 +59,15 @@ class PeopleFinder:
     sheets: Path
     device: str | torch.device = "auto"
 
+    def load_identity(self) -> None:
+        """Load what tells people apart, if it is asked for: its faults are known before any search.
+
+        Raises:
+            SettingError: if `crops.identity` is no known name, and no file.
+            WeightsError: as `find`.
+        """
+        _ = self._networks.identity
+
     def find(self, name: str, video: Path) -> Found:
         """The people of a video, on the clock of its own pictures.
 

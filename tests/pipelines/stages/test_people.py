@@ -10,17 +10,21 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import yaml
 from click.testing import Result
 from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest
+from cache.errors import AvFusionError
 from extract.corpora.folder import Config
 from extract.engine import cropping
 from extract.engine.cropping import crops_folder
+from extract.engine.everybody import PeopleFinder
 from extract.faces.crop_records import read_crop_record
 from extract.faces.detection import TEMPLATE, Detection
 from extract.faces.settings import CropConfig
 from pipelines.project import paths
+from pipelines.project.loose_media import each_person, loose_manifest
 from pipelines.project.params import CorpusParams
 from pipelines.project.params_file import read_params
 from pipelines.stages.corpus import build_corpus
@@ -40,6 +44,25 @@ def write_grey(path: Path, rate: int) -> None:
             picture = np.full((64, 128, 3), 90, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A project of some videos, with labels of one person of each."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(names: Sequence[str], identity: str = "") -> None:
+        params = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
+        params["corpus"] = {"name": "folder", "root": "mine", "settings": {"face": "all"}}
+        params["crops"] = {**(params.get("crops") or {}), "identity": identity, "min_seen_s": 0.5}
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        for folder in ("videos", "labels"):
+            Path("mine", folder).mkdir(parents=True)
+        for name in names:
+            write_grey(Path("mine/videos", f"{name}.mp4"), 25)
+            Path("mine/labels", f"{name}#1.csv").write_text("valence,arousal\n" + "0,0.1\n" * LENGTH)
+
+    return make
 
 
 def two_faces(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
@@ -112,3 +135,29 @@ def test_the_corpus_depends_on_how_people_are_found_only_where_they_are(monkeypa
     other = replace(each, crops=CropConfig(identity="foamliu"))
     first, second = (plan_documents(one)["people.json"] for one in (each, other))
     assert b'"min_seen_s": 0.5' in first != second
+
+
+@pytest.mark.parametrize("identity", ["nobody", "bad.pt"])
+def test_a_bad_identity_is_told_once_and_before_any_search(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    project: Callable[..., None],
+    identity: str,
+    run: Callable[..., Result],
+) -> None:
+    """By whatever command, and nothing that follows from it."""
+    searched: list[int] = []
+    monkeypatch.setattr(cropping, "make_detector", lambda *_: by_search(lambda pictures: searched.append(1) or []))
+    Path("bad.pt").write_bytes(b"no weights")
+    project(["one", "two"], identity)
+    told = "state dict" if identity == "bad.pt" else "expected foamliu, vggface2 or the path"
+    for command in (("corpus", "build"), ("corpus", "check", "mine")):
+        result = run(*command)
+        said = " ".join((result.stdout + result.stderr).split())
+        assert (result.exit_code, said.count(told), "belong to no" in said) == (1, 1, False), said
+    assert "2 videos of which nobody knows yet whom they show" in said
+    manifest, _ = loose_manifest([Path("mine/videos/one.mp4"), Path("mine/videos/two.mp4")], None, "all")
+    finder = PeopleFinder(CropConfig(identity=identity), tmp_path / "people", tmp_path, "cpu")
+    with pytest.raises(AvFusionError, match=told):
+        each_person(manifest, finder)
+    assert not searched
