@@ -218,9 +218,9 @@ def _longest_first(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
     return sorted(tracklets, key=lambda part: -part.num_frames)
 
 
-def everybody(crowd: Crowd, least: int) -> list[Person]:
+def everybody(people: Sequence[Person], least: int) -> list[Person]:
     """The people who are seen in at least so many frames, in the order in which they are first seen."""
-    seen = [person for person in crowd.people if person.num_frames >= least]
+    seen = [person for person in people if person.num_frames >= least]
     return sorted(seen, key=lambda person: (person.tracklets[0].frames[0], *person.tracklets[0].first_box.tolist()))
 
 
