@@ -68,7 +68,7 @@ def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) ->
 
     params = read_params() if paths.PARAMS.is_file() else None
     found = check_corpus(
-        folder, name or "", params and params.corpus, decode, params.crops if params is not None else None
+        folder, name or "", params.corpus if params else None, decode, params.crops if params else None
     )
     show([found.document()] if as_json else found.rows, as_json)
     for note in () if as_json else found.notes:
