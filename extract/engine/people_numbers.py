@@ -6,12 +6,13 @@ kept beside the people, in `numbers.json`: the file with the people of each vide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, Part, digest_bytes, read_document, write_document
@@ -140,21 +141,30 @@ def _people_before(path: Path) -> list[Person]:
 
 def _who_was(people: Sequence[Person], before: Sequence[Person]) -> list[list[str]]:
     """For each person the numbers, as "#1", of those who were seen in the same places at the same times, who is seen most first."""
-    seen: dict[int, list[tuple[int, np.ndarray]]] = {}
+    looks = [_look(person) for person in people]
+    seen: dict[int, list[tuple[int, NDArray[np.float32]]]] = {frame: [] for each in looks for frame, _ in each}
     for number, person in enumerate(before):
-        for part in person.tracklets:
-            for frame, box in zip(part.frames, part.boxes(), strict=True):
-                seen.setdefault(frame, []).append((number, box))
+        for frame, box in _sightings(person):
+            if frame in seen:
+                seen[frame].append((number, box))
     found = []
-    for person in people:
-        sights = [
-            (frame, box) for part in person.tracklets for frame, box in zip(part.frames, part.boxes(), strict=True)
-        ]
-        looks = [sights[at] for at in np.unique(np.linspace(0, len(sights) - 1, _LOOKS).astype(int)).tolist()]
+    for each in looks:
         counts = np.zeros(len(before))
-        for frame, box in looks:
-            for number, other in seen.get(frame, []):
+        for frame, box in each:
+            for number, other in seen[frame]:
                 counts[number] += overlaps(box[None], other[None])[0, 0] >= _SAME_FACE
         order = np.argsort(-counts, kind="stable").tolist()
-        found.append([f"{PERSON}{number + 1}" for number in order if counts[number] >= _SHARE * len(looks)])
+        found.append([f"{PERSON}{number + 1}" for number in order if counts[number] >= _SHARE * len(each)])
     return found
+
+
+def _sightings(person: Person) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Every frame that shows a person, and the box (4,)."""
+    for part in person.tracklets:
+        yield from zip(part.frames, part.boxes(), strict=True)
+
+
+def _look(person: Person) -> list[tuple[int, NDArray[np.float32]]]:
+    """Some of the sightings, evenly spaced."""
+    sights = list(_sightings(person))
+    return [sights[at] for at in np.unique(np.linspace(0, len(sights) - 1, _LOOKS).astype(int)).tolist()]

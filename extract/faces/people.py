@@ -155,6 +155,7 @@ class _Known:
         self.people: list[Person] = []
         self._least = min_similarity
         self._sums: list[NDArray[np.float32]] = []
+        self._sightings: list[int] = []
         self._whose: dict[int, int] = {}
         self._descriptors: dict[int, NDArray[np.float32]] = {}
 
@@ -167,8 +168,10 @@ class _Known:
         if at == len(self.people):
             self.people.append(Person())
             self._sums.append(np.zeros_like(descriptor))
+            self._sightings.append(0)
         self.people[at].add(part)
         self._sums[at] = self._sums[at] + descriptor
+        self._sightings[at] += len(part.frames)
         self._whose[id(part)] = at
 
     def settle(self, pieces: Sequence[Tracklet]) -> None:
@@ -176,7 +179,7 @@ class _Known:
 
         Unless they are strongly unlike.
         """
-        sure = [at for at, piece in enumerate(pieces) if not self._is_short(piece)]
+        sure = [at for at, piece in enumerate(pieces) if self._sightings[self._whose[id(piece)]] > _SHORT]
         for before, after in pairwise(sure):
             person = self._whose[id(pieces[before])]
             if person != self._whose[id(pieces[after])]:
@@ -186,10 +189,6 @@ class _Known:
                     self.people[self._whose[id(piece)]].tracklets.remove(piece)
                     self.people[person].add(piece)
                     self._whose[id(piece)] = person
-
-    def _is_short(self, piece: Tracklet) -> bool:
-        """Whether all that is seen of this person is short."""
-        return sum(len(part.frames) for part in self.people[self._whose[id(piece)]].tracklets) <= _SHORT
 
     def _likeness(self, person: int, part: Tracklet) -> float:
         total = self._sums[person]

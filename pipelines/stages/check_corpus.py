@@ -21,6 +21,7 @@ from cache.names import config_of, load_named
 from cache.settings import as_settings
 from extract.corpora import CORPORA
 from extract.corpora.reading import CorpusFaults, attempt, list_crops, of_trial
+from extract.engine.people_numbers import find_moved
 from extract.faces.crop_files import CropReader, FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
 from extract.faces.settings import CropConfig
 from extract.media.audio import count_samples
@@ -105,6 +106,8 @@ def check_corpus(
             faults = list(error.faults)
     notes += people.notes()
     faults += people.faults()
+    moved = attempt(faults, find_moved, manifest, paths.PEOPLE) if about_this else None
+    notes, faults = [*notes, *(moved.notes if moved else ())], [*faults, *(moved.faults if moved else ())]
     present = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
     if decode:
         faults += _decode_all(manifest, frozenset(faults))

@@ -315,6 +315,7 @@ def test_weights_of_an_identity_are_part_of_the_crops(tmp_path: Path) -> None:
     path.write_bytes(b"three")
     assert len({first, config.fingerprint("largest"), CropConfig().fingerprint("largest")}) == 3
     assert config.fingerprint("#1 abc") == CropConfig().fingerprint("#1 abc"), "who that is, is settled"
+    assert config.fingerprint("reference abc") != CropConfig().fingerprint("reference abc"), "tracks end at swaps"
     assert config.to_document() == CropConfig().to_document(), "no part of a recipe, as the face of a trial"
     with pytest.raises(SettingError, match=r"'nobody'; expected foamliu, vggface2 or the path"):
         make_identity("nobody", 0.5)

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from cache.corpus.manifest import Manifest
 from cache.errors import AvFusionError
 from extract.corpora.folder import Config
-from extract.engine import cropping
+from extract.engine import cropping, people_numbers
 from extract.engine.cropping import crops_folder
 from extract.engine.everybody import PeopleFinder
 from extract.faces.crop_records import read_crop_record
 from extract.faces.detection import TEMPLATE, Detection
+from extract.faces.linking import Tracklet
+from extract.faces.people import Person
 from extract.faces.settings import CropConfig
 from pipelines.project import paths
 from pipelines.project.loose_media import each_person, loose_manifest
@@ -180,7 +182,7 @@ def numbered(
     project: Callable[..., None], run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> SimpleNamespace:
     """A corpus of a video of three, built and labelled; blue and red are seen for half a second, and green is not."""
-    found = SimpleNamespace(searched=[], labels=Path("mine/labels"))
+    found = SimpleNamespace(searched=[], labels=Path("mine/labels"), run=run)
 
     def search(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
         found.searched.append(len(pictures))
@@ -219,6 +221,8 @@ def test_labels_are_refused_where_their_number_is_somebody_else(numbered: Simple
         assert "labels of 'talk#1' may be of somebody else, since talk#1 is now who was nobody who had a number" in said
         assert "labels of 'talk#2' may be of somebody else, since talk#2 is now who was talk#1" in said
         assert "talk#3 is now who was talk#2" in said
+    check = numbered.run("corpus", "check", "mine")
+    assert (check.exit_code, "talk#2 is now who was talk#1" in " ".join(check.stderr.split())) == (1, True)
     (numbered.labels / "talk#2.csv").rename(numbered.labels / "talk#3.csv")
     assert numbered.build()[0] == 1, "half of the way"
     (numbered.labels / "talk#1.csv").rename(numbered.labels / "talk#2.csv")
@@ -251,3 +255,22 @@ def test_a_corpus_of_an_earlier_version_is_compared_as_well(numbered: SimpleName
     (paths.PEOPLE / "numbers.json").unlink()
     code, said = numbered.build(0.3)
     assert (code, "talk#2 is now who was talk#1" in said) == (1, True)
+
+
+def test_people_who_became_one_or_two() -> None:
+    def person(left: float, *frames: range) -> Person:
+        found = Person()
+        for span in frames:
+            box, marks = np.array([left, 0, left + 40, 40], np.float32), np.zeros((5, 2), np.float32)
+            part = Tracklet(span[0], box, marks, 0)
+            for frame in span[1:]:
+                part.add(frame, box, marks)
+            found.add(part)
+        return found
+
+    one, other, third = person(0, range(50)), person(0, range(60, 100)), person(90, range(100))
+    both = person(0, range(50), range(60, 100))
+    assert people_numbers._who_was([both, third], [one, other, third]) == [["#1", "#2"], ["#3"]]
+    assert people_numbers._who_was([one, third, other], [both, third]) == [["#1"], ["#2"], ["#1"]]
+    assert people_numbers._who_was([person(200, range(9)), third], [third]) == [[], ["#1"]]
+    assert people_numbers._who_was([third], []) == [[]]
