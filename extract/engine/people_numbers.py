@@ -75,19 +75,22 @@ def find_moved(manifest: Manifest, folder: Path, before: Manifest | None = None)
         if video not in known or known[video].people == file.name:
             continue
         sheet = file.with_name(f"{encode_trial_id(video)}.people.png")
-        was = _who_was(read_people(file), _people_before(folder / known[video].people))
+        before_people = _people_before(folder / known[video].people)
+        was = _who_was(read_people(file), before_people or ())
         changes = []
         for trial in trials:
-            olds = was[int(trial.face.removeprefix(PERSON)) - 1]
-            if olds == [trial.face]:
+            number = int(trial.face.removeprefix(PERSON))
+            olds = was[number - 1]
+            is_new = not olds and before_people is not None and number > len(before_people)
+            if olds == [trial.face] or is_new:
                 continue
             names = " and ".join(f"{video}{old}" for old in olds) or "nobody who had a number"
             changes.append(f"{trial.id} is now who was {names}")
             allowed = known[video].labels.get(olds[0]) if len(olds) == 1 else None
             if trial.labels is not None and _digest(trial) != allowed:
                 moved.faults.append(
-                    f"the labels of '{trial.id}' may be of somebody else, since {changes[-1]}; '{sheet}' shows who is who. Give each person's labels the new "
-                    "name; labels that are new are moved out of the folder until the corpus is built, and put back then"
+                    f"the labels of '{trial.id}' may be of somebody else, since {changes[-1]}; '{sheet}' shows who is who. Give each person's labels "
+                    "the new name; or move them out of the folder, build, and put those back that are right"
                 )
         if changes:
             moved.notes.append(
@@ -132,11 +135,11 @@ def _digest(trial: Trial) -> str:
     return digest_bytes(np.asarray(trial.labels, "<f4").tobytes())
 
 
-def _people_before(path: Path) -> list[Person]:
-    """Nobody if that is lost: then nobody is who was known."""
+def _people_before(path: Path) -> list[Person] | None:
+    """The people of before; None if they are lost: then a number may have meant anybody."""
     with suppress(AvFusionError):
         return read_people(path)
-    return []
+    return None
 
 
 def _who_was(people: Sequence[Person], before: Sequence[Person]) -> list[list[str]]:

@@ -250,6 +250,24 @@ def test_labels_that_were_looked_at_are_taken(numbered: SimpleNamespace) -> None
     assert (code, "other numbers" in said) == (0, False)
 
 
+def test_a_number_that_nobody_had_is_no_change(numbered: SimpleNamespace) -> None:
+    """Somebody who comes last is added; where the people of before are lost, nobody knows whom numbers meant."""
+    picture = draw(lambda frame: [(BLUE, 4), (RED, 70), *[(GREEN, 140)] * (frame >= 32)], lambda frame: 90)
+    pictures = [picture(frame, 64, 256) for frame in range(LENGTH)]
+    write_pictures(Path("mine/videos/more.mkv"), pictures, "ffv1", "bgr0", 25)
+    assert numbered.build()[0] == 0
+    (numbered.labels / "more#1.csv").write_text((numbered.labels / "talk#1.csv").read_text())
+    Path("mine/videos/talk.mkv").unlink()
+    for path in numbered.labels.glob("talk*"):
+        path.unlink()
+    code, said = numbered.build(0.3)
+    assert (code, "other numbers" in said) == (0, False), said
+    before = Manifest.load(paths.CORPUS)
+    before.path(before.trials[0], "people").unlink()
+    code, said = numbered.build(0.5)
+    assert (code, "more#1 is now who was nobody who had a number" in said) == (1, True), said
+
+
 def test_a_corpus_of_an_earlier_version_is_compared_as_well(numbered: SimpleNamespace) -> None:
     """By its manifest."""
     (paths.PEOPLE / "numbers.json").unlink()
