@@ -68,12 +68,13 @@ def face_views(pictures: Sequence[NDArray[np.uint8]], boxes: NDArray[np.float32]
     places = np.rint(centres[:, :, None] + halves[:, :, None] * _STEPS).astype(np.intp)
     np.clip(places, 0, [[width - 1], [height - 1]], out=places)
     points = places[:, 1, :, None] * width + places[:, 0, None, :]
-    return np.stack([picture.reshape(-1, 3)[points] for picture in pictures]).astype(np.int16)
+    return np.array([picture.reshape(-1, 3).take(points, axis=0) for picture in pictures], np.int16)
 
 
 def view_change(view: NDArray[np.int16], before: NDArray[np.int16]) -> NDArray[np.float64]:
     """Mean difference of views (..., 12, 12, 3), levels (...)."""
-    return np.abs(view - before).mean(axis=(-3, -2, -1))
+    levels = np.abs(view - before).reshape(*view.shape[:-3], -1)
+    return np.asarray(levels.sum(axis=-1, dtype=np.int64) / levels.shape[-1])
 
 
 def is_other(changes: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ Keep = Callable[[int, Detection, Callable[[], NDArray[np.uint8]]], None]
 class VideoFaces:
     """The faces of one video; it is searched when somebody is first asked for.
 
-    Memory grows with the faces that are seen, 64 bytes each, and never holds more than some pictures.
+    Memory grows with the faces that are seen, 68 bytes each, and never holds more than some pictures.
 
     Args:
         video: the video.
