@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
 
-FindPeople = Callable[[str, Path], tuple[int, Path]]
-"""Finds the people of a video, given by its trial and its path: how many there are, and the file that holds them all."""
+FindPeople = Callable[[str, Path], tuple[int, Path] | None]
+"""Finds the people of a video, given by its trial and its path: how many there are, and the file that holds them all; None if nobody has
+looked yet."""
 
 
 class Corpus(ABC):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cache.clock import ALLOWED_DIFFERENCE, FrameClock, check_length
 from cache.corpus.manifest import Manifest, Trial
-from cache.errors import CorpusError, MissingFileError, SettingError
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, WeightsError
 from cache.targets import AFFECT, Target
 from extract.corpora.contract import Corpus
 from extract.corpora.file_names import FolderIndex, name_faults, trial_name, visible
@@ -108,19 +108,20 @@ class Folder(Corpus):
         Raises:
             MissingFileError: if it has no folder `videos`.
             CorpusError: if labels, videos, crops or the list of subjects are missing or wrong; lists every fault.
+            SettingError, WeightsError: if what tells people apart is not there.
         """
         faults: list[str] = []
         videos = _find_videos(root / "videos", faults)
         places = {part: FolderIndex(root / part) for part in ("words", "crops", "faces")}
-        people = self._split(videos, places, root, faults) if self.config.face == ALL else {}
+        people, unknown = self._split(videos, places, root, faults) if self.config.face == ALL else ({}, set())
         for path in (root / part for part in ("labels", *places)):
             if path.exists() and not path.is_dir():
                 faults.append(f"'{path}' is a file, expected a folder; rename it")
             faults += name_faults(path)
         declared = self.config.declared()
-        tables, num_rows = read_tables(root / "labels", videos, declared, faults, people)
+        tables, num_rows = read_tables(root / "labels", videos, declared, faults, people, unknown)
         targets = declared or next((tuple(map(Target, table.columns)) for table in tables.values()), AFFECT)
-        subjects = read_subjects(root / "subjects.csv", videos, faults, people)
+        subjects = read_subjects(root / "subjects.csv", videos, faults, people, unknown)
         trials = []
         infos = _probe(videos, parse_rate(self.config.rate), faults)
         for name, info in infos.items():
@@ -153,8 +154,12 @@ class Folder(Corpus):
 
     def _split(
         self, videos: dict[str, Path], places: Mapping[str, FolderIndex], root: Path, faults: list[str]
-    ) -> dict[str, Person]:
-        """Replace videos by their people, unless crops or a picture of a face say who is followed; returns these."""
+    ) -> tuple[dict[str, Person], set[str]]:
+        """Replace videos by their people, unless crops or a picture of a face say who is followed.
+
+        Returns:
+            The people, and the videos of which nobody knows whom they show.
+        """
         if self.find_people is None:
             raise SettingError(
                 "A trial for each person needs the people of the videos, which 'avfusion corpus build' finds. Run that."
@@ -165,11 +170,19 @@ class Folder(Corpus):
             if places["crops"].find(name, ("", ".zip")) or places["faces"].find(name, PICTURE_SUFFIXES)
         ]
         people: dict[str, Person] = {}
+        unknown: set[str] = set()
         for name, path in list(videos.items()):
             if name in given or path.suffix.lower() in SOUND_SUFFIXES:
                 continue
-            found = attempt(faults, self.find_people, name, path)
+            try:
+                found = self.find_people(name, path)
+            except (SettingError, WeightsError):  # a fault of no video: told once, and nothing that follows from it
+                raise
+            except AvFusionError as error:
+                faults.append(str(error))
+                found = None
             if found is None:
+                unknown.add(name)
                 continue
             number, file = found
             if not number:
@@ -180,7 +193,7 @@ class Folder(Corpus):
             for face in (f"{PERSON}{at + 1}" for at in range(number)):
                 videos[f"{name}{face}"] = path
                 people[f"{name}{face}"] = Person(name, face, Path(os.path.relpath(file, root)).as_posix())
-        return people
+        return people, unknown
 
 
 def _find_videos(folder: Path, faults: list[str]) -> dict[str, Path]:

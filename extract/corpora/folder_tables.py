@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,8 +36,12 @@ def read_tables(
     targets: tuple[Target, ...],
     faults: list[str],
     people: Mapping[str, Person],
+    unknown: Collection[str] = (),
 ) -> tuple[dict[str, LabelTable], dict[str, int]]:
-    """Label tables by trial, all with the same targets; and each one's number of frames, faulty or not, 0 for times."""
+    """Label tables by trial, all with the same targets; and each one's number of frames, faulty or not, 0 for times.
+
+    Those of people of videos that are `unknown` are left out, since nobody knows whom these show.
+    """
     tables: dict[str, LabelTable] = {}
     num_rows: dict[str, int] = {}
     columns: dict[Path, tuple[str, ...]] = {}
@@ -46,6 +50,8 @@ def read_tables(
             continue
         name = trial_name(path)
         if name not in videos:
+            if _video_of(name) in unknown:
+                continue
             faults.append(_nobody(path, name, people))
             continue
         if name in num_rows:
@@ -68,9 +74,14 @@ def read_tables(
     return tables, num_rows
 
 
+def _video_of(name: str) -> str:
+    """The video of a person's trial."""
+    return name.rpartition(PERSON)[0] or name
+
+
 def _nobody(path: Path, name: str, people: Mapping[str, Person]) -> str:
     """The fault of labels that belong to no trial."""
-    video = name.rpartition(PERSON)[0] or name
+    video = _video_of(name)
     own = [trial for trial, person in people.items() if person.video in (name, video)]
     if own:
         return (
@@ -97,9 +108,16 @@ def _odd_columns(columns: Mapping[Path, tuple[str, ...]], targets: tuple[str, ..
 
 
 def read_subjects(
-    path: Path, videos: Mapping[str, Path], faults: list[str], people: Mapping[str, Person]
+    path: Path,
+    videos: Mapping[str, Path],
+    faults: list[str],
+    people: Mapping[str, Person],
+    unknown: Collection[str] = (),
 ) -> dict[str, tuple[str, str]]:
-    """Trial → subject and partition, a video's own row for people without one; empty if there is no such file."""
+    """Trial → subject and partition, a video's own row for people without one; empty if there is no such file.
+
+    Of videos that are `unknown`, nobody knows whom these show.
+    """
     if not path.exists():
         return {}
     lines = attempt(faults, read_csv, path)
@@ -110,6 +128,10 @@ def read_subjects(
     lines = [[normal(cell) for cell in line] for line in lines]
     subjects: dict[str, tuple[str, str]] = {}
     whole = {person.video for person in people.values()}
+
+    def is_known(name: str) -> bool:
+        return name in videos or name in whole or _video_of(name) in unknown
+
     for number, line in enumerate(lines[1:], start=2):
         place = f"'{path}' line {number}"
         if not any(line):
@@ -123,11 +145,12 @@ def read_subjects(
             )
         elif line[0] in subjects:
             faults.append(f"{place}: trial '{line[0]}' is listed twice, expected once")
-        elif line[0] not in videos and line[0] not in whole:
+        elif not is_known(line[0]):
             faults.append(f"{place}: trial '{line[0]}' has no video")
         else:
             subjects[line[0]] = line[1], line[2]
     named = {line[0] for line in lines if line}  # in faulty lines too
+    named |= {_video_of(name) for name in named} & set(unknown)
     for name, person in people.items():
         if person.video in named:
             named.add(name)

@@ -323,13 +323,16 @@ def _load_any(weights: str) -> Backbone:
     """The first of the backbones of IDENTITIES that weights in a file fit."""
     from extract.backbones.contract import load_backbone
 
-    faults = []
+    faults: dict[str, str] = {}
     for name in dict.fromkeys(IDENTITIES.values()):
         try:
             return load_backbone(name, weights)
         except WeightsError as error:
-            faults.append(f"{name}: {error}")
-    raise WeightsError(f"crops.identity '{weights}' fits no network that tells people apart. {' '.join(faults)}")
+            faults[str(error)] = name
+    if len(faults) == 1:
+        raise WeightsError(f"crops.identity: {next(iter(faults))}")
+    told = " ".join(f"{name}: {text}" for text, name in faults.items())
+    raise WeightsError(f"crops.identity '{weights}' fits no network that tells people apart. {told}")
 
 
 def _embedder_of(network: Backbone, device: str) -> Embedder:

@@ -17,7 +17,7 @@ from cache.recipe import fingerprint
 from extract.engine.contact_sheet import draw_sheet, read_key, rows_of
 from extract.engine.cropping import FaceNetworks
 from extract.faces.finding import VideoFaces
-from extract.faces.people import count_people, everybody, read_people, save_people
+from extract.faces.people import Person, count_people, everybody, read_people, save_people
 from extract.faces.settings import PERSON, CropConfig
 from extract.media.timeline import scan
 from extract.media.video import read_frames
@@ -59,6 +59,15 @@ class PeopleFinder:
     sheets: Path
     device: str | torch.device = "auto"
 
+    def load_identity(self) -> None:
+        """Load what tells people apart, if it is asked for: its faults are known before any search.
+
+        Raises:
+            SettingError: if `crops.identity` is no known name, and no file.
+            WeightsError: as `find`.
+        """
+        _ = self._networks.identity
+
     def find(self, name: str, video: Path) -> Found:
         """The people of a video, on the clock of its own pictures.
 
@@ -72,12 +81,11 @@ class PeopleFinder:
             return known
         made_of = self._made_of(video)
         file, sheet, key = self._places(name, made_of)
-        clock, networks = scan(video).clock, self._networks
+        clock = scan(video).clock
         number = count_people(file, made_of)
         if number is None:
-            faces = VideoFaces(video, clock, self.config.faces, networks.detector, name, networks.identity)
-            people = everybody(faces.crowd, round(self.config.min_seen_s * clock.rate_hz))
-            self.folder.mkdir(parents=True, exist_ok=True)
+            least = round(self.config.min_seen_s * clock.rate_hz)
+            people = everybody(self._search(name, video, made_of), least)
             save_people(people, made_of, file)
             number = len(people)
         if read_key(sheet) != key:
@@ -85,6 +93,18 @@ class PeopleFinder:
             self.sheets.mkdir(parents=True, exist_ok=True)
             write_file(sheet, draw_sheet(rows_of(read, clock, read_people(file), name), key))
         return Found(number, file, sheet)
+
+    def _search(self, name: str, video: Path, made_of: dict[str, Any]) -> list[Person]:
+        """Everybody in a video, however shortly; kept by what that depends on, so that another `crops.min_seen_s` takes no search."""
+        made_of = {key: value for key, value in made_of.items() if key != "min_seen_s"}
+        file, _, _ = self._places(name, made_of)
+        if count_people(file, made_of) is None:
+            networks = self._networks
+            faces = VideoFaces(video, scan(video).clock, self.config.faces, networks.detector, name, networks.identity)
+            people = everybody(faces.crowd.people, 0)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_people(people, made_of, file)
+        return read_people(file)
 
     def find_known(self, name: str, video: Path) -> Found | None:
         """The people of a video that was searched before with the same settings; None if it was not.

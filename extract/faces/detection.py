@@ -87,10 +87,12 @@ class Detector(NamedTuple):
         search: maps pictures to all faces in them.
         measure: maps pictures, and for each of them the boxes (N, 4) near which faces should be, to N faces with
             boxes, landmarks, and the probability that it is one.
+        factors: by which what is found is larger than in these pictures, x and y.
     """
 
     search: Callable[[Sequence[NDArray[np.uint8]]], list[Detection]]
     measure: Callable[[Sequence[NDArray[np.uint8]], Sequence[NDArray[np.float32]]], list[Detection]]
+    factors: tuple[float, float] = (1.0, 1.0)
 
 
 def make_detector(config: FaceConfig, device: str = "cpu") -> Detector:

@@ -35,7 +35,7 @@ Keep = Callable[[int, Detection, Callable[[], NDArray[np.uint8]]], None]
 class VideoFaces:
     """The faces of one video; it is searched when somebody is first asked for.
 
-    Memory grows with the faces that are seen, 64 bytes each, and never holds more than some pictures.
+    Memory grows with the faces that are seen, 68 bytes each, and never holds more than some pictures.
 
     Args:
         video: the video.
@@ -92,9 +92,10 @@ class VideoFaces:
 
     def _sights(self, size: tuple[int, int]) -> Iterator[Sight]:
         """The faces of every frame; whoever wants to keep some is shown them with the picture."""
-        keep, config, detector, pixels = self._keep, self._config, self._enlarged(size), size[0] * size[1]
+        keep, config, pixels = self._keep, self._config, size[0] * size[1]
+        find = partial(find_faces, detector=self._enlarged(size), config=config, views=self._identity is not None)
         if keep is None or most_held(config) * pixels * 1.5 > _HELD_BYTES:
-            yield from find_faces(self.read(max_side=config.max_side), detector, config)
+            yield from find(self.read(max_side=config.max_side))
             return
         held: dict[int, Callable[[], NDArray[np.uint8]]] = {}
 
@@ -103,7 +104,7 @@ class VideoFaces:
                 held[frame] = full
                 yield frame, small
 
-        for sight in find_faces(pictures(), detector, config):
+        for sight in find(pictures()):
             picture = held.pop(sight.frame)
             if len(sight.faces.boxes) - 1 <= _FACES_PER_MEGAPIXEL * pixels / 1e6:
                 keep(sight.frame, sight.faces, picture)
@@ -198,7 +199,7 @@ def enlarging(detector: Detector, size: tuple[int, int], max_side: int) -> Detec
         small = [scale_boxes(each, (1 / factors[0], 1 / factors[1])) for each in boxes]
         return enlarged(detector.measure(pictures, small))
 
-    return Detector(lambda pictures: enlarged(detector.search(pictures)), measure)
+    return Detector(lambda pictures: enlarged(detector.search(pictures)), measure, factors)
 
 
 def _drop_single(tracklets: list[Tracklet]) -> list[Tracklet]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.faces.cuts import is_other, view_change
 from extract.faces.detection import match_boxes
 from extract.faces.search import Sight
 from extract.faces.settings import FaceConfig
@@ -19,7 +20,7 @@ SAME_SIZE = 2.0  # largest ratio between the face sizes of one person
 
 
 class Tracklet:
-    """One face for as long as successive detections overlap, in 64 bytes per detection.
+    """One face for as long as successive detections overlap, in 68 bytes per detection.
 
     Attributes:
         frames: in which it was detected, in order.
@@ -32,13 +33,28 @@ class Tracklet:
         self.shot = shot
         self.frames = array("q")
         self._values = array("f")
+        self._changes = array("f")  # of the face's view since the detection before, levels
+        self._view: NDArray[np.int16] | None = None
         self.first_box = box
         self.add(frame, box, landmarks)
 
     def add(self, frame: int, box: NDArray[np.float32], landmarks: NDArray[np.float32]) -> None:
+        """The next detection."""
         self.last_box = box
         self.frames.append(frame)
+        self._changes.append(float("nan") if self._view is None else 0)
         self._values.frombytes(np.concatenate((box, landmarks.ravel())).astype(np.float32).tobytes())
+
+    def look(self, view: NDArray[np.int16], change: float) -> None:
+        """What is seen at the last detection (12, 12, 3), and how much that place has changed since the frame before, levels.
+
+        Where somebody else is seen, both the place and the face look other than before; a box that jumps changes the latter only,
+        and motion rather the former.
+        """
+        if self._view is not None:
+            changed = float(view_change(view, self._view))
+            self._changes[-1] = min(changed, change) if self.frames[-1] - self.frames[-2] == 1 else changed
+        self._view = view
 
     @property
     def num_frames(self) -> int:
@@ -58,9 +74,11 @@ class Tracklet:
         return self._rows(at, at + 1)[0, 4:].reshape(5, 2)
 
     def pieces(self, most_unseen: int) -> list[Tracklet]:
-        """The same in pieces without more frames between two detections; itself if there are none."""
+        """The same in pieces, each of one face: without more frames between two detections, or a sudden change; itself if it is one."""
         frames = np.array(self.frames)
-        starts = [0, *(np.flatnonzero(np.diff(frames) > most_unseen + 1) + 1).tolist(), len(frames)]
+        apart = is_other(np.array(self._changes, np.float32))
+        apart[1:] |= np.diff(frames) > most_unseen + 1
+        starts = [0, *np.flatnonzero(apart).tolist(), len(frames)]
         if len(starts) == 2:
             return [self]
         return [self._part(start, stop) for start, stop in pairwise(starts)]
@@ -69,6 +87,7 @@ class Tracklet:
         """Go on with a tracklet that begins later."""
         self.frames.extend(other.frames)
         self._values.extend(other._values)
+        self._changes.extend(other._changes)
         self.last_box = other.last_box
 
     def _part(self, start: int, stop: int) -> Tracklet:
@@ -81,7 +100,7 @@ class Tracklet:
     def end_before(self, frame: int) -> None:
         """Drop the detections from a frame on; at least one is before it."""
         at = bisect_left(self.frames, frame)
-        del self.frames[at:], self._values[14 * at :]
+        del self.frames[at:], self._changes[at:], self._values[14 * at :]
         self.last_box = self._rows(at - 1, at)[0, :4]
 
     def between(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -115,7 +134,7 @@ class Linker:
 
     def add(self, sight: Sight) -> None:
         """The faces of the next frame."""
-        frame, faces, cut = sight
+        frame, faces, cut, views, changes = sight
         self.shot += cut
         going_on = [not cut and frame - part.frames[-1] <= self._longest_step for part in self.active]
         self.done += [part for part, goes_on in zip(self.active, going_on, strict=True) if not goes_on]
@@ -125,9 +144,13 @@ class Linker:
         active = list(self.active)
         for row, (box, landmarks) in enumerate(zip(faces.boxes, faces.landmarks, strict=True)):
             if row in known:
-                active[known[row]].add(frame, box, landmarks)
+                part = active[known[row]]
+                part.add(frame, box, landmarks)
             else:
-                self.active.append(Tracklet(frame, box, landmarks, self.shot))
+                part = Tracklet(frame, box, landmarks, self.shot)
+                self.active.append(part)
+            if views is not None and changes is not None:
+                part.look(views[row], float(changes[row]))
 
 
 def link(sights: Iterable[Sight], config: FaceConfig) -> list[Tracklet]:

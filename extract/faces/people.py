@@ -6,9 +6,9 @@ They are kept as `NAME.json`, which says what they were found with, and their si
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ VERSION = 1
 _COLUMNS = 18  # person, tracklet, shot, frame, box, landmarks
 _REMEDY = "Run 'avfusion corpus build' again, or predict again with --redo."
 _UNSEEN = 3  # frames without a sighting after which somebody else may be in the same place
+_SHORT = 10  # sightings of somebody who may be a bad look at somebody else
+_HARDLY = 0.5  # of the least similarity, below which a face is strongly unlike
 _SIGHTINGS = 5  # faces of a tracklet that are looked at to know whose it is
 
 Sighting = tuple[int, NDArray[np.float32]]  # a frame and the (5, 2) landmarks of the face in it
@@ -123,36 +125,87 @@ def group_by_place(tracklets: Sequence[Tracklet]) -> list[Person]:
 def group_by_face(tracklets: Sequence[Tracklet], describe: Describe, min_similarity: float) -> list[Person]:
     """Join tracklets of one face to people, the longest first, wherever and whenever it is seen.
 
-    A tracklet with a gap may be two people's, one after the other in one place, so that its pieces are told apart as well.
+    A tracklet with a gap or a sudden change may be of two people, one after the other in one place, so that its pieces are told apart as well.
 
     Args:
         tracklets: of the whole video.
         describe: describes faces.
         min_similarity: cosine between a tracklet's and a person's descriptors above which it is the same face.
     """
-    pieces = {id(piece): (piece, part) for part in tracklets for piece in part.pieces(_UNSEEN)}
-    parts = _longest_first([piece for piece, _ in pieces.values()])
-    people: list[Person] = []
-    sums: list[NDArray[np.float32]] = []
+    pieces = [part.pieces(_UNSEEN) for part in tracklets]
+    parts = _longest_first([piece for each in pieces for piece in each])
+    found = _Known(min_similarity)
     for part, descriptor in zip(parts, describe([Person([part]).sightings() for part in parts]), strict=True):
-        alike = [float(each @ descriptor) / max(float(np.linalg.norm(each)), 1e-12) for each in sums]
-        free = [at for at, person in enumerate(people) if alike[at] > min_similarity and not person.meets(part)]
-        if free:
-            at = max(free, key=alike.__getitem__)
-            people[at].add(part)
-            sums[at] = sums[at] + descriptor
-        else:
-            people.append(Person([part]))
-            sums.append(descriptor)
-    return [_rejoined(person, lambda piece: pieces[id(piece)][1]) for person in people]
+        found.add(part, descriptor)
+    for each in pieces:
+        found.settle(each)
+    people = [person for person in found.people if person.tracklets]
+    next_of = {id(one): other for each in pieces for one, other in pairwise(each)}
+    return [_rejoined(person, next_of) for person in _drop_glimpses(people)]
 
 
-def _rejoined(person: Person, whole: Callable[[Tracklet], Tracklet]) -> Person:
-    """A person whose pieces of one tracklet are one again, with the gaps between them bridged."""
+class _Known:
+    """People who are known by their faces.
+
+    Attributes:
+        people: all of them; who is nobody after all has no tracklets.
+    """
+
+    def __init__(self, min_similarity: float) -> None:
+        self.people: list[Person] = []
+        self._least = min_similarity
+        self._sums: list[NDArray[np.float32]] = []
+        self._sightings: list[int] = []
+        self._whose: dict[int, int] = {}
+        self._descriptors: dict[int, NDArray[np.float32]] = {}
+
+    def add(self, part: Tracklet, descriptor: NDArray[np.float32]) -> None:
+        """A tracklet of the person who is most like it, or of a new one."""
+        self._descriptors[id(part)] = descriptor
+        alike = [self._likeness(at, part) for at in range(len(self.people))]
+        free = [at for at, each in enumerate(alike) if each > self._least and not self.people[at].meets(part)]
+        at = max(free, key=alike.__getitem__, default=len(self.people))
+        if at == len(self.people):
+            self.people.append(Person())
+            self._sums.append(np.zeros_like(descriptor))
+            self._sightings.append(0)
+        self.people[at].add(part)
+        self._sums[at] = self._sums[at] + descriptor
+        self._sightings[at] += len(part.frames)
+        self._whose[id(part)] = at
+
+    def settle(self, pieces: Sequence[Tracklet]) -> None:
+        """Give short pieces of a tracklet that are like nobody to the person who is seen before and after, as behind a hand or in a flash.
+
+        Unless they are strongly unlike.
+        """
+        sure = [at for at, piece in enumerate(pieces) if self._sightings[self._whose[id(piece)]] > _SHORT]
+        for before, after in pairwise(sure):
+            person = self._whose[id(pieces[before])]
+            if person != self._whose[id(pieces[after])]:
+                continue
+            for piece in pieces[before + 1 : after]:
+                if self._likeness(person, piece) > _HARDLY * self._least and not self.people[person].meets(piece):
+                    self.people[self._whose[id(piece)]].tracklets.remove(piece)
+                    self.people[person].add(piece)
+                    self._whose[id(piece)] = person
+
+    def _likeness(self, person: int, part: Tracklet) -> float:
+        total = self._sums[person]
+        return float(total @ self._descriptors[id(part)]) / max(float(np.linalg.norm(total)), 1e-12)
+
+
+def _drop_glimpses(people: list[Person]) -> list[Person]:
+    """People without those of a single sighting, unless there are no others."""
+    return [each for each in people if len(each.tracklets) > 1 or len(each.tracklets[0].frames) > 1] or people
+
+
+def _rejoined(person: Person, next_of: Mapping[int, Tracklet]) -> Person:
+    """A person whose pieces of one tracklet, one after the other, are one again, with the gaps between them bridged."""
     joined: list[Tracklet] = []
     last: Tracklet | None = None
     for piece in person.tracklets:
-        if last is not None and whole(last) is whole(piece) and whole(piece) is not piece:
+        if last is not None and next_of.get(id(last)) is piece:
             joined[-1].append(piece)
         else:
             joined.append(piece)
@@ -164,9 +217,9 @@ def _longest_first(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
     return sorted(tracklets, key=lambda part: -part.num_frames)
 
 
-def everybody(crowd: Crowd, least: int) -> list[Person]:
+def everybody(people: Sequence[Person], least: int) -> list[Person]:
     """The people who are seen in at least so many frames, in the order in which they are first seen."""
-    seen = [person for person in crowd.people if person.num_frames >= least]
+    seen = [person for person in people if person.num_frames >= least]
     return sorted(seen, key=lambda person: (person.tracklets[0].frames[0], *person.tracklets[0].first_box.tolist()))
 
 

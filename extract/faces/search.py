@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.faces.cuts import CutFinder
-from extract.faces.detection import Detection, Detector, match_boxes, overlaps
+from extract.faces.cuts import CutFinder, face_views, view_change
+from extract.faces.detection import Detection, Detector, match_boxes, overlaps, scale_boxes
 from extract.faces.settings import FaceConfig
 
 Picture = NDArray[np.uint8]
@@ -27,11 +27,21 @@ _SHORTEST = 2  # frames between two searches that are not worth a third
 
 
 class Sight(NamedTuple):
-    """The faces of one frame; `cut` where the frame before it belongs to another shot."""
+    """The faces of one frame.
+
+    Attributes:
+        frame: its number.
+        faces: N faces.
+        cut: whether the frame before it belongs to another shot.
+        views: (N, 12, 12, 3) what is seen at each face, see `extract.faces.cuts.face_views`; None if nobody asks.
+        changes: (N,) of what is seen there since the frame before, levels of 255.
+    """
 
     frame: int
     faces: Detection
     cut: bool
+    views: NDArray[np.int16] | None = None
+    changes: NDArray[np.float64] | None = None
 
 
 class _Followers(NamedTuple):
@@ -62,16 +72,17 @@ class _Followers(NamedTuple):
 class FaceSearch:
     """Finds the faces of pictures that come one after another.
 
-    Keeps at most `most_held` pictures.
+    Keeps at most `most_held` pictures, and the last one that is decided.
 
     Args:
         detector: finds and measures faces.
         config: settings.
         batch_size: pictures that are searched at once; affects speed, memory and delay, not the result.
+        views: whether faces are looked at, to see where somebody else may be seen at one place.
     """
 
-    def __init__(self, detector: Detector, config: FaceConfig, batch_size: int = _BATCH) -> None:
-        self._detector, self._config, self._batch_size = detector, config, batch_size
+    def __init__(self, detector: Detector, config: FaceConfig, batch_size: int = _BATCH, views: bool = False) -> None:
+        self._detector, self._config, self._batch_size, self._views = detector, config, batch_size, views
         self._pictures: dict[int, Picture] = {}
         self._samples: list[int] = []
         self._found: dict[int, Detection] = {}
@@ -108,11 +119,21 @@ class FaceSearch:
             elif previous >= 0:
                 self._follow(previous, frame)
             previous = frame
-        decided = [Sight(frame, self._found[frame], frame in cuts) for frame in sorted(self._found) if frame > before]
-        self._pictures = {frame: picture for frame, picture in self._pictures.items() if frame > last}
+        decided = [self._sight(frame, frame in cuts) for frame in sorted(self._found) if frame > before]
+        self._pictures = {frame: picture for frame, picture in self._pictures.items() if frame >= last}
         self._found = {frame: faces for frame, faces in self._found.items() if frame >= last - 1}
         self._samples = []
         return decided
+
+    def _sight(self, frame: int, cut: bool) -> Sight:
+        """What is known of a frame: its picture and that of the frame before are here."""
+        faces, factors = self._found[frame], self._detector.factors
+        if not self._views or not len(faces.boxes):
+            return Sight(frame, faces, cut)
+        boxes = scale_boxes(faces.boxes, (1 / factors[0], 1 / factors[1]))
+        picture = self._pictures[frame]
+        views, before = face_views([picture, self._pictures.get(frame - 1, picture)], boxes)
+        return Sight(frame, faces, cut, views, view_change(views, before))
 
     def _search(self, frames: Sequence[int]) -> None:
         """Search all of some pictures; a batch ends when the picture size changes."""
@@ -197,7 +218,11 @@ def most_held(config: FaceConfig, batch_size: int = _BATCH) -> int:
 
 
 def find_faces(
-    frames: Iterable[tuple[int, Picture]], detector: Detector, config: FaceConfig, batch_size: int = _BATCH
+    frames: Iterable[tuple[int, Picture]],
+    detector: Detector,
+    config: FaceConfig,
+    batch_size: int = _BATCH,
+    views: bool = False,
 ) -> Iterator[Sight]:
     """Yield the faces of every picture of a video.
 
@@ -206,8 +231,9 @@ def find_faces(
         detector: finds and measures faces.
         config: settings.
         batch_size: pictures that are searched at once.
+        views: see `FaceSearch`.
     """
-    search = FaceSearch(detector, config, batch_size)
+    search = FaceSearch(detector, config, batch_size, views)
     for frame, picture in frames:
         yield from search.add(frame, picture)
     yield from search.finish()

@@ -15,6 +15,7 @@ from cache.foreign import sha256_file
 from cache.settings import check_ranges, make_settings
 
 ALGORITHM = 5  # raise it when the same settings give different crops
+_IDENTITY_ALGORITHM = 2  # raise it when only those of people who are told apart by their faces are different
 TEMPLATE_SIZE = 112
 """Side of the face that crops are aligned to, pixels."""
 REFERENCE = "reference"
@@ -122,7 +123,7 @@ class CropConfig:
         document = {**self.to_document(), "face": face}
         if face.startswith(REFERENCE):
             document |= {name: getattr(self, name) for name in ("reference_weights", "reference_similarity")}
-        elif self.identity and not face.startswith(PERSON):
+        if not face.startswith(PERSON):
             document |= self.identity_document()
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -132,7 +133,11 @@ class CropConfig:
             return {}
         path = Path(self.identity)
         weights = _digest(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) if path.is_file() else self.identity
-        return {"identity": weights, "identity_similarity": self.identity_similarity}
+        return {
+            "identity": weights,
+            "identity_similarity": self.identity_similarity,
+            "identity_algorithm": _IDENTITY_ALGORITHM,
+        }
 
 
 @functools.lru_cache(maxsize=4)  # asked for every trial, and up to 100 MB

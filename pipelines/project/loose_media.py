@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.corpus.manifest import Manifest, Trial
 from cache.documents.documents import Document, read_document, write_document
-from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, plain_error
+from cache.errors import AvFusionError, CorpusError, MissingFileError, SettingError, WeightsError, plain_error
 from cache.foreign import sha256_file
 from cache.names import encode_trial_id
 from extract.corpora.file_names import FolderIndex, printable, require_text, trial_name
@@ -167,6 +167,7 @@ def each_person(manifest: Manifest, finder: PeopleFinder, search: bool = True) -
 
     Raises:
         CorpusError: if a person's trial has the name of another file.
+        SettingError, WeightsError: if what tells people apart is not there.
     """
     assert isinstance(manifest, _LooseManifest)
     trials, failures, files = [], {}, dict(manifest.files)
@@ -177,6 +178,8 @@ def each_person(manifest: Manifest, finder: PeopleFinder, search: bool = True) -
         try:
             video = manifest.path(trial, "video")
             found = finder.find(trial.id, video) if search else finder.find_known(trial.id, video)
+        except (SettingError, WeightsError):  # a fault of no video: told once
+            raise
         except Exception as error:  # whatever library it is of
             failures[trial.id] = plain_error(error)
             continue

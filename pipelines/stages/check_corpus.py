@@ -11,24 +11,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache.corpus.manifest import PARTITIONS, Manifest, Trial
-from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError, plain_error
+from cache.errors import AvFusionError, MediaError, MissingFileError, SettingError, ShapeError, counted, plain_error
 from cache.names import config_of, load_named
 from cache.settings import as_settings
 from extract.corpora import CORPORA
-from extract.corpora.reading import CorpusFaults, list_crops, of_trial
+from extract.corpora.reading import CorpusFaults, attempt, list_crops, of_trial
+from extract.engine.people_numbers import find_moved
 from extract.faces.crop_files import CropReader, FolderFiles, ZipFiles, damaged_crop, number_crops, open_crops
+from extract.faces.settings import CropConfig
 from extract.media.audio import count_samples
 from extract.media.pictures import UNREADABLE, decode_picture, why_unreadable
 from extract.media.video import read_frames
 from extract.words.transcripts import read_words
 from pipelines.console.console import progress
 from pipelines.console.escaping import printable
+from pipelines.project import paths
 from pipelines.project.params import CorpusParams
+
+if TYPE_CHECKING:
+    from extract.engine.everybody import PeopleFinder
 
 _LISTED_CROPS = 5  # damaged crops of one trial that are named; more are counted
 
@@ -60,7 +66,13 @@ class CorpusCheck:
         return f"Corpus '{root}', read as {self.corpus}, has {count}:\n- {listed}\nFix them and check it again."
 
 
-def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None, decode: bool = False) -> CorpusCheck:
+def check_corpus(
+    root: Path,
+    name: str = "",
+    params: CorpusParams | None = None,
+    decode: bool = False,
+    crops: CropConfig | None = None,
+) -> CorpusCheck:
     """Read a corpus folder and all media of its trials.
 
     Args:
@@ -68,6 +80,7 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
         name: name of the corpus; "" takes that of the parameters if they are about this folder, else recognises it.
         params: section `corpus` of params.yaml, if there is one.
         decode: whether to decode every crop, picture and sound, which takes hours for a large corpus.
+        crops: how the people of videos are found, where each is a trial; videos are not searched for them.
 
     Raises:
         UnknownNameError: if there is no such corpus.
@@ -82,6 +95,8 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
     kind = load_named("corpus", CORPORA, name)
     settings = params.settings if params is not None and about_this and params.name == name else {}
     corpus = kind(as_settings(config_of(CORPORA[name]), settings, f"corpus '{name}'"))
+    people = _KnownPeople(crops or CropConfig())
+    corpus.find_people = people.find
     with _warnings() as notes:
         try:
             manifest = corpus.read(root)
@@ -89,11 +104,51 @@ def check_corpus(root: Path, name: str = "", params: CorpusParams | None = None,
         except CorpusFaults as error:
             manifest = error.manifest
             faults = list(error.faults)
-    crops = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
+    notes += people.notes()
+    faults += people.faults()
+    moved = attempt(faults, find_moved, manifest, paths.PEOPLE) if about_this else None
+    notes, faults = [*notes, *(moved.notes if moved else ())], [*faults, *(moved.faults if moved else ())]
+    present = {trial.id: _look(manifest, trial, faults) for trial in manifest.trials}
     if decode:
         faults += _decode_all(manifest, frozenset(faults))
     notes += _copies(manifest)
-    return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, crops)))
+    return CorpusCheck(name, tuple(dict.fromkeys(faults)), tuple(notes), tuple(_count(manifest, present)))
+
+
+class _KnownPeople:
+    """The people of videos that were searched before."""
+
+    def __init__(self, crops: CropConfig) -> None:
+        self._crops = crops
+        self._unknown: list[Path] = []
+
+    def find(self, name: str, video: Path) -> tuple[int, Path] | None:
+        """See `extract.corpora.contract.FindPeople`."""
+        found = self._finder().find_known(name, video)
+        if found is None:
+            self._unknown.append(video)
+        return found and (found.people, found.file)
+
+    def notes(self) -> list[str]:
+        """What is not checked because nobody has looked yet."""
+        if not self._unknown:
+            return []
+        return [
+            f"{counted(len(self._unknown), 'video')} of which nobody knows yet whom they show, e.g. '{self._unknown[0]}', so that the names of "
+            "labels and subjects of people are not checked; 'avfusion corpus build' searches them."
+        ]
+
+    def faults(self) -> list[str]:
+        """What would fail such a search."""
+        faults: list[str] = []
+        if self._unknown:
+            attempt(faults, self._finder().load_identity)
+        return faults
+
+    def _finder(self) -> PeopleFinder:
+        from extract.engine.everybody import PeopleFinder
+
+        return PeopleFinder(self._crops, paths.PEOPLE, paths.PEOPLE)
 
 
 def recognise(root: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from cache.settings import as_settings
 from cache.store.locks import claim, holder, wait_for_any
 from extract.corpora import CORPORA
 from extract.corpora.contract import Corpus, FindPeople
+from extract.corpora.reading import CorpusFaults
+from extract.engine.people_numbers import find_moved, save_numbers
 from extract.faces.settings import CropConfig
+from pipelines.console.console import warn
 from pipelines.project import paths
 from pipelines.project.corpus_files import FILES, load_files, look, save_files
 from pipelines.project.params import CorpusParams
@@ -50,12 +53,31 @@ def build_corpus(params: CorpusParams, folder: Path, crops: CropConfig | None = 
         root = Path(params.root).expanduser() if params.root else folder / "media"
         if not params.root:
             _generate(corpus, root)
-        corpus.find_people = _people_finder(crops or CropConfig(), folder.with_name(paths.PEOPLE.name))
-        manifest = corpus.read(root)
-        manifest = add_transcripts(replace(manifest, root=Path(params.root or root)))
+        people = folder.with_name(paths.PEOPLE.name)
+        corpus.find_people = _people_finder(crops or CropConfig(), people)
+        manifest = add_transcripts(replace(_read(corpus, root, folder, people), root=Path(params.root or root)))
         manifest.save(folder)
-        paths.leave_folder(folder.with_name(paths.PEOPLE.name))
+        paths.leave_folder(people)
+        save_numbers(manifest, people)
         save_files(params, files, folder / FILES)
+    return manifest
+
+
+def _read(corpus: Corpus, root: Path, folder: Path, people: Path) -> Manifest:
+    """Read a corpus; labels of people whose numbers mean somebody else than before are faults as well."""
+    faults: list[str] = []
+    try:
+        manifest = corpus.read(root)
+    except CorpusFaults as error:
+        manifest, faults = error.manifest, list(error.faults)
+    before = None
+    with suppress(AvFusionError):  # there is none, or it is damaged
+        before = Manifest.load(folder)
+    moved = find_moved(manifest, people, before)
+    for note in moved.notes:
+        warn(note)
+    if faults or moved.faults:
+        raise CorpusFaults([*faults, *moved.faults], manifest)
     return manifest
 
 

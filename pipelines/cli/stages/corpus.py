@@ -66,8 +66,10 @@ def corpus_check(folder: Path, name: str | None, decode: bool, as_json: bool) ->
     from pipelines.project.params_file import read_params
     from pipelines.stages.check_corpus import check_corpus
 
-    params = read_params().corpus if paths.PARAMS.is_file() else None
-    found = check_corpus(folder, name or "", params, decode)
+    params = read_params() if paths.PARAMS.is_file() else None
+    found = check_corpus(
+        folder, name or "", params.corpus if params else None, decode, params.crops if params else None
+    )
     show([found.document()] if as_json else found.rows, as_json)
     for note in () if as_json else found.notes:
         warn(note)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cache.corpus.manifest import Manifest
-from cache.errors import CorpusError, SettingError
+from cache.errors import CorpusError, MediaError, SettingError, WeightsError
 from extract.corpora.folder import Config, Folder
 
 LENGTH = 10
@@ -73,6 +73,26 @@ def test_labels_of_nobody_say_who_there_is(root: Path) -> None:
             error.value
         )
     assert f"work{os.sep}people{os.sep}talk.v2.people.png" in str(error.value)
+
+
+def test_what_nobody_knows_yet_is_no_fault(root: Path) -> None:
+    """One sentence of a video that fails, and none that follows from it."""
+    (root / "subjects.csv").write_text("trial,subject,partition\nown,Ann,\ntalk.v2#2,Bob,train\n")
+    corpus = Folder(Config(face="all"))
+    corpus.find_people = lambda name, video: None
+    assert [trial.id for trial in corpus.read(root).trials] == ["own", "talk.v2"]
+
+    def failing(name: str, video: Path) -> None:
+        raise error
+
+    corpus.find_people = failing
+    error: Exception = MediaError("It is damaged.")
+    with pytest.raises(CorpusError) as found:
+        corpus.read(root)
+    assert (str(found.value).count("\n- "), "- It is damaged." in str(found.value)) == (1, True)
+    for error in (SettingError("No such identity."), WeightsError("No weights.")):
+        with pytest.raises(type(error), match=f"^{error}$"):
+            corpus.read(root)
 
 
 def test_nobody_at_all(root: Path) -> None:

@@ -23,11 +23,9 @@ from extract.engine.cropping import crop_trials, crops_folder, make_identity
 from extract.engine.everybody import PeopleFinder
 from extract.faces import crops as crops_module
 from extract.faces import finding
-from extract.faces.crop_files import CropReader
 from extract.faces.crop_records import read_crop_record
 from extract.faces.crops import EarlyCrops
-from extract.faces.detection import TEMPLATE, Detection
-from extract.faces.likeness import Identity
+from extract.faces.detection import Detection
 from extract.faces.linking import link
 from extract.faces.people import read_people
 from extract.faces.search import Sight
@@ -36,45 +34,11 @@ from extract.media import timeline
 from extract.media import video as video_module
 from extract.media.timeline import Timeline
 from extract.media.video import read_frames, read_twofold
+from tests.coloured import BLUE, GREEN, IDENTITY, RED, Scene, colours, draw, find_colours
 from tests.detectors import by_search, crop_one
 
-RED, BLUE, GREEN = (220, 40, 40), (40, 40, 220), (40, 200, 40)
-SIDE = 48
-Scene = Callable[[int], list[tuple[tuple[int, int, int], int]]]  # frame → colours and left edges of faces
 CONFIG = CropConfig(faces=FaceConfig(every=4, max_gap=2), min_seen_s=0.4)
 TWO_FACES = 1e6 / (64 * 256)  # in the time of a picture of `film`
-
-
-def embed_colour(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(N, 3) mean colour less grey: unlike colours are opposite."""
-    means = faces.reshape(len(faces), -1, 3).mean(axis=1).astype(np.float32)
-    return means - means.mean(axis=1, keepdims=True)
-
-
-IDENTITY = Identity(embed_colour, 32, 0.5)
-
-
-def find_colours(pictures: Sequence[NDArray[np.uint8]]) -> list[Detection]:
-    """A face wherever a square is coloured."""
-    found = []
-    for picture in pictures:
-        coloured = np.ptp(picture[8].astype(int), axis=1) > 80
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], coloured, [0]))))
-        places = [at for at, end in edges.reshape(-1, 2) if end - at > SIDE // 2]
-        boxes = np.array([[at, 0, at + SIDE, SIDE] for at in places], np.float32).reshape(-1, 4)
-        marks = [TEMPLATE.astype(np.float32) * (SIDE / 112) + np.float32([at, 0]) for at in places]
-        found.append(Detection(boxes, np.ones(len(places), np.float32), np.array(marks, np.float32).reshape(-1, 5, 2)))
-    return found
-
-
-def draw(scene: Scene, level: Callable[[int], int]) -> Callable[[int, int, int], NDArray[np.uint8]]:
-    def picture(index: int, height: int, width: int) -> NDArray[np.uint8]:
-        shown = np.full((height, width, 3), level(index), np.uint8)
-        for colour, left in scene(index):
-            shown[:SIDE, left : left + SIDE] = colour
-        return shown
-
-    return picture
 
 
 def cut_between_two(frame: int) -> list[tuple[tuple[int, int, int], int]]:
@@ -97,13 +61,6 @@ def film(tmp_path: Path, media: SimpleNamespace) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def colours(path: Path, clock: FrameClock) -> dict[int, str]:
-    """Frame → colour of its crop."""
-    reader = CropReader(path, clock)
-    means = reader.read(reader.frames)[:, 30:80, 30:80].mean(axis=(1, 2))
-    return {int(frame): "rgb"[int(mean.argmax())] for frame, mean in zip(reader.frames, means, strict=True)}
 
 
 def shots(frame: int) -> int:
@@ -358,6 +315,7 @@ def test_weights_of_an_identity_are_part_of_the_crops(tmp_path: Path) -> None:
     path.write_bytes(b"three")
     assert len({first, config.fingerprint("largest"), CropConfig().fingerprint("largest")}) == 3
     assert config.fingerprint("#1 abc") == CropConfig().fingerprint("#1 abc"), "who that is, is settled"
+    assert config.fingerprint("reference abc") != CropConfig().fingerprint("reference abc"), "tracks end at swaps"
     assert config.to_document() == CropConfig().to_document(), "no part of a recipe, as the face of a trial"
     with pytest.raises(SettingError, match=r"'nobody'; expected foamliu, vggface2 or the path"):
         make_identity("nobody", 0.5)

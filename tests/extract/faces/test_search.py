@@ -85,7 +85,7 @@ def test_the_frame_in_which_a_face_comes_or_goes_is_exact(batch_size: int, borde
 def test_every_frame_has_landmarks_of_its_own() -> None:
     """They are measured, not interpolated: a face that sways between two searches is where it is."""
     watched = Watched(lambda frame: [(50 + 5 * np.sin(frame), 60, 40)])
-    for frame, faces, _ in find(watched, 31, 10):
+    for frame, faces, *_ in find(watched, 31, 10):
         np.testing.assert_allclose(faces.landmarks[0, 0, 0], 50 + 5 * np.sin(frame), rtol=1e-6)
     assert watched.searched == [0, 10, 20, 30]
 
