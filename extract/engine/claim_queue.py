@@ -89,6 +89,7 @@ class ClaimQueue:
         """
         left = list(trial_ids)
         busy: list[str] = []
+        has_waited = False
         while left:
             for trial_id, taken in _attempts(left, attempt, readers):
                 try:
@@ -108,6 +109,9 @@ class ClaimQueue:
             left = []
             if busy and self.waits:
                 yield None
+                if not has_waited:
+                    self._tell_wait(busy)
+                has_waited = True
                 left = self._wait(busy)
                 busy = [trial_id for trial_id in busy if trial_id not in left]
 
@@ -138,13 +142,16 @@ class ClaimQueue:
                     self.outcome.computed.append(trial_id)
             self.advance(trial_id)
 
-    def _wait(self, busy: Sequence[str]) -> list[str]:
-        """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
+    def _tell_wait(self, busy: Sequence[str]) -> None:
+        """Say once what this process waits for: others may hold many trials, one after the other."""
         who = self._holder(busy[0]) or "just given back"
         warnings.warn(
             f"Waiting for the {self.what} of {counted(len(busy), 'trial')} of another process; '{busy[0]}' is {who}.",
             stacklevel=3,
         )
+
+    def _wait(self, busy: Sequence[str]) -> list[str]:
+        """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
         names = {self.lock(trial_id): trial_id for trial_id in busy}
         free = wait_for_any(self.store, list(names), PATIENCE_S)
         if free:
