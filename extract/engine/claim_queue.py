@@ -43,7 +43,7 @@ class ClaimQueue:
         store: holds the claims that divide the work.
         outcome: collects what is kept and what fails.
         what: name of what is made, such as "crops".
-        advance: called with the id of each trial that is kept.
+        advance: called with the id of each trial that is finished, and whether it was so already.
         lock: returns the name of a trial's claim.
         waits: whether to wait for trials that other processes hold; else they are left out.
     """
@@ -51,7 +51,7 @@ class ClaimQueue:
     store: Where
     outcome: Outcome
     what: str
-    advance: Callable[[str], None] = lambda trial_id: None
+    advance: Callable[[str, bool], None] = lambda trial_id, was_finished: None
     lock: Callable[[str], str] = encode_trial_id
     waits: bool = True
 
@@ -101,7 +101,7 @@ class ClaimQueue:
                     continue
                 if found is Turn.FINISHED:
                     self.outcome.kept.append(trial_id)
-                    self.advance(trial_id)
+                    self.advance(trial_id, True)
                 elif found is Turn.BUSY:
                     busy.append(trial_id)
                 else:
@@ -140,7 +140,7 @@ class ClaimQueue:
                     self.outcome.failures[trial_id] = plain_error(error)
                 else:
                     self.outcome.computed.append(trial_id)
-            self.advance(trial_id)
+            self.advance(trial_id, False)
 
     def _tell_wait(self, busy: Sequence[str]) -> None:
         """Say once what this process waits for: others may hold many trials, one after the other."""

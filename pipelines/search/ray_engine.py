@@ -17,6 +17,7 @@ from typing import Any
 
 from cache.errors import SettingError
 from extract.extras import import_extra
+from pipelines.console.console import note
 from pipelines.search.records import FAILED, Trial, find_trial, folder_of, keep_trial
 from pipelines.search.spaces import Domain, Range, as_cell
 from pipelines.search.trial import Stage, Task, Trials
@@ -44,6 +45,7 @@ def run(task: Task, stage: Stage, workers: int, address: str, advance: Callable[
     Raises:
         SettingError: if Ray is not installed, or there is no cluster at the address.
     """
+    note(f"Joining the Ray cluster at '{address}' …" if address else "Starting Ray, which takes some seconds …")
     ray = import_extra("ray", "ray", "The search with Ray Tune")
     import_extra("ray.tune", "ray", "The search with Ray Tune")
     os.environ.update(_QUIET)

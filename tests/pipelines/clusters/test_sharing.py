@@ -231,10 +231,11 @@ def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_EVERY_S", 1e6)
     for _ in range(3):
         progress("conv1d", 5, "trial 1")
+    progress("conv1d", 5, "")  # only looked at
     assert told == []
     assert lines == ["conv1d 'trial 1'"]
     monkeypatch.setattr(worker, "_EVERY_S", -1)
     progress("conv1d", 5, "trial 2")
-    assert told == [{"key": "key", "frames": 20, "note": "conv1d trial 2"}]
+    assert told == [{"key": "key", "frames": 25, "note": "conv1d trial 2"}]
     progress.flush()
     assert len(told) == 1
