@@ -157,17 +157,20 @@ def _make_trainable(tune: Any) -> Any:
                 raise SettingError(
                     f"This machine has no folder '{project}'. Share the project's folder with the cluster."
                 )
+            self._project = project
+            self._thread: Thread | None = None
             os.chdir(project)
             self._trials = Trials(task, stage.name)
-            self._start(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
-            self._start(new_config)
+            os.chdir(self._project)  # Ray has just gone to a folder of its own
             return True
 
         def step(self) -> dict[str, Any]:
-            if self.iteration:
+            if self._thread is None:  # not sooner: a process that is slow to start may be given up for another one
+                self._start(self.config)
+            else:
                 self._orders.put(False)
             told = self._told.get()
             if isinstance(told, BaseException):
@@ -175,8 +178,10 @@ def _make_trainable(tune: Any) -> Any:
             return {"ccc": told.ccc, "done": True} if isinstance(told, Trial) else {"ccc": told, "done": False}
 
         def cleanup(self) -> None:
-            self._orders.put(True)
-            self._thread.join()
+            if self._thread is not None:
+                self._orders.put(True)
+                self._thread.join()
+                self._thread = None
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Nothing: what counts is in the trial's network and record."""

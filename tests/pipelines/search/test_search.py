@@ -185,6 +185,15 @@ def test_seconds_are_those_of_the_trial(space: Path, monkeypatch: pytest.MonkeyP
 
 
 @needs_ray
+@pytest.mark.slow
+def test_ray_runs_every_trial_to_its_end_unless_it_stops_it(space: Path) -> None:
+    """Also in processes that had other trials before, and if one is given up while it starts."""
+    space.write_text(yaml.safe_dump({"models": {"rnn": SPACE["models"]["rnn"]}}), encoding="utf-8")
+    search("ray", "--trials", "6", "--grace", "3", "--workers", "2")
+    assert [(trial.state, trial.epochs) for trial in list_trials("fused", "parameters")] == [("finished", 3)] * 6
+
+
+@needs_ray
 def test_ray_says_that_it_starts(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*how: Any) -> None:
         raise SettingError("No Ray.")
