@@ -187,10 +187,14 @@ def test_seconds_are_those_of_the_trial(space: Path, monkeypatch: pytest.MonkeyP
 @needs_ray
 @pytest.mark.slow
 def test_ray_runs_every_trial_to_its_end_unless_it_stops_it(space: Path) -> None:
-    """Also in processes that had other trials before, and if one is given up while it starts."""
-    space.write_text(yaml.safe_dump({"models": {"rnn": SPACE["models"]["rnn"]}}), encoding="utf-8")
-    search("ray", "--trials", "6", "--grace", "3", "--workers", "2")
-    assert [(trial.state, trial.epochs) for trial in list_trials("fused", "parameters")] == [("finished", 3)] * 6
+    """Also in a process that had another trial before, of which it did not even read the features."""
+    space.write_text(yaml.safe_dump({"models": {"rnn": {"train": SPACE["models"]["rnn"]["train"]}}}), encoding="utf-8")
+    how = ("--epochs", "2", "--grace", "2")
+    search("ray", "--trials", "1", "--name", "first", *how)
+    search("ray", "--trials", "3", "--seed", "1", *how)
+    trials = list_trials("fused", "parameters")
+    assert [(trial.state, trial.epochs) for trial in trials] == [("finished", 2)] * 3
+    assert trials[0].network == list_trials("first", "parameters")[0].network
 
 
 @needs_ray
