@@ -128,7 +128,7 @@ def sweep(store: Where) -> None:
 
 
 def holder(store: Where, name: str) -> str:
-    """Who has a claim, in words, with the file to delete if that process is dead; "" if nobody has it."""
+    """Who has a claim, in words, and when it is free: a lock file of a dead process may have to be deleted; "" if nobody has it."""
     folder = open_folder(locks_place(store))
     found = {place: content for place in (name, name + _FILE) if (content := folder.read(place)) is not None}
     if not found:
@@ -136,6 +136,8 @@ def holder(store: Where, name: str) -> str:
     place, content = next(iter(found.items()))
     known = _parse(content)
     who = f"process {known.pid} on '{known.host}' since {known.since}" if known else "another process"
+    if place == name:  # the kernel's, which ends with its process
+        return f"taken by {who}, and free when that ends"
     return f"taken by {who}; if that process is dead, delete '{folder.where}/{place}'"
 
 

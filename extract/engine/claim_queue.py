@@ -43,7 +43,7 @@ class ClaimQueue:
         store: holds the claims that divide the work.
         outcome: collects what is kept and what fails.
         what: name of what is made, such as "crops".
-        advance: called with the id of each trial that is kept.
+        advance: called with the id of each trial that is finished, and whether it was so already.
         lock: returns the name of a trial's claim.
         waits: whether to wait for trials that other processes hold; else they are left out.
     """
@@ -51,7 +51,7 @@ class ClaimQueue:
     store: Where
     outcome: Outcome
     what: str
-    advance: Callable[[str], None] = lambda trial_id: None
+    advance: Callable[[str, bool], None] = lambda trial_id, was_finished: None
     lock: Callable[[str], str] = encode_trial_id
     waits: bool = True
 
@@ -89,6 +89,7 @@ class ClaimQueue:
         """
         left = list(trial_ids)
         busy: list[str] = []
+        has_waited = False
         while left:
             for trial_id, taken in _attempts(left, attempt, readers):
                 try:
@@ -100,7 +101,7 @@ class ClaimQueue:
                     continue
                 if found is Turn.FINISHED:
                     self.outcome.kept.append(trial_id)
-                    self.advance(trial_id)
+                    self.advance(trial_id, True)
                 elif found is Turn.BUSY:
                     busy.append(trial_id)
                 else:
@@ -108,6 +109,9 @@ class ClaimQueue:
             left = []
             if busy and self.waits:
                 yield None
+                if not has_waited:
+                    self._tell_wait(busy)
+                has_waited = True
                 left = self._wait(busy)
                 busy = [trial_id for trial_id in busy if trial_id not in left]
 
@@ -136,15 +140,18 @@ class ClaimQueue:
                     self.outcome.failures[trial_id] = plain_error(error)
                 else:
                     self.outcome.computed.append(trial_id)
-            self.advance(trial_id)
+            self.advance(trial_id, False)
 
-    def _wait(self, busy: Sequence[str]) -> list[str]:
-        """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
+    def _tell_wait(self, busy: Sequence[str]) -> None:
+        """Say once what this process waits for: others may hold many trials, one after the other."""
         who = self._holder(busy[0]) or "just given back"
         warnings.warn(
             f"Waiting for the {self.what} of {counted(len(busy), 'trial')} of another process; '{busy[0]}' is {who}.",
             stacklevel=3,
         )
+
+    def _wait(self, busy: Sequence[str]) -> list[str]:
+        """Wait until another process finishes or releases some trials; if patience ends first, all fail and none is returned."""
         names = {self.lock(trial_id): trial_id for trial_id in busy}
         free = wait_for_any(self.store, list(names), PATIENCE_S)
         if free:

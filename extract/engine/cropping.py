@@ -61,7 +61,7 @@ def crop_trials(
         crops: folder of crops, with a subfolder for each combination of settings.
         device: device of the detector.
         redo: whether to make finished crops again.
-        advance: called with the frames and the id of each trial that is finished.
+        advance: called with the frames and the id of each trial that is finished, "" for one that was so before.
 
     Returns:
         The trials computed, kept (including those that another process made) or failed.
@@ -157,9 +157,11 @@ class Cropper:
         sweep(self.folder)
         if any(map(self._is_wanting, chosen.values())):
             _ = self._networks.identity  # weights that are missing are told once, not for every video
-        queue = ClaimQueue(
-            self.folder, outcome, "crops", lambda trial_id: advance(frames[trial_id], trial_id), waits=waits
-        )
+
+        def tell(trial_id: str, was_finished: bool) -> None:
+            advance(frames[trial_id], "" if was_finished and trial_id not in made else trial_id)
+
+        queue = ClaimQueue(self.folder, outcome, "crops", tell, waits=waits)
         queue.work(
             list(frames),
             lambda name: name in made or self._is_finished(chosen[name]),

@@ -34,7 +34,7 @@ from extract.engine.runtimes import DEFAULT_RUNTIME, Executor, check_running, ma
 from extract.inputs.contract import open_source
 
 Progress = Callable[[str, int], None]
-"""Called with a trial's id and the number of its frames that were just finished."""
+"""Called with a trial's id, "" for one that was finished before, and the number of its frames that were just finished."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,8 @@ class _Engine:
         size = room = self.options.batch_size
         frames = {trial.id: trial.clock.num_frames for trial in trials}
 
-        def advance(trial_id: str) -> None:
-            self.progress(trial_id, frames[trial_id])
+        def advance(trial_id: str, was_finished: bool) -> None:
+            self.progress("" if was_finished else trial_id, frames[trial_id])
 
         queue = ClaimQueue(self.store.path, self.outcome, "embeddings", advance, self.store.lock_name)
         for run in queue.share(list(frames), partial(self._open, queue), readers):

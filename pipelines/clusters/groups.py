@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +16,28 @@ class Item(NamedTuple):
 
     Attributes:
         name: its id.
-        size: how long it takes, in any unit, such as frames.
+        size: how long it takes, in the unit of the progress, such as frames.
         content: what the runner takes; picklable and small.
+        of: what is made of it, where it is a part of what is to be made of this id.
     """
 
     name: str
     size: int
     content: Any
+    of: str = ""
+
+    def __str__(self) -> str:
+        """As in messages."""
+        return f"'{self.name}' ({self.of})" if self.of else f"'{self.name}'"
+
+
+Divide = Callable[[Item], list[Item]]
+"""Cuts an item into parts that different workers can take; into itself where there is one part only."""
+
+
+def whole(item: Item) -> list[Item]:
+    """An item that has no parts."""
+    return [item]
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,9 @@ class Group:
         """Whether its only item was there whenever a worker died, and that was often enough."""
         return len(self.items) == 1 and self.deaths >= _DEATHS
 
-    def split(self) -> list[Group]:
-        """A group for each item after a worker died, so that one that kills workers takes no other along."""
-        return [Group((item,), self.deaths) for item in self.items]
+    def split(self, divide: Divide) -> list[Group]:
+        """A group for each part of each item after a worker died, so that one that kills workers takes no other along."""
+        return [Group((part,), self.deaths) for item in self.items for part in divide(item)]
 
 
 def pack(items: Sequence[Item], workers: int) -> list[Group]:

@@ -10,7 +10,7 @@ import pickle
 import queue
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from typing import Any
 
 from cache.errors import UnreachableError, counted, list_faults
 from pipelines.clusters.cluster import Cluster, Seat
-from pipelines.clusters.groups import Group, Item, pack
+from pipelines.clusters.groups import Divide, Group, Item, pack, whole
 from pipelines.clusters.worker import Runner, Task, work
 from pipelines.console.console import progress, warn
 
@@ -39,12 +39,22 @@ class Shared:
     """What became of the items.
 
     Attributes:
-        results: of the runner, in no order.
-        failures: name of an item that was set aside → why.
+        by_worker: address of a worker → what the runner returned there.
+        set_aside: items, or parts of them, that ended their workers, and why.
     """
 
-    results: list[Any]
-    failures: dict[str, str]
+    by_worker: dict[str, list[Any]]
+    set_aside: list[tuple[Item, str]]
+
+    @property
+    def results(self) -> list[Any]:
+        """What the runner returned, in no order."""
+        return [result for results in self.by_worker.values() for result in results]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Name of an item that was set aside → why."""
+        return {item.name: why for item, why in self.set_aside}
 
 
 def share(
@@ -52,39 +62,39 @@ def share(
     items: Sequence[Item],
     make_runner: Callable[[str], Runner],
     title: str,
-    steps: int = 1,
     device: str = "cpu",
     release: Release = lambda names, seat: None,
+    divide: Divide = whole,
 ) -> Shared:
     """Work on items in the workers of a cluster, with one progress bar.
 
-    A worker that dies loses at most its group, which is given to the others item by item. An item that was there when two workers
-    died is set aside.
+    A worker that dies loses at most its group, which is given to the others item by item, and each in its parts. What has no parts and was
+    there when two workers died is set aside.
 
     Args:
         cluster: the cluster.
         items: what to work on.
         make_runner: picklable; called with a device once in each worker, returns the function that works on a group.
         title: of the progress bar.
-        steps: how often the runner tells the size of an item.
         device: auto, cpu, cuda or cuda:N; workers of one machine take its GPUs in turn unless a number is given.
         release: called when a worker died.
+        divide: cuts an item of which parts may be at fault.
 
     Raises:
         UnreachableError: if the scheduler or all workers are lost; what is finished is kept.
         AvFusionError: as the runner.
     """
     if not items:
-        return Shared([], {})
+        return Shared({}, [])
     groups = deque(pack(items, len(cluster.seats)))
-    with progress(title, steps * sum(item.size for item in items)) as advance:
-        sharing = _Sharing(cluster, pickle.dumps(make_runner), device, steps, release, advance, groups)
+    with progress(title, sum(item.size for item in items)) as advance:
+        sharing = _Sharing(cluster, pickle.dumps(make_runner), device, release, divide, advance, groups)
         try:
             with cluster.listen(sharing.topic, sharing.hear):
                 sharing.run()
         finally:
             cluster.cancel([future for future, *_ in sharing.running.values()])
-    return Shared(sharing.results, sharing.failures)
+    return Shared(dict(sharing.results), sharing.set_aside)
 
 
 @dataclass
@@ -94,15 +104,15 @@ class _Sharing:
     cluster: Cluster
     make_runner: bytes
     device: str
-    steps: int
     release: Release
+    divide: Divide
     advance: Advance
     left: deque[Group]
     topic: str = field(default_factory=lambda: f"avfusion-{uuid.uuid4().hex}")
     running: dict[str, tuple[Any, Group, Seat]] = field(default_factory=dict)  # key of a task → its future
     shown: dict[str, int] = field(default_factory=dict)  # key of a running task → its progress
-    results: list[Any] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    results: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    set_aside: list[tuple[Item, str]] = field(default_factory=list)
     ended: queue.Queue[str] = field(default_factory=queue.Queue)
     told: queue.Queue[Mapping[str, Any]] = field(default_factory=queue.Queue)
     count: int = 0
@@ -161,35 +171,38 @@ class _Sharing:
         """Take the result of a task."""
         if key not in self.running:
             return
-        future, group, _ = self.running[key]
+        future, group, seat = self.running[key]
         result = self.cluster.result(future)
         if result is None:
             self._lose(key)
             return
         del self.running[key]
-        self.results.append(result)
-        self.advance(group.size * self.steps - self.shown.pop(key), "")
+        self.results[seat.address].append(result)
+        self.advance(group.size - self.shown.pop(key), "")
 
     def _lose(self, key: str) -> None:
-        """A worker died: give each of its items to another one, or set aside what killed two."""
+        """A worker died: give each part of its items to another one, or set aside what killed two."""
         future, group, seat = self.running.pop(key)
         self.cluster.cancel([future])
         self.cluster.drop(seat)
         self.advance(-self.shown.pop(key), "")
         self.release(group.names, seat)
         group = replace(group, deaths=group.deaths + 1)
-        names = list_faults([f"'{name}'" for name in group.names], _LISTED)
+        names = list_faults(list(map(str, group.items)), _LISTED)
         what = f"Worker '{seat.address}' on '{seat.node.host}' ended while it had {counted(len(group.items), 'trial')} ({names})"
-        if group.is_to_blame():
-            warn(f"{what} for the second time; it is set aside.")
-            self.failures[group.names[0]] = (
-                f"The worker that had it ended twice, the last time '{seat.address}' on '{seat.node.host}', perhaps for want of memory or "
-                "because of a damaged file; see the log of that worker. Then run again."
+        parts = group.split(self.divide)
+        if len(parts) == 1 and parts[0].is_to_blame():
+            warn(f"{what} again; it is set aside.")
+            why = (
+                f"{group.deaths} workers ended while they had it, the last one '{seat.address}' on '{seat.node.host}', perhaps for want of "
+                "memory or because of a damaged file; see the log of that worker. Then run again."
             )
-            self.advance(group.size * self.steps, "")
+            self.set_aside.append((parts[0].items[0], why))
+            self.advance(group.size, "")
         else:
             warn(f"{what}; others take over what it did not finish.")
-            self.left.extend(group.split())
+            self.left.extend(parts)
+            self.advance(group.size - sum(part.size for part in parts), "")
 
     def _show(self) -> None:
         with suppress(queue.Empty):

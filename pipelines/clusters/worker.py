@@ -153,10 +153,10 @@ class _Progress:
     _lock: Any = field(default_factory=threading.Lock)  # trials are finished in several threads
 
     def __call__(self, title: str, frames: int, trial_id: str) -> None:
-        """Take what was just finished of a trial."""
-        note = f"{title} {trial_id}"
+        """Take what was just finished of a trial; one that was finished before is only counted."""
+        note = f"{title} {trial_id}".rstrip()
         with self._lock:
-            if self._note != note:
+            if trial_id and self._note != note:
                 log.info("%s '%s'", title, trial_id)
             self._note = note
             self._frames += frames

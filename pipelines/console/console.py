@@ -227,7 +227,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 
 Told = Callable[[str, int, str], None]
-"""Called with the name of what is being made, the number of frames just finished, and the trial."""
+"""Called with the name of what is being made, the number of frames just finished, and the trial, "" for one that was finished before."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.documents.documents import write_file
-from cache.errors import StoreError
+from cache.errors import StoreError, counted
 from cache.store.locks import claim, holder, wait_for_any
 from fusion.training.checkpoint_files import read_files
 from pipelines.project import paths
@@ -127,14 +127,20 @@ def _link_files(source: Path, folder: Path) -> None:
         temporary.unlink(missing_ok=True)  # renaming a link to its own file leaves both
 
 
-def wait_for(digests: Sequence[str]) -> None:
+def wait_for(digests: Sequence[str], is_told: bool = False) -> None:
     """Wait until another process finishes or gives up one of the networks that it trains.
+
+    Args:
+        digests: of the networks.
+        is_told: whether it was said already that this process waits.
 
     Raises:
         StoreError: if none of them becomes free within a day.
     """
     who = holder(paths.NETWORKS, digests[0]) or "just given back"
-    warnings.warn(f"Waiting for {len(digests)} networks of another process; the first one is {who}.", stacklevel=2)
+    if not is_told:
+        what = counted(len(digests), "network")
+        warnings.warn(f"Waiting for {what} of another process; the first one is {who}.", stacklevel=2)
     if not wait_for_any(paths.NETWORKS, digests, _PATIENCE_S):
         raise StoreError(f"The network '{digests[0][:12]}' is {who}. Then run 'avfusion train' again.")
 

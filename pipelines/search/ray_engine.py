@@ -17,6 +17,7 @@ from typing import Any
 
 from cache.errors import SettingError
 from extract.extras import import_extra
+from pipelines.console.console import note
 from pipelines.search.records import FAILED, Trial, find_trial, folder_of, keep_trial
 from pipelines.search.spaces import Domain, Range, as_cell
 from pipelines.search.trial import Stage, Task, Trials
@@ -44,6 +45,7 @@ def run(task: Task, stage: Stage, workers: int, address: str, advance: Callable[
     Raises:
         SettingError: if Ray is not installed, or there is no cluster at the address.
     """
+    note(f"Joining the Ray cluster at '{address}' …" if address else "Starting Ray, which takes some seconds …")
     ray = import_extra("ray", "ray", "The search with Ray Tune")
     import_extra("ray.tune", "ray", "The search with Ray Tune")
     os.environ.update(_QUIET)
@@ -155,17 +157,20 @@ def _make_trainable(tune: Any) -> Any:
                 raise SettingError(
                     f"This machine has no folder '{project}'. Share the project's folder with the cluster."
                 )
+            self._project = project
+            self._thread: Thread | None = None
             os.chdir(project)
             self._trials = Trials(task, stage.name)
-            self._start(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.cleanup()
-            self._start(new_config)
+            os.chdir(self._project)  # Ray has just gone to a folder of its own
             return True
 
         def step(self) -> dict[str, Any]:
-            if self.iteration:
+            if self._thread is None:  # not sooner: a process that is slow to start may be given up for another one
+                self._start(self.config)
+            else:
                 self._orders.put(False)
             told = self._told.get()
             if isinstance(told, BaseException):
@@ -173,8 +178,10 @@ def _make_trainable(tune: Any) -> Any:
             return {"ccc": told.ccc, "done": True} if isinstance(told, Trial) else {"ccc": told, "done": False}
 
         def cleanup(self) -> None:
-            self._orders.put(True)
-            self._thread.join()
+            if self._thread is not None:
+                self._orders.put(True)
+                self._thread.join()
+                self._thread = None
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Nothing: what counts is in the trial's network and record."""

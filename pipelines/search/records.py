@@ -30,7 +30,7 @@ class Trial:
         ccc: mean validation CCC of that epoch.
         by_target: target → the same.
         network: digest of its network in `work/networks`.
-        seconds: how long it took.
+        seconds: how long it took, without the times in which it waited for the engine.
     """
 
     stage: str

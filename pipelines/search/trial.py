@@ -127,8 +127,10 @@ class Trials:
 
     def __init__(self, task: Task, stage: str) -> None:
         from extract.engine.devices import keep_big_buffers
+        from fusion.training.trainer import train
 
         keep_big_buffers()
+        self._fit = train  # its libraries are loaded now, not in the seconds of the first trial
         self._task, self._stage = task, stage
         manifest = load_corpus()
         seen = {*task.fold.train, *task.fold.validate}
@@ -139,7 +141,16 @@ class Trials:
 
     def __call__(self, number: int, point: Point, report: Report) -> Trial:
         """Run a trial to its end, or until `report` says so; a trial that ended before only tells its epochs again."""
-        started = perf_counter()
+        started, waiting = perf_counter(), 0.0
+
+        def ask(epochs: int, score: float) -> bool:
+            """As `report`, with the time taken that the engine lets the trial wait."""
+            nonlocal waiting
+            asked = perf_counter()
+            stops = report(epochs, score)
+            waiting += perf_counter() - asked
+            return stops
+
         known = find_trial(self._task.search, self._stage, number)
         if known is not None and known.point == dict(point):
             if known.state == FAILED:
@@ -148,10 +159,10 @@ class Trials:
                 _tell_again(read_history(networks.place(known.network)), report)
                 return known
         try:
-            trial = self._run(number, point, report)
+            trial = self._run(number, point, ask)
         except AvFusionError as error:
             trial = Trial(self._stage, number, dict(point), FAILED, reason=str(error))
-        trial = replace(trial, seconds=round(perf_counter() - started, 3))
+        trial = replace(trial, seconds=round(perf_counter() - started - waiting, 3))
         keep_trial(self._task.search, trial)
         return trial
 
@@ -173,7 +184,6 @@ class Trials:
     def _train(self, job: Job, report: Report) -> Job:
         """Train and keep a network; returns its job, which has fewer epochs if it was stopped."""
         from extract.engine.devices import torch_threads
-        from fusion.training.trainer import train
 
         best, asked = -1.0, False
 
@@ -186,7 +196,9 @@ class Trials:
         with networks.claimed(job.digest) as ours:
             if ours:
                 with torch_threads(self._params.threads):
-                    result = train(self._bank(job), job.fold, job.system.model, job.system.settings, job.config, tell)
+                    result = self._fit(
+                        self._bank(job), job.fold, job.system.model, job.system.settings, job.config, tell
+                    )
                 if asked and len(result.history) < job.config.epochs:
                     job, result = self._shorten(job, result)
                 self._keep(job, result)

@@ -132,7 +132,7 @@ def _crop_in(cluster: Cluster, cropper: Cropper, trials: list[Trial]) -> Outcome
         for name, group in groups.items()
     ]
     bare = replace(cropper, manifest=replace(cropper.manifest, trials=()))
-    shared = share(cluster, items, partial(_open_cropper, bare), "crops", 1, str(cropper.device), release)
+    shared = share(cluster, items, partial(_open_cropper, bare), "crops", str(cropper.device), release)
     outcome = join_outcomes(shared.results)
     outcome.failures |= {trial.id: why for name, why in shared.failures.items() for trial in groups[name]}
     return outcome

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
-import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from cache.corpus.manifest import Trial
 from cache.errors import AvFusionError
@@ -24,7 +24,7 @@ from cache.recipe import Recipe
 from cache.store.feature_sets import locate_set
 from cache.store.locks import free
 from cache.store.store import FeatureStore
-from extract.engine.cropping import Cropper
+from extract.engine.cropping import Cropper, croppable
 from extract.engine.outcome import Outcome, join_outcomes
 from extract.engine.runtimes import choose_for
 from extract.faces.crop_records import read_crop_record
@@ -125,34 +125,41 @@ def _work(job: Job, parent: Connection) -> None:
 
 def _extract_in(cluster: Cluster, job: Job) -> list[Extraction]:
     """As `extract`, computed by the workers of a cluster."""
-    start = time.perf_counter()
     request = open_job(replace(job, options=replace(job.options, device="cpu")))
     loads = load_sets(request)
     stores = [FeatureStore.create(locate_set(job.features, load.name).store, load.recipe) for load in loads]
-    crops = read_crops(loads)
 
     def release(names: list[str], seat: Seat) -> None:
         own = {store.path: [store.lock_name(name) for name in names] for store in stores}
         for place, locks in {**own, request.crops: [encode_trial_id(name) for name in names]}.items():
             free(place, locks, seat.node.host, seat.node.pid)
 
+    names = tuple(load.name for load in loads)
+    of_crops = tuple(load.name for load in loads if "crops" in load.backbone.input.media)
+    parting = _Parting(request.crops, of_crops)
     shared = share(
         cluster,
-        [Item(trial.id, trial.clock.num_frames, replace(trial, labels=None)) for trial in request.chosen.trials],
+        [parting.item(_Part(replace(trial, labels=None), names)) for trial in request.chosen.trials],
         _Extracting(_without_trials(request, job), {load.name: (load.recipe, load.faults) for load in loads}),
         "frames",
-        len(loads) + crops,
         str(job.options.device),
         release,
+        parting.divide,
     )
     groups: list[list[Extraction]] = shared.results
     cropped = join_outcomes(crops for group in groups for crops in [part.crops for part in group if part.crops][:1])
-    cropped.failures |= {name: why for name, why in shared.failures.items() if not _has_crops(request, name)}
+    cropped.failures |= {
+        item.name: why
+        for item, why in shared.set_aside
+        if not _has_crops(request.crops, item.name) and set(of_crops) & set(item.content.sets)
+    }
     done = []
     for number, (load, store) in enumerate(zip(loads, stores, strict=True)):
-        outcome = join_outcomes(group[number].outcome for group in groups)
-        outcome.failures |= load.faults | shared.failures
-        outcome.seconds = time.perf_counter() - start
+        outcome = join_outcomes(
+            _one_after_another(group[number].outcome for group in own) for own in shared.by_worker.values()
+        )
+        outcome.failures |= load.faults
+        outcome.failures |= {item.name: why for item, why in shared.set_aside if load.name in item.content.sets}
         own = cropped if "crops" in load.backbone.input.media else None
         done.append(Extraction(locate_set(job.features, load.name), outcome, store.recipe.fingerprint, own))
         write_receipt(request, done[-1])
@@ -168,8 +175,48 @@ def _without_trials(request: Request, job: Job) -> Request:
     )
 
 
-def _has_crops(request: Request, trial_id: str) -> bool:
-    return read_crop_record(request.crops / f"{encode_trial_id(trial_id)}.zip") is not None
+def _has_crops(folder: Path, trial_id: str) -> bool:
+    return read_crop_record(folder / f"{encode_trial_id(trial_id)}.zip") is not None
+
+
+def _one_after_another(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome of one process on several groups, of which the seconds add up."""
+    each = list(outcomes)
+    return replace(join_outcomes(each), seconds=sum(outcome.seconds for outcome in each))
+
+
+class _Part(NamedTuple):
+    """What a worker takes: a trial, and the names of the feature sets to make of it."""
+
+    trial: Trial
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Parting:
+    """Cuts trials by feature sets, so that a network that ends its worker over a trial takes no other set of it along.
+
+    Attributes:
+        folder: of the crops.
+        of_crops: names of the sets that are made of crops; they stay together until there are some, which may be what ends workers.
+    """
+
+    folder: Path
+    of_crops: tuple[str, ...]
+
+    def item(self, part: _Part, of: str = "") -> Item:
+        """The item of a part; crops are told as frames, too."""
+        steps = len(part.sets) + any(name in self.of_crops for name in part.sets)
+        return Item(part.trial.id, steps * part.trial.clock.num_frames, part, of)
+
+    def divide(self, item: Item) -> list[Item]:
+        """The item's sets, one by one."""
+        trial, sets = item.content
+        lacks_crops = croppable([trial]) and not _has_crops(self.folder, trial.id)
+        together = tuple(name for name in sets if lacks_crops and name in self.of_crops)
+        parts = [together] if together else []
+        parts += [(name,) for name in sets if name not in together]
+        return [self.item(_Part(trial, part), ", ".join(part)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -192,12 +239,15 @@ class _Extracting:
         loads = [opened.load_again(name, recipe, faults) for name, (recipe, faults) in self.sets.items()]
         cropper = Cropper(opened.corpus, opened.job.config, opened.crops, options.device, False)
 
-        def run(trials: list[Trial], told: Told) -> list[Extraction]:
-            names = {trial.id for trial in trials}
-            part = replace(opened, chosen=replace(opened.corpus, trials=tuple(trials)))
-            made = cropper.crop(trials, partial(told, "crops")) if read_crops(loads) else None
-            done = [extract_set(part, load, made, told) for load in loads]
-            for outcome in (extraction.outcome for extraction in done):
+        def run(parts: list[_Part], told: Told) -> list[Extraction]:
+            of = {load.name: [part.trial for part in parts if load.name in part.sets] for load in loads}
+            cropped = {trial.id: trial for load in loads if read_crops([load]) for trial in of[load.name]}
+            made = cropper.crop(list(cropped.values()), partial(told, "crops")) if read_crops(loads) else None
+            done = []
+            for load in loads:
+                chosen = replace(opened.corpus, trials=tuple(of[load.name]))
+                done.append(extract_set(replace(opened, chosen=chosen), load, made, told))
+                names, outcome = {trial.id for trial in chosen.trials}, done[-1].outcome
                 outcome.failures = {name: why for name, why in outcome.failures.items() if name in names}
             return done
 

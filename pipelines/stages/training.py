@@ -93,11 +93,13 @@ def train_jobs(
         networks.take_over(models)
         with progress("training", sum(job.config.epochs for job in missing)) as advance:
             make = partial(Runner, params, manifest, features, redo)
+            has_waited = False
             while missing:
                 done = run_jobs(missing, make, params.workers, make(advance))
                 missing = [job for job, trained in zip(missing, done, strict=True) if not trained]
                 if missing:
-                    networks.wait_for([job.digest for job in missing])
+                    networks.wait_for([job.digest for job in missing], is_told=has_waited)
+                    has_waited = True
     for job in jobs:
         _name_network(job, models)
     return [{**best_epoch(read_history(job.folder(models))), "system": job.name} for job in jobs]

@@ -163,8 +163,8 @@ class _Scribe:
             outcome = Outcome()
             places = {name: (sound, transcript) for name, sound, transcript in recordings}
 
-            def advance(name: str) -> None:
-                told("words", _size(places[name][0]), name)
+            def advance(name: str, was_finished: bool) -> None:
+                told("words", _size(places[name][0]), "" if was_finished else name)
 
             def make(name: str) -> None:
                 transcribe(*places[name], hear, restorer, made_by)

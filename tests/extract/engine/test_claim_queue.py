@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,11 +32,11 @@ def make(store: Path) -> Callable[[str], None]:
 
 def test_what_is_finished_is_kept(store: Path, make: Callable[[str], None]) -> None:
     make("b")
-    advanced: list[str] = []
-    queue = ClaimQueue(store, Outcome(), "letters", advanced.append)
+    advanced: dict[str, bool] = {}
+    queue = ClaimQueue(store, Outcome(), "letters", advanced.__setitem__)
     queue.work(TRIALS, lambda trial_id: (store / trial_id).exists(), make)
     assert (queue.outcome.computed, queue.outcome.kept, queue.outcome.failures) == (list("acdef"), ["b"], {})
-    assert sorted(advanced) == sorted(TRIALS)
+    assert advanced == {name: name == "b" for name in TRIALS}
     assert not list(store.parent.glob(".*.locks"))
 
 
@@ -110,6 +111,28 @@ def test_what_was_begun_is_finished_before_waiting(store: Path) -> None:
 
     with pytest.warns(UserWarning, match="'b' is just given back"), ThreadPoolExecutor(1) as readers:
         assert list(map(finish, queue.share("abc", attempt, readers))) == ["a", "c", None, "b"]
+
+
+def test_waiting_is_said_once(store: Path, make: Callable[[str], None]) -> None:
+    """Another process gives its trials back one by one; nothing is to be deleted, as the kernel drops its locks."""
+    held = {name: claim(store, name) for name in "bd"}
+    advanced: list[str] = []
+
+    def release_next(trial_id: str, was_finished: bool) -> None:
+        advanced.append(trial_id)
+        if trial_id in "fb":
+            claimed = held["b" if trial_id == "f" else "d"]
+            assert claimed is not None
+            threading.Timer(0.3, claimed.release).start()
+
+    queue = ClaimQueue(store, Outcome(), "letters", release_next)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        queue.work(TRIALS, lambda trial_id: (store / trial_id).exists(), make)
+    assert advanced == list("acefbd")
+    (said,) = [str(warning.message) for warning in caught]
+    assert said.startswith("Waiting for the letters of 2 trials of another process; 'b' is taken by process ")
+    assert said.endswith(", and free when that ends.")
 
 
 def test_patience_ends(store: Path, make: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from click.testing import CliRunner, Result
 
 from cache.corpus.manifest import Manifest
 from cache.errors import SettingError
+from fusion.training import trainer
+from fusion.training.trainer import TrainResult
 from pipelines.cli.commands import avfusion
 from pipelines.project import networks, paths
 from pipelines.project.corpus_files import load_corpus
@@ -154,6 +157,56 @@ def test_a_stopped_trial_is_the_run_with_so_many_epochs(space: Path) -> None:
     Trials(replace(task, epochs=2, search="z"), "parameters")(0, {}, lambda epochs, score: False)
     fresh = {path.name: path.read_bytes() for path in networks.place(stopped.network).iterdir() if path.is_file()}
     assert fresh == weights
+
+
+def test_seconds_are_those_of_the_trial(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of an engine that is busy with others, or still starting, when it is told of an epoch."""
+    now = 0.0
+
+    def wait(epochs: int, score: float) -> bool:
+        nonlocal now
+        now += 100
+        return False
+
+    def train(*arguments: Any) -> TrainResult:
+        nonlocal now
+        now += 1
+        return trainer.train(*arguments)
+
+    monkeypatch.setattr("pipelines.search.trial.perf_counter", lambda: now)
+    params = read_params().fusion
+    task = Task(
+        "x", "fused", params.systems["fused"], params, choose_folds(params.folds, load_corpus())[0], 2, "features"
+    )
+    trials = Trials(task, "parameters")
+    monkeypatch.setattr(trials, "_fit", train)
+    assert trials(0, {}, wait).seconds == 1.0
+    assert now == 201.0
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_runs_every_trial_to_its_end_unless_it_stops_it(space: Path) -> None:
+    """Also in a process that had another trial before, of which it did not even read the features."""
+    space.write_text(yaml.safe_dump({"models": {"rnn": {"train": SPACE["models"]["rnn"]["train"]}}}), encoding="utf-8")
+    how = ("--epochs", "2", "--grace", "2")
+    search("ray", "--trials", "1", "--name", "first", *how)
+    search("ray", "--trials", "3", "--seed", "1", *how)
+    trials = list_trials("fused", "parameters")
+    assert [(trial.state, trial.epochs) for trial in trials] == [("finished", 2)] * 3
+    assert trials[0].network == list_trials("first", "parameters")[0].network
+
+
+@needs_ray
+def test_ray_says_that_it_starts(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*how: Any) -> None:
+        raise SettingError("No Ray.")
+
+    monkeypatch.setattr("pipelines.search.ray_engine._connect", fail)
+    arguments = ["tune", "--system", "fused", "--engine", "ray", "--space", "space.yaml"]
+    assert run(*arguments).stderr.splitlines()[-2:] == ["Starting Ray, which takes some seconds …", "Error: No Ray."]
+    result = run(*arguments, "--address", "there:6379")
+    assert "Joining the Ray cluster at 'there:6379' …" in result.stderr
 
 
 def test_a_failed_trial_says_why_and_the_others_go_on(space: Path) -> None:

@@ -161,7 +161,7 @@ def test_the_crops_of_a_killed_run_are_taken_over(
             outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
         assert outcome.computed == ["b"]
         assert f"taken by process {other.pid}" in outcome.failures["a"]
-        assert ".locks/a'. Then run again." in outcome.failures["a"]
+        assert "and free when that ends. Then run again." in outcome.failures["a"]
         other.kill()
     outcome = crop_trials(manifest, manifest.trials, CropConfig(), tmp_path / "crops", "cpu")
     assert (outcome.computed, outcome.kept) == (["a"], ["b"])
