@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from threading import Thread
 from typing import Any, TypeVar
 
 J = TypeVar("J")
@@ -59,7 +60,16 @@ def run_jobs(
 
 
 def _start(following: Any, jobs: Sequence[Any], make_runner: Callable[[], Callable[[Any], Any]]) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     _shared.update(following=following, jobs=jobs, make_runner=make_runner)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would do all that is left, unseen, and then never end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work() -> dict[int, Any]:

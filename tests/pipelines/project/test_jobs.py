@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +16,8 @@ import pytest
 
 from cache.errors import SettingError
 from pipelines.project.jobs import run_jobs
+
+ROOT = Path(__file__).parents[3]
 
 
 class Doubler:
@@ -31,6 +39,41 @@ def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
 def test_an_error_of_any_process_is_raised_here(workers: int) -> None:
     with pytest.raises(SettingError, match="Five is not wanted"):
         run_jobs([1, 2, 3, 5, 4], Doubler, workers)
+
+
+SLEEPER = """
+import os, sys, time
+from pathlib import Path
+from pipelines.project.jobs import run_jobs
+
+class Sleeper:
+    def __call__(self, job):
+        Path(sys.argv[1], str(os.getpid())).touch()
+        time.sleep(300)
+
+if __name__ == "__main__":
+    run_jobs([0, 1], Sleeper, 2)
+"""
+
+
+def test_nobody_goes_on_when_the_command_is_killed(tmp_path: Path) -> None:
+    program, pids = tmp_path / "sleeper.py", tmp_path / "pids"
+    program.write_text(SLEEPER, encoding="utf-8")
+    pids.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), str(pids)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        for _ in range(600):
+            if len(list(pids.iterdir())) == 2 or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.kill()
+        (other,) = [int(path.name) for path in pids.iterdir() if path.name != str(process.pid)]
+        try:
+            process.communicate(timeout=60)  # until nobody holds its output any more
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(other, signal.SIGKILL)
 
 
 def weights(project: Path) -> dict[str, bytes]:
