@@ -19,7 +19,7 @@ _STEPS = (np.arange(_POINTS, dtype=np.float32) + np.float32(0.5)) * np.float32(2
 _AROUND = 1.3  # sides of a face that are looked at
 _OTHER = 21.0  # mean difference of two views of a face where it may be another one, levels of 255
 _USUAL = 1.5  # times the change that is usual for the face
-_NEAR = 5  # sightings before and after that say what is usual
+_NEAR = 6  # sightings before and after that say what is usual
 _RATIO = 2.5  # of the change at a cut to those before and after; motion and flashes change several pictures
 
 
@@ -86,6 +86,6 @@ def is_other(changes: NDArray[np.float32]) -> NDArray[np.bool_]:
     padded = np.pad(changes, _NEAR, constant_values=np.nan)
     nearby = np.sort(np.delete(np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEAR + 1), _NEAR, axis=1), axis=1)
     known = (~np.isnan(nearby)).sum(axis=1)
-    # The second largest one: the largest may be a swap as well, and most may be of repeated pictures.
-    usual = nearby[np.arange(len(changes)), np.maximum(known - 2, 0)]
+    # Half of them change by more, and may be swaps as well; the others by less, as repeated pictures do, which may be every other one.
+    usual = nearby[np.arange(len(changes)), np.maximum(known - np.maximum(known // 2, 1), 0)]
     return (changes >= _OTHER) & ~(changes < _USUAL * usual)

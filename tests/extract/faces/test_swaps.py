@@ -126,10 +126,13 @@ def test_batches_do_not_change_what_is_seen_of_a_face(film: Film) -> None:
         ([3] * 9 + [15] + [3] * 9, []),
         ([30, 25, 34, 28, 31, 40, 29, 25, 33] * 3, []),
         ([26, 0, 30, 0, 27, 0, 33, 0] * 3, []),
+        ([3] * 9 + [50, 3, 50, 3, 50] + [3] * 9, [9, 11, 13]),
+        (([3, 3, 50] * 9)[:25], [2, 5, 8, 11, 14, 17, 20, 23]),
+        ([3] * 6 + [70] * 4 + [50] + [3] * 9, [6, 7, 8, 9, 10]),
         ([3, 60], [1]),
         ([60], [0]),
     ],
-    ids=["swap", "blended", "small", "shaken", "repeated", "short", "second"],
+    ids=["swap", "blended", "small", "shaken", "repeated", "flicker", "in turns", "flashes before", "short", "second"],
 )
 def test_a_swap_is_more_than_what_is_usual(levels: Sequence[float], swaps: list[int]) -> None:
     changes = np.array([np.nan, *levels], np.float32)
