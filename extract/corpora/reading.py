@@ -47,7 +47,7 @@ class CorpusFaults(CorpusError):
         self.manifest = manifest
         listed = "\n- ".join(fault.replace("\n", "\\n") for fault in faults)  # a name may contain any character
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-        super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nFix them and read it again.")
+        super().__init__(f"Corpus '{manifest.root}' has {count}:\n- {listed}\nFix them and run again.")
 
 
 class RowFaults(CorpusError):

@@ -17,8 +17,8 @@ _CHANGE = 18.0  # mean difference of two thumbnails across a cut, levels of 255
 _POINTS = 12  # along each side of what is looked at of a face
 _STEPS = (np.arange(_POINTS, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / _POINTS) - 1  # from its centre
 _AROUND = 1.3  # sides of a face that are looked at
-_OTHER = 21.0  # mean difference of two views of a face where it may be another one, levels of 255
-_USUAL = 1.5  # times the change that is usual for the face
+_OTHER = 12.0  # mean difference of two views of a face where it may be another one, levels of 255
+_USUAL = 2.0  # times the change that is usual for the face
 _NEAR = 6  # sightings before and after that say what is usual
 _RATIO = 2.5  # of the change at a cut to those before and after; motion and flashes change several pictures
 

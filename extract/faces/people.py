@@ -266,6 +266,16 @@ def count_people(path: Path, made_of: dict[str, Any]) -> int | None:
         return None
 
 
+def read_made_of(path: Path) -> dict[str, Any]:
+    """Everything that the people in a file depend on; nothing if it is absent.
+
+    Raises:
+        CorpusError: if it is damaged.
+    """
+    document = read_document(path, _PeopleDocument, _REMEDY, CorpusError)
+    return {} if document is None else document.made_of
+
+
 def read_people(path: Path) -> list[Person]:
     """The people in a file.
 

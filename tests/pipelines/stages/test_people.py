@@ -265,7 +265,42 @@ def test_a_number_that_nobody_had_is_no_change(numbered: SimpleNamespace) -> Non
     before = Manifest.load(paths.CORPUS)
     before.path(before.trials[0], "people").unlink()
     code, said = numbered.build(0.5)
-    assert (code, "more#1 is now who was nobody who had a number" in said) == (1, True), said
+    assert (code, "labels of 'more#1' may be of somebody else, since the people of before are lost" in said) == (
+        1,
+        True,
+    )
+
+
+def test_numbers_are_remembered_while_a_video_is_away(numbered: SimpleNamespace) -> None:
+    """Or has another name: nobody sees new numbers in between."""
+    away = Path("away")
+    shutil.copytree(numbered.labels, away)
+    kept = Path("mine/videos/talk.mkv").rename("talk.mkv")
+    shutil.copy(kept, "mine/videos/other.mkv")
+    for path in numbered.labels.iterdir():
+        path.rename(numbered.labels / path.name.replace("talk", "other"))
+    code, said = numbered.build(0.3)
+    assert (code, "labels of 'other#2' may be of somebody else, since other#2 is now who was talk#1" in said) == (
+        1,
+        True,
+    )
+    shutil.rmtree(numbered.labels)
+    numbered.labels.mkdir()
+    assert numbered.build(0.5)[0] == 0, "under the other name, without labels"
+    Path("mine/videos/other.mkv").unlink()
+    kept.rename("mine/videos/talk.mkv")
+    shutil.copytree(away, numbered.labels, dirs_exist_ok=True)
+    code, said = numbered.build(0.3)
+    assert (code, "labels of 'talk#2' may be of somebody else, since talk#2 is now who was talk#1" in said) == (1, True)
+    assert numbered.build(0.5)[0] == 0
+
+
+def test_a_video_that_was_replaced_is_named(numbered: SimpleNamespace) -> None:
+    video = Path("mine/videos/talk.mkv")
+    video.write_bytes(video.read_bytes() + bytes(16))
+    code, said = numbered.build()
+    assert (code, "Videos that are not the same as before: 'talk' (see" in said) == (0, True), said
+    assert "not the same" not in numbered.build()[1]
 
 
 def test_a_corpus_of_an_earlier_version_is_compared_as_well(numbered: SimpleNamespace) -> None:
