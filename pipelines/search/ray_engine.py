@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ _QUIET = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "600",  # a stopped trial keeps its network before its process ends
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_PATIENCE_S = 10  # until a cluster's machine answers
 _STORE_BYTES = 100 * 2**20  # of Ray's object store: features are not in it
 
 
@@ -61,6 +63,7 @@ def _connect(ray: Any, workers: int, threads: int, address: str) -> None:
     own: dict[str, Any] = {"num_cpus": workers * threads, "object_store_memory": _STORE_BYTES}
     own |= {"include_dashboard": False}
     try:
+        _reach(address)
         ray.init(
             address=address or "local",
             runtime_env={"env_vars": {**_QUIET, "PYTHONPATH": os.pathsep.join(_import_paths())}},
@@ -68,11 +71,18 @@ def _connect(ray: Any, workers: int, threads: int, address: str) -> None:
             logging_level=logging.ERROR,
             **({} if address else own),
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise SettingError(
             f"No Ray cluster could be joined at '{address or 'this machine'}' ({' '.join(str(error).split())[:200]}). "
             "Start one with 'ray start', give its token, or leave out --address."
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nothing listens at an address, where Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
 
 
 def _import_paths() -> list[str]:

@@ -209,6 +209,13 @@ def test_ray_says_that_it_starts(space: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "Joining the Ray cluster at 'there:6379' …" in result.stderr
 
 
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "localhost:70000"])
+def test_a_cluster_that_does_not_answer_is_named(space: Path, address: str) -> None:
+    result = run("tune", "--system", "fused", "--engine", "ray", "--space", "space.yaml", "--address", address)
+    assert (result.exit_code, f"No Ray cluster could be joined at '{address}'" in result.stderr) == (1, True)
+
+
 def test_a_failed_trial_says_why_and_the_others_go_on(space: Path) -> None:
     Path("space.yaml").write_text(yaml.safe_dump({"models": {"rnn": {"train": {"lr": [1e-3, 1e3]}}}}), encoding="utf-8")
     search("optuna", "--trials", "6")
