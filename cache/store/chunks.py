@@ -35,9 +35,7 @@ LONGEST_CHUNK = 65_536  # frames; longer trials are split into equal chunks
 _PLAIN_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _PLAIN_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 _ZSTD_LEVEL = 9  # of archives, which are written once
-_MOST_MAPS = (
-    30_000  # files mapped at once; Linux lets a process have 65,530 maps, of which its libraries and threads need some
-)
+_MOST_MAPS = 30_000  # files mapped at once; of the 65,530 maps of a process, Linux's limit, libraries need some
 
 Rows = Callable[[slice], NDArray[Any]]
 """Reads consecutive rows of an array."""

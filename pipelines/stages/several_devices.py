@@ -240,6 +240,7 @@ class _Extracting:
         cropper = Cropper(opened.corpus, opened.job.config, opened.crops, options.device, False)
 
         def run(parts: list[_Part], told: Told) -> list[Extraction]:
+            """What became of each feature set, of which every part takes some; crops are made once for all."""
             of = {load.name: [part.trial for part in parts if load.name in part.sets] for load in loads}
             cropped = {trial.id: trial for load in loads if read_crops([load]) for trial in of[load.name]}
             made = cropper.crop(list(cropped.values()), partial(told, "crops")) if read_crops(loads) else None
